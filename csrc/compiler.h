@@ -1,0 +1,41 @@
+// What differs between compilers, and nothing else.
+#pragma once
+
+#if defined(__CUDACC__)
+#define BO_INLINE static __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define BO_INLINE static __forceinline
+#else
+#define BO_INLINE static inline __attribute__((always_inline))
+#endif
+
+#if defined(_MSC_VER)
+#define BO_RESTRICT __restrict
+#else
+#define BO_RESTRICT __restrict__
+#endif
+
+// Each instruction set's code lives in a namespace of its own, so that the linker can never replace the baseline's
+// copy of an inline function by one that was compiled for a newer processor.
+#ifndef BO_ISA
+#define BO_ISA baseline
+#endif
+
+// 1 where a fused multiply-add is one instruction; elsewhere it would be a library call for every product.
+#if defined(__FMA__) || defined(__aarch64__) || defined(_M_ARM64) || defined(__CUDA_ARCH__)
+#define BO_HAS_FMA 1
+#else
+#define BO_HAS_FMA 0
+#endif
+
+#if defined(__clang__)
+#define BO_COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define BO_STRINGIZE_(x) #x
+#define BO_STRINGIZE(x) BO_STRINGIZE_(x)
+#define BO_COMPILER "g++ " BO_STRINGIZE(__GNUC__) "." BO_STRINGIZE(__GNUC_MINOR__) "." BO_STRINGIZE(__GNUC_PATCHLEVEL__)
+#elif defined(_MSC_VER)
+#define BO_COMPILER "MSVC"
+#else
+#define BO_COMPILER "unknown"
+#endif

@@ -1,0 +1,4 @@
+#define BO_ISA avx512
+#include "kernels.inl"
+
+extern const bilateral_ops::Kernels bilateral_ops_kernels_avx512 = bilateral_ops::avx512::make_kernels("avx512");

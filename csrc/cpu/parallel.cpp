@@ -1,0 +1,147 @@
+#include "parallel.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <list>
+#include <mutex>
+#include <new>
+#include <thread>
+
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
+namespace bilateral_ops {
+namespace {
+
+struct Job {
+  void (*body)(void*, int64_t);
+  void* context;
+  int64_t units;
+  std::atomic<int64_t> next{0};
+  int helpers_wanted;  // the rest is guarded by the pool's mutex
+  int helpers_inside = 0;
+  std::exception_ptr error;
+  std::condition_variable left;
+
+  // Returns the first exception of a unit; the units that nobody has begun are then dropped.
+  std::exception_ptr work() {
+    for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) {
+      try {
+        body(context, unit);
+      } catch (...) {
+        next.store(units, std::memory_order_relaxed);
+        return std::current_exception();
+      }
+    }
+    return nullptr;
+  }
+};
+
+class Pool {
+ public:
+  void run(Job& job) {
+    std::list<Job*>::iterator place;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (workers_ < job.helpers_wanted) {
+        try {
+          std::thread(&Pool::serve, this).detach();
+        } catch (const std::exception&) {
+          break;  // no more threads to be had: those there are, and the caller, do the work
+        }
+        ++workers_;
+      }
+      place = jobs_.insert(jobs_.end(), &job);
+    }
+    wake_.notify_all();
+    std::exception_ptr error = job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    jobs_.erase(place);
+    job.left.wait(lock, [&] { return job.helpers_inside == 0; });
+    if (!error) error = job.error;
+    lock.unlock();
+    if (error) std::rethrow_exception(error);
+  }
+
+ private:
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      Job* job = nullptr;
+      for (Job* candidate : jobs_) {
+        if (candidate->helpers_wanted > 0 && candidate->next.load(std::memory_order_relaxed) < candidate->units) {
+          job = candidate;
+          break;
+        }
+      }
+      if (!job) {
+        wake_.wait(lock);
+        continue;
+      }
+      --job->helpers_wanted;
+      ++job->helpers_inside;
+      lock.unlock();
+      std::exception_ptr error = job->work();
+      lock.lock();
+      if (error && !job->error) job->error = error;
+      if (--job->helpers_inside == 0) job->left.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::list<Job*> jobs_;
+  int workers_ = 0;
+};
+
+std::atomic<int> threads{1};
+
+// Never destroyed: its threads sleep until the process ends. A forked child has none of them, and perhaps a mutex that
+// somebody held, so it starts a pool of its own and leaves the parent's untouched.
+std::atomic<Pool*> pool{nullptr};
+
+Pool& shared_pool() {
+  Pool* current = pool.load(std::memory_order_acquire);
+  if (current) return *current;
+  Pool* made = new Pool;
+  if (pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) {
+#if !defined(_WIN32)
+    static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+    (void)registered;
+#endif
+    return *made;
+  }
+  delete made;
+  return *current;
+}
+
+}  // namespace
+
+int num_threads() { return threads.load(std::memory_order_relaxed); }
+void set_num_threads(int n) { threads.store(n, std::memory_order_relaxed); }
+
+void parallel_for(int64_t units, void (*body)(void*, int64_t), void* context) {
+  const int wanted = num_threads();
+  if (units <= 1 || wanted <= 1) {
+    for (int64_t unit = 0; unit < units; ++unit) body(context, unit);
+    return;
+  }
+  Job job;
+  job.body = body;
+  job.context = context;
+  job.units = units;
+  job.helpers_wanted = static_cast<int>(units < wanted ? units : wanted) - 1;
+  shared_pool().run(job);
+}
+
+void* scratch_allocate(size_t bytes, bool zeroed) {
+  void* memory = zeroed ? std::calloc(bytes ? bytes : 1, 1) : std::malloc(bytes ? bytes : 1);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+void scratch_free(void* memory) { std::free(memory); }
+
+}  // namespace bilateral_ops

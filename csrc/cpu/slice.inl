@@ -1,0 +1,51 @@
+// slice: forward, then backward (whose grid gradient is splat). Equations: ../ops.h
+#pragma once
+
+#include "../ops.h"
+#include "sampling.inl"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
+template <class T>
+void slice_forward_as(const SliceArgs& a) {
+  const Lattice g = make_lattice(a.at, a.grid, a.out);
+  const Block channels = block_of(a.out, 2);
+  const int64_t width = tile_width(g.C);
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
+  for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
+    Scratch memory, places_memory;
+    T* guide = memory.take<T>(width + width * g.C);
+    const Samples<T> samples = {guide + width, nullptr, nullptr, nullptr};
+    Places<T>& places = *places_memory.take<Places<T>>(1);
+    Sampler<T> sampler(g, a.grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      load_plane(a.at.guide, tile, guide);
+      find_places(g, a.at, tile, guide, places);
+      sampler.sample(tile, places, samples);
+      store_block(channels, pixel(a.out, tile), tile.count, samples.values);
+    }
+  });
+}
+
+template <class T>
+void slice_backward_as(const SliceGradArgs& a) {
+  const Lattice g = make_lattice(a.at, a.grid.data ? a.grid : a.d_grid, a.grad);
+  const Block channels = block_of(a.grad, 2);
+  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, tile_width(5 * g.C), false, [&] {
+    return [&](const Tile& tile, const T*, T* contributions) {
+      load_block(channels, pixel(a.grad, tile), tile.count, contributions);
+    };
+  });
+}
+
+void slice_forward(const SliceArgs& a) {
+  with_compute_type(a.out.dtype, [&](auto t) { slice_forward_as<decltype(t)>(a); });
+}
+void slice_backward(const SliceGradArgs& a) {
+  with_compute_type(a.grad.dtype, [&](auto t) { slice_backward_as<decltype(t)>(a); });
+}
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops

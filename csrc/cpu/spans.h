@@ -1,0 +1,279 @@
+// Tiles of pixels: how kernels walk an image, and how storage types and strides become plain contiguous numbers.
+//
+// A tile is a run of pixels of one image row, short enough that everything about it stays in the first-level cache. A
+// kernel loads a tile's inputs (any dtype, any strides) into scratch of its compute type T, works on that, and stores
+// the outputs; images are held channel by channel ("planar", [channel][pixel]), coefficients pixel by pixel
+// ([pixel][channel]). All loads of a tile come before its stores: that is why `out` may be the image.
+#pragma once
+
+#include <string.h>
+
+#include "../math.h"
+#include "../tensor.h"
+#include "parallel.h"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
+// The standard library's templates would be shared with the files compiled for other instruction sets.
+template <class A>
+BO_INLINE A min_of(A a, A b) {
+  return b < a ? b : a;
+}
+template <class A>
+BO_INLINE A max_of(A a, A b) {
+  return a < b ? b : a;
+}
+BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Storage types
+
+template <class S, class T>
+struct Plain {
+  static T get(const char* p) {
+    S v;
+    memcpy(&v, p, sizeof v);
+    return static_cast<T>(v);
+  }
+  static void put(char* p, T value) {
+    const S v = static_cast<S>(value);
+    memcpy(p, &v, sizeof v);
+  }
+  static constexpr int64_t size = sizeof(S);
+};
+template <class S, float (*From)(S), S (*To)(float)>
+struct Converted {
+  static float get(const char* p) {
+    S v;
+    memcpy(&v, p, sizeof v);
+    return From(v);
+  }
+  static void put(char* p, float value) {
+    const S v = To(value);
+    memcpy(p, &v, sizeof v);
+  }
+  static constexpr int64_t size = sizeof(S);
+};
+BO_INLINE float from_u8(uint8_t v) { return from_unit(v, 255.0f); }
+BO_INLINE uint8_t to_u8(float v) { return static_cast<uint8_t>(to_unit(v, 255.0f)); }
+BO_INLINE float from_u16(uint16_t v) { return from_unit(v, 65535.0f); }
+BO_INLINE uint16_t to_u16(float v) { return static_cast<uint16_t>(to_unit(v, 65535.0f)); }
+
+// Calls f with the storage type that a dtype has beside the compute type: double reads float64 alone, float the others.
+template <class F>
+BO_INLINE void with_storage(DType, double, F&& f) {
+  f(Plain<double, double>());
+}
+template <class F>
+BO_INLINE void with_storage(DType dtype, float, F&& f) {
+  switch (dtype) {
+    case DType::f16: return f(Converted<uint16_t, from_f16, to_f16>());
+    case DType::bf16: return f(Converted<uint16_t, from_bf16, to_bf16>());
+    case DType::u8: return f(Converted<uint8_t, from_u8, to_u8>());
+    case DType::u16: return f(Converted<uint16_t, from_u16, to_u16>());
+    default: return f(Plain<float, float>());
+  }
+}
+
+// Calls f with a value of the compute type of an operation whose grid (or image, …) has this dtype.
+template <class F>
+BO_INLINE void with_compute_type(DType dtype, F&& f) {
+  if (dtype == DType::f64) {
+    f(double());
+  } else {
+    f(float());
+  }
+}
+
+BO_INLINE int64_t item_size(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : dtype == DType::u8 ? 1 : 2;
+}
+
+// n elements, `stride` bytes apart in memory, to and from scratch where they lie `step` elements apart.
+template <class T>
+void load_run(DType dtype, const char* BO_RESTRICT from, int64_t stride, int64_t n, T* BO_RESTRICT to, int64_t step) {
+  with_storage(dtype, T(), [&](auto storage) {
+    using S = decltype(storage);
+    if (stride == S::size && step == 1) {
+      for (int64_t i = 0; i < n; ++i) to[i] = S::get(from + i * S::size);
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i * step] = S::get(from + i * stride);
+    }
+  });
+}
+template <class T>
+void store_run(DType dtype, char* BO_RESTRICT to, int64_t stride, int64_t n, const T* BO_RESTRICT from, int64_t step) {
+  with_storage(dtype, T(), [&](auto storage) {
+    using S = decltype(storage);
+    if (stride == S::size && step == 1) {
+      for (int64_t i = 0; i < n; ++i) S::put(to + i * S::size, from[i]);
+    } else {
+      for (int64_t i = 0; i < n; ++i) S::put(to + i * stride, from[i * step]);
+    }
+  });
+}
+
+// The last axes of a tensor from axis `first` on, read as [items][c1][c2]: item `first`, then up to two channel axes.
+struct Block {
+  DType dtype;
+  int64_t stride, c1, c2, stride1, stride2;
+  bool dense;  // one run of memory in the order of scratch
+};
+BO_INLINE Block block_of(const Tensor& t, int first) {
+  Block b;
+  b.dtype = t.dtype;
+  b.stride = t.strides[first];
+  b.c1 = first + 1 < t.rank ? t.shape[first + 1] : 1;
+  b.c2 = first + 2 < t.rank ? t.shape[first + 2] : 1;
+  b.stride1 = first + 1 < t.rank ? t.strides[first + 1] : 0;
+  b.stride2 = first + 2 < t.rank ? t.strides[first + 2] : 0;
+  const int64_t size = item_size(t.dtype);
+  // An axis of one element may have any stride.
+  b.dense =
+      (b.c2 == 1 || b.stride2 == size) && (b.c1 == 1 || b.stride1 == size * b.c2) && b.stride == size * b.c1 * b.c2;
+  return b;
+}
+
+// n items from memory to [item][channel], through run(memory, stride, count, scratch offset, scratch step).
+template <class Run>
+BO_INLINE void block_runs(const Block& b, int64_t n, Run&& run) {
+  const int64_t channels = b.c1 * b.c2;
+  if (b.dense) {
+    run(int64_t(0), item_size(b.dtype), n * channels, int64_t(0), int64_t(1));
+  } else if (b.c2 >= n) {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < b.c1; ++c)
+        run(i * b.stride + c * b.stride1, b.stride2, b.c2, i * channels + c * b.c2, int64_t(1));
+  } else {
+    for (int64_t c = 0; c < b.c1; ++c)
+      for (int64_t d = 0; d < b.c2; ++d) run(c * b.stride1 + d * b.stride2, b.stride, n, c * b.c2 + d, channels);
+  }
+}
+template <class T>
+void load_block(const Block& b, const char* from, int64_t n, T* to) {
+  block_runs(b, n, [&](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
+    load_run(b.dtype, from + at, stride, count, to + offset, step);
+  });
+}
+template <class T>
+void store_block(const Block& b, char* to, int64_t n, const T* from) {
+  block_runs(b, n, [&](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
+    store_run(b.dtype, to + at, stride, count, from + offset, step);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Tiles
+
+struct Tile {
+  int64_t n, y, x, count;
+};
+
+// The tiles of N images of H × W pixels, in raster order.
+struct Tiling {
+  int64_t H, W, width, per_row, count;
+};
+BO_INLINE Tiling make_tiling(int64_t N, int64_t H, int64_t W, int64_t width) {
+  Tiling t;
+  t.H = H;
+  t.W = W;
+  t.width = width;
+  t.per_row = ceil_div(W, width);
+  t.count = N * H * t.per_row;
+  return t;
+}
+BO_INLINE Tile tile_at(const Tiling& tiling, int64_t index) {
+  const int64_t row = index / tiling.per_row;
+  Tile tile;
+  tile.x = (index - row * tiling.per_row) * tiling.width;
+  tile.n = row / tiling.H;
+  tile.y = row - tile.n * tiling.H;
+  tile.count = min_of(tiling.width, tiling.W - tile.x);
+  return tile;
+}
+
+// Pixels in a tile of which `numbers` numbers a pixel are held in scratch.
+constexpr int64_t kTileWidth = 128;
+BO_INLINE int64_t tile_width(int64_t numbers) {
+  const int64_t fit = 4096 / max_of<int64_t>(numbers, 1) / 16 * 16;
+  return max_of<int64_t>(16, min_of(kTileWidth, fit));
+}
+
+BO_INLINE char* pixel(const Tensor& t, const Tile& tile) {
+  return t.data + tile.n * t.strides[0] + tile.y * t.strides[1] + tile.x * t.strides[2];
+}
+
+// One number a pixel: the guide.
+template <class T>
+BO_INLINE void load_plane(const Tensor& t, const Tile& tile, T* to) {
+  load_run(t.dtype, pixel(t, tile), t.strides[2], tile.count, to, 1);
+}
+template <class T>
+BO_INLINE void store_plane(const Tensor& t, const Tile& tile, const T* from) {
+  store_run(t.dtype, pixel(t, tile), t.strides[2], tile.count, from, 1);
+}
+// An image (N,H,W,channels) to and from [channel][pixel], rows `pitch` apart.
+template <class T>
+BO_INLINE void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
+  for (int64_t c = 0; c < t.shape[3]; ++c)
+    load_run(t.dtype, pixel(t, tile) + c * t.strides[3], t.strides[2], tile.count, to + c * pitch, 1);
+}
+template <class T>
+BO_INLINE void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitch) {
+  for (int64_t c = 0; c < t.shape[3]; ++c)
+    store_run(t.dtype, pixel(t, tile) + c * t.strides[3], t.strides[2], tile.count, from + c * pitch, 1);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Scratch and threads
+
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() {
+    if (memory_) scratch_free(memory_);
+  }
+  template <class A>
+  A* take(int64_t count, bool zeroed = false) {
+    if (memory_) scratch_free(memory_);
+    memory_ = nullptr;
+    memory_ = scratch_allocate(static_cast<size_t>(count) * sizeof(A), zeroed);
+    return static_cast<A*>(memory_);
+  }
+
+ private:
+  void* memory_ = nullptr;
+};
+
+template <class Body>
+void run_unit(void* body, int64_t unit) {
+  (*static_cast<const Body*>(body))(unit);
+}
+template <class Body>
+BO_INLINE void for_units(int64_t units, const Body& body) {
+  parallel_for(units, &run_unit<Body>, const_cast<Body*>(&body));
+}
+
+// Pixels a thread should have before another one is worth waking.
+constexpr int64_t kGrain = 4096;
+
+// Calls body(first, last) for ranges that together are [0, tiles): few enough that a range's set-up costs nothing, many
+// enough that threads end together. Only for work whose result doesn't depend on how it is cut.
+template <class Body>
+BO_INLINE void for_tile_ranges(int64_t tiles, int64_t width, const Body& body) {
+  const int64_t most = num_threads() == 1 ? 1 : 8 * static_cast<int64_t>(num_threads());
+  const int64_t units = max_of<int64_t>(1, min_of(most, tiles * width / kGrain));
+  if (tiles > 0) for_units(units, [&](int64_t u) { body(tiles * u / units, tiles * (u + 1) / units); });
+}
+
+// Work whose sums must not depend on the number of threads is cut into these many bands, whatever that number is.
+constexpr int64_t kBands = 16;
+BO_INLINE int64_t band_count(int64_t tiles, int64_t width) {
+  return max_of<int64_t>(1, min_of(kBands, tiles * width / kGrain));
+}
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops

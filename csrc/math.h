@@ -1,0 +1,171 @@
+// The scalar formulas of every operation, written once for host and device.
+//
+// T is the type that is computed in: double for float64 arrays, float for all others.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+
+#include "compiler.h"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Arithmetic
+
+// a·b + c with one rounding, always: positions depend on it.
+BO_INLINE double fused(double a, double b, double c) { return fma(a, b, c); }
+BO_INLINE float fused(float a, float b, float c) {
+#if BO_HAS_FMA
+  return fmaf(a, b, c);
+#else
+  // The product of two floats is exact in double.
+  return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
+#endif
+}
+
+// a·b + c, fused where that is free.
+template <class T>
+BO_INLINE T madd(T a, T b, T c) {
+#if BO_HAS_FMA
+  return fused(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// max(v, 0) and clip(v, 0, 1), which pass NaN on.
+template <class T>
+BO_INLINE T relu(T v) {
+  return v < T(0) ? T(0) : v;
+}
+template <class T>
+BO_INLINE T clip01(T v) {
+  return v < T(0) ? T(0) : (v > T(1) ? T(1) : v);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Positions on a grid axis
+
+// The rule of an axis with `cells` cells: p = u·scale − shift, clamped to [0, last].
+struct Axis {
+  double scale, shift, last;
+};
+
+BO_INLINE Axis make_axis(int64_t cells, bool align_corners) {
+  Axis a;
+  a.last = static_cast<double>(cells - 1);
+  a.scale = align_corners ? a.last : static_cast<double>(cells);
+  a.shift = align_corners ? 0.0 : 0.5;
+  return a;
+}
+
+// Normalised coordinate of pixel i of n.
+BO_INLINE double pixel_coordinate(int64_t i, int64_t n, bool align_corners) {
+  if (align_corners) return n > 1 ? static_cast<double>(i) / static_cast<double>(n - 1) : 0.0;
+  return (static_cast<double>(i) + 0.5) / static_cast<double>(n);
+}
+
+// Where a coordinate falls: the cell below it, the fraction towards the next one, and dp/du.
+//
+//   p = clamp(u·scale − shift, 0, last),  k = floor(p),  t = fma(u, scale, −(k + shift))
+//   slope = scale inside, 0 where p was clamped (p ≤ 0 or p ≥ last)
+//
+// NaN falls into cell 0 with t and slope NaN, so that everything interpolated from it is NaN.
+// Without branches, so that a loop over pixels vectorises.
+template <class T>
+struct Position {
+  int32_t k;
+  T t, slope;
+};
+
+template <class T>
+BO_INLINE Position<T> locate(T u, T scale, T shift, T last) {
+  const T p = fused(u, scale, -shift);
+  const bool inside = p > T(0) && p < last;
+  const T clamped = inside ? p : (p >= last ? last : T(0));
+  Position<T> at;
+  at.k = static_cast<int32_t>(clamped);  // clamped ≥ 0: truncation is floor
+  const T t = fused(u, scale, -(static_cast<T>(at.k) + shift));
+  at.t = u != u ? u : (inside ? t : T(0));
+  at.slope = u != u ? u : (inside ? scale : T(0));
+  return at;
+}
+
+BO_INLINE Position<double> locate(double u, const Axis& a) { return locate<double>(u, a.scale, a.shift, a.last); }
+
+// a + t·(b − a). Exactly a where a = b or t = 0: a constant grid gives a constant, and a knot its own value.
+template <class T>
+BO_INLINE T lerp(T a, T b, T t) {
+  return madd(t, b - a, a);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Guides
+
+// 1 / (1 + e^−v), without overflow at either end.
+BO_INLINE float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
+BO_INLINE double sigmoid(double v) { return 1.0 / (1.0 + exp(-v)); }
+
+// BT.601
+constexpr double kLuma[3] = {0.299, 0.587, 0.114};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Storage types: bits → value and value → bits, rounded to nearest even
+
+BO_INLINE uint32_t float_bits(float v) {
+  union {
+    float f;
+    uint32_t u;
+  } x;
+  x.f = v;
+  return x.u;
+}
+BO_INLINE float bits_float(uint32_t v) {
+  union {
+    uint32_t u;
+    float f;
+  } x;
+  x.u = v;
+  return x.f;
+}
+
+BO_INLINE float from_bf16(uint16_t h) { return bits_float(static_cast<uint32_t>(h) << 16); }
+BO_INLINE uint16_t to_bf16(float v) {
+  const uint32_t u = float_bits(v);
+  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const uint32_t quiet = (u >> 16) | 0x40u;
+  return static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
+BO_INLINE float from_f16(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t magnitude = h & 0x7fffu;
+  // Subnormals count units of 2^−24; all others move to float's exponent, infinity and NaN to its top one.
+  const uint32_t small = float_bits(static_cast<float>(static_cast<int32_t>(magnitude)) * 5.9604644775390625e-08f);
+  const uint32_t normal = (magnitude << 13) + (magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u);
+  return bits_float(sign | (magnitude < 0x0400u ? small : normal));
+}
+BO_INLINE uint16_t to_f16(float v) {
+  const uint32_t u = float_bits(v);
+  const uint32_t magnitude = u & 0x7fffffffu;
+  // Adding 0.5 leaves the 10 bits of a subnormal at the bottom of the sum, rounded as the hardware rounds.
+  const uint32_t small = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t normal = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
+  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  const uint32_t h = magnitude >= 0x47800000u ? special : (magnitude < 0x38800000u ? small : normal);
+  return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
+}
+
+// Integer images hold v·top, top = 255 or 65535. NaN, which an integer cannot say, becomes 0.
+BO_INLINE float from_unit(uint32_t v, float top) { return static_cast<float>(v) / top; }
+BO_INLINE uint32_t to_unit(float v, float top) {
+  const float scaled = v * top;
+  const float clipped = scaled > 0.0f ? (scaled < top ? scaled : top) : 0.0f;
+  const float magic = 12582912.0f;  // 1.5·2^23: adding it leaves no room for a fraction
+  return float_bits(clipped + magic) - 0x4b400000u;
+}
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops

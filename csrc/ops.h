@@ -1,0 +1,133 @@
+// READ FIRST. Every operation: its equation, its arguments, its forward and backward declared together.
+//
+//   where           what
+//   math.h          the scalar formulas below, as code (host and device)
+//   cpu/spans.h     tiles of pixels, storage types and strides
+//   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
+//   cpu/dispatch.*  which of those runs
+//   bindings.cpp    NumPy arrays to Tensors; shapes and dtypes were checked in Python (src/bilateral_ops/_signature.py)
+//
+// Dimensions: N batch; H W image; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one axis);
+// Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.
+//
+// Any Tensor may have any strides. In backward Args a d_* tensor whose data is null is not computed.
+#pragma once
+
+#include "tensor.h"
+
+namespace bilateral_ops {
+
+// Where pixels look a grid up.
+//
+//   px = clamp(u·Gw − ½, 0, Gw − 1) or clamp(u·(Gw − 1), …) with align_corners; py likewise; pz from the guide's value
+//   u = (i + ½)/n or i/(n − 1) for pixel i of n, counted in the whole image of which this one is a window; or xy's
+//   value
+struct Sampling {
+  Tensor guide;  // (N,H,W); absent in enhance
+  Tensor xy;     // (N,H,W,2), optional
+  int64_t top, left, full_height, full_width;
+  bool align_corners;
+};
+
+// slice: out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c],  τ(t) = max(1−|t|, 0)
+struct SliceArgs {
+  Sampling at;
+  Tensor out;   // (N,H,W,C1,C2)
+  Tensor grid;  // (N,Gh,Gw,Gd,C1,C2)
+};
+// d_grid[n,i,j,k,c] = Σ_yx τ τ τ grad[n,y,x,c] (which is splat);  d_guide = Σ_c grad_c · ∂out_c/∂pz · ∂pz/∂guide;  d_xy
+// alike
+struct SliceGradArgs {
+  Sampling at;
+  Tensor d_grid, d_guide, d_xy;
+  Tensor grid;  // may be absent where only d_grid is wanted
+  Tensor grad;  // (N,H,W,C1,C2)
+};
+
+// apply: out_i = Σ_j A_ij·in_j (+ A_i,Ci)
+struct ApplyArgs {
+  Tensor out;           // (N,H,W,Co)
+  Tensor coefficients;  // (N,H,W,Co,L)
+  Tensor image;         // (N,H,W,Ci)
+};
+// d_A_ij = grad_i·in_j (in_Ci = 1);  d_in_j = Σ_i A_ij·grad_i
+struct ApplyGradArgs {
+  Tensor d_coefficients, d_image;
+  Tensor coefficients, image, grad;
+};
+
+// slice_apply: both, the coefficients never stored
+struct SliceApplyArgs {
+  Sampling at;
+  Tensor out;    // (N,H,W,Co)
+  Tensor grid;   // (N,Gh,Gw,Gd,Co,L)
+  Tensor image;  // (N,H,W,Ci)
+};
+struct SliceApplyGradArgs {
+  Sampling at;
+  Tensor d_grid, d_guide, d_image, d_xy;
+  Tensor grid, image, grad;
+};
+
+// Guides. One struct for all three: the kind says which parameters are there.
+//   curves  q = ccm·in + ccm_bias;  c_i = Σ_k slopes_ik·max(q_i − shifts_ik, 0);  clip(Σ_i mix_i·c_i + mix_bias, 0, 1)
+//   nn      sigmoid(w2·relu(w1·in + b1) + b2)
+//   luma    .299 R + .587 G + .114 B
+enum class GuideKind : int { curves, nn, luma };
+constexpr int kMaxGuideParameters = 6;
+struct GuideParameters {
+  GuideKind kind;
+  // curves: ccm (Ci,Ci), ccm_bias (Ci), shifts (Ci,K), slopes (Ci,K), mix (Ci), mix_bias ()
+  // nn: w1 (F,Ci), b1 (F), w2 (F), b2 ()
+  Tensor value[kMaxGuideParameters];
+};
+struct GuideArgs {
+  Tensor out;    // (N,H,W)
+  Tensor image;  // (N,H,W,Ci)
+  GuideParameters parameters;
+};
+// Slope 0 at and below max's kink, and at and beyond clip's ends.
+struct GuideGradArgs {
+  Tensor d_image;
+  Tensor d_value[kMaxGuideParameters];
+  Tensor image, grad;
+  GuideParameters parameters;
+};
+
+// enhance: guide → slice → apply in one pass
+struct EnhanceArgs {
+  Sampling at;   // without guide and xy
+  Tensor out;    // (N,H,W,Co)
+  Tensor grid;   // (N,Gh,Gw,Gd,Co,L)
+  Tensor image;  // (N,H,W,Ci)
+  GuideParameters guide;
+};
+
+// total_variation: out[n] = Σ_axes mean over neighbours and channels of (g[i+1] − g[i])²; an axis of one cell adds 0
+struct TotalVariationArgs {
+  Tensor out;   // (N)
+  Tensor grid;  // (N,Gh,Gw,Gd,C1,C2)
+};
+// d_grid[i] = 2·grad·Σ_axes ((g[i] − g[i−1]) − (g[i+1] − g[i])) / count
+struct TotalVariationGradArgs {
+  Tensor d_grid;
+  Tensor grid, grad;
+};
+
+// One instruction set's build of everything. A new operation adds two lines here.
+struct Kernels {
+  const char* isa;
+  void (*slice_forward)(const SliceArgs&);
+  void (*slice_backward)(const SliceGradArgs&);
+  void (*apply_forward)(const ApplyArgs&);
+  void (*apply_backward)(const ApplyGradArgs&);
+  void (*slice_apply_forward)(const SliceApplyArgs&);
+  void (*slice_apply_backward)(const SliceApplyGradArgs&);
+  void (*guide_forward)(const GuideArgs&);
+  void (*guide_backward)(const GuideGradArgs&);
+  void (*enhance_forward)(const EnhanceArgs&);
+  void (*total_variation_forward)(const TotalVariationArgs&);
+  void (*total_variation_backward)(const TotalVariationGradArgs&);
+};
+
+}  // namespace bilateral_ops

@@ -1,0 +1,21 @@
+// A borrowed view of somebody's array: what every kernel argument is.
+#pragma once
+
+#include <stdint.h>
+
+namespace bilateral_ops {
+
+enum class DType : int { f16, bf16, f32, f64, u8, u16 };
+
+// Most axes an argument has: N, three grid axes, two channel axes.
+constexpr int kMaxRank = 6;
+
+struct Tensor {
+  char* data;  // null: the argument was not given, or the gradient is not wanted
+  DType dtype;
+  int rank;
+  int64_t shape[kMaxRank];
+  int64_t strides[kMaxRank];  // in bytes; zero, negative and unaligned ones are all allowed
+};
+
+}  // namespace bilateral_ops

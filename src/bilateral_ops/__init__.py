@@ -1,0 +1,57 @@
+"""Bilateral grids at full resolution: slice, guide and apply, forward and backward, as compiled kernels.
+
+Start with :func:`slice_apply`, or :func:`enhance` for a whole image in one pass; :func:`gradcheck` checks gradients,
+:func:`fit` finds the grid that turns one image into another. ``bilateral_ops.reference.numpy`` says in plain NumPy what
+each operation means.
+"""
+
+from __future__ import annotations
+
+from . import _config, _core
+from ._config import available_isas, get_num_threads, set_isa, set_num_threads, show_config
+from ._fit import fit
+from ._gradcheck import GradcheckReport, gradcheck
+from .ops._apply import apply, apply_vjp
+from .ops._enhance import enhance
+from .ops._guide_curves import CurvesGuide, guide_curves, guide_curves_vjp
+from .ops._guide_luma import LumaGuide, guide_luma, guide_luma_vjp
+from .ops._guide_nn import NNGuide, guide_nn, guide_nn_vjp
+from .ops._slice import slice, slice_vjp
+from .ops._slice_apply import slice_apply, slice_apply_vjp
+from .ops._splat import splat, splat_vjp
+from .ops._total_variation import total_variation, total_variation_vjp
+
+__version__ = _core.__version__
+
+__all__ = [
+    "CurvesGuide",
+    "GradcheckReport",
+    "LumaGuide",
+    "NNGuide",
+    "apply",
+    "apply_vjp",
+    "available_isas",
+    "enhance",
+    "fit",
+    "get_num_threads",
+    "gradcheck",
+    "guide_curves",
+    "guide_curves_vjp",
+    "guide_luma",
+    "guide_luma_vjp",
+    "guide_nn",
+    "guide_nn_vjp",
+    "set_isa",
+    "set_num_threads",
+    "show_config",
+    "slice",
+    "slice_apply",
+    "slice_apply_vjp",
+    "slice_vjp",
+    "splat",
+    "splat_vjp",
+    "total_variation",
+    "total_variation_vjp",
+]
+
+_config.apply_environment()

@@ -1,0 +1,87 @@
+"""Threads, instruction sets, and what this build is: process-wide settings."""
+
+from __future__ import annotations
+
+import operator
+import os
+import platform
+
+from . import _core
+
+
+def _default_num_threads() -> int:
+    """BILATERAL_OPS_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use."""
+    own = os.environ.get("BILATERAL_OPS_NUM_THREADS")
+    if own:
+        if not own.strip().isdecimal() or int(own) < 1:
+            raise ValueError(f"bilateral_ops: BILATERAL_OPS_NUM_THREADS must be a positive integer, got {own!r}.")
+        return int(own)
+    # OpenMP allows a list, one number a nesting level.
+    shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if shared.isdecimal() and int(shared) > 0:
+        return int(shared)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a call may use, process-wide. Results don't depend on it.
+
+    Raises ``ValueError`` for n < 1 and ``TypeError`` for anything but an integer. The default is the environment
+    variable ``BILATERAL_OPS_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs that this process may use.
+    """
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}.") from None
+    if not 1 <= count <= 65536:
+        raise ValueError(f"set_num_threads: n must be from 1 to 65536, got {count}.")
+    _core.set_num_threads(count)
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use."""
+    return _core.num_threads()
+
+
+def available_isas() -> tuple[str, ...]:
+    """Return the instruction sets that kernels were built for and this processor has, best first."""
+    return _core.available_isas()
+
+
+def set_isa(name: str) -> None:
+    """Use the kernels of one instruction set, one of ``available_isas()``, process-wide.
+
+    The default is the best, or what the environment variable ``BILATERAL_OPS_ISA`` names. Raises ``ValueError`` for any
+    other name.
+    """
+    _select_isa("set_isa: name", name)
+
+
+def _select_isa(what: str, name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a string, got {type(name).__name__}.")
+    if not _core.select_isa(name):
+        raise ValueError(f"{what} must be {' or '.join(available_isas())} on this machine, got {name!r}.")
+
+
+def show_config() -> None:
+    """Print version, instruction set, threads, compiler and CUDA support, one a line."""
+    rows = {
+        "bilateral_ops": _core.__version__,
+        "ISA": f"{_core.isa()} (available: {', '.join(available_isas())})",
+        "threads": str(get_num_threads()),
+        "compiler": _core.compiler,
+        "CUDA": "not built (this is a CPU package)",
+        "platform": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+    }
+    for name, value in rows.items():
+        print(f"{name:<14} {value}")
+
+
+def apply_environment() -> None:
+    """Set what the environment asks for; called once, on import."""
+    _core.set_num_threads(_default_num_threads())
+    if isa := os.environ.get("BILATERAL_OPS_ISA"):
+        _select_isa("bilateral_ops: BILATERAL_OPS_ISA", isa)

@@ -1,0 +1,332 @@
+"""What an operation takes and returns, declared once; the checks and the error sentences follow from it.
+
+A shape is written as its axes' names, ``"N H W Ci"``: equal names must have equal sizes. ``N`` is left out of an
+unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, and no axes
+for a scalar.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ._dispatch import framework_of
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("uint8", "uint16")
+_HALVES = ("float16", "bfloat16")
+# What a scalar argument may be, besides an array without axes.
+_NUMBERS = (int, float, np.generic)
+# Positions on an axis are computed in the image's precision: float32 counts to here.
+_MOST_CELLS = 1 << 24
+
+GradientsT = TypeVar("GradientsT", bound=tuple[Any, ...])
+
+
+class Argument(NamedTuple):
+    """One array argument. ``role`` is image, grid, guide or parameter: it says which kinds of numbers may be mixed."""
+
+    name: str
+    axes: tuple[str, ...]
+    role: str
+
+
+def argument(name: str, axes: str, role: str) -> Argument:
+    return Argument(name, tuple(axes.split()), role)
+
+
+def _listed(words: Iterable[str], last: str = "or") -> str:
+    *head, tail = words
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def _shape_text(parts: Iterable[Any]) -> str:
+    texts = [str(part) for part in parts]
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
+
+
+class Signature:
+    """An operation's array arguments in the order of its Python signature, and its result.
+
+    ``lead`` is the argument whose rank says whether a call is batched (``batched``: every call is), ``like`` the one
+    whose kind the result has; a result that does not keep an integer image's kind is float32 for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Iterable[Argument],
+        *,
+        result: str,
+        lead: str,
+        like: str,
+        batched: bool = False,
+        keeps_integers: bool = True,
+    ) -> None:
+        self.name = name
+        self.arguments = tuple(arguments)
+        self.result = tuple(result.split())
+        self.lead = next(a for a in self.arguments if a.name == lead)
+        self.like = like
+        self.always_batched = batched
+        self.keeps_integers = keeps_integers
+
+    def bind(self, values: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> Call:
+        """Check a forward call's arguments. ``sizes`` are axes that the caller gives as numbers (``grid_shape``)."""
+        return Call(self, self.name, values, sizes)
+
+    def bind_vjp(self, values: Mapping[str, Any], grad: Any) -> Call:
+        """Check a backward call's arguments; ``grad`` has the result's shape."""
+        return Call(self, f"{self.name}_vjp", {**values, "grad": grad}, backward=True)
+
+
+class Call:
+    """One checked call: ``values`` by name (scalars made arrays), the framework, and the sizes of the axes."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        op: str,
+        values: Mapping[str, Any],
+        sizes: Mapping[str, int] | None = None,
+        backward: bool = False,
+    ) -> None:
+        self.signature = signature
+        self.op = op
+        self.values = dict(values)
+        self.sizes: dict[str, Any] = dict(sizes) if sizes else {}
+        self._owners: dict[str, str] = dict.fromkeys(self.sizes, "grid_shape")
+        given = [a for a in signature.arguments if not (a.name == "xy" and self.values.get("xy") is None)]
+        if backward:
+            given.append(Argument("grad", signature.result, "grad"))
+        self._given = given
+        self._find_framework()
+        self._check_kinds()
+        self._check_shapes()
+
+    # ------------------------------------------------------------------------------------------------- framework, kinds
+
+    def _find_framework(self) -> None:
+        self.framework: Any = None
+        for a in self._given:
+            value = self.values[a.name]
+            if not a.axes and isinstance(value, _NUMBERS):
+                continue
+            framework = framework_of(self.op, a.name, value)
+            if self.framework is None:
+                self.framework = framework
+            elif framework is not self.framework:
+                raise TypeError(f"{self.op}: {a.name} must belong to the framework of the other arrays.")
+
+    def _check_kinds(self) -> None:
+        kind_of = self.framework.kind_of
+        first = next((a for a in self._given if a.role == "image"), self._given[0])
+        base = kind_of(self.values[first.name])
+        choice = (*FLOATS, *INTEGERS) if first.role == "image" else FLOATS
+        if base not in choice:
+            raise TypeError(f"{self.op}: {first.name} must be {_listed(choice)}, got {base}.")
+        integer = base in INTEGERS
+        #: The kind of float that goes with the image: its own, or float32 beside integers.
+        self.float_kind = "float32" if integer else base
+        self.kinds = kinds = {first.name: base}
+        # A 16-bit image may have a grid and parameters in float32, and with such a grid the guide array too.
+        mixable = first.role == "image" and base in _HALVES
+        parameter_kind = self.float_kind
+        for a in self._given:
+            if a is first:
+                continue
+            mixed = mixable and (a.role in ("grid", "parameter") or (a.role == "guide" and kinds["grid"] == "float32"))
+            allowed = (base, "float32") if mixed else (self.float_kind,)
+            value = self.values[a.name]
+            if not a.axes and isinstance(value, _NUMBERS):
+                number = self.framework.scalar(value, parameter_kind)
+                if number is None:
+                    raise TypeError(f"{self.op}: {a.name} must be a real number, got {type(value).__name__}.")
+                self.values[a.name] = value = number
+            kind = kind_of(value)
+            if kind not in allowed:
+                beside = f"an integer {first.name}" if integer else first.name
+                raise TypeError(f"{self.op}: {a.name} must be {_listed(allowed)} to match {beside}, got {kind}.")
+            kinds[a.name] = kind
+            if a.role == "parameter":
+                parameter_kind = kind
+
+    # --------------------------------------------------------------------------------------------------------- shapes
+
+    def _check_shapes(self) -> None:
+        lead = self.signature.lead
+        rank = len(self.values[lead.name].shape)
+        self.batched = self.signature.always_batched or rank == len(lead.axes)
+        if not self.batched and rank != len(lead.axes) - 1:
+            both = f"{_shape_text(lead.axes[1:])} or {_shape_text(lead.axes)}"
+            raise ValueError(
+                f"{self.op}: {lead.name} must have shape {both}, got {_shape_text(self.shape(lead.name))}."
+            )
+        optional: list[Argument] = []
+        for a in self._given:
+            if not self._match(a, optional):
+                self._refuse(a)
+        # Ci[+1] can be judged once Ci is known.
+        for a in optional:
+            if self.shape(a.name)[-1] - self.sizes["Ci"] not in (0, 1):
+                self._refuse(a)
+        for axis in ("Gh", "Gw", "Gd"):
+            if axis in self.sizes and not 1 <= self.sizes[axis] <= _MOST_CELLS:
+                owner = self._owners[axis]
+                got = tuple(self.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
+                raise ValueError(
+                    f"{self.op}: {owner} must have 1 to {_MOST_CELLS} cells on every grid axis, "
+                    f"got (Gh, Gw, Gd) = {got}."
+                )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.values[name].shape)
+
+    def _axes(self, axes: tuple[str, ...]) -> tuple[str, ...]:
+        return axes[1:] if not self.batched and axes and axes[0] == "N" else axes
+
+    def _match(self, a: Argument, optional: list[Argument]) -> bool:
+        shape, axes = self.shape(a.name), self._axes(a.axes)
+        channels = None
+        if axes and axes[-1] == "*C":
+            axes = axes[:-1]
+            channels = shape[len(axes) :]
+            shape = shape[: len(axes)]
+            if len(channels) not in (1, 2):
+                return False
+        if len(shape) != len(axes):
+            return False
+        for axis, size in zip(axes, shape):
+            if axis == "Ci[+1]":
+                optional.append(a)
+            elif axis.isdigit():
+                if size != int(axis):
+                    return False
+            elif self.sizes.setdefault(axis, size) != size:
+                return False
+            else:
+                self._owners.setdefault(axis, a.name)
+        if channels is not None:
+            if self.sizes.setdefault("*C", channels) != channels:
+                return False
+            self._owners.setdefault("*C", a.name)
+        return True
+
+    def _refuse(self, a: Argument) -> None:
+        axes = self._axes(a.axes)
+        # What this argument itself said of an axis is no reason to refuse it.
+        known = {axis: size for axis, size in self.sizes.items() if self._owners.get(axis, a.name) != a.name}
+        expected: list[Any] = []
+        owners: list[str] = []
+        for axis in axes:
+            name = "Ci" if axis == "Ci[+1]" else axis
+            if name not in known:
+                expected.append(axis if axis.isdigit() else "*")
+                continue
+            size = known[name]
+            owners.append(self._owners[name])
+            if axis == "*C":
+                expected.extend(size)
+            else:
+                expected.append(f"{size} or {size + 1}" if axis == "Ci[+1]" else size)
+        text = f"{self.op}: {a.name} must have shape {_shape_text(axes) if axes else '()'}"
+        if owners:
+            text += f" = {_shape_text(expected)} to match {_listed(dict.fromkeys(owners), 'and')}"
+        raise ValueError(f"{text}, got {_shape_text(self.shape(a.name)) if self.shape(a.name) else '()'}.")
+
+    # ------------------------------------------------------------------------------------------- keywords and results
+
+    def window(self, window: Any, xy: Any = None) -> tuple[int, int, int, int] | None:
+        """Check ``window=(top, left, full_height, full_width)``."""
+        if window is None:
+            return None
+        if xy is not None:
+            raise ValueError(f"{self.op}: window must be None where xy is given, got {window!r}.")
+        try:
+            top, left, height, width = (operator.index(v) for v in window)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{self.op}: window must be four integers (top, left, full_height, full_width), got {window!r}."
+            ) from None
+        H, W = self.sizes["H"], self.sizes["W"]
+        if top < 0 or left < 0 or top + H > height or left + W > width:
+            raise ValueError(
+                f"{self.op}: window (top, left, full_height, full_width) = {(top, left, height, width)} must hold "
+                f"the image of {H} × {W} pixels."
+            )
+        return top, left, height, width
+
+    def result(self, out: Any) -> Any:
+        """Check ``out``, or allocate the result."""
+        sizes = self.sizes
+        shape: list[int] = []
+        for axis in self._axes(self.signature.result):
+            shape.extend(sizes[axis] if axis == "*C" else (sizes[axis],))
+        kind = self.kinds[self.signature.like] if self.signature.keeps_integers else self.float_kind
+        if out is None:
+            return self.framework.empty(tuple(shape), kind)
+        return self._checked_out("out", out, tuple(shape), kind)
+
+    def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
+        if framework_of(self.op, label, out) is not self.framework:
+            raise TypeError(f"{self.op}: {label} must belong to the framework of the arguments.")
+        if tuple(out.shape) != shape:
+            raise ValueError(f"{self.op}: {label} must have shape {_shape_text(shape)}, got {_shape_text(out.shape)}.")
+        if (got := self.framework.kind_of(out)) != kind:
+            raise TypeError(f"{self.op}: {label} must be {kind}, got {got}.")
+        inputs = [(a.name, self.values[a.name]) for a in self._given]
+        self.framework.check_out(self.op, label, out, inputs, self.values.get(twin))
+        return out
+
+    def gradients(self, fields: type[GradientsT], wrt: Any, out: Any) -> GradientsT:
+        """Arrays for the gradients that are wanted, ``out``'s or new ones; None for the others."""
+        names: tuple[str, ...] = fields._fields  # type: ignore[attr-defined]
+        wanted = self._wanted(names, wrt)
+        given = self._out_mapping(names, wanted, out)
+        arrays: list[Any] = []
+        for name in names:
+            kind = self.kinds.get(name)
+            if name not in wanted or kind is None or kind in INTEGERS:
+                if name in given:
+                    raise ValueError(f"{self.op}: out[{name!r}] must be left out, as {name} has no gradient here.")
+                arrays.append(None)
+            elif name in given:
+                label = f"out[{name!r}]"
+                array = self._checked_out(label, given[name], self.shape(name), kind)
+                others = [(f"out[{n!r}]", a) for n, a in zip(names, arrays) if a is not None and n in given]
+                self.framework.check_out(self.op, label, array, others, None)
+                arrays.append(array)
+            else:
+                arrays.append(self.framework.empty(self.shape(name), kind))
+        return fields(*arrays)
+
+    def _wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
+        if wrt is None:
+            return names
+        wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        for name in wanted:
+            if name not in names:
+                raise ValueError(f"{self.op}: wrt must name arguments among {_listed(names, 'and')}, got {name!r}.")
+        return wanted
+
+    def _out_mapping(self, names: tuple[str, ...], wanted: tuple[str, ...], out: Any) -> Mapping[str, Any]:
+        if out is None:
+            return {}
+        if not isinstance(out, Mapping):
+            raise TypeError(f"{self.op}: out must be a mapping from field to array, got {type(out).__name__}.")
+        for name in out:
+            if name not in names:
+                raise ValueError(f"{self.op}: out must name fields among {_listed(names, 'and')}, got {name!r}.")
+            if name not in wanted:
+                raise ValueError(f"{self.op}: out[{name!r}] must be left out, as wrt does not name {name}.")
+        return {name: array for name, array in out.items() if array is not None}
+
+    def parameters(self) -> tuple[Any, ...]:
+        """The parameter arguments in order, numbers as arrays."""
+        return tuple(self.values[a.name] for a in self._given if a.role == "parameter")
+
+    def run(self, kernel: str, *arguments: Any) -> None:
+        self.framework.run(kernel, *arguments)

@@ -1,0 +1,92 @@
+"""NumPy arrays. What every framework module offers is what this one defines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+
+_KINDS: dict[Any, str] = {np.dtype(name): name for name in ("float16", "float32", "float64", "uint8", "uint16")}
+# How hard to look for an element that two interleaved views share, before they are taken to overlap.
+_OVERLAP_WORK: Any = 10_000
+_DTYPES = {name: dtype for dtype, name in _KINDS.items()}
+
+
+def kind_of(array: Any) -> str:
+    """Name of the array's kind of numbers; of an unsupported one too, for the error sentence."""
+    dtype = array.dtype
+    kind = _KINDS.get(dtype)
+    if kind is not None:
+        return kind
+    if dtype.name == "bfloat16" and dtype.isnative:
+        # ml_dtypes is imported already, by whoever made the array.
+        _KINDS[dtype], _DTYPES["bfloat16"] = "bfloat16", dtype
+        return "bfloat16"
+    return str(dtype.name) if dtype.isnative else f"byte-swapped {dtype.name}"
+
+
+def scalar(value: Any, kind: str) -> Any:
+    """A Python or NumPy number as an array of no axes; None where ``value`` is not a real number."""
+    if isinstance(value, (bool, np.bool_, complex, np.complexfloating)):
+        return None
+    if isinstance(value, (int, float, np.generic)):
+        try:
+            return np.asarray(float(value)).astype(_DTYPES[kind])
+        except (TypeError, ValueError):
+            return None
+    return None
+
+
+def empty(shape: tuple[int, ...], kind: str) -> Any:
+    """A new array on the device of the call."""
+    return np.empty(shape, _DTYPES[kind])
+
+
+def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:
+    """Refuse an ``out`` that cannot be written to as promised. ``twin`` is the input that it may be."""
+    if not out.flags.writeable:
+        raise ValueError(f"{op}: {label} must be writable, got a read-only array.")
+    if _overlaps_itself(out):
+        raise ValueError(f"{op}: {label} must not overlap itself, got strides {out.strides} for shape {out.shape}.")
+    for name, array in inputs:
+        if array is twin and _same_place(out, twin):
+            continue
+        if _overlap(out, array):
+            only = ", unless it is the same view" if array is twin else ""
+            raise ValueError(f"{op}: {label} must not overlap {name}{only}, got arrays that share memory.")
+
+
+def run(kernel: str, *arguments: Any) -> None:
+    """Call a kernel of the compiled core with arrays of this framework."""
+    getattr(_core, kernel)(*arguments)
+
+
+def _same_place(a: Any, b: Any) -> bool:
+    return bool(
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Any) -> bool:
+    """Whether two elements may share a byte: each stride must step over all that the smaller ones reach."""
+    reach = array.itemsize
+    for stride, count in sorted((abs(s), n) for s, n in zip(array.strides, array.shape) if n > 1):
+        if stride < reach:
+            return bool(array.size > 0)
+        reach += stride * (count - 1)
+    return False

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "apply",
+    (
+        argument("coefficients", "N H W Co Ci[+1]", "grid"),
+        argument("image", "N H W Ci", "image"),
+    ),
+    result="N H W Co",
+    lead="image",
+    like="image",
+)
+
+
+class ApplyGradients(NamedTuple):
+    """Gradients of :func:`apply`; ``None`` where not wanted."""
+
+    coefficients: Any
+    image: Any
+
+
+def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
+    """Map every pixel by its own linear or affine matrix.
+
+        out[n,y,x,i] = Σ_j A[n,y,x,i,j]·image[n,y,x,j]  (+ A[n,y,x,i,Ci])
+
+    Parameters
+    ----------
+    coefficients : array (N, H, W, Co, Ci) or (N, H, W, Co, Ci+1), float16 | bfloat16 | float32 | float64
+        The matrices; the last column, where it is there, is the offset. The image's dtype, or float32 beside a
+        16-bit-float or integer image.
+    image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        Integers are read as v/255 or v/65535. Without the batch axis (H, W, Ci) nothing else has one either.
+    out : array, optional
+        Filled and returned; may be the image itself, and must not overlap an input otherwise.
+
+    Returns
+    -------
+    array (N, H, W, Co), the image's dtype
+        Integers are rounded to nearest even and saturated.
+
+    Raises
+    ------
+    ValueError
+        A shape or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: :func:`apply_vjp`.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.
+    """
+    call = SIGNATURE.bind({"coefficients": coefficients, "image": image})
+    out = call.result(out)
+    call.run("apply_forward", out, coefficients, image)
+    return out
+
+
+def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> ApplyGradients:
+    """Gradients of :func:`apply`.
+
+        d_coefficients[n,y,x,i,j] = grad[n,y,x,i]·image[n,y,x,j]   (1 in the image's place for the offset)
+        d_image[n,y,x,j]          = Σ_i A[n,y,x,i,j]·grad[n,y,x,i]
+
+    Parameters
+    ----------
+    coefficients, image
+        As given to :func:`apply`.
+    grad : array (N, H, W, Co), the result's dtype; float32 for an integer image
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    ApplyGradients
+        ``coefficients``, ``image``: shapes and dtypes of the arguments; ``None`` where not in ``wrt``, and for an
+        integer image.
+
+    Raises
+    ------
+    ValueError
+        A shape, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.
+    """
+    call = SIGNATURE.bind_vjp({"coefficients": coefficients, "image": image}, grad)
+    d = call.gradients(ApplyGradients, wrt, out)
+    call.run("apply_backward", d.coefficients, d.image, coefficients, image, grad)
+    return d

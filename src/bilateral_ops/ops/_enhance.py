@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from .._signature import Signature, argument
+from ._guide_curves import CurvesGuide
+from ._guide_luma import LumaGuide
+from ._guide_nn import NNGuide
+
+GUIDES = (CurvesGuide, NNGuide, LumaGuide)
+
+#: The signature with each guide's parameters after the image.
+SIGNATURES = {
+    guide.kind: Signature(
+        "enhance",
+        (
+            argument("grid", "N Gh Gw Gd Co Ci[+1]", "grid"),
+            *guide.signature.arguments,
+        ),
+        result="N H W Co",
+        lead="image",
+        like="image",
+    )
+    for guide in GUIDES
+}
+
+
+def enhance(
+    grid: Any, guide: Any, image: Any, *, window: Any = None, align_corners: bool = False, out: Any = None
+) -> Any:
+    """Enhance an image in one pass over its pixels: guide, slice, apply. What a full-resolution stream does.
+
+        out = slice_apply(grid, guide(image), image)
+
+    with neither guide nor coefficients stored, nor rounded to the image's dtype in between.
+
+    Parameters
+    ----------
+    grid : array (N, Gh, Gw, Gd, Co, Ci) or (N, Gh, Gw, Gd, Co, Ci+1), float16 | bfloat16 | float32 | float64
+        The image's dtype, or float32 beside a 16-bit-float or integer image.
+    guide : CurvesGuide, NNGuide or LumaGuide
+        The guide's parameters; dtypes as the grid's.
+    image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        Integers are read as v/255 or v/65535. Without the batch axis (H, W, Ci) the grid has none either.
+    window : (top, left, full_height, full_width), optional
+        The image is this window of a larger one.
+    align_corners : bool
+        The sampling rule, as in :func:`slice`.
+    out : array, optional
+        Filled and returned; may be the image itself, and must not overlap an input otherwise.
+
+    Returns
+    -------
+    array (N, H, W, Co), the image's dtype
+        Integers are rounded to nearest even and saturated.
+
+    Raises
+    ------
+    ValueError
+        A shape, window or ``out`` that does not fit.
+    TypeError
+        A kind of guide, array or numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: none, this is inference; the ``guide_*`` operations and :func:`slice_apply` have them.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
+    """
+    if not isinstance(guide, GUIDES):
+        raise TypeError(f"enhance: guide must be a CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}.")
+    values = {field.name: getattr(guide, field.name) for field in fields(guide)}
+    call = SIGNATURES[guide.kind].bind({"grid": grid, "image": image, **values})
+    window = call.window(window)
+    out = call.result(out)
+    call.run("enhance_forward", out, grid, image, guide.kind, call.parameters(), window, bool(align_corners))
+    return out

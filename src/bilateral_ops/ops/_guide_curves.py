@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "guide_curves",
+    (
+        argument("image", "N H W Ci", "image"),
+        argument("ccm", "Ci Ci", "parameter"),
+        argument("ccm_bias", "Ci", "parameter"),
+        argument("shifts", "Ci K", "parameter"),
+        argument("slopes", "Ci K", "parameter"),
+        argument("mix", "Ci", "parameter"),
+        argument("mix_bias", "", "parameter"),
+    ),
+    result="N H W",
+    lead="image",
+    like="image",
+    keeps_integers=False,
+)
+
+
+class GuideCurvesGradients(NamedTuple):
+    """Gradients of :func:`guide_curves`; ``None`` where not wanted."""
+
+    image: Any
+    ccm: Any
+    ccm_bias: Any
+    shifts: Any
+    slopes: Any
+    mix: Any
+    mix_bias: Any
+
+
+@dataclass(frozen=True, eq=False)
+class CurvesGuide:
+    """The parameters of :func:`guide_curves` as a record: what :func:`enhance` takes. Callable on an image."""
+
+    ccm: Any
+    ccm_bias: Any
+    shifts: Any
+    slopes: Any
+    mix: Any
+    mix_bias: Any
+
+    kind: ClassVar[str] = "curves"
+    signature: ClassVar[Signature] = SIGNATURE
+
+    def __call__(self, image: Any, *, out: Any = None) -> Any:
+        return guide_curves(image, self.ccm, self.ccm_bias, self.shifts, self.slopes, self.mix, self.mix_bias, out=out)
+
+
+def guide_curves(
+    image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any, *, out: Any = None
+) -> Any:
+    """HDRnet's learned guide: a colour matrix, a piecewise-linear curve a channel, and a mix of the channels.
+
+        q   = ccm·in + ccm_bias                                (row i of ccm makes channel i)
+        c_i = Σ_k slopes[i,k]·max(q_i − shifts[i,k], 0)        (shifts in any order)
+        out = clip(Σ_i mix_i·c_i + mix_bias, 0, 1)
+
+    Parameters
+    ----------
+    image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        Integers are read as v/255 or v/65535. The batch axis is optional.
+    ccm : array (Ci, Ci)
+    ccm_bias : array (Ci,)
+    shifts, slopes : array (Ci, K)
+        The K knots of each channel's curve, and the change of slope at each.
+    mix : array (Ci,)
+    mix_bias : array () or number
+        All parameters have the image's dtype, or float32 beside a 16-bit-float or integer image.
+    out : array, optional
+        Filled and returned; must not overlap an input.
+
+    Returns
+    -------
+    array (N, H, W), the image's dtype; float32 for an integer image
+
+    Raises
+    ------
+    ValueError
+        A shape or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: :func:`guide_curves_vjp`. A NaN in the image gives NaN in that pixel only.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1.
+    """
+    call = SIGNATURE.bind(
+        {
+            "image": image,
+            "ccm": ccm,
+            "ccm_bias": ccm_bias,
+            "shifts": shifts,
+            "slopes": slopes,
+            "mix": mix,
+            "mix_bias": mix_bias,
+        }
+    )
+    out = call.result(out)
+    call.run("guide_forward", out, image, "curves", call.parameters())
+    return out
+
+
+def guide_curves_vjp(
+    image: Any,
+    ccm: Any,
+    ccm_bias: Any,
+    shifts: Any,
+    slopes: Any,
+    mix: Any,
+    mix_bias: Any,
+    grad: Any,
+    *,
+    wrt: Any = None,
+    out: Any = None,
+) -> GuideCurvesGradients:
+    """Gradients of :func:`guide_curves`.
+
+        d_v          = grad where 0 < Σ_i mix_i·c_i + mix_bias < 1, else 0
+        d_mix_bias   = Σ_p d_v,   d_mix_i = Σ_p d_v·c_i,   d_c_i = mix_i·d_v           (Σ_p over all pixels)
+        d_slopes[i,k] = Σ_p d_c_i·max(q_i − shifts[i,k], 0)
+        d_shifts[i,k] = −slopes[i,k]·Σ_p d_c_i·[q_i > shifts[i,k]]
+        d_q_i        = d_c_i·Σ_k slopes[i,k]·[q_i > shifts[i,k]]
+        d_ccm[i,j]   = Σ_p d_q_i·in_j,   d_ccm_bias_i = Σ_p d_q_i,   d_image_j = Σ_i ccm[i,j]·d_q_i
+
+    Parameters
+    ----------
+    image, ccm, ccm_bias, shifts, slopes, mix, mix_bias
+        As given to :func:`guide_curves`.
+    grad : array (N, H, W), the result's dtype
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    GuideCurvesGradients
+        A field an argument: its shape and dtype; ``None`` where not in ``wrt``, and for an integer image.
+
+    Raises
+    ------
+    ValueError
+        A shape, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    The slope is 0 at the kinks of max and clip. The same bits for any number of threads.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1.
+    """
+    call = SIGNATURE.bind_vjp(
+        {
+            "image": image,
+            "ccm": ccm,
+            "ccm_bias": ccm_bias,
+            "shifts": shifts,
+            "slopes": slopes,
+            "mix": mix,
+            "mix_bias": mix_bias,
+        },
+        grad,
+    )
+    d = call.gradients(GuideCurvesGradients, wrt, out)
+    call.run("guide_backward", d.image, tuple(d[1:]), image, "curves", call.parameters(), grad)
+    return d

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "guide_luma",
+    (argument("image", "N H W 3", "image"),),
+    result="N H W",
+    lead="image",
+    like="image",
+    keeps_integers=False,
+)
+
+
+class GuideLumaGradients(NamedTuple):
+    """Gradient of :func:`guide_luma`; ``None`` where not wanted."""
+
+    image: Any
+
+
+@dataclass(frozen=True)
+class LumaGuide:
+    """The luma guide as a record: what :func:`enhance` takes. Callable on an image: :func:`guide_luma`."""
+
+    kind: ClassVar[str] = "luma"
+    signature: ClassVar[Signature] = SIGNATURE
+
+    def __call__(self, image: Any, *, out: Any = None) -> Any:
+        return guide_luma(image, out=out)
+
+
+def guide_luma(image: Any, *, out: Any = None) -> Any:
+    """Guide an RGB image by its luma (BT.601).
+
+        out[n,y,x] = .299·R + .587·G + .114·B
+
+    Parameters
+    ----------
+    image : array (N, H, W, 3), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        Integers are read as v/255 or v/65535. The batch axis is optional.
+    out : array, optional
+        Filled and returned; must not overlap the image.
+
+    Returns
+    -------
+    array (N, H, W), the image's dtype; float32 for an integer image
+
+    Raises
+    ------
+    ValueError
+        A shape or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported.
+
+    Notes
+    -----
+    Gradients: :func:`guide_luma_vjp`.
+
+    Source: ITU-R Recommendation BT.601.
+    """
+    call = SIGNATURE.bind({"image": image})
+    out = call.result(out)
+    call.run("guide_forward", out, image, "luma", ())
+    return out
+
+
+def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> GuideLumaGradients:
+    """Gradient of :func:`guide_luma`.
+
+        d_image[n,y,x] = (.299, .587, .114)·grad[n,y,x]
+
+    Parameters
+    ----------
+    image : array (N, H, W, 3)
+        As given to :func:`guide_luma`.
+    grad : array (N, H, W), the result's dtype
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    GuideLumaGradients
+        ``image``: shape and dtype of the argument; ``None`` where not in ``wrt``, and for an integer image.
+
+    Raises
+    ------
+    ValueError
+        A shape, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported.
+
+    Notes
+    -----
+    Source: ITU-R Recommendation BT.601.
+    """
+    call = SIGNATURE.bind_vjp({"image": image}, grad)
+    d = call.gradients(GuideLumaGradients, wrt, out)
+    call.run("guide_backward", d.image, (), image, "luma", (), grad)
+    return d

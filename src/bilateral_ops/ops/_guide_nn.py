@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "guide_nn",
+    (
+        argument("image", "N H W Ci", "image"),
+        argument("w1", "F Ci", "parameter"),
+        argument("b1", "F", "parameter"),
+        argument("w2", "F", "parameter"),
+        argument("b2", "", "parameter"),
+    ),
+    result="N H W",
+    lead="image",
+    like="image",
+    keeps_integers=False,
+)
+
+
+class GuideNNGradients(NamedTuple):
+    """Gradients of :func:`guide_nn`; ``None`` where not wanted."""
+
+    image: Any
+    w1: Any
+    b1: Any
+    w2: Any
+    b2: Any
+
+
+@dataclass(frozen=True, eq=False)
+class NNGuide:
+    """The parameters of :func:`guide_nn` as a record: what :func:`enhance` takes. Callable on an image."""
+
+    w1: Any
+    b1: Any
+    w2: Any
+    b2: Any
+
+    kind: ClassVar[str] = "nn"
+    signature: ClassVar[Signature] = SIGNATURE
+
+    def __call__(self, image: Any, *, out: Any = None) -> Any:
+        return guide_nn(image, self.w1, self.b1, self.w2, self.b2, out=out)
+
+
+def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None) -> Any:
+    """HDRnet's pointwise-network guide: one hidden layer a pixel.
+
+        out = sigmoid(w2·relu(w1·in + b1) + b2)
+
+    Parameters
+    ----------
+    image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        Integers are read as v/255 or v/65535. The batch axis is optional.
+    w1 : array (F, Ci)
+    b1, w2 : array (F,)
+    b2 : array () or number
+        All parameters have the image's dtype, or float32 beside a 16-bit-float or integer image.
+    out : array, optional
+        Filled and returned; must not overlap an input.
+
+    Returns
+    -------
+    array (N, H, W), the image's dtype; float32 for an integer image
+
+    Raises
+    ------
+    ValueError
+        A shape or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: :func:`guide_nn_vjp`. A NaN in the image gives NaN in that pixel only.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1, and its public implementation.
+    """
+    call = SIGNATURE.bind({"image": image, "w1": w1, "b1": b1, "w2": w2, "b2": b2})
+    out = call.result(out)
+    call.run("guide_forward", out, image, "nn", call.parameters())
+    return out
+
+
+def guide_nn_vjp(
+    image: Any, w1: Any, b1: Any, w2: Any, b2: Any, grad: Any, *, wrt: Any = None, out: Any = None
+) -> GuideNNGradients:
+    """Gradients of :func:`guide_nn`.
+
+        h = w1·in + b1,   d_v = grad·out·(1 − out),   d_h_f = w2_f·d_v·[h_f > 0]
+        d_b2 = Σ_p d_v,   d_w2_f = Σ_p d_v·relu(h_f)                                  (Σ_p over all pixels)
+        d_b1_f = Σ_p d_h_f,   d_w1[f,j] = Σ_p d_h_f·in_j,   d_image_j = Σ_f w1[f,j]·d_h_f
+
+    Parameters
+    ----------
+    image, w1, b1, w2, b2
+        As given to :func:`guide_nn`.
+    grad : array (N, H, W), the result's dtype
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    GuideNNGradients
+        A field an argument: its shape and dtype; ``None`` where not in ``wrt``, and for an integer image.
+
+    Raises
+    ------
+    ValueError
+        A shape, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    The slope is 0 at relu's kink. The same bits for any number of threads.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1, and its public implementation.
+    """
+    call = SIGNATURE.bind_vjp({"image": image, "w1": w1, "b1": b1, "w2": w2, "b2": b2}, grad)
+    d = call.gradients(GuideNNGradients, wrt, out)
+    call.run("guide_backward", d.image, tuple(d[1:]), image, "nn", call.parameters(), grad)
+    return d

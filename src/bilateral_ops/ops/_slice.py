@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "slice",
+    (
+        argument("grid", "N Gh Gw Gd *C", "grid"),
+        argument("guide", "N H W", "guide"),
+        argument("xy", "N H W 2", "guide"),
+    ),
+    result="N H W *C",
+    lead="guide",
+    like="grid",
+)
+
+
+class SliceGradients(NamedTuple):
+    """Gradients of :func:`slice`; ``None`` where not wanted or not given."""
+
+    grid: Any
+    guide: Any
+    xy: Any
+
+
+def slice(
+    grid: Any, guide: Any, *, xy: Any = None, window: Any = None, align_corners: bool = False, out: Any = None
+) -> Any:
+    """Sample a bilateral grid at every pixel (trilinear).
+
+        out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c],   τ(t) = max(1−|t|, 0)
+        py = clamp((y+½)·Gh/H − ½, 0, Gh−1), px likewise, pz = clamp(guide·Gd − ½, 0, Gd−1)
+
+    With ``align_corners`` a coordinate u in [0, 1] falls at u·(G−1) instead of u·G − ½, and pixel i of n has
+    u = i/(n−1) instead of (i+½)/n.
+
+    Parameters
+    ----------
+    grid : array (N, Gh, Gw, Gd, *C), float16 | bfloat16 | float32 | float64
+        ``*C`` is one or two channel axes.
+    guide : array (N, H, W), the grid's dtype
+        Unitless; [0, 1] spans the grid's depth. Without the batch axis (H, W) nothing else has one either.
+    xy : array (N, H, W, 2), optional
+        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own.
+    window : (top, left, full_height, full_width), optional
+        The pixels are this window of a larger image. Excludes ``xy``.
+    align_corners : bool
+        The sampling rule, above.
+    out : array, optional
+        Filled and returned; must not overlap an input.
+
+    Returns
+    -------
+    array (N, H, W, *C), the grid's dtype
+
+    Raises
+    ------
+    ValueError
+        A shape, window or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: :func:`slice_vjp`. A NaN in the guide gives NaN in that pixel only.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
+    """
+    call = SIGNATURE.bind({"grid": grid, "guide": guide, "xy": xy})
+    window = call.window(window, xy)
+    out = call.result(out)
+    call.run("slice_forward", out, grid, guide, xy, window, bool(align_corners))
+    return out
+
+
+def slice_vjp(
+    grid: Any,
+    guide: Any,
+    grad: Any,
+    *,
+    xy: Any = None,
+    window: Any = None,
+    align_corners: bool = False,
+    wrt: Any = None,
+    out: Any = None,
+) -> SliceGradients:
+    """Gradients of :func:`slice`.
+
+        d_grid[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) grad[n,y,x,c]
+        d_guide[n,y,x]    = Σ_c grad[n,y,x,c] · ∂out[n,y,x,c]/∂pz · ∂pz/∂guide,   d_xy likewise
+
+    Parameters
+    ----------
+    grid, guide, xy, window, align_corners
+        As given to :func:`slice`.
+    grad : array (N, H, W, *C), the result's dtype
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    SliceGradients
+        ``grid``, ``guide``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in ``wrt``.
+
+    Raises
+    ------
+    ValueError
+        A shape, window, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    On a knot: the slope of the cell above; 0 where a position was clamped. The same bits for any number of threads.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
+    """
+    call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "xy": xy}, grad)
+    window = call.window(window, xy)
+    d = call.gradients(SliceGradients, wrt, out)
+    call.run("slice_backward", d.grid, d.guide, d.xy, grid, guide, xy, grad, window, bool(align_corners))
+    return d

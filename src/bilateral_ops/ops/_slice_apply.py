@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "slice_apply",
+    (
+        argument("grid", "N Gh Gw Gd Co Ci[+1]", "grid"),
+        argument("guide", "N H W", "guide"),
+        argument("image", "N H W Ci", "image"),
+        argument("xy", "N H W 2", "guide"),
+    ),
+    result="N H W Co",
+    lead="guide",
+    like="image",
+)
+
+
+class SliceApplyGradients(NamedTuple):
+    """Gradients of :func:`slice_apply`; ``None`` where not wanted or not given."""
+
+    grid: Any
+    guide: Any
+    image: Any
+    xy: Any
+
+
+def slice_apply(
+    grid: Any,
+    guide: Any,
+    image: Any,
+    *,
+    xy: Any = None,
+    window: Any = None,
+    align_corners: bool = False,
+    out: Any = None,
+) -> Any:
+    """Sample a bilateral grid of matrices at every pixel and map the pixel by what is found there, in one pass.
+
+        A[n,y,x] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k],   τ(t) = max(1−|t|, 0)      (slice)
+        out[n,y,x,i] = Σ_j A[n,y,x,i,j]·image[n,y,x,j]  (+ A[n,y,x,i,Ci])                     (apply)
+
+    The coefficients A are never stored.
+
+    Parameters
+    ----------
+    grid : array (N, Gh, Gw, Gd, Co, Ci) or (N, Gh, Gw, Gd, Co, Ci+1), float16 | bfloat16 | float32 | float64
+        The last column, where it is there, is the offset. The image's dtype, or float32 beside a 16-bit-float or
+        integer image.
+    guide : array (N, H, W)
+        Unitless; [0, 1] spans the grid's depth. The image's float dtype, or float32 beside a float32 grid. Without the
+        batch axis (H, W) nothing else has one either.
+    image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        Integers are read as v/255 or v/65535.
+    xy : array (N, H, W, 2), optional
+        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own; dtype as the guide's.
+    window : (top, left, full_height, full_width), optional
+        The image is this window of a larger one. Excludes ``xy``.
+    align_corners : bool
+        The sampling rule, as in :func:`slice`.
+    out : array, optional
+        Filled and returned; may be the image itself, and must not overlap an input otherwise.
+
+    Returns
+    -------
+    array (N, H, W, Co), the image's dtype
+        Integers are rounded to nearest even and saturated.
+
+    Raises
+    ------
+    ValueError
+        A shape, window or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: :func:`slice_apply_vjp`. A NaN in the guide gives NaN in that pixel only.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
+    """
+    call = SIGNATURE.bind({"grid": grid, "guide": guide, "image": image, "xy": xy})
+    window = call.window(window, xy)
+    out = call.result(out)
+    call.run("slice_apply_forward", out, grid, guide, image, xy, window, bool(align_corners))
+    return out
+
+
+def slice_apply_vjp(
+    grid: Any,
+    guide: Any,
+    image: Any,
+    grad: Any,
+    *,
+    xy: Any = None,
+    window: Any = None,
+    align_corners: bool = False,
+    wrt: Any = None,
+    out: Any = None,
+) -> SliceApplyGradients:
+    """Gradients of :func:`slice_apply`.
+
+        d_A[n,y,x,i,j]   = grad[n,y,x,i]·image[n,y,x,j]   (1 in the image's place for the offset)
+        d_grid[n,i,j,k]  = Σ_yx τ(py−i) τ(px−j) τ(pz−k) d_A[n,y,x]
+        d_guide[n,y,x]   = ⟨d_A[n,y,x], ∂A[n,y,x]/∂pz⟩ · ∂pz/∂guide,   d_xy likewise
+        d_image[n,y,x,j] = Σ_i A[n,y,x,i,j]·grad[n,y,x,i]
+
+    Parameters
+    ----------
+    grid, guide, image, xy, window, align_corners
+        As given to :func:`slice_apply`.
+    grad : array (N, H, W, Co), the result's dtype; float32 for an integer image
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    SliceApplyGradients
+        ``grid``, ``guide``, ``image``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in
+        ``wrt``, and for an integer image.
+
+    Raises
+    ------
+    ValueError
+        A shape, window, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    On a knot: the slope of the cell above; 0 where a position was clamped. The same bits for any number of threads.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
+    """
+    call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "image": image, "xy": xy}, grad)
+    window = call.window(window, xy)
+    d = call.gradients(SliceApplyGradients, wrt, out)
+    call.run(
+        "slice_apply_backward",
+        d.grid,
+        d.guide,
+        d.image,
+        d.xy,
+        grid,
+        guide,
+        image,
+        xy,
+        grad,
+        window,
+        bool(align_corners),
+    )
+    return d

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "splat",
+    (
+        argument("guide", "N H W", "guide"),
+        argument("values", "N H W *C", "grid"),
+        argument("xy", "N H W 2", "guide"),
+    ),
+    result="N Gh Gw Gd *C",
+    lead="guide",
+    like="values",
+)
+
+
+class SplatGradients(NamedTuple):
+    """Gradients of :func:`splat`; ``None`` where not wanted or not given."""
+
+    guide: Any
+    values: Any
+    xy: Any
+
+
+def splat(
+    guide: Any,
+    values: Any,
+    grid_shape: tuple[int, int, int],
+    *,
+    xy: Any = None,
+    window: Any = None,
+    align_corners: bool = False,
+    out: Any = None,
+) -> Any:
+    """Build a bilateral grid from an image: the transpose of :func:`slice`.
+
+        out[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) values[n,y,x,c],   τ(t) = max(1−|t|, 0)
+
+    with the positions of :func:`slice`.
+
+    Parameters
+    ----------
+    guide : array (N, H, W), float16 | bfloat16 | float32 | float64
+        Unitless; [0, 1] spans the grid's depth. Without the batch axis (H, W) nothing else has one either.
+    values : array (N, H, W, *C), the guide's dtype
+        ``*C`` is one or two channel axes.
+    grid_shape : (Gh, Gw, Gd)
+    xy, window, align_corners
+        As in :func:`slice`.
+    out : array, optional
+        Filled and returned; must not overlap an input.
+
+    Returns
+    -------
+    array (N, Gh, Gw, Gd, *C), the values' dtype
+
+    Raises
+    ------
+    ValueError
+        A shape, window or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Gradients: :func:`splat_vjp`. Sums are kept in double and in a fixed order: the same bits for any number of threads.
+
+    Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
+    """
+    try:
+        Gh, Gw, Gd = (operator.index(n) for n in grid_shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"splat: grid_shape must be three integers (Gh, Gw, Gd), got {grid_shape!r}.") from None
+    call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, {"Gh": Gh, "Gw": Gw, "Gd": Gd})
+    window = call.window(window, xy)
+    out = call.result(out)
+    # slice's gradient with respect to the grid, of which no value is needed.
+    call.run("slice_backward", out, None, None, None, guide, xy, values, window, bool(align_corners))
+    return out
+
+
+def splat_vjp(
+    guide: Any,
+    values: Any,
+    grad: Any,
+    *,
+    xy: Any = None,
+    window: Any = None,
+    align_corners: bool = False,
+    wrt: Any = None,
+    out: Any = None,
+) -> SplatGradients:
+    """Gradients of :func:`splat`.
+
+        d_values[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grad[n,i,j,k,c]      (grad, sliced)
+        d_guide[n,y,x]    = Σ_c values[n,y,x,c] · ∂d_values[n,y,x,c]/∂pz · ∂pz/∂guide,   d_xy likewise
+
+    Parameters
+    ----------
+    guide, values, xy, window, align_corners
+        As given to :func:`splat`.
+    grad : array (N, Gh, Gw, Gd, *C), the result's dtype
+        Its shape says ``grid_shape``.
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    SplatGradients
+        ``guide``, ``values``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in ``wrt``.
+
+    Raises
+    ------
+    ValueError
+        A shape, window, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    On a knot: the slope of the cell above; 0 where a position was clamped.
+
+    Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
+    """
+    call = SIGNATURE.bind_vjp({"guide": guide, "values": values, "xy": xy}, grad)
+    window = call.window(window, xy)
+    d = call.gradients(SplatGradients, wrt, out)
+    align_corners = bool(align_corners)
+    if d.guide is not None or d.xy is not None:
+        call.run("slice_backward", None, d.guide, d.xy, grad, guide, xy, values, window, align_corners)
+    if d.values is not None:
+        call.run("slice_forward", d.values, grad, guide, xy, window, align_corners)
+    return d

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._signature import Signature, argument
+
+SIGNATURE = Signature(
+    "total_variation",
+    (argument("grid", "N Gh Gw Gd *C", "grid"),),
+    result="N",
+    lead="grid",
+    like="grid",
+    batched=True,
+)
+
+
+class TotalVariationGradients(NamedTuple):
+    """Gradient of :func:`total_variation`; ``None`` where not wanted."""
+
+    grid: Any
+
+
+def total_variation(grid: Any) -> Any:
+    """How rough a bilateral grid is: the mean squared difference of neighbours, summed over its three axes.
+
+        out[n] = mean (grid[n,i+1,j,k,c] − grid[n,i,j,k,c])²
+               + mean (grid[n,i,j+1,k,c] − grid[n,i,j,k,c])²
+               + mean (grid[n,i,j,k+1,c] − grid[n,i,j,k,c])²
+
+    over all cells that have that neighbour, and all channels; an axis of one cell adds 0.
+
+    Parameters
+    ----------
+    grid : array (N, Gh, Gw, Gd, *C), float16 | bfloat16 | float32 | float64
+        Always batched. ``*C`` is one or two channel axes.
+
+    Returns
+    -------
+    array (N,), the grid's dtype
+
+    Raises
+    ------
+    ValueError
+        A shape that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported.
+
+    Notes
+    -----
+    Gradients: :func:`total_variation_vjp`.
+
+    Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
+    """
+    call = SIGNATURE.bind({"grid": grid})
+    out = call.result(None)
+    call.run("total_variation_forward", out, grid)
+    return out
+
+
+def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> TotalVariationGradients:
+    """Gradient of :func:`total_variation`.
+
+        d_grid[n,i] = 2·grad[n]·Σ_axes ((grid[n,i] − grid[n,i−1]) − (grid[n,i+1] − grid[n,i])) / count
+
+    where a difference that reaches past the border is 0, and count is the number of differences in the axis's mean.
+
+    Parameters
+    ----------
+    grid : array (N, Gh, Gw, Gd, *C)
+        As given to :func:`total_variation`.
+    grad : array (N,), the grid's dtype
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    TotalVariationGradients
+        ``grid``: shape and dtype of the argument; ``None`` where not in ``wrt``.
+
+    Raises
+    ------
+    ValueError
+        A shape, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported, or not the others'.
+
+    Notes
+    -----
+    Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
+    """
+    call = SIGNATURE.bind_vjp({"grid": grid}, grad)
+    d = call.gradients(TotalVariationGradients, wrt, out)
+    call.run("total_variation_backward", d.grid, grid, grad)
+    return d
