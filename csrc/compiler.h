@@ -9,6 +9,13 @@
 #define BO_INLINE static inline __attribute__((always_inline))
 #endif
 
+// The same for member functions.
+#if defined(_MSC_VER)
+#define BO_INLINE_MEMBER __forceinline
+#else
+#define BO_INLINE_MEMBER inline __attribute__((always_inline))
+#endif
+
 #if defined(_MSC_VER)
 #define BO_RESTRICT __restrict
 #else

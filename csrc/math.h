@@ -61,12 +61,6 @@ BO_INLINE Axis make_axis(int64_t cells, bool align_corners) {
   return a;
 }
 
-// Normalised coordinate of pixel i of n.
-BO_INLINE double pixel_coordinate(int64_t i, int64_t n, bool align_corners) {
-  if (align_corners) return n > 1 ? static_cast<double>(i) / static_cast<double>(n - 1) : 0.0;
-  return (static_cast<double>(i) + 0.5) / static_cast<double>(n);
-}
-
 // Where a coordinate falls: the cell below it, the fraction towards the next one, and dp/du.
 //
 //   p = clamp(u·scale − shift, 0, last),  k = floor(p),  t = fma(u, scale, −(k + shift))
@@ -93,7 +87,40 @@ BO_INLINE Position<T> locate(T u, T scale, T shift, T last) {
   return at;
 }
 
-BO_INLINE Position<double> locate(double u, const Axis& a) { return locate<double>(u, a.scale, a.shift, a.last); }
+// Pixel positions are rational, p = (i·step + offset)/size, so cell and fraction come from exact products: a pixel
+// centre on a knot has t = 0, whatever the sizes.
+//
+//   (i + ½)·G/n − ½ = (i·2G + G − n)/2n        i·(G − 1)/(n − 1) with align_corners, 0 where n = 1
+struct PixelAxis {
+  double step, offset, size, inverse, last;
+};
+
+BO_INLINE PixelAxis make_pixel_axis(int64_t cells, int64_t pixels, bool align_corners) {
+  const double G = static_cast<double>(cells), n = static_cast<double>(pixels);
+  PixelAxis a;
+  a.step = align_corners ? (pixels > 1 ? G - 1.0 : 0.0) : 2.0 * G;
+  a.offset = align_corners ? 0.0 : G - n;
+  a.size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;
+  a.inverse = 1.0 / a.size;
+  a.last = G - 1.0;
+  return a;
+}
+
+BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {
+  const double p = static_cast<double>(i) * a.step + a.offset;  // times size; both terms are whole numbers
+  const double q = p * a.inverse;
+  double k = static_cast<double>(static_cast<int32_t>(q > 0.0 ? (q < a.last ? q : a.last) : 0.0));
+  double rest = p - k * a.size;
+  // The quotient may have been rounded across a whole number.
+  const double down = rest < 0.0 && k > 0.0 ? 1.0 : 0.0, up = rest >= a.size && k < a.last ? 1.0 : 0.0;
+  k += up - down;
+  rest += (down - up) * a.size;
+  Position<double> at;
+  at.k = static_cast<int32_t>(k);
+  at.t = rest > 0.0 && k < a.last ? rest * a.inverse : 0.0;
+  at.slope = 0.0;  // pixels don't move
+  return at;
+}
 
 // a + t·(b − a). Exactly a where a = b or t = 0: a constant grid gives a constant, and a knot its own value.
 template <class T>

@@ -11,15 +11,15 @@ template <class Guide>
 struct ComputedGuide {
   using T = typename Guide::T;
   const Guide& guide;
-  int64_t width;
+  int64_t pitch;
   Scratch memory;
   T *plane, *scratch;
-  ComputedGuide(const Guide& g, int64_t tile) : guide(g), width(tile) {
-    plane = memory.template take<T>(width * (1 + guide.scratch()));
-    scratch = plane + width;
+  ComputedGuide(const Guide& g, int64_t tile) : guide(g), pitch(tile + kPad) {
+    plane = memory.template take<T>(pitch * (1 + guide.scratch()));
+    scratch = plane + pitch;
   }
   const T* operator()(const Tile& tile, const T* image) {
-    guide.value(image, tile.count, width, scratch, plane);
+    guide.value(image, tile.count, pitch, scratch, plane);
     return plane;
   }
 };

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../ops.h"
-#include "sampling.inl"
+#include "splatting.inl"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -13,17 +13,17 @@ void slice_forward_as(const SliceArgs& a) {
   const Block channels = block_of(a.out, 2);
   const int64_t width = tile_width(g.C);
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
+  const Columns<T> columns(g, a.at);
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
-    Scratch memory, places_memory;
+    Scratch memory;
     T* guide = memory.take<T>(width + width * g.C);
     const Samples<T> samples = {guide + width, nullptr, nullptr, nullptr};
-    Places<T>& places = *places_memory.take<Places<T>>(1);
+    Placer<T> placer(g, a.at, columns);
     Sampler<T> sampler(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_plane(a.at.guide, tile, guide);
-      find_places(g, a.at, tile, guide, places);
-      sampler.sample(tile, places, samples);
+      sampler.sample(tile, placer.find(tile, guide), samples);
       store_block(channels, pixel(a.out, tile), tile.count, samples.values);
     }
   });

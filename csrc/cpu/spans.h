@@ -11,17 +11,18 @@
 #include "../math.h"
 #include "../tensor.h"
 #include "parallel.h"
+#include "simd.h"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
 // The standard library's templates would be shared with the files compiled for other instruction sets.
 template <class A>
-BO_INLINE A min_of(A a, A b) {
+BO_INLINE constexpr A min_of(A a, A b) {
   return b < a ? b : a;
 }
 template <class A>
-BO_INLINE A max_of(A a, A b) {
+BO_INLINE constexpr A max_of(A a, A b) {
   return a < b ? b : a;
 }
 BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -195,6 +196,8 @@ BO_INLINE Tile tile_at(const Tiling& tiling, int64_t index) {
 
 // Pixels in a tile of which `numbers` numbers a pixel are held in scratch.
 constexpr int64_t kTileWidth = 128;
+// Room behind a tile's rows for the rest of a vector that begins inside.
+constexpr int64_t kPad = 16;
 BO_INLINE int64_t tile_width(int64_t numbers) {
   const int64_t fit = 4096 / max_of<int64_t>(numbers, 1) / 16 * 16;
   return max_of<int64_t>(16, min_of(kTileWidth, fit));
@@ -214,13 +217,42 @@ BO_INLINE void store_plane(const Tensor& t, const Tile& tile, const T* from) {
   store_run(t.dtype, pixel(t, tile), t.strides[2], tile.count, from, 1);
 }
 // An image (N,H,W,channels) to and from [channel][pixel], rows `pitch` apart.
+BO_INLINE bool interleaved3(const Tensor& t) {
+  const int64_t size = item_size(t.dtype);
+  return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
+}
 template <class T>
-BO_INLINE void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
+void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
+  if (interleaved3(t)) {
+    T pixels[3 * kTileWidth];
+    load_run(t.dtype, pixel(t, tile), item_size(t.dtype), 3 * tile.count, pixels, 1);
+    int64_t i = 0;
+    for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
+      Vec<T> a, b, c;
+      load3(pixels + 3 * i, a, b, c);
+      store(to + i, a);
+      store(to + pitch + i, b);
+      store(to + 2 * pitch + i, c);
+    }
+    for (; i < tile.count; ++i)
+      for (int64_t c = 0; c < 3; ++c) to[c * pitch + i] = pixels[3 * i + c];
+    return;
+  }
   for (int64_t c = 0; c < t.shape[3]; ++c)
     load_run(t.dtype, pixel(t, tile) + c * t.strides[3], t.strides[2], tile.count, to + c * pitch, 1);
 }
 template <class T>
-BO_INLINE void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitch) {
+void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitch) {
+  if (interleaved3(t)) {
+    T pixels[3 * kTileWidth];
+    int64_t i = 0;
+    for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes)
+      store3(pixels + 3 * i, load(from + i), load(from + pitch + i), load(from + 2 * pitch + i));
+    for (; i < tile.count; ++i)
+      for (int64_t c = 0; c < 3; ++c) pixels[3 * i + c] = from[c * pitch + i];
+    store_run(t.dtype, pixel(t, tile), item_size(t.dtype), 3 * tile.count, pixels, 1);
+    return;
+  }
   for (int64_t c = 0; c < t.shape[3]; ++c)
     store_run(t.dtype, pixel(t, tile) + c * t.strides[3], t.strides[2], tile.count, from + c * pitch, 1);
 }

@@ -1,0 +1,351 @@
+// The vector wrapper: what kernels say instead of intrinsics.
+//
+// Vec<T> holds kLanes numbers; Indices<T> as many small integers. The general form is plain loops over an array, which
+// any compiler takes; an instruction set specialises what it has. A kernel written over Vec runs on all of them.
+#pragma once
+
+#include "../math.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
+// ---------------------------------------------------------------------------------------------------------------------
+// General
+
+template <class T>
+struct Vec {
+  static constexpr int kLanes = 16 / sizeof(T);
+  // Accumulators that registers have room for.
+  static constexpr int kSums = 8;
+  T v[kLanes];
+};
+template <class T>
+struct Indices {
+  int32_t v[Vec<T>::kLanes];
+};
+
+#define BO_LANES for (int l = 0; l < Vec<T>::kLanes; ++l)
+template <class T>
+BO_INLINE Vec<T> load(const T* p) {
+  Vec<T> r;
+  BO_LANES r.v[l] = p[l];
+  return r;
+}
+template <class T>
+BO_INLINE void store(T* p, const Vec<T>& a) {
+  BO_LANES p[l] = a.v[l];
+}
+template <class T>
+BO_INLINE Vec<T> broadcast(T a) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a;
+  return r;
+}
+template <class T>
+BO_INLINE Vec<T> operator+(const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] + b.v[l];
+  return r;
+}
+template <class T>
+BO_INLINE Vec<T> operator-(const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] - b.v[l];
+  return r;
+}
+template <class T>
+BO_INLINE Vec<T> operator*(const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] * b.v[l];
+  return r;
+}
+template <class T>
+BO_INLINE Vec<T> madd(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
+  Vec<T> r;
+  BO_LANES r.v[l] = madd(a.v[l], b.v[l], c.v[l]);
+  return r;
+}
+// a where x = y, b elsewhere
+template <class T>
+BO_INLINE Vec<T> where_equal(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = x.v[l] == y.v[l] ? a.v[l] : b.v[l];
+  return r;
+}
+// a where x > y, b elsewhere (NaN is not greater)
+template <class T>
+BO_INLINE Vec<T> where_greater(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = x.v[l] > y.v[l] ? a.v[l] : b.v[l];
+  return r;
+}
+// a·b + c, always with one rounding
+template <class T>
+BO_INLINE Vec<T> fused(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
+  Vec<T> r;
+  BO_LANES r.v[l] = fused(a.v[l], b.v[l], c.v[l]);
+  return r;
+}
+// Stores numbers ≥ 0 without their fractions, and returns them so.
+template <class T>
+BO_INLINE Vec<T> store_truncated(int32_t* p, const Vec<T>& a) {
+  Vec<T> r;
+  BO_LANES {
+    p[l] = static_cast<int32_t>(a.v[l]);
+    r.v[l] = static_cast<T>(p[l]);
+  }
+  return r;
+}
+// The second argument only says which T.
+template <class T>
+BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
+  Indices<T> r;
+  BO_LANES r.v[l] = p[l];
+  return r;
+}
+// table[index], of a table of D = 8 or 16 numbers
+template <int D, class T>
+BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
+  Vec<T> r;
+  BO_LANES r.v[l] = table[index.v[l]];
+  return r;
+}
+// kLanes pixels of three interleaved channels, and back
+template <class T>
+BO_INLINE void load3(const T* p, Vec<T>& a, Vec<T>& b, Vec<T>& c) {
+  BO_LANES {
+    a.v[l] = p[3 * l];
+    b.v[l] = p[3 * l + 1];
+    c.v[l] = p[3 * l + 2];
+  }
+}
+template <class T>
+BO_INLINE void store3(T* p, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
+  BO_LANES {
+    p[3 * l] = a.v[l];
+    p[3 * l + 1] = b.v[l];
+    p[3 * l + 2] = c.v[l];
+  }
+}
+#undef BO_LANES
+
+// ---------------------------------------------------------------------------------------------------------------------
+// AVX-512
+
+#if defined(__AVX512F__)
+
+template <>
+struct Vec<float> {
+  static constexpr int kLanes = 16, kSums = 24;
+  __m512 v;
+};
+template <>
+struct Indices<float> {
+  __m512i v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int kLanes = 8, kSums = 24;
+  __m512d v;
+};
+template <>
+struct Indices<double> {
+  __m512i v;
+};
+
+BO_INLINE Vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
+BO_INLINE Vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
+BO_INLINE void store(float* p, const Vec<float>& a) { _mm512_storeu_ps(p, a.v); }
+BO_INLINE void store(double* p, const Vec<double>& a) { _mm512_storeu_pd(p, a.v); }
+BO_INLINE Vec<float> broadcast(float a) { return {_mm512_set1_ps(a)}; }
+BO_INLINE Vec<double> broadcast(double a) { return {_mm512_set1_pd(a)}; }
+BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm512_add_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) { return {_mm512_add_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) { return {_mm512_sub_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) { return {_mm512_sub_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) { return {_mm512_mul_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) { return {_mm512_mul_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<float> where_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
+}
+BO_INLINE Vec<double> where_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                  const Vec<double>& b) {
+  return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
+}
+BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
+}
+BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                    const Vec<double>& b) {
+  return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
+}
+BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
+BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
+BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
+  const __m512i k = _mm512_cvttps_epi32(a.v);
+  _mm512_storeu_si512(p, k);
+  return {_mm512_cvtepi32_ps(k)};
+}
+BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
+  const __m256i k = _mm512_cvttpd_epi32(a.v);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
+  return {_mm512_cvtepi32_pd(k)};
+}
+BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_loadu_si512(p)}; }
+BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
+  return {_mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+template <int D>
+BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
+  const __m512 t = D == 8 ? _mm512_broadcast_f32x8(_mm256_loadu_ps(table)) : _mm512_loadu_ps(table);
+  return {_mm512_permutexvar_ps(index.v, t)};
+}
+template <int D>
+BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
+  if (D == 8) return {_mm512_permutexvar_pd(index.v, _mm512_loadu_pd(table))};
+  return {_mm512_permutex2var_pd(_mm512_loadu_pd(table), index.v, _mm512_loadu_pd(table + 8))};
+}
+// Element i of channel c stands at 3i + c, and 3 and 16 have no common divisor: the channel's elements have different
+// lanes in the three vectors, so that a blend of these and one permutation gather them.
+BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
+  const __m512 x = _mm512_loadu_ps(p), y = _mm512_loadu_ps(p + 16), z = _mm512_loadu_ps(p + 32);
+  const __m512i lane_a = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13);
+  const __m512i lane_b = _mm512_setr_epi32(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14);
+  const __m512i lane_c = _mm512_setr_epi32(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15);
+  // Lanes 0, 3, 6, … of a vector: 0x9249; 1, 4, …: 0x2492; 2, 5, …: 0x4924.
+  a.v = _mm512_permutexvar_ps(lane_a, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x2492, z));
+  b.v = _mm512_permutexvar_ps(lane_b, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x4924, z));
+  c.v = _mm512_permutexvar_ps(lane_c, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x9249, z));
+}
+BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  const __m512i from_a = _mm512_setr_epi32(0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5);
+  const __m512i from_b = _mm512_setr_epi32(5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10);
+  const __m512i from_c = _mm512_setr_epi32(10, 5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15);
+  const __m512 x = _mm512_permutexvar_ps(from_a, a.v), y = _mm512_permutexvar_ps(from_b, b.v),
+               z = _mm512_permutexvar_ps(from_c, c.v);
+  _mm512_storeu_ps(p, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x4924, z));
+  _mm512_storeu_ps(p + 16, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x2492, z));
+  _mm512_storeu_ps(p + 32, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// AVX2
+
+#elif defined(__AVX2__)
+
+template <>
+struct Vec<float> {
+  static constexpr int kLanes = 8, kSums = 12;
+  __m256 v;
+};
+template <>
+struct Indices<float> {
+  __m256i v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int kLanes = 4, kSums = 12;
+  __m256d v;
+};
+template <>
+struct Indices<double> {
+  __m128i v;
+};
+
+BO_INLINE Vec<float> load(const float* p) { return {_mm256_loadu_ps(p)}; }
+BO_INLINE Vec<double> load(const double* p) { return {_mm256_loadu_pd(p)}; }
+BO_INLINE void store(float* p, const Vec<float>& a) { _mm256_storeu_ps(p, a.v); }
+BO_INLINE void store(double* p, const Vec<double>& a) { _mm256_storeu_pd(p, a.v); }
+BO_INLINE Vec<float> broadcast(float a) { return {_mm256_set1_ps(a)}; }
+BO_INLINE Vec<double> broadcast(double a) { return {_mm256_set1_pd(a)}; }
+BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm256_add_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) { return {_mm256_add_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) { return {_mm256_sub_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) { return {_mm256_sub_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) { return {_mm256_mul_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) { return {_mm256_mul_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return {_mm256_fmadd_pd(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<float> where_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_EQ_OQ))};
+}
+BO_INLINE Vec<double> where_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                  const Vec<double>& b) {
+  return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_EQ_OQ))};
+}
+BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ))};
+}
+BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                    const Vec<double>& b) {
+  return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ))};
+}
+BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
+BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
+BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
+  const __m256i k = _mm256_cvttps_epi32(a.v);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
+  return {_mm256_cvtepi32_ps(k)};
+}
+BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
+  const __m128i k = _mm256_cvttpd_epi32(a.v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), k);
+  return {_mm256_cvtepi32_pd(k)};
+}
+BO_INLINE Indices<float> load_indices(const int32_t* p, float) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+}
+BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
+  return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))};
+}
+template <int D>
+BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index.v);
+  if (D == 8) return {low};
+  const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index.v);
+  return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index.v, 28)))};
+}
+template <int D>
+BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
+  return {_mm256_i32gather_pd(table, index.v, 8)};
+}
+// As with AVX-512: three and eight have no common divisor either.
+BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
+  const __m256 x = _mm256_loadu_ps(p), y = _mm256_loadu_ps(p + 8), z = _mm256_loadu_ps(p + 16);
+  const __m256i lane_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
+  const __m256i lane_b = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
+  const __m256i lane_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
+  // Lanes 0, 3, 6: 0x49; 1, 4, 7: 0x92; 2, 5: 0x24.
+  a.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24), lane_a);
+  b.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49), lane_b);
+  c.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92), lane_c);
+}
+BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  const __m256i from_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
+  const __m256i from_b = _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2);
+  const __m256i from_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
+  const __m256 x = _mm256_permutevar8x32_ps(a.v, from_a), y = _mm256_permutevar8x32_ps(b.v, from_b),
+               z = _mm256_permutevar8x32_ps(c.v, from_c);
+  _mm256_storeu_ps(p, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24));
+  _mm256_storeu_ps(p + 8, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49));
+  _mm256_storeu_ps(p + 16, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92));
+}
+
+#endif
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops

@@ -1,0 +1,293 @@
+// A tile's contributions added to the grid, and the gradient of anything that samples one: slice, slice_apply, splat.
+#pragma once
+
+#include "sampling.inl"
+#include "tables.inl"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
+// The sums of one band of an image: double whatever the compute type, as a cell may collect millions of pixels. Of the
+// compute type is at most what one span of one tile adds up to in registers.
+template <class T>
+class Splatter {
+ public:
+  // `sums` holds grid rows from `first_row` on, all zero: [y][x][z][c], or [y][x][c][D] where the lattice has tables.
+  Splatter(const Lattice& lattice, double* sums, int64_t first_row) : g_(lattice), sums_(sums), first_row_(first_row) {
+    if (g_.depth) {
+      span_ = memory_.template take<T>(2 * g_.C * g_.depth);
+    } else if (g_.table) {
+      row_ = memory_.template take<double>(g_.Gw * g_.column, true);
+    }
+  }
+
+  // contributions: [pixel][channel]
+  void add(const Tile& tile, const Places<T>& at, const T* contributions) {
+    if (g_.depth) {
+      with_depth(g_, [&](auto depth) {
+        constexpr int D = decltype(depth)::value;
+        const ColumnWeights<T, D> weights;
+        constexpr int kMost = Vec<T>::kSums / ColumnWeights<T, D>::kVecs;
+        for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
+          splat_channels<min_of(12, max_of(kMost, 1))>(weights, at, begin, end, g_.C, 0, contributions, span_);
+          add_span(at, begin, D);
+        });
+      });
+    } else if (g_.table) {
+      add_to_row(tile, at, contributions);
+    } else {
+      for_pixels(tile, at, contributions, [&](auto channels, int64_t i, const T* from) {
+        const int64_t ky = at.ky[i], above = min_of(ky + 1, g_.Gh - 1);
+        const double ty = at.ty[i];
+        add_pair<decltype(channels)::value>(grid_row(ky), at, i, 1.0 - ty, from);
+        add_pair<decltype(channels)::value>(grid_row(above), at, i, ty, from);
+      });
+    }
+  }
+
+  // The contributions of 3 × 4 matrices under a lattice with tables: grad_i·in_j, planar, without storing them.
+  void add_outer(const Tile& tile, const Places<T>& at, const T* image, const T* grad, int64_t pitch) {
+    with_depth(g_, [&](auto depth) {
+      constexpr int D = decltype(depth)::value;
+      const ColumnWeights<T, D> weights;
+      for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
+        splat_outer(weights, at, begin, end, image, grad, pitch, span_);
+        add_span(at, begin, D);
+      });
+    });
+  }
+
+  // To be called after the last tile.
+  void flush() {
+    if (y_ >= 0) add_row();
+  }
+
+ private:
+  double* grid_row(int64_t y) const {
+    return sums_ + (y - first_row_) * g_.Gw * (g_.depth ? g_.C * g_.depth : g_.column);
+  }
+
+  // The sums of a span, [side][c][D], to the four columns around it.
+  void add_span(const Places<T>& at, int64_t pixel, int64_t depth) const {
+    const int64_t ky = at.row_k, kx = at.kx[pixel], size = g_.C * depth;
+    const double ty = at.row_t;
+    double* rows[2] = {grid_row(ky), grid_row(min_of(ky + 1, g_.Gh - 1))};
+    for (int up = 0; up < 2; ++up)
+      for (int64_t side = 0; side < 2; ++side) {
+        const double weight = up ? ty : 1.0 - ty;
+        double* BO_RESTRICT to = rows[up] + min_of(kx + side, g_.Gw - 1) * size;
+        const T* BO_RESTRICT from = span_ + side * size;
+        for (int64_t i = 0; i < size; ++i) to[i] = madd(weight, static_cast<double>(from[i]), to[i]);
+      }
+  }
+
+  // Collects an image row, to be added to the two grid rows around it when the next one begins.
+  void add_to_row(const Tile& tile, const Places<T>& at, const T* contributions) {
+    if (tile.y != y_) flush();
+    y_ = tile.y;
+    ky_ = at.row_k;
+    ty_ = at.row_t;
+    begin_ = min_of<int64_t>(begin_, at.kx[0]);
+    end_ = max_of<int64_t>(end_, min_of<int64_t>(at.kx[tile.count - 1] + 2, g_.Gw));
+    for_pixels(tile, at, contributions, [&](auto channels, int64_t i, const T* from) {
+      add_pair<decltype(channels)::value>(row_, at, i, 1.0, from);
+    });
+  }
+  void add_row() {
+    double* BO_RESTRICT lower = grid_row(ky_);
+    const double ty = ty_, rest = 1.0 - ty;
+    for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) lower[i] += rest * row_[i];
+    double* BO_RESTRICT upper = grid_row(min_of(ky_ + 1, g_.Gh - 1));
+    for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) {
+      upper[i] += ty * row_[i];
+      row_[i] = 0.0;
+    }
+    y_ = -1;
+    begin_ = g_.Gw;
+    end_ = 0;
+  }
+
+  template <class F>
+  void for_pixels(const Tile& tile, const Places<T>&, const T* contributions, F&& f) const {
+    with_channels(g_.C, [&](auto channels) {
+      for (int64_t i = 0; i < tile.count; ++i) f(channels, i, contributions + i * g_.C);
+    });
+  }
+
+  // weight · contribution to the four cells of one grid row
+  template <int Fixed>
+  void add_pair(double* row, const Places<T>& at, int64_t i, double weight, const T* BO_RESTRICT from) const {
+    const int64_t C = Fixed ? Fixed : g_.C;
+    const int64_t kx = at.kx[i], kz = at.kz[i];
+    const double tx = at.tx[i], tz = at.tz[i];
+    const int64_t xs[2] = {kx * g_.column, min_of(kx + 1, g_.Gw - 1) * g_.column};
+    const int64_t zs[2] = {kz * C, min_of(kz + 1, g_.Gd - 1) * C};
+    const double wx[2] = {weight * (1.0 - tx), weight * tx}, wz[2] = {1.0 - tz, tz};
+    for (int j = 0; j < 4; ++j) {
+      double* BO_RESTRICT to = row + xs[j >> 1] + zs[j & 1];
+      const double w = wx[j >> 1] * wz[j & 1];
+      for (int64_t c = 0; c < C; ++c) to[c] = madd(w, static_cast<double>(from[c]), to[c]);
+    }
+  }
+
+  const Lattice g_;
+  double* sums_;
+  int64_t first_row_;
+  Scratch memory_;
+  T* span_ = nullptr;
+  double* row_ = nullptr;
+  int64_t y_ = -1, ky_ = 0, begin_ = g_.Gw, end_ = 0;
+  double ty_ = 0.0;
+};
+
+// Bands of one image, each with sums of its own, and their sum in the order of the bands.
+class GridSums {
+ public:
+  GridSums(const Lattice& g, const Sampling& at, const Tiling& tiling) : g_(g), tiles_(tiling.H * tiling.per_row) {
+    row_size_ = g.Gw * (g.depth ? g.C * g.depth : g.column);
+    bands_ = band_count(tiles_, tiling.width);
+    if (!at.xy.data) {
+      for (int64_t b = 0; b < bands_; ++b) {
+        const bool any = first_tile(b) < first_tile(b + 1);
+        const int64_t top = any ? locate_row(g, at, first_tile(b) / tiling.per_row).k : 0;
+        const int64_t bottom = any ? locate_row(g, at, (first_tile(b + 1) - 1) / tiling.per_row).k : -2;
+        place(b, top, min_of(bottom + 2, g.Gh));
+      }
+    } else {
+      // Pixels may fall anywhere: every band has a whole grid, and large grids fewer bands.
+      const int64_t most = (int64_t(64) << 20) / max_of<int64_t>(1, row_size_ * g.Gh * int64_t(sizeof(double)));
+      bands_ = max_of<int64_t>(1, min_of(bands_, most));
+      for (int64_t b = 0; b < bands_; ++b) place(b, 0, g.Gh);
+    }
+    sums_ = memory_.take<double>(rows_ * row_size_, true);
+  }
+
+  int64_t bands() const { return bands_; }
+  int64_t first_tile(int64_t band) const { return tiles_ * band / bands_; }
+  int64_t first_row(int64_t band) const { return top_[band]; }
+  double* sums(int64_t band) const { return sums_ + start_[band] * row_size_; }
+
+  template <class T>
+  void store(const Tensor& to, int64_t n) const {
+    const Block cells = block_of(to, 3);
+    const bool small = g_.Gh * row_size_ < 4 * kGrain;
+    const int64_t units = small ? 1 : g_.Gh;
+    for_units(units, [&](int64_t unit) {
+      Scratch memory;
+      const int64_t size = row_size_ / g_.Gw;
+      T* column = memory.take<T>(g_.column + size);
+      T* total = column + g_.column;
+      for (int64_t y = unit; y < g_.Gh; y += units)
+        for (int64_t x = 0; x < g_.Gw; ++x) {
+          for (int64_t i = 0; i < size; ++i) {
+            double sum = 0.0;
+            for (int64_t b = 0; b < bands_; ++b) {
+              if (y >= top_[b] && y < bottom_[b]) sum += sums(b)[(y - top_[b]) * row_size_ + x * size + i];
+            }
+            total[i] = static_cast<T>(sum);
+          }
+          for (int64_t z = 0; z < g_.Gd; ++z)
+            for (int64_t c = 0; c < g_.C; ++c) column[z * g_.C + c] = total[g_.depth ? c * g_.depth + z : z * g_.C + c];
+          store_block(cells, to.data + n * to.strides[0] + y * to.strides[1] + x * to.strides[2], g_.Gd, column);
+        }
+    });
+  }
+
+ private:
+  void place(int64_t band, int64_t top, int64_t bottom) {
+    top_[band] = top;
+    bottom_[band] = bottom;
+    start_[band] = rows_;
+    rows_ += max_of<int64_t>(0, bottom - top);
+  }
+
+  const Lattice g_;
+  int64_t tiles_, row_size_, bands_, rows_ = 0;
+  int64_t top_[kBands], bottom_[kBands], start_[kBands];
+  Scratch memory_;
+  double* sums_;
+};
+
+// Calls run(first, last, splatter) for ranges of tiles that together are all; what the splatters collect becomes
+// d_grid. Where d_grid is not wanted there is no splatter.
+template <class T, class Run>
+void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, const Tensor& d_grid, const Run& run) {
+  if (!d_grid.data) {
+    for_tile_ranges(tiling.count, tiling.width,
+                    [&](int64_t first, int64_t last) { run(first, last, static_cast<Splatter<T>*>(nullptr)); });
+    return;
+  }
+  const int64_t tiles = g.H * tiling.per_row;
+  for (int64_t n = 0; n < g.N; ++n) {
+    GridSums sums(g, at, tiling);
+    for_units(sums.bands(), [&](int64_t band) {
+      Splatter<T> splatter(g, sums.sums(band), sums.first_row(band));
+      run(n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);
+      splatter.flush();
+    });
+    sums.template store<T>(d_grid, n);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The gradient of anything that samples a grid
+//
+// make_worker() makes one object a range of tiles; worker(tile, values, contributions) is given the sampled values
+// (null where values_wanted is false), stores its own gradients and writes ∂L/∂values: both [pixel][channel].
+template <class T, class MakeWorker>
+void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, const Tensor& d_grid,
+                      const Tensor& d_guide, const Tensor& d_xy, int64_t width, bool values_wanted,
+                      const MakeWorker& make_worker) {
+  const bool slopes_wanted = d_guide.data || d_xy.data;
+  const bool sampled = values_wanted || slopes_wanted;
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
+  const int64_t size = width * g.C;
+  const Columns<T> columns(g, at);
+
+  auto run = [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+    Scratch memory;
+    T* numbers = memory.take<T>(size * 5 + 2 * width);
+    T* contributions = numbers + size * 4;
+    T* plane = numbers + size * 5;
+    T* plane_y = plane + width;
+    Samples<T> samples;
+    samples.values = numbers;
+    samples.dz = slopes_wanted ? numbers + size : nullptr;
+    samples.dx = d_xy.data ? numbers + size * 2 : nullptr;
+    samples.dy = d_xy.data ? numbers + size * 3 : nullptr;
+    Placer<T> placer(g, at, columns);
+    Sampler<T> sampler(g, sampled ? grid : d_grid);
+    auto worker = make_worker();
+    auto slope = [&](const T* slopes, const T* scale, int64_t count, T* to) {
+      for (int64_t i = 0; i < count; ++i) {
+        T sum = T(0);
+        for (int64_t c = 0; c < g.C; ++c) sum = madd(contributions[i * g.C + c], slopes[i * g.C + c], sum);
+        to[i] = sum * scale[i];
+      }
+    };
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      load_plane(at.guide, tile, plane);
+      const Places<T>& places = placer.find(tile, plane);
+      if (sampled) sampler.sample(tile, places, samples);
+      worker(tile, sampled ? samples.values : nullptr, contributions);
+      if (d_guide.data) {
+        slope(samples.dz, places.dz, tile.count, plane);
+        store_plane(d_guide, tile, plane);
+      }
+      if (d_xy.data) {
+        slope(samples.dx, places.dx, tile.count, plane);
+        slope(samples.dy, places.dy, tile.count, plane_y);
+        char* to = pixel(d_xy, tile);
+        store_run(d_xy.dtype, to, d_xy.strides[2], tile.count, plane, 1);
+        store_run(d_xy.dtype, to + d_xy.strides[3], d_xy.strides[2], tile.count, plane_y, 1);
+      }
+      if (splatter) splatter->add(tile, places, contributions);
+    }
+  };
+
+  splat_tiles<T>(g, at, tiling, d_grid, run);
+}
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops
