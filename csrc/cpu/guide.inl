@@ -50,26 +50,26 @@ class GuideNumbers {
   int64_t total_;
 };
 
-// Σ a_p·b_p over a tile, and Σ a_p: eight sums side by side, so that it vectorises, in an order that doesn't depend on
-// the machine. Whole planes only: g++ 12 with -mavx2 miscompiles these loops where a term is loaded on a condition.
-template <class T, class Term>
-BO_INLINE double lane_sum(int64_t count, const Term& term) {
-  T lanes[8] = {};
-  int64_t p = 0;
-  for (; p + 8 <= count; p += 8)
-    for (int l = 0; l < 8; ++l) lanes[l] += term(p + l);
+// Sums over a tile, of whole vectors: the rows of a gradient are padded with zeros.
+template <class T>
+BO_INLINE double lane_sum(const Vec<T>& v) {
+  T lanes[Vec<T>::kLanes];
+  store(lanes, v);
   double sum = 0.0;
-  for (; p < count; ++p) sum += static_cast<double>(term(p));
-  for (int l = 0; l < 8; ++l) sum += static_cast<double>(lanes[l]);
+  for (int l = 0; l < Vec<T>::kLanes; ++l) sum += static_cast<double>(lanes[l]);
   return sum;
 }
 template <class T>
 double tile_sum(int64_t count, const T* a) {
-  return lane_sum<T>(count, [a](int64_t p) { return a[p]; });
+  Vec<T> sum = broadcast(T(0));
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) sum = sum + load(a + p);
+  return lane_sum(sum);
 }
 template <class T>
 double tile_dot(int64_t count, const T* a, const T* b) {
-  return lane_sum<T>(count, [a, b](int64_t p) { return a[p] * b[p]; });
+  Vec<T> sum = broadcast(T(0));
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) sum = madd(load(a + p), load(b + p), sum);
+  return lane_sum(sum);
 }
 
 template <class Number>
@@ -79,7 +79,7 @@ class Curves {
   static constexpr int kParameters = 6;
   Curves(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]) {}
   int64_t parameters() const { return n_.total(); }
-  int64_t scratch() const { return 2 * Ci_ + 3; }
+  int64_t scratch() const { return 2 * Ci_ + 2; }
 
   void value(const T* image, int64_t count, int64_t pitch, T* scratch, T* guide) const {
     sums(image, count, pitch, scratch, guide);
@@ -87,7 +87,7 @@ class Curves {
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image, double* d) const {
-    T *q = scratch, *c = q + Ci_ * pitch, *inner = c + Ci_ * pitch, *d_q = inner + pitch, *term = d_q + pitch;
+    T *q = scratch, *c = q + Ci_ * pitch, *inner = c + Ci_ * pitch, *d_q = inner + pitch;
     sums(image, count, pitch, scratch, inner);
     // From here on `inner` is the gradient of clip's argument.
     for (int64_t p = 0; p < count; ++p) {
@@ -105,15 +105,16 @@ class Curves {
       for (int64_t p = 0; p < count; ++p) d_q[p] = T(0);
       for (int64_t k = 0; k < K_; ++k) {
         const T shift = n_[2][i * K_ + k], slope = n_[3][i * K_ + k];
-        for (int64_t p = 0; p < count; ++p) {
-          const bool on = q_i[p] > shift;
-          const T d_c = inner[p];
-          d_q[p] += on ? slope : T(0);
-          term[p] = on ? d_c : T(0);
+        const Vec<T> shifts = broadcast(shift), zero = broadcast(T(0));
+        Vec<T> above = zero, lifted = zero;
+        for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+          const Vec<T> v = load(q_i + p), d_v = load(inner + p);
+          above = above + where_greater(v, shifts, d_v, zero);
+          lifted = madd(d_v, where_greater(v, shifts, v - shifts, zero), lifted);
+          store(d_q + p, load(d_q + p) + where_greater(v, shifts, broadcast(slope), zero));
         }
-        d_shifts[i * K_ + k] -= static_cast<double>(mix) * static_cast<double>(slope) * tile_sum(count, term);
-        for (int64_t p = 0; p < count; ++p) term[p] = relu(q_i[p] - shift);
-        d_slopes[i * K_ + k] += static_cast<double>(mix) * tile_dot(count, inner, term);
+        d_shifts[i * K_ + k] -= static_cast<double>(mix) * static_cast<double>(slope) * lane_sum(above);
+        d_slopes[i * K_ + k] += static_cast<double>(mix) * lane_sum(lifted);
       }
       for (int64_t p = 0; p < count; ++p) d_q[p] *= mix * inner[p];
       d_ccm_bias[i] += tile_sum(count, d_q);
@@ -277,7 +278,12 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
       const Tile tile = tile_at(tiling, index);
       load_planar(a.image, tile, image, width);
       load_plane(a.grad, tile, grad);
-      guide.gradient(image, grad, tile.count, width, scratch, d_image, sums + band * size);
+      const int64_t count = ceil_div(tile.count, kPad) * kPad;
+      for (int64_t p = tile.count; p < count; ++p) {
+        grad[p] = T(0);
+        for (int64_t c = 0; c < Ci; ++c) image[c * width + p] = T(0);
+      }
+      guide.gradient(image, grad, count, width, scratch, d_image, sums + band * size);
       if (a.d_image.data) store_planar(a.d_image, tile, d_image, width);
     }
   });

@@ -1,8 +1,8 @@
 """What an operation takes and returns, declared once; the checks and the error sentences follow from it.
 
 A shape is written as its axes' names, ``"N H W Ci"``: equal names must have equal sizes. ``N`` is left out of an
-unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, and no axes
-for a scalar.
+unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, ``Ci=3`` for an
+axis that must have that size, and no axes for a scalar.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ def argument(name: str, axes: str, role: str) -> Argument:
 def _listed(words: Iterable[str], last: str = "or") -> str:
     *head, tail = words
     return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def _fixed(axis: str) -> str | None:
+    """The size that an axis must have, as written; None where any will do."""
+    size = axis.rpartition("=")[2]
+    return size if size.isdigit() else None
 
 
 def _shape_text(parts: Iterable[Any]) -> str:
@@ -161,7 +167,8 @@ class Call:
         rank = len(self.values[lead.name].shape)
         self.batched = self.signature.always_batched or rank == len(lead.axes)
         if not self.batched and rank != len(lead.axes) - 1:
-            both = f"{_shape_text(lead.axes[1:])} or {_shape_text(lead.axes)}"
+            axes = [_fixed(axis) or axis for axis in lead.axes]
+            both = f"{_shape_text(axes[1:])} or {_shape_text(axes)}"
             raise ValueError(
                 f"{self.op}: {lead.name} must have shape {both}, got {_shape_text(self.shape(lead.name))}."
             )
@@ -202,13 +209,14 @@ class Call:
         for axis, size in zip(axes, shape):
             if axis == "Ci[+1]":
                 optional.append(a)
-            elif axis.isdigit():
-                if size != int(axis):
-                    return False
-            elif self.sizes.setdefault(axis, size) != size:
+                continue
+            fixed, name = _fixed(axis), axis.partition("=")[0]
+            if fixed is not None and size != int(fixed):
                 return False
-            else:
-                self._owners.setdefault(axis, a.name)
+            if not name.isdigit():
+                if self.sizes.setdefault(name, size) != size:
+                    return False
+                self._owners.setdefault(name, a.name)
         if channels is not None:
             if self.sizes.setdefault("*C", channels) != channels:
                 return False
@@ -216,7 +224,7 @@ class Call:
         return True
 
     def _refuse(self, a: Argument) -> None:
-        axes = self._axes(a.axes)
+        axes = tuple(_fixed(axis) or axis for axis in self._axes(a.axes))
         # What this argument itself said of an axis is no reason to refuse it.
         known = {axis: size for axis, size in self.sizes.items() if self._owners.get(axis, a.name) != a.name}
         expected: list[Any] = []

@@ -7,7 +7,7 @@ from .._signature import Signature, argument
 
 SIGNATURE = Signature(
     "guide_luma",
-    (argument("image", "N H W 3", "image"),),
+    (argument("image", "N H W Ci=3", "image"),),
     result="N H W",
     lead="image",
     like="image",
