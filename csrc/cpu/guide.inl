@@ -165,19 +165,15 @@ class Network {
   int64_t scratch() const { return 3; }
 
   void value(const T* image, int64_t count, int64_t pitch, T* scratch, T* guide) const {
-    T* hidden = scratch;
-    for (int64_t p = 0; p < count; ++p) guide[p] = *n_[3];
-    for (int64_t f = 0; f < F_; ++f) {
-      feature(f, image, count, pitch, hidden);
-      for (int64_t p = 0; p < count; ++p) guide[p] = madd(n_[2][f], relu(hidden[p]), guide[p]);
-    }
+    sums(image, count, pitch, scratch, guide);
     for (int64_t p = 0; p < count; ++p) guide[p] = sigmoid(guide[p]);
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image, double* d) const {
     T *hidden = scratch, *d_sum = scratch + pitch, *term = d_sum + pitch;
-    value(image, count, pitch, hidden, d_sum);
-    for (int64_t p = 0; p < count; ++p) d_sum[p] = grad[p] * d_sum[p] * (T(1) - d_sum[p]);
+    sums(image, count, pitch, hidden, d_sum);
+    // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
+    for (int64_t p = 0; p < count; ++p) d_sum[p] = grad[p] * sigmoid(d_sum[p]) * sigmoid(-d_sum[p]);
     double *d_w1 = d, *d_b1 = d_w1 + F_ * Ci_, *d_w2 = d_b1 + F_, *d_b2 = d_w2 + F_;
     *d_b2 += tile_sum(count, d_sum);
     for (int64_t j = 0; j < Ci_ * pitch; ++j) d_image[j] = T(0);
@@ -201,6 +197,14 @@ class Network {
   }
 
  private:
+  // The argument of sigmoid
+  void sums(const T* image, int64_t count, int64_t pitch, T* hidden, T* total) const {
+    for (int64_t p = 0; p < count; ++p) total[p] = *n_[3];
+    for (int64_t f = 0; f < F_; ++f) {
+      feature(f, image, count, pitch, hidden);
+      for (int64_t p = 0; p < count; ++p) total[p] = madd(n_[2][f], relu(hidden[p]), total[p]);
+    }
+  }
   // w1·in + b1 of one feature
   void feature(int64_t f, const T* BO_RESTRICT image, int64_t count, int64_t pitch, T* BO_RESTRICT to) const {
     for (int64_t p = 0; p < count; ++p) to[p] = n_[1][f];

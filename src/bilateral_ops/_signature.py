@@ -22,6 +22,8 @@ _HALVES = ("float16", "bfloat16")
 _NUMBERS = (int, float, np.generic)
 # Positions on an axis are computed in the image's precision: float32 counts to here.
 _MOST_CELLS = 1 << 24
+# Pixel positions are products of whole numbers in double; so far they are exact with any grid in use.
+_MOST_PIXELS = 1 << 40
 
 GradientsT = TypeVar("GradientsT", bound=tuple[Any, ...])
 
@@ -121,6 +123,8 @@ class Call:
             value = self.values[a.name]
             if not a.axes and isinstance(value, _NUMBERS):
                 continue
+            if not a.axes and not hasattr(value, "shape"):
+                raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
             framework = framework_of(self.op, a.name, value)
             if self.framework is None:
                 self.framework = framework
@@ -247,10 +251,15 @@ class Call:
 
     # ------------------------------------------------------------------------------------------- keywords and results
 
-    def window(self, window: Any, xy: Any = None) -> tuple[int, int, int, int] | None:
-        """Check ``window=(top, left, full_height, full_width)``."""
+    def sampling(
+        self, window: Any, align_corners: Any, xy: Any = None
+    ) -> tuple[tuple[int, int, int, int] | None, bool]:
+        """Check ``window=(top, left, full_height, full_width)`` and ``align_corners``."""
+        if not isinstance(align_corners, (bool, np.bool_)):
+            raise TypeError(f"{self.op}: align_corners must be a bool, got {type(align_corners).__name__}.")
+        align_corners = bool(align_corners)
         if window is None:
-            return None
+            return None, align_corners
         if xy is not None:
             raise ValueError(f"{self.op}: window must be None where xy is given, got {window!r}.")
         try:
@@ -260,12 +269,17 @@ class Call:
                 f"{self.op}: window must be four integers (top, left, full_height, full_width), got {window!r}."
             ) from None
         H, W = self.sizes["H"], self.sizes["W"]
+        whole = (top, left, height, width)
         if top < 0 or left < 0 or top + H > height or left + W > width:
             raise ValueError(
-                f"{self.op}: window (top, left, full_height, full_width) = {(top, left, height, width)} must hold "
-                f"the image of {H} × {W} pixels."
+                f"{self.op}: window (top, left, full_height, full_width) = {whole} must hold the image of "
+                f"{H} × {W} pixels."
             )
-        return top, left, height, width
+        if max(height, width) > _MOST_PIXELS:
+            raise ValueError(
+                f"{self.op}: window must be of an image of at most {_MOST_PIXELS} pixels a side, got {whole}."
+            )
+        return whole, align_corners
 
     def result(self, out: Any) -> Any:
         """Check ``out``, or allocate the result."""
@@ -314,7 +328,10 @@ class Call:
     def _wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
         if wrt is None:
             return names
-        wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        try:
+            wanted = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        except TypeError:
+            raise TypeError(f"{self.op}: wrt must be a tuple of argument names, got {type(wrt).__name__}.") from None
         for name in wanted:
             if name not in names:
                 raise ValueError(f"{self.op}: wrt must name arguments among {_listed(names, 'and')}, got {name!r}.")

@@ -72,7 +72,7 @@ def enhance(
         raise TypeError(f"enhance: guide must be a CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}.")
     values = {field.name: getattr(guide, field.name) for field in fields(guide)}
     call = SIGNATURES[guide.kind].bind({"grid": grid, "image": image, **values})
-    window = call.window(window)
+    window, align_corners = call.sampling(window, align_corners)
     out = call.result(out)
-    call.run("enhance_forward", out, grid, image, guide.kind, call.parameters(), window, bool(align_corners))
+    call.run("enhance_forward", out, grid, image, guide.kind, call.parameters(), window, align_corners)
     return out

@@ -69,9 +69,9 @@ def slice(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
     call = SIGNATURE.bind({"grid": grid, "guide": guide, "xy": xy})
-    window = call.window(window, xy)
+    window, align_corners = call.sampling(window, align_corners, xy)
     out = call.result(out)
-    call.run("slice_forward", out, grid, guide, xy, window, bool(align_corners))
+    call.run("slice_forward", out, grid, guide, xy, window, align_corners)
     return out
 
 
@@ -120,7 +120,7 @@ def slice_vjp(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
     call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "xy": xy}, grad)
-    window = call.window(window, xy)
+    window, align_corners = call.sampling(window, align_corners, xy)
     d = call.gradients(SliceGradients, wrt, out)
-    call.run("slice_backward", d.grid, d.guide, d.xy, grid, guide, xy, grad, window, bool(align_corners))
+    call.run("slice_backward", d.grid, d.guide, d.xy, grid, guide, xy, grad, window, align_corners)
     return d

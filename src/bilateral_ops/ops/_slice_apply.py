@@ -82,9 +82,9 @@ def slice_apply(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
     call = SIGNATURE.bind({"grid": grid, "guide": guide, "image": image, "xy": xy})
-    window = call.window(window, xy)
+    window, align_corners = call.sampling(window, align_corners, xy)
     out = call.result(out)
-    call.run("slice_apply_forward", out, grid, guide, image, xy, window, bool(align_corners))
+    call.run("slice_apply_forward", out, grid, guide, image, xy, window, align_corners)
     return out
 
 
@@ -137,7 +137,7 @@ def slice_apply_vjp(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
     call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "image": image, "xy": xy}, grad)
-    window = call.window(window, xy)
+    window, align_corners = call.sampling(window, align_corners, xy)
     d = call.gradients(SliceApplyGradients, wrt, out)
     call.run(
         "slice_apply_backward",
@@ -151,6 +151,6 @@ def slice_apply_vjp(
         xy,
         grad,
         window,
-        bool(align_corners),
+        align_corners,
     )
     return d

@@ -76,10 +76,10 @@ def splat(
     except (TypeError, ValueError):
         raise TypeError(f"splat: grid_shape must be three integers (Gh, Gw, Gd), got {grid_shape!r}.") from None
     call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, {"Gh": Gh, "Gw": Gw, "Gd": Gd})
-    window = call.window(window, xy)
+    window, align_corners = call.sampling(window, align_corners, xy)
     out = call.result(out)
     # slice's gradient with respect to the grid, of which no value is needed.
-    call.run("slice_backward", out, None, None, None, guide, xy, values, window, bool(align_corners))
+    call.run("slice_backward", out, None, None, None, guide, xy, values, window, align_corners)
     return out
 
 
@@ -129,9 +129,8 @@ def splat_vjp(
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """
     call = SIGNATURE.bind_vjp({"guide": guide, "values": values, "xy": xy}, grad)
-    window = call.window(window, xy)
+    window, align_corners = call.sampling(window, align_corners, xy)
     d = call.gradients(SplatGradients, wrt, out)
-    align_corners = bool(align_corners)
     if d.guide is not None or d.xy is not None:
         call.run("slice_backward", None, d.guide, d.xy, grad, guide, xy, values, window, align_corners)
     if d.values is not None:

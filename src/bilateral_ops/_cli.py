@@ -1,0 +1,98 @@
+"""The command line: ``bilateral-ops demo``, ``info`` and ``gradcheck``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="bilateral-ops",
+        description="Bilateral grids at full resolution: slice, guide and apply, forward and backward.",
+    )
+    parser.add_argument("--version", action="version", version=f"bilateral_ops {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser(
+        "demo",
+        help="learn a local edit at low resolution and apply it to a whole photograph",
+        description="Make a local edit of a photograph (CLAHE), fit a bilateral grid to it at low resolution, apply "
+        "the grid to the full-resolution photograph in one pass, and say how close that comes and how long it takes. "
+        "Writes before.png, target.png, after.png, and grid.png, a picture of the grid and the guide map.",
+    )
+    demo.add_argument(
+        "photo", nargs="?", metavar="PHOTO", help="an image file (default: a photograph that scikit-image bundles)"
+    )
+    demo.add_argument(
+        "--out",
+        default="bilateral-ops-demo",
+        metavar="DIR",
+        help="the folder for the pictures, made where missing (default: %(default)s)",
+    )
+    commands.add_parser(
+        "info",
+        help="print version, instruction set, threads, compiler and CUDA support",
+        description="Print version, instruction set, threads, compiler and CUDA support.",
+    )
+    commands.add_parser(
+        "gradcheck",
+        help="check the gradients of every operation against finite differences",
+        description="Check the gradients of every operation against finite differences in float64, on small random "
+        "arguments, and print a table. The exit code is 1 where any is wrong.",
+    )
+    return parser
+
+
+def _demo(photo: str | None, out: str) -> bool:
+    from ._demo import DemoError, run
+
+    try:
+        return run(photo, out)
+    except DemoError as error:
+        raise SystemExit(_stop(str(error))) from None
+
+
+def _info() -> bool:
+    from ._config import show_config
+
+    show_config()
+    return True
+
+
+def _gradcheck() -> bool:
+    from ._gradcheck import check_operations, table
+
+    reports = check_operations()
+    print(table(reports))
+    wrong = [name for name, report in reports.items() if not report]
+    print("\n" + (f"not confirmed: {', '.join(wrong)}" if wrong else "all gradients agree with finite differences"))
+    return not wrong
+
+
+def _stop(sentence: str) -> int:
+    print(f"bilateral-ops {sentence}", file=sys.stderr)
+    return 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0, 1 where a check failed, or 2 where a sentence says what is wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a sign shows "?" for it
+            stream.reconfigure(errors="replace")
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "demo":
+            fine = _demo(options.photo, options.out)
+        elif options.command == "info":
+            fine = _info()
+        else:
+            fine = _gradcheck()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    return 0 if fine else 1

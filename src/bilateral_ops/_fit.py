@@ -1,0 +1,250 @@
+"""Fit a bilateral grid of affine maps to a pair of images: bilateral guided upsampling."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+#: The residual, as a share of the right side, at which the iterations stop; below it lies rounding.
+_TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
+
+
+class SciPyMissingError(RuntimeError, ImportError):
+    """SciPy is not installed."""
+
+
+def fit(
+    guide: Any,
+    image: Any,
+    target: Any,
+    grid_shape: Sequence[int],
+    *,
+    smoothness: float = 3e-4,
+    iterations: int = 60,
+    callback: Callable[[int, Any], object] | None = None,
+) -> Any:
+    """Fit the affine bilateral grid that turns ``image`` into ``target``, in the least-squares sense.
+
+        minimise  mean((slice_apply(grid, guide, image) − target)²) + smoothness · total_variation(grid)
+
+    The problem is linear in the grid. With ``S`` the linear operator ``slice_apply(·, guide, image)``, ``M`` the
+    number of its results and ``gridᵀ·L·grid`` the total variation, conjugate gradients (SciPy's ``cg``) solve
+
+        (SᵀS / M + smoothness · L) · grid = Sᵀ·target / M
+
+    where ``Sᵀ`` is ``slice_apply_vjp(...).grid`` and ``2·L`` is ``total_variation_vjp(...).grid``. The preconditioner
+    is the inverse of each cell's own ``(Ci+1) × (Ci+1)`` matrix, with all its pixels' weight on the diagonal:
+    ``splat`` of the outer products of the affine input.
+
+    Parameters
+    ----------
+    guide : array (H, W) or (N, H, W), or a guide record
+        Unitless, [0, 1] spans the grid's depth. A `CurvesGuide`, `NNGuide` or `LumaGuide` is called on ``image``.
+    image : array (H, W, Ci) or (N, H, W, Ci)
+    target : array (H, W, Co) or (N, H, W, Co)
+    grid_shape : three ints (Gh, Gw, Gd)
+    smoothness : float
+        The weight of the total variation; it also fills in the cells that no pixel falls in. At 0 they keep the start.
+    iterations : int
+        At most so many for an image; fewer where the residual has fallen to rounding.
+    callback : callable, optional
+        ``callback(iteration, grid)`` after each iteration, counted from 1 and on through the images of a batch;
+        ``grid`` is a copy of the whole result so far.
+
+    Returns
+    -------
+    NumPy array (…, Gh, Gw, Gd, Co, Ci+1)
+        float64 where any of the three arrays is float64, else float32. float16, bfloat16, uint8 and uint16 (as v/255
+        and v/65535) are read as float32. It starts as the identity where Co = Ci, as zero elsewhere. The images of a
+        batch are fitted one by one, so that each gets what it would get alone.
+
+    Raises
+    ------
+    ValueError, TypeError : one line each, the condition
+    SciPyMissingError : a RuntimeError and ImportError, where SciPy is not installed
+
+    Notes
+    -----
+    The defaults suit photographs: over six of them, a smoothness from 1e-4 to 1e-3 came within 0.8 dB of the best at
+    full resolution for all but one, and with the preconditioner ten iterations come as far as 30 to 100 with the
+    diagonal alone.
+
+    Source: Chen, Adams, Wadhwa, Hasinoff, Bilateral Guided Upsampling, SIGGRAPH Asia 2016.
+    """
+    if callable(guide):
+        guide = guide(image)
+    guide, image, target = _read(guide, image, target)
+    cells = _grid_shape(grid_shape)
+    smoothness, iterations = _settings(smoothness, iterations)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"fit: callback must be callable, got {type(callback).__name__}.")
+
+    ci, co = image.shape[-1], target.shape[-1]
+    grid = np.zeros((*guide.shape[:-2], *cells, co, ci + 1), image.dtype)
+    if co == ci:
+        grid[..., range(ci), range(ci)] = 1
+    if image.size == 0 or target.size == 0:
+        return grid
+    done = 0
+
+    def after(_: int) -> None:
+        nonlocal done
+        done += 1
+        if callback is not None:
+            callback(done, grid.copy())
+
+    if guide.ndim == 2:
+        _solve(grid, guide, image, target, smoothness, iterations, after)
+    else:
+        for n in range(len(guide)):
+            _solve(grid[n], guide[n], image[n], target[n], smoothness, iterations, after)
+    return grid
+
+
+def _solve(
+    grid: Any,
+    guide: Any,
+    image: Any,
+    target: Any,
+    smoothness: float,
+    iterations: int,
+    after: Callable[[int], None],
+) -> None:
+    """Improve ``grid`` in place for one image."""
+    from . import slice_apply, slice_apply_vjp, total_variation_vjp
+
+    cg, linear_operator = _scipy()
+    shape, dtype, count = grid.shape, grid.dtype, target.size
+    weight = np.full(1, smoothness / 2, dtype)
+
+    def adjoint(difference: Any) -> Any:
+        return slice_apply_vjp(grid, guide, image, difference, wrt=("grid",)).grid / count
+
+    def normal(change: Any) -> Any:
+        change = change.reshape(shape).astype(dtype, copy=False)
+        result = adjoint(slice_apply(change, guide, image))
+        if smoothness:
+            result += total_variation_vjp(change[np.newaxis], weight).grid[0]
+        return result.ravel()
+
+    blocks = _inverse_blocks(guide, image, shape, smoothness, count)
+
+    def precondition(residual: Any) -> Any:
+        return (residual.reshape(-1, *shape[3:]) @ blocks).ravel()
+
+    # Solving for the change from the start leaves a grid that is right already as it is, to the last bit.
+    start = grid.copy()
+    right = adjoint(target - slice_apply(start, guide, image)).ravel()
+    if smoothness:
+        right -= total_variation_vjp(start[np.newaxis], weight).grid[0].ravel()
+    enough = _TOLERANCE[dtype.name] * float(np.linalg.norm(adjoint(target)))
+
+    def step(change: Any) -> None:
+        grid[...] = start + change.reshape(shape)
+        after(0)
+
+    size = grid.size
+    cg(
+        linear_operator((size, size), matvec=normal, dtype=dtype),
+        right,
+        rtol=0.0,
+        atol=enough,
+        maxiter=iterations,
+        M=linear_operator((size, size), matvec=precondition, dtype=dtype),
+        callback=step,
+    )
+
+
+def _inverse_blocks(guide: Any, image: Any, shape: tuple[int, ...], smoothness: float, count: int) -> Any:
+    """The preconditioner: a ``(Ci+1) × (Ci+1)`` matrix per cell, the same for every output channel."""
+    from . import splat
+
+    ones = np.ones((*image.shape[:-1], 1), image.dtype)
+    affine = np.concatenate([image, ones], axis=-1)
+    products = affine[..., :, np.newaxis] * affine[..., np.newaxis, :]
+    # A pixel's weight in a cell, rather than its square: the sum over all cells bounds SᵀS from above.
+    sizes = shape[0], shape[1], shape[2]
+    blocks = splat(guide, products, sizes).astype(np.float64) / count
+    stiffness = np.zeros(sizes)
+    for axis, cells in enumerate(sizes):
+        if cells > 1:
+            pairs = (cells - 1) * int(np.prod(shape)) // cells
+            neighbours = np.full(cells, 2.0)
+            neighbours[[0, -1]] = 1.0
+            stiffness += (neighbours / pairs).reshape([-1 if k == axis else 1 for k in range(3)])
+    traces = np.trace(blocks, axis1=-2, axis2=-1)
+    # Cells without pixels, and colours without spread, need something to invert: their own scale, or the mean one.
+    ridge = smoothness * stiffness + 1e-6 * traces + 1e-9 * max(float(traces.mean()), np.finfo(np.float64).tiny)
+    blocks += ridge[..., np.newaxis, np.newaxis] * np.eye(shape[-1])
+    return np.linalg.inv(blocks.reshape(-1, *blocks.shape[-2:])).astype(image.dtype)
+
+
+def _scipy() -> tuple[Any, Any]:
+    try:
+        from scipy.sparse.linalg import LinearOperator, cg
+    except ImportError as error:
+        raise SciPyMissingError("fit: SciPy is not installed; run pip install 'bilateral_ops[fit]'.") from error
+    return cg, LinearOperator
+
+
+# --- checks
+
+
+def _unit(name: str, value: Any) -> Any:
+    """A float array, integers as a share of their largest value."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"fit: {name} must be a NumPy array, got {type(value).__name__}.")
+    if value.dtype in (np.uint8, np.uint16):
+        return value.astype(np.float32) / np.float32(np.iinfo(value.dtype).max)
+    if value.dtype == np.float16 or value.dtype.name == "bfloat16":
+        return value.astype(np.float32)
+    if value.dtype not in (np.float32, np.float64) or not value.dtype.isnative:
+        raise TypeError(f"fit: {name} must be float16, bfloat16, float32, float64, uint8 or uint16, got {value.dtype}.")
+    return value
+
+
+def _read(guide: Any, image: Any, target: Any) -> tuple[Any, Any, Any]:
+    guide, image, target = _unit("guide", guide), _unit("image", image), _unit("target", target)
+    if guide.ndim not in (2, 3):
+        raise ValueError(f"fit: guide must have shape (H, W) or (N, H, W), got {guide.shape}.")
+    letters = ("N", "H", "W")[-guide.ndim :]
+    for name, array, channels in (("image", image, "Ci"), ("target", target, "Co")):
+        if array.ndim != guide.ndim + 1 or array.shape[:-1] != guide.shape:
+            raise ValueError(
+                f"fit: {name} must have shape ({', '.join((*letters, channels))}) = "
+                f"({', '.join((*map(str, guide.shape), '*'))}) to match guide, got {array.shape}."
+            )
+    for name, array in (("guide", guide), ("image", image), ("target", target)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"fit: {name} must be finite, got {array[~np.isfinite(array)][0]}.")
+    dtype = np.result_type(guide, image, target)
+    return tuple(array.astype(dtype, copy=False) for array in (guide, image, target))
+
+
+def _grid_shape(grid_shape: Any) -> tuple[int, int, int]:
+    try:
+        cells = tuple(operator.index(cell) for cell in grid_shape)
+    except TypeError:
+        raise TypeError(f"fit: grid_shape must be three ints (Gh, Gw, Gd), got {grid_shape!r}.") from None
+    if len(cells) != 3 or min(cells) < 1:
+        raise ValueError(f"fit: grid_shape must be three sizes of at least 1 (Gh, Gw, Gd), got {cells}.")
+    return cells
+
+
+def _settings(smoothness: Any, iterations: Any) -> tuple[float, int]:
+    try:
+        smoothness = float(smoothness)
+    except (TypeError, ValueError):
+        raise TypeError(f"fit: smoothness must be a number, got {type(smoothness).__name__}.") from None
+    if not (0 <= smoothness < np.inf):
+        raise ValueError(f"fit: smoothness must be at least 0 and finite, got {smoothness}.")
+    try:
+        iterations = operator.index(iterations)
+    except TypeError:
+        raise TypeError(f"fit: iterations must be an int, got {type(iterations).__name__}.") from None
+    if iterations < 1:
+        raise ValueError(f"fit: iterations must be at least 1, got {iterations}.")
+    return smoothness, iterations

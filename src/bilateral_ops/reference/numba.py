@@ -1,0 +1,1224 @@
+"""The operations in Numba: what one would write for speed without this package, and the peer to measure it against.
+
+Names, arguments and kinds of results are those of ``bilateral_ops``; nothing is checked. float32 and float64 are
+computed as they are; 16-bit floats are converted to float32 before and back after; integer images are read and written
+in the kernels. Arrays that are not contiguous are copied first.
+
+How it is fast. A kernel takes image rows in parallel and passes over a row a few times while it is in the cache: read
+the image, find the guide, find the cells, evaluate, write. Positions along rows and columns are computed once a call.
+The two rows of grid cells around an image row are blended once, and for every cell of the blended row a small table
+holds the polynomial that a pixel evaluates between it and its neighbours to the right and above in depth:
+
+    coefficient(tx, tz) = a + tx·b + tz·(c + tx·d)
+
+Backward, each of a fixed number of tasks sums into a grid of its own; these are added at the end. With explicit ``xy``
+a pixel visits its eight cells. ``slice`` is ``slice_apply`` with an image of no channels, where a matrix is its offset
+alone, and ``splat`` is its gradient by the grid. The usual sizes of matrices are compiled in.
+"""
+
+# Numba infers the types of what it compiles.
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .numpy import (
+    LUMA,
+    ApplyGradients,
+    GuideCurvesGradients,
+    GuideLumaGradients,
+    GuideNNGradients,
+    SliceApplyGradients,
+    SliceGradients,
+    SplatGradients,
+    TotalVariationGradients,
+    Window,
+)
+
+
+class NumbaMissingError(RuntimeError, ImportError):
+    """Numba is not installed."""
+
+
+try:
+    from numba import njit, prange
+except ImportError as error:
+    raise NumbaMissingError(
+        "bilateral_ops.reference.numba needs Numba, which is not installed; pip install 'bilateral_ops[numba]'."
+    ) from error
+
+# Multiply-adds may be fused and sums be taken in any order (five times faster in the guides' gradients); NaN and
+# infinities keep their meaning.
+_FASTMATH = {"contract", "reassoc"}
+_kernel = njit(parallel=True, fastmath=_FASTMATH)
+_helper = njit(fastmath=_FASTMATH)
+_inlined = njit(fastmath=_FASTMATH, inline="always")
+
+_TASKS = 32  # of a backward pass: fixed, so that sums don't depend on the number of threads
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arrays in and out
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _working_kind(*arrays: Any) -> Any:
+    """What to compute in: float64 where there is any, else float32."""
+    return np.float64 if any(np.asarray(a).dtype == np.float64 for a in arrays) else np.float32
+
+
+def _plain(array: Any, kind: Any, axes: int) -> Any:
+    """The array of this kind, contiguous and writeable; an axis put before if it has fewer than ``axes``."""
+    # Of one layout, and not read-only, so that each kernel is compiled once a kind.
+    array = np.require(array, kind, ["C", "W"])
+    return array[None] if array.ndim < axes else array
+
+
+def _plain_grid(grid: Any, kind: Any, batched: bool) -> Any:
+    """The grid as (N, Gh, Gw, Gd, C)."""
+    grid = np.require(grid, kind, ["C", "W"])
+    grid = grid if batched else grid[None]
+    return grid.reshape(*grid.shape[:4], math.prod(grid.shape[4:]))
+
+
+def _top(image: Any) -> int:
+    """What stands for 1 in an integer image; 0 for floats."""
+    dtype = np.asarray(image).dtype
+    return int(np.iinfo(dtype).max) if dtype.kind == "u" else 0
+
+
+def _plain_image(image: Any, kind: Any) -> tuple[Any, Any, int]:
+    """The image as (N, H, W, Ci), integers as they are; what to multiply it with on reading; its top."""
+    top = _top(image)
+    return _plain(image, np.asarray(image).dtype if top else kind, 4), kind(1 / (top or 1)), top
+
+
+class _Result:
+    """Where a kernel writes a result: into ``out`` itself if it can, else into a new array.
+
+    ``kind`` is what the kernel writes, ``dtype`` what the caller gets.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kind: Any, dtype: Any, out: Any, *inputs: Any) -> None:
+        self.dtype, self.out = dtype, out
+        self.direct = (
+            isinstance(out, np.ndarray)
+            and out.dtype == kind
+            and out.flags.c_contiguous
+            and out.flags.writeable
+            and not any(np.may_share_memory(out, a) for a in inputs if a is not None)
+        )
+        self.array = out if self.direct else np.empty(shape, kind)
+
+    def shaped(self, *shape: int) -> Any:
+        return self.array.reshape(shape)
+
+    def deliver(self) -> Any:
+        if self.out is None:
+            return self.array.astype(self.dtype, copy=False)
+        if not self.direct:
+            self.out[...] = self.array
+        return self.out
+
+
+def _targets(
+    arrays: Mapping[str, Any], kind: Any, wrt: Sequence[str] | None, out: Mapping[str, Any] | None, grad: Any
+) -> dict[str, _Result]:
+    """Where the gradients of these arguments go: of those that are given, wanted and not integers."""
+    inputs = [np.asarray(a) for a in (*arrays.values(), grad) if a is not None]
+    return {
+        name: _Result(np.shape(a), kind, getattr(a, "dtype", kind), (out or {}).get(name), *inputs)
+        for name, a in arrays.items()
+        if a is not None and not _top(a) and (wrt is None or name in wrt)
+    }
+
+
+def _target(gradients: Mapping[str, _Result], name: str, shape: tuple[int, ...], kind: Any) -> Any:
+    """The array for a kernel to write this gradient into; an empty one where it isn't wanted."""
+    return gradients[name].shaped(*shape) if name in gradients else np.empty((0,) * len(shape), kind)
+
+
+def _delivered(record: Any, gradients: Mapping[str, _Result]) -> Any:
+    return record(*(gradients[name].deliver() if name in gradients else None for name in record._fields))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Positions, rows of pixels, rows of cells
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _pixel_positions(first: int, count: int, full: int, size: int, align_corners: bool, kind: Any) -> tuple[Any, Any]:
+    """The cell below, and the fraction towards the next, of ``count`` pixels from ``first`` of ``full``."""
+    i = first + np.arange(count)
+    p = i / max(full - 1, 1) * (size - 1) if align_corners else (i + 0.5) / full * size - 0.5
+    p = np.clip(p, 0, size - 1)
+    cells = p.astype(np.int64)
+    return cells, (p - cells).astype(kind)
+
+
+def _positions(pixels: Any, grid: Any, window: Window | None, align_corners: bool) -> tuple[Any, ...]:
+    """Along rows, then along columns of pixels (N, H, W, …): cells and fractions."""
+    height, width = pixels.shape[1:3]
+    top, left, full_height, full_width = (0, 0, height, width) if window is None else window
+    rows = _pixel_positions(top, height, full_height, grid.shape[1], align_corners, grid.dtype)
+    return *rows, *_pixel_positions(left, width, full_width, grid.shape[2], align_corners, grid.dtype)
+
+
+@_inlined
+def _locate(u, size, align_corners):
+    """The cell below u, the cell above, the fraction between them, and the slope of that fraction by u."""
+    real = type(u)
+    zero, last = real(0), real(size - 1)
+    scale = last if align_corners else real(size)
+    offset = zero if align_corners else real(0.5)
+    u = min(max(u, zero), real(1))  # in this order of arguments NaN stays NaN
+    p = min(max(u * scale - offset, zero), last)
+    known = p == p
+    k = int(p) if known else 0
+    slope = (scale if zero < p < last else zero) if known else p
+    return k, min(k + 1, size - 1), p - real(k), slope
+
+
+@_inlined
+def _read_row(image, n, y, unit, planes):
+    """Image row y as one row a channel, (Ci, W), in the working kind."""
+    real = type(unit)
+    if planes.shape[0] == 3:
+        for x in range(image.shape[2]):
+            planes[0, x] = real(image[n, y, x, 0]) * unit
+            planes[1, x] = real(image[n, y, x, 1]) * unit
+            planes[2, x] = real(image[n, y, x, 2]) * unit
+    else:
+        for x in range(image.shape[2]):
+            for j in range(planes.shape[0]):
+                planes[j, x] = real(image[n, y, x, j]) * unit
+
+
+@_inlined
+def _write_row(result, top, out):
+    """Flat results into a flat image row: as they are, or scaled, rounded and saturated where it holds integers."""
+    if top > 0:
+        zero, one, scale = result.dtype.type(0), result.dtype.type(1), result.dtype.type(top)
+        for m in range(result.size):
+            v = min(max(result[m], zero), one) * scale
+            out[m] = np.rint(v) if v == v else zero
+    else:
+        for m in range(result.size):
+            out[m] = result[m]
+
+
+@_inlined
+def _blend_rows(grid, n, i, ty, row):
+    """Blend row i of a grid (N, Gh, Gw, Gd, C) with the next into ``row`` (Gw, Gd, C)."""
+    below, above = grid[n, i].reshape(row.size), grid[n, min(i + 1, grid.shape[1] - 1)].reshape(row.size)
+    flat = row.reshape(row.size)
+    for m in range(row.size):
+        flat[m] = below[m] + ty * (above[m] - below[m])
+
+
+@_inlined
+def _tabulate(row, table):
+    """The polynomials of a blended row (Gw, Gd, C) as (Gw, Gd, 4, C)."""
+    columns, depths, channels = row.shape
+    for j in range(columns):
+        right = min(j + 1, columns - 1)
+        for k in range(depths):
+            above = min(k + 1, depths - 1)
+            for c in range(channels):
+                a, b, dz = row[j, k, c], row[right, k, c], row[j, above, c] - row[j, k, c]
+                table[j, k, 0, c] = a
+                table[j, k, 1, c] = b - a
+                table[j, k, 2, c] = dz
+                table[j, k, 3, c] = row[right, above, c] - b - dz
+
+
+@_inlined
+def _evaluate(table, cell, c, tx, tz):
+    return table[cell, 0, c] + tx * table[cell, 1, c] + tz * (table[cell, 2, c] + tx * table[cell, 3, c])
+
+
+def _fixed(channels_out: int, channels_in: int, columns: int) -> tuple[int, int, int]:
+    """The sizes of a matrix to compile in, or zeros for a kernel that reads them from its arguments."""
+    usual = (channels_out, channels_in, columns) in ((3, 3, 4), (12, 0, 1), (4, 0, 1))
+    return (channels_out, channels_in, columns) if usual else (0, 0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Guides. A function for a row serves guide_* and enhance; q, h, d_… are rows, too
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@_helper
+def _stored_row(parameters, planes, n, y, out):
+    """A guide that is there already."""
+    guide = parameters[0]
+    for x in range(out.size):
+        out[x] = guide[n, y, x]
+
+
+@_inlined
+def _affine_row(weights, i, bias, planes, out):
+    """out = Σ_j weights_ij·planes_j + bias."""
+    for x in range(out.size):
+        out[x] = bias
+    for j in range(planes.shape[0]):
+        for x in range(out.size):
+            out[x] += weights[i, j] * planes[j, x]
+
+
+@_helper
+def _curve_sum_row(parameters, planes, q, out):
+    """Σ_i mix_i·c_i + mix_bias, before the clip. q is room for a row."""
+    ccm, ccm_bias, shifts, slopes, mix, mix_bias = parameters
+    zero = type(mix_bias)(0)
+    for x in range(out.size):
+        out[x] = mix_bias
+    for i in range(planes.shape[0]):
+        _affine_row(ccm, i, ccm_bias[i], planes, q)
+        for k in range(shifts.shape[1]):
+            shift, slope = shifts[i, k], mix[i] * slopes[i, k]
+            for x in range(out.size):
+                out[x] += slope * max(q[x] - shift, zero)
+
+
+@_helper
+def _curves_row(parameters, planes, n, y, out):
+    zero, one = type(parameters[5])(0), type(parameters[5])(1)
+    _curve_sum_row(parameters, planes, np.empty_like(out), out)
+    for x in range(out.size):
+        out[x] = min(max(out[x], zero), one)
+
+
+@_helper
+def _nn_row(parameters, planes, n, y, out):
+    w1, b1, w2, b2 = parameters
+    zero, one = type(b2)(0), type(b2)(1)
+    h = np.empty_like(out)
+    for x in range(out.size):
+        out[x] = b2
+    for f in range(w2.size):
+        _affine_row(w1, f, b1[f], planes, h)
+        for x in range(out.size):
+            out[x] += w2[f] * max(h[x], zero)
+    for x in range(out.size):
+        out[x] = one / (one + math.exp(-out[x]))
+
+
+@_helper
+def _luma_row(parameters, planes, n, y, out):
+    r, g, b = parameters
+    for x in range(out.size):
+        out[x] = r * planes[0, x] + g * planes[1, x] + b * planes[2, x]
+
+
+def _parameters(values: Sequence[Any], kind: Any) -> tuple[Any, ...]:
+    return tuple(kind(v) if np.ndim(v) == 0 else _plain(v, kind, 0) for v in values)
+
+
+@cache
+def _guide_kernel(guide_row: Any) -> Any:
+    @_kernel
+    def kernel(image, unit, parameters, out):
+        count, height, width, channels = image.shape
+        for r in prange(count * height):
+            n, y = r // height, r % height
+            planes = np.empty((channels, width), out.dtype)
+            _read_row(image, n, y, unit, planes)
+            guide_row(parameters, planes, n, y, out[n, y])
+
+    return kernel
+
+
+def _guide(guide_row: Any, image: Any, values: Sequence[Any], out: Any) -> Any:
+    """Run a guide with these values of its parameters."""
+    image = np.asarray(image)
+    kind = _working_kind(image)
+    pixels, unit, top = _plain_image(image, kind)
+    result = _Result(image.shape[:-1], kind, kind if top else image.dtype, out, image)
+    _guide_kernel(guide_row)(pixels, unit, _parameters(values, kind), result.shaped(*pixels.shape[:-1]))
+    return result.deliver()
+
+
+def _guide_vjp(
+    record: Any,
+    kernel: Any,
+    image: Any,
+    values: Mapping[str, Any],
+    grad: Any,
+    wrt: Sequence[str] | None,
+    out: Mapping[str, Any] | None,
+) -> Any:
+    """Run a guide's gradient. Each task of the kernel leaves the parameters' gradients one after another in a row."""
+    kind = _working_kind(image)
+    gradients = _targets({"image": image, **values}, kind, wrt, out, grad)
+    pixels, unit, _ = _plain_image(image, kind)
+    partial = np.zeros((_TASKS, sum(np.size(v) for v in values.values())), kind)
+    parameters, incoming = _parameters(list(values.values()), kind), _plain(grad, kind, 3)
+    d_image = _target(gradients, "image", pixels.shape, kind)
+    kernel(pixels, unit, parameters, incoming, "image" in gradients, d_image, partial)
+    sums, end = partial.sum(axis=0), 0
+    for name, value in values.items():
+        start, end = end, end + np.size(value)
+        if name in gradients:
+            gradients[name].array[...] = sums[start:end].reshape(np.shape(value))
+    return _delivered(record, gradients)
+
+
+def guide_curves(
+    image: Any,
+    ccm: Any,
+    ccm_bias: Any,
+    shifts: Any,
+    slopes: Any,
+    mix: Any,
+    mix_bias: Any,
+    *,
+    out: Any = None,
+) -> Any:
+    """clip(Σ_i mix_i·c_i + mix_bias, 0, 1),   c_i = Σ_k slopes_ik·max(q_i − shifts_ik, 0),   q = ccm·in + ccm_bias."""
+    return _guide(_curves_row, image, (ccm, ccm_bias, shifts, slopes, mix, mix_bias), out)
+
+
+@_kernel
+def _curves_backward(image, unit, parameters, grad, want_image, d_image, partial):
+    ccm, ccm_bias, shifts, slopes, mix, _ = parameters
+    count, height, width, channels = image.shape
+    knots = shifts.shape[1]
+    tasks, rows = partial.shape[0], count * height
+    for task in prange(tasks):
+        zero, one = type(unit)(0), type(unit)(1)
+        a = channels * channels
+        b = a + channels
+        c = b + channels * knots
+        d = c + channels * knots
+        d_ccm, d_ccm_bias = partial[task, :a].reshape((channels, channels)), partial[task, a:b]
+        d_shifts, d_slopes = partial[task, b:c], partial[task, c:d]
+        d_mix, d_mix_bias = partial[task, d : d + channels], partial[task, d + channels :]
+        planes = np.empty((channels, width), partial.dtype)
+        d_planes = np.empty((channels, width), partial.dtype)
+        s, ds = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
+        q, dq = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
+        for r in range(rows * task // tasks, rows * (task + 1) // tasks):
+            n, y = r // height, r % height
+            _read_row(image, n, y, unit, planes)
+            _curve_sum_row(parameters, planes, q, s)
+            total = zero
+            for x in range(width):
+                ds[x] = grad[n, y, x] if s[x] > zero and s[x] < one else zero
+                total += ds[x]
+            d_mix_bias[0] += total
+            d_planes[:] = zero
+            for i in range(channels):
+                _affine_row(ccm, i, ccm_bias[i], planes, q)
+                dq[:] = zero
+                for k in range(knots):
+                    shift, slope = shifts[i, k], mix[i] * slopes[i, k]
+                    area, count_above = zero, zero
+                    for x in range(width):
+                        t = q[x] - shift
+                        area += ds[x] * max(t, zero)
+                        above = ds[x] if t > zero else zero
+                        count_above += above
+                        dq[x] += slope * above
+                    d_shifts[i * knots + k] -= slope * count_above
+                    d_slopes[i * knots + k] += mix[i] * area
+                    d_mix[i] += slopes[i, k] * area
+                total = zero
+                for x in range(width):
+                    total += dq[x]
+                d_ccm_bias[i] += total
+                for j in range(channels):
+                    total = zero
+                    for x in range(width):
+                        total += dq[x] * planes[j, x]
+                        d_planes[j, x] += ccm[i, j] * dq[x]
+                    d_ccm[i, j] += total
+            if want_image:
+                for x in range(width):
+                    for j in range(channels):
+                        d_image[n, y, x, j] = d_planes[j, x]
+
+
+def guide_curves_vjp(
+    image: Any,
+    ccm: Any,
+    ccm_bias: Any,
+    shifts: Any,
+    slopes: Any,
+    mix: Any,
+    mix_bias: Any,
+    grad: Any,
+    *,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
+) -> GuideCurvesGradients:
+    """Gradients of ``guide_curves``: the chain rule from the clip backwards."""
+    values = {
+        "ccm": ccm,
+        "ccm_bias": ccm_bias,
+        "shifts": shifts,
+        "slopes": slopes,
+        "mix": mix,
+        "mix_bias": mix_bias,
+    }
+    return _guide_vjp(GuideCurvesGradients, _curves_backward, image, values, grad, wrt, out)
+
+
+def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None) -> Any:
+    """sigmoid(Σ_f w2_f·max(h_f, 0) + b2),   h_f = Σ_j w1_fj·in_j + b1_f."""
+    return _guide(_nn_row, image, (w1, b1, w2, b2), out)
+
+
+@_kernel
+def _nn_backward(image, unit, parameters, grad, want_image, d_image, partial):
+    w1, b1, w2, _ = parameters
+    count, height, width, channels = image.shape
+    features = w2.shape[0]
+    tasks, rows = partial.shape[0], count * height
+    for task in prange(tasks):
+        zero, one = type(unit)(0), type(unit)(1)
+        a = features * channels
+        d_w1, d_b1 = partial[task, :a].reshape((features, channels)), partial[task, a : a + features]
+        d_w2, d_b2 = partial[task, a + features : a + 2 * features], partial[task, a + 2 * features :]
+        planes = np.empty((channels, width), partial.dtype)
+        d_planes = np.empty((channels, width), partial.dtype)
+        sigma, ds = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
+        h, dh = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
+        for r in range(rows * task // tasks, rows * (task + 1) // tasks):
+            n, y = r // height, r % height
+            _read_row(image, n, y, unit, planes)
+            _nn_row(parameters, planes, n, y, sigma)
+            total = zero
+            for x in range(width):
+                ds[x] = grad[n, y, x] * sigma[x] * (one - sigma[x])
+                total += ds[x]
+            d_b2[0] += total
+            d_planes[:] = zero
+            for f in range(features):
+                _affine_row(w1, f, b1[f], planes, h)
+                area, total = zero, zero
+                for x in range(width):
+                    area += ds[x] * max(h[x], zero)
+                    dh[x] = w2[f] * ds[x] * (one if h[x] > zero else zero)
+                    total += dh[x]
+                d_w2[f] += area
+                d_b1[f] += total
+                for j in range(channels):
+                    total = zero
+                    for x in range(width):
+                        total += dh[x] * planes[j, x]
+                        d_planes[j, x] += w1[f, j] * dh[x]
+                    d_w1[f, j] += total
+            if want_image:
+                for x in range(width):
+                    for j in range(channels):
+                        d_image[n, y, x, j] = d_planes[j, x]
+
+
+def guide_nn_vjp(
+    image: Any,
+    w1: Any,
+    b1: Any,
+    w2: Any,
+    b2: Any,
+    grad: Any,
+    *,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
+) -> GuideNNGradients:
+    """Gradients of ``guide_nn``: ds = grad·σ·(1 − σ), dh_f = ds·w2_f where h_f > 0, else 0."""
+    values = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+    return _guide_vjp(GuideNNGradients, _nn_backward, image, values, grad, wrt, out)
+
+
+def guide_luma(image: Any, *, out: Any = None) -> Any:
+    """BT.601 luma: .299·r + .587·g + .114·b."""
+    return _guide(_luma_row, image, LUMA, out)
+
+
+@_kernel
+def _luma_backward(grad, weights, d_image):
+    count, height, width = grad.shape
+    for r in prange(count * height):
+        n, y = r // height, r % height
+        for x in range(width):
+            d_image[n, y, x, 0] = weights[0] * grad[n, y, x]
+            d_image[n, y, x, 1] = weights[1] * grad[n, y, x]
+            d_image[n, y, x, 2] = weights[2] * grad[n, y, x]
+
+
+def guide_luma_vjp(
+    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+) -> GuideLumaGradients:
+    """Gradient of ``guide_luma``: d in = grad·(.299, .587, .114)."""
+    kind = _working_kind(image)
+    gradients = _targets({"image": image}, kind, wrt, out, grad)
+    if "image" in gradients:
+        incoming = _plain(grad, kind, 3)
+        _luma_backward(incoming, _parameters(LUMA, kind), _target(gradients, "image", (*incoming.shape, 3), kind))
+    return _delivered(GuideLumaGradients, gradients)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# slice_apply, and with it slice and enhance: forward
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _forward_kernel(guide_row: Any, fixed: tuple[int, int, int]) -> Any:
+    fixed_out, fixed_in, fixed_columns = fixed
+
+    @_kernel
+    def kernel(grid, positions, guide, image, unit, align_corners, top, out):
+        row_cells, row_fractions, column_cells, column_fractions = positions
+        count, height, width, _ = out.shape
+        _, _, grid_width, depths, _ = grid.shape
+        co = fixed_out if fixed_columns else out.shape[3]
+        ci = fixed_in if fixed_columns else image.shape[3]
+        columns = fixed_columns if fixed_columns else grid.shape[4] // co
+        for r in prange(count * height):
+            n, y = r // height, r % height
+            planes = np.empty((ci, width), grid.dtype)
+            z = np.empty(width, grid.dtype)
+            _read_row(image, n, y, unit, planes)
+            guide_row(guide, planes, n, y, z)
+
+            row = np.empty((grid_width, depths, co * columns), grid.dtype)
+            table = np.empty((grid_width, depths, 4, co * columns), grid.dtype)
+            _blend_rows(grid, n, row_cells[y], row_fractions[y], row)
+            _tabulate(row, table)
+            cells = table.reshape((grid_width * depths, 4, co * columns))
+
+            cell = np.empty(width, np.int64)
+            for x in range(width):
+                k, _, z[x], _ = _locate(z[x], depths, align_corners)
+                cell[x] = column_cells[x] * depths + k
+
+            result = np.empty(width * co, grid.dtype)
+            for x in range(width):
+                tx, tz = column_fractions[x], z[x]
+                for o in range(co):
+                    s = type(unit)(0)
+                    for q in range(ci):
+                        s += _evaluate(cells, cell[x], o * columns + q, tx, tz) * planes[q, x]
+                    if columns > ci:
+                        s += _evaluate(cells, cell[x], o * columns + ci, tx, tz)
+                    result[x * co + o] = s
+            _write_row(result, top, out[n, y].reshape(width * co))
+
+    return kernel
+
+
+@cache
+def _forward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
+    fixed_out, fixed_in, fixed_columns = fixed
+
+    @_kernel
+    def kernel(grid, guide, xy, image, unit, align_corners, top, out):
+        count, height, width, _ = out.shape
+        _, grid_height, grid_width, depths, _ = grid.shape
+        co = fixed_out if fixed_columns else out.shape[3]
+        ci = fixed_in if fixed_columns else image.shape[3]
+        columns = fixed_columns if fixed_columns else grid.shape[4] // co
+        for r in prange(count * height):
+            n, y = r // height, r % height
+            real = type(unit)
+            one = real(1)
+            result = np.empty(width * co, grid.dtype)
+            for x in range(width):
+                i0, i1, ty, _ = _locate(xy[n, y, x, 1], grid_height, align_corners)
+                j0, j1, tx, _ = _locate(xy[n, y, x, 0], grid_width, align_corners)
+                k0, k1, tz, _ = _locate(guide[n, y, x], depths, align_corners)
+                w00, w01, w10, w11 = (one - ty) * (one - tx), (one - ty) * tx, ty * (one - tx), ty * tx
+                for o in range(co):
+                    s = real(0)
+                    for q in range(columns):
+                        c = o * columns + q
+                        below = w00 * grid[n, i0, j0, k0, c] + w01 * grid[n, i0, j1, k0, c]
+                        below += w10 * grid[n, i1, j0, k0, c] + w11 * grid[n, i1, j1, k0, c]
+                        above = w00 * grid[n, i0, j0, k1, c] + w01 * grid[n, i0, j1, k1, c]
+                        above += w10 * grid[n, i1, j0, k1, c] + w11 * grid[n, i1, j1, k1, c]
+                        coefficient = below + tz * (above - below)
+                        s += coefficient * (real(image[n, y, x, q]) * unit) if q < ci else coefficient
+                    result[x * co + o] = s
+            _write_row(result, top, out[n, y].reshape(width * co))
+
+    return kernel
+
+
+def _forward(
+    grid: Any,
+    guide_row: Any,
+    guide: tuple[Any, ...],
+    pixels: tuple[Any, Any, int],
+    xy: Any,
+    window: Window | None,
+    align_corners: bool,
+    out: Any,
+) -> None:
+    """Run slice_apply on arrays made plain; ``pixels`` as ``_plain_image`` returns them."""
+    image, unit, top = pixels
+    fixed = _fixed(out.shape[3], image.shape[3], grid.shape[4] // max(out.shape[3], 1))
+    if xy is not None:
+        xy = _plain(xy, grid.dtype, 4)
+        _forward_xy_kernel(fixed)(grid, guide[0], xy, image, unit, align_corners, top, out)
+    else:
+        positions = _positions(out, grid, window, align_corners)
+        _forward_kernel(guide_row, fixed)(grid, positions, guide, image, unit, align_corners, top, out)
+
+
+def slice_apply(
+    grid: Any,
+    guide: Any,
+    image: Any,
+    *,
+    xy: Any = None,
+    window: Window | None = None,
+    align_corners: bool = False,
+    out: Any = None,
+) -> Any:
+    """out_i = Σ_j A_ij·in_j (+ A_i,Ci),   A = slice(grid, guide)."""
+    image = np.asarray(image)
+    kind = _working_kind(grid, guide, image)
+    pixels = _plain_image(image, kind)
+    shape = (*image.shape[:-1], np.shape(grid)[-2])
+    result = _Result(shape, image.dtype if pixels[2] else kind, image.dtype, out, grid, guide, image, xy)
+    cells, stored = _plain_grid(grid, kind, image.ndim == 4), (_plain(guide, kind, 3),)
+    target = result.shaped(*pixels[0].shape[:3], shape[-1])
+    _forward(cells, _stored_row, stored, pixels, xy, window, align_corners, target)
+    return result.deliver()
+
+
+def slice(
+    grid: Any, guide: Any, *, xy: Any = None, window: Window | None = None, align_corners: bool = False, out: Any = None
+) -> Any:
+    """out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c]."""
+    grid, guide = np.asarray(grid), np.asarray(guide)
+    kind = _working_kind(grid, guide)
+    shape = (*guide.shape, *grid.shape[guide.ndim + 1 :])
+    result = _Result(shape, kind, grid.dtype, out, grid, guide, xy)
+    cells, stored = _plain_grid(grid, kind, guide.ndim == 3), _plain(guide, kind, 3)
+    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
+    target = result.shaped(*stored.shape, cells.shape[4])
+    _forward(cells, _stored_row, (stored,), nothing, xy, window, align_corners, target)
+    return result.deliver()
+
+
+def enhance(
+    grid: Any,
+    guide: Any,
+    image: Any,
+    *,
+    window: Window | None = None,
+    align_corners: bool = False,
+    out: Any = None,
+) -> Any:
+    """``slice_apply(grid, guide(image), image)`` in one pass, the guide a row at a time."""
+    values: tuple[Any, ...]
+    if hasattr(guide, "ccm"):
+        guide_row = _curves_row
+        values = (guide.ccm, guide.ccm_bias, guide.shifts, guide.slopes, guide.mix, guide.mix_bias)
+    elif hasattr(guide, "w1"):
+        guide_row, values = _nn_row, (guide.w1, guide.b1, guide.w2, guide.b2)
+    else:
+        guide_row, values = _luma_row, LUMA
+    image = np.asarray(image)
+    kind = _working_kind(grid, image)
+    pixels = _plain_image(image, kind)
+    shape = (*image.shape[:-1], np.shape(grid)[-2])
+    result = _Result(shape, image.dtype if pixels[2] else kind, image.dtype, out, grid, image)
+    cells, parameters = _plain_grid(grid, kind, image.ndim == 4), _parameters(values, kind)
+    target = result.shaped(*pixels[0].shape[:3], shape[-1])
+    _forward(cells, guide_row, parameters, pixels, None, window, align_corners, target)
+    return result.deliver()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# slice_apply, and with it slice and splat: backward
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@_inlined
+def _spread(sums, grid_width, depths, row):
+    """Add up the sums of each cell's four corners (Gw·Gd, 4, C) into a row of cells (Gw, Gd, C)."""
+    row[:] = 0
+    for j in range(grid_width):
+        right = min(j + 1, grid_width - 1)
+        for k in range(depths):
+            above = min(k + 1, depths - 1)
+            for c in range(row.shape[2]):
+                row[j, k, c] += sums[j * depths + k, 0, c]
+                row[right, k, c] += sums[j * depths + k, 1, c]
+                row[j, above, c] += sums[j * depths + k, 2, c]
+                row[right, above, c] += sums[j * depths + k, 3, c]
+
+
+@_inlined
+def _add_row(weight, row, total):
+    source, target = row.reshape(row.size), total.reshape(row.size)
+    for m in range(row.size):
+        target[m] += weight * source[m]
+
+
+@cache
+def _backward_kernel(fixed: tuple[int, int, int]) -> Any:
+    fixed_out, fixed_in, fixed_columns = fixed
+
+    @_kernel
+    def kernel(grid, positions, guide, image, unit, grad, align_corners, tasks, wanted, partial, d_guide, d_image):
+        """Task t takes its share of the rows of image t // tasks, and sums the grid's gradient into partial[t]."""
+        row_cells, row_fractions, column_cells, column_fractions = positions
+        want_grid, want_guide, want_image = wanted
+        count, height, width, _ = grad.shape
+        _, grid_height, grid_width, depths, _ = grid.shape
+        co = fixed_out if fixed_columns else grad.shape[3]
+        ci = fixed_in if fixed_columns else image.shape[3]
+        columns = fixed_columns if fixed_columns else grid.shape[4] // co
+        for task in prange(count * tasks):
+            n, part = task // tasks, task % tasks
+            real = type(unit)
+            zero, one = real(0), real(1)
+            row = np.empty((grid_width, depths, co * columns), grid.dtype)
+            table = np.empty((grid_width, depths, 4, co * columns), grid.dtype)
+            cells = table.reshape((grid_width * depths, 4, co * columns))
+            cell = np.empty(width, np.int64)
+            fraction = np.empty(width, grid.dtype)
+            slope = np.empty(width, grid.dtype)
+            for y in range(height * part // tasks, height * (part + 1) // tasks):
+                i, ty = row_cells[y], row_fractions[y]
+                for x in range(width):
+                    k, _, fraction[x], slope[x] = _locate(guide[n, y, x], depths, align_corners)
+                    cell[x] = column_cells[x] * depths + k
+
+                if want_guide or want_image:
+                    _blend_rows(grid, n, i, ty, row)
+                    _tabulate(row, table)
+                    for x in range(width):
+                        m, tx, tz = cell[x], column_fractions[x], fraction[x]
+                        d_z = zero
+                        for q in range(columns):
+                            by_v, by_z = zero, zero
+                            for o in range(co):
+                                c = o * columns + q
+                                along_z = cells[m, 2, c] + tx * cells[m, 3, c]
+                                by_z += grad[n, y, x, o] * along_z
+                                by_v += grad[n, y, x, o] * (cells[m, 0, c] + tx * cells[m, 1, c] + tz * along_z)
+                            d_z += by_z * (real(image[n, y, x, q]) * unit) if q < ci else by_z
+                            if want_image and q < ci:
+                                d_image[n, y, x, q] = by_v
+                        if want_guide:
+                            d_guide[n, y, x] = d_z * slope[x]
+
+                if want_grid:
+                    cells[:] = zero  # now the sums for each cell and its neighbours, as in _spread
+                    for x in range(width):
+                        m, tx, tz = cell[x], column_fractions[x], fraction[x]
+                        w0, w1, w2, w3 = (one - tz) * (one - tx), (one - tz) * tx, tz * (one - tx), tz * tx
+                        for q in range(columns):
+                            v = real(image[n, y, x, q]) * unit if q < ci else one
+                            for o in range(co):
+                                c = o * columns + q
+                                d = grad[n, y, x, o] * v
+                                cells[m, 0, c] += w0 * d
+                                cells[m, 1, c] += w1 * d
+                                cells[m, 2, c] += w2 * d
+                                cells[m, 3, c] += w3 * d
+                    _spread(cells, grid_width, depths, row)
+                    _add_row(one - ty, row, partial[task, i])
+                    _add_row(ty, row, partial[task, min(i + 1, grid_height - 1)])
+
+    return kernel
+
+
+@cache
+def _backward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
+    fixed_out, fixed_in, fixed_columns = fixed
+
+    @_kernel
+    def kernel(grid, guide, xy, image, unit, grad, align_corners, tasks, wanted, partial, d_guide, d_image, d_xy):
+        want_grid, want_guide, want_image, want_xy = wanted
+        count, height, width, _ = grad.shape
+        _, grid_height, grid_width, depths, _ = grid.shape
+        co = fixed_out if fixed_columns else grad.shape[3]
+        ci = fixed_in if fixed_columns else image.shape[3]
+        columns = fixed_columns if fixed_columns else grid.shape[4] // co
+        for task in prange(count * tasks):
+            n, part = task // tasks, task % tasks
+            real = type(unit)
+            zero, one = real(0), real(1)
+            for y in range(height * part // tasks, height * (part + 1) // tasks):
+                for x in range(width):
+                    i0, i1, ty, slope_y = _locate(xy[n, y, x, 1], grid_height, align_corners)
+                    j0, j1, tx, slope_x = _locate(xy[n, y, x, 0], grid_width, align_corners)
+                    k0, k1, tz, slope_z = _locate(guide[n, y, x], depths, align_corners)
+                    sy, sx, sz = one - ty, one - tx, one - tz
+
+                    if want_guide or want_image or want_xy:
+                        d_y, d_x, d_z = zero, zero, zero
+                        for q in range(columns):
+                            v = real(image[n, y, x, q]) * unit if q < ci else one
+                            d_v = zero
+                            for o in range(co):
+                                c, g = o * columns + q, grad[n, y, x, o]
+                                # a at depth k0, b towards k1, p at the pixel's depth; the indices are of y, then x
+                                a00, b00 = grid[n, i0, j0, k0, c], grid[n, i0, j0, k1, c] - grid[n, i0, j0, k0, c]
+                                a01, b01 = grid[n, i0, j1, k0, c], grid[n, i0, j1, k1, c] - grid[n, i0, j1, k0, c]
+                                a10, b10 = grid[n, i1, j0, k0, c], grid[n, i1, j0, k1, c] - grid[n, i1, j0, k0, c]
+                                a11, b11 = grid[n, i1, j1, k0, c], grid[n, i1, j1, k1, c] - grid[n, i1, j1, k0, c]
+                                p00, p01, p10, p11 = a00 + tz * b00, a01 + tz * b01, a10 + tz * b10, a11 + tz * b11
+                                d_v += g * (sy * (sx * p00 + tx * p01) + ty * (sx * p10 + tx * p11))
+                                d_z += g * v * (sy * (sx * b00 + tx * b01) + ty * (sx * b10 + tx * b11))
+                                d_x += g * v * (sy * (p01 - p00) + ty * (p11 - p10))
+                                d_y += g * v * (sx * (p10 - p00) + tx * (p11 - p01))
+                            if want_image and q < ci:
+                                d_image[n, y, x, q] = d_v
+                        if want_guide:
+                            d_guide[n, y, x] = d_z * slope_z
+                        if want_xy:
+                            d_xy[n, y, x, 0] = d_x * slope_x
+                            d_xy[n, y, x, 1] = d_y * slope_y
+
+                    if want_grid:
+                        for q in range(columns):
+                            v = real(image[n, y, x, q]) * unit if q < ci else one
+                            for o in range(co):
+                                c, d = o * columns + q, grad[n, y, x, o] * v
+                                partial[task, i0, j0, k0, c] += sy * sx * sz * d
+                                partial[task, i0, j0, k1, c] += sy * sx * tz * d
+                                partial[task, i0, j1, k0, c] += sy * tx * sz * d
+                                partial[task, i0, j1, k1, c] += sy * tx * tz * d
+                                partial[task, i1, j0, k0, c] += ty * sx * sz * d
+                                partial[task, i1, j0, k1, c] += ty * sx * tz * d
+                                partial[task, i1, j1, k0, c] += ty * tx * sz * d
+                                partial[task, i1, j1, k1, c] += ty * tx * tz * d
+
+    return kernel
+
+
+@_kernel
+def _add_up(partial, tasks, out):
+    """out[n] = Σ_t partial[n·tasks + t], a grid row at a time."""
+    count, rows, _, _, _ = out.shape
+    for r in prange(count * rows):
+        n, i = r // rows, r % rows
+        out[n, i] = 0
+        for t in range(tasks):
+            _add_row(out.dtype.type(1), partial[n * tasks + t, i], out[n, i])
+
+
+def _backward(
+    grid: Any,
+    guide: Any,
+    pixels: tuple[Any, Any, int],
+    grad: Any,
+    xy: Any,
+    window: Window | None,
+    align_corners: bool,
+    gradients: Mapping[str, _Result],
+) -> None:
+    """Run slice_apply_vjp on arrays made plain, for those of grid, guide, image and xy that ``gradients`` has."""
+    image, unit, _ = pixels
+    kind, (count, height, _) = grid.dtype, guide.shape
+    fixed = _fixed(grad.shape[3], image.shape[3], grid.shape[4] // max(grad.shape[3], 1))
+    tasks = max(1, min(_TASKS // max(count, 1), height))
+    partial = np.zeros((count * tasks, *grid.shape[1:]) if "grid" in gradients else (0,) * 5, kind)
+    d_guide = _target(gradients, "guide", guide.shape, kind)
+    d_image = _target(gradients, "image", image.shape, kind)
+    wanted = ("grid" in gradients, "guide" in gradients, "image" in gradients)
+    if xy is None:
+        positions = _positions(guide, grid, window, align_corners)
+        _backward_kernel(fixed)(
+            grid, positions, guide, image, unit, grad, align_corners, tasks, wanted, partial, d_guide, d_image
+        )
+    else:
+        xy, wanted_xy = _plain(xy, kind, 4), (*wanted, "xy" in gradients)
+        d_xy = _target(gradients, "xy", xy.shape, kind)
+        _backward_xy_kernel(fixed)(
+            grid, guide, xy, image, unit, grad, align_corners, tasks, wanted_xy, partial, d_guide, d_image, d_xy
+        )
+    if "grid" in gradients:
+        _add_up(partial, tasks, gradients["grid"].shaped(*grid.shape))
+
+
+def slice_apply_vjp(
+    grid: Any,
+    guide: Any,
+    image: Any,
+    grad: Any,
+    *,
+    xy: Any = None,
+    window: Window | None = None,
+    align_corners: bool = False,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
+) -> SliceApplyGradients:
+    """Gradients of ``slice_apply``, D_ij = grad_i·in_j the coefficients' gradient and w a cell's weight:
+
+    d grid = Σ w·D,   d guide = Σ_ij D_ij·∂A_ij/∂guide (d xy likewise),   d in_j = Σ_i grad_i·A_ij
+    """
+    kind = _working_kind(grid, guide, image)
+    gradients = _targets({"grid": grid, "guide": guide, "image": image, "xy": xy}, kind, wrt, out, grad)
+    cells, stored = _plain_grid(grid, kind, np.ndim(image) == 4), _plain(guide, kind, 3)
+    pixels, incoming = _plain_image(image, kind), _plain(grad, kind, 4)
+    _backward(cells, stored, pixels, incoming, xy, window, align_corners, gradients)
+    return _delivered(SliceApplyGradients, gradients)
+
+
+def slice_vjp(
+    grid: Any,
+    guide: Any,
+    grad: Any,
+    *,
+    xy: Any = None,
+    window: Window | None = None,
+    align_corners: bool = False,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
+) -> SliceGradients:
+    """Gradients of ``slice``: d grid = splat(guide, grad), d guide = Σ_c grad_c·∂A_c/∂guide, d xy likewise."""
+    kind = _working_kind(grid, guide)
+    gradients = _targets({"grid": grid, "guide": guide, "xy": xy}, kind, wrt, out, grad)
+    cells, stored = _plain_grid(grid, kind, np.ndim(guide) == 3), _plain(guide, kind, 3)
+    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
+    incoming = np.require(grad, kind, ["C", "W"]).reshape(*stored.shape, cells.shape[4])
+    _backward(cells, stored, nothing, incoming, xy, window, align_corners, gradients)
+    return _delivered(SliceGradients, gradients)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# splat
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def splat(
+    guide: Any,
+    values: Any,
+    grid_shape: Sequence[int],
+    *,
+    xy: Any = None,
+    window: Window | None = None,
+    align_corners: bool = False,
+    out: Any = None,
+) -> Any:
+    """out[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) values[n,y,x,c], the gradient of ``slice`` by its grid."""
+    guide, values = np.asarray(guide), np.asarray(values)
+    kind = _working_kind(guide, values)
+    shape = (*guide.shape[:-2], *grid_shape, *values.shape[guide.ndim :])
+    result = _Result(shape, kind, values.dtype, out, guide, values, xy)
+    cells, stored = _plain_grid(np.empty(shape, kind), kind, guide.ndim == 3), _plain(guide, kind, 3)
+    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
+    incoming = np.require(values, kind, ["C", "W"]).reshape(*stored.shape, cells.shape[4])
+    _backward(cells, stored, nothing, incoming, xy, window, align_corners, {"grid": result})
+    return result.deliver()
+
+
+def splat_vjp(
+    guide: Any,
+    values: Any,
+    grad: Any,
+    *,
+    xy: Any = None,
+    window: Window | None = None,
+    align_corners: bool = False,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
+) -> SplatGradients:
+    """Gradients of ``splat``: d values = slice(grad, guide), and those of slicing grad by guide and xy."""
+    guide, values = np.asarray(guide), np.asarray(values)
+    kind = _working_kind(guide, values)
+    gradients = _targets({"guide": guide, "values": values, "xy": xy}, kind, wrt, out, grad)
+    cells, stored = _plain_grid(grad, kind, guide.ndim == 3), _plain(guide, kind, 3)
+    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
+    if "values" in gradients:
+        sliced = gradients["values"].shaped(*stored.shape, cells.shape[4])
+        _forward(cells, _stored_row, (stored,), nothing, xy, window, align_corners, sliced)
+    coordinates = {name: target for name, target in gradients.items() if name != "values"}
+    if coordinates:
+        incoming = np.require(values, kind, ["C", "W"]).reshape(*stored.shape, cells.shape[4])
+        _backward(cells, stored, nothing, incoming, xy, window, align_corners, coordinates)
+    return _delivered(SplatGradients, gradients)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# apply
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _apply_kernel(fixed: tuple[int, int, int]) -> Any:
+    fixed_out, fixed_in, fixed_columns = fixed
+
+    @_kernel
+    def kernel(coefficients, image, unit, top, out):
+        count, height, width, _ = image.shape
+        co = fixed_out if fixed_columns else coefficients.shape[3]
+        ci = fixed_in if fixed_columns else image.shape[3]
+        columns = fixed_columns if fixed_columns else coefficients.shape[4]
+        for r in prange(count * height):
+            n, y = r // height, r % height
+            real = type(unit)
+            result = np.empty(width * co, coefficients.dtype)
+            for x in range(width):
+                for o in range(co):
+                    s = coefficients[n, y, x, o, ci] if columns > ci else real(0)
+                    for q in range(ci):
+                        s += coefficients[n, y, x, o, q] * (real(image[n, y, x, q]) * unit)
+                    result[x * co + o] = s
+            _write_row(result, top, out[n, y].reshape(width * co))
+
+    return kernel
+
+
+def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
+    """out_i = Σ_j A_ij·in_j (+ A_i,Ci)."""
+    coefficients, image = np.asarray(coefficients), np.asarray(image)
+    kind = _working_kind(coefficients, image)
+    pixels, unit, top = _plain_image(image, kind)
+    shape = coefficients.shape[:-1]
+    result = _Result(shape, image.dtype if top else kind, image.dtype, out, coefficients, image)
+    kernel = _apply_kernel(_fixed(shape[-1], image.shape[-1], coefficients.shape[-1]))
+    target = result.shaped(*pixels.shape[:3], shape[-1])
+    kernel(_plain(coefficients, kind, 5), pixels, unit, top, target)
+    return result.deliver()
+
+
+@cache
+def _apply_backward_kernel(fixed: tuple[int, int, int]) -> Any:
+    fixed_out, fixed_in, fixed_columns = fixed
+
+    @_kernel
+    def kernel(coefficients, image, unit, grad, wanted, d_coefficients, d_image):
+        want_coefficients, want_image = wanted
+        count, height, width, _ = image.shape
+        co = fixed_out if fixed_columns else coefficients.shape[3]
+        ci = fixed_in if fixed_columns else image.shape[3]
+        columns = fixed_columns if fixed_columns else coefficients.shape[4]
+        for r in prange(count * height):
+            n, y = r // height, r % height
+            real = type(unit)
+            for x in range(width):
+                if want_coefficients:
+                    for o in range(co):
+                        for q in range(columns):
+                            v = real(image[n, y, x, q]) * unit if q < ci else real(1)
+                            d_coefficients[n, y, x, o, q] = grad[n, y, x, o] * v
+                if want_image:
+                    for q in range(ci):
+                        s = real(0)
+                        for o in range(co):
+                            s += grad[n, y, x, o] * coefficients[n, y, x, o, q]
+                        d_image[n, y, x, q] = s
+
+    return kernel
+
+
+def apply_vjp(
+    coefficients: Any,
+    image: Any,
+    grad: Any,
+    *,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
+) -> ApplyGradients:
+    """Gradients of ``apply``: d A_ij = grad_i·in_j (d A_i,Ci = grad_i), d in_j = Σ_i grad_i·A_ij."""
+    kind = _working_kind(coefficients, image)
+    gradients = _targets({"coefficients": coefficients, "image": image}, kind, wrt, out, grad)
+    matrices, (pixels, unit, _) = _plain(coefficients, kind, 5), _plain_image(image, kind)
+    kernel = _apply_backward_kernel(_fixed(matrices.shape[3], pixels.shape[3], matrices.shape[4]))
+    wanted = ("coefficients" in gradients, "image" in gradients)
+    d_coefficients = _target(gradients, "coefficients", matrices.shape, kind)
+    d_image = _target(gradients, "image", pixels.shape, kind)
+    kernel(matrices, pixels, unit, _plain(grad, kind, 4), wanted, d_coefficients, d_image)
+    return _delivered(ApplyGradients, gradients)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# total_variation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _shares(grid: Any) -> tuple[Any, ...]:
+    """1 over the number of differences along y, x and depth."""
+    sizes = grid.shape[1:]
+    differences = [math.prod(s - (a == axis) for a, s in enumerate(sizes)) for axis in range(3)]
+    return tuple(grid.dtype.type(1 / max(d, 1)) for d in differences)
+
+
+@_inlined
+def _squared_difference(a, b):
+    total = a.dtype.type(0)
+    for m in range(a.size):
+        total += (a[m] - b[m]) * (a[m] - b[m])
+    return total
+
+
+@_kernel
+def _variation(grid, shares, partial):
+    count, height, width, depth, channels = grid.shape
+    line, size = depth * channels, width * depth * channels
+    for r in prange(count * height):
+        n, i = r // height, r % height
+        row = grid[n, i].reshape(size)
+        total = shares[1] * _squared_difference(row[: size - line], row[line:])
+        for j in range(width):
+            column = row[j * line : (j + 1) * line]
+            total += shares[2] * _squared_difference(column[: line - channels], column[channels:])
+        if i + 1 < height:
+            total += shares[0] * _squared_difference(row, grid[n, i + 1].reshape(size))
+        partial[n, i] = total
+
+
+def total_variation(grid: Any) -> Any:
+    """out[n] = Σ_axis mean((grid[n, …, i+1, …] − grid[n, …, i, …])²), over the three grid axes."""
+    grid = np.asarray(grid)
+    kind = _working_kind(grid)
+    cells = _plain_grid(grid, kind, True)
+    partial = np.empty(cells.shape[:2], kind)
+    _variation(cells, _shares(cells), partial)
+    return partial.sum(axis=1).astype(grid.dtype)
+
+
+@_inlined
+def _add_difference(scale, a, b, out):
+    for m in range(out.size):
+        out[m] += scale * (a[m] - b[m])
+
+
+@_kernel
+def _variation_backward(grid, shares, grad, d_grid):
+    count, height, width, depth, channels = grid.shape
+    line, size = depth * channels, width * depth * channels
+    for r in prange(count * height):
+        n, i = r // height, r % height
+        twice = grid.dtype.type(2) * grad[n]
+        row, out = grid[n, i].reshape(size), d_grid[n, i].reshape(size)
+        out[:] = 0
+        if i > 0:
+            _add_difference(twice * shares[0], row, grid[n, i - 1].reshape(size), out)
+        if i + 1 < height:
+            _add_difference(twice * shares[0], row, grid[n, i + 1].reshape(size), out)
+        _add_difference(twice * shares[1], row[line:], row[: size - line], out[line:])
+        _add_difference(twice * shares[1], row[: size - line], row[line:], out[: size - line])
+        for j in range(width):
+            column, to = row[j * line : (j + 1) * line], out[j * line : (j + 1) * line]
+            rest = line - channels
+            _add_difference(twice * shares[2], column[channels:], column[:rest], to[channels:])
+            _add_difference(twice * shares[2], column[:rest], column[channels:], to[:rest])
+
+
+def total_variation_vjp(
+    grid: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+) -> TotalVariationGradients:
+    """Gradient of ``total_variation``: a difference d of M adds ±2·d·grad[n]/M to its two cells."""
+    kind = _working_kind(grid)
+    gradients = _targets({"grid": grid}, kind, wrt, out, grad)
+    if "grid" in gradients:
+        cells = _plain_grid(grid, kind, True)
+        _variation_backward(cells, _shares(cells), _plain(grad, kind, 1), gradients["grid"].shaped(*cells.shape))
+    return _delivered(TotalVariationGradients, gradients)
