@@ -1,8 +1,8 @@
 """What an operation takes and returns, declared once; the checks and the error sentences follow from it.
 
 A shape is written as its axes' names, ``"N H W Ci"``: equal names must have equal sizes. ``N`` is left out of an
-unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, ``Ci=3`` for an
-axis that must have that size, and no axes for a scalar.
+unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, ``Ci=3`` for
+an axis that must have that size, and no axes for a scalar.
 """
 
 from __future__ import annotations
