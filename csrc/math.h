@@ -35,14 +35,10 @@ BO_INLINE T madd(T a, T b, T c) {
 #endif
 }
 
-// max(v, 0) and clip(v, 0, 1), which pass NaN on.
+// max(v, 0), which passes NaN on.
 template <class T>
 BO_INLINE T relu(T v) {
   return v < T(0) ? T(0) : v;
-}
-template <class T>
-BO_INLINE T clip01(T v) {
-  return v < T(0) ? T(0) : (v > T(1) ? T(1) : v);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -131,10 +127,6 @@ BO_INLINE T lerp(T a, T b, T t) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Guides
 
-// 1 / (1 + e^−v), without overflow at either end.
-BO_INLINE float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
-BO_INLINE double sigmoid(double v) { return 1.0 / (1.0 + exp(-v)); }
-
 // BT.601
 constexpr double kLuma[3] = {0.299, 0.587, 0.114};
 
@@ -155,6 +147,19 @@ BO_INLINE float bits_float(uint32_t v) {
     float f;
   } x;
   x.u = v;
+  return x.f;
+}
+
+// 2^n for whole n that are exponents of the type; anything for NaN
+BO_INLINE float power_of_two(float n) {
+  return bits_float(static_cast<uint32_t>(static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23);
+}
+BO_INLINE double power_of_two(double n) {
+  union {
+    uint64_t u;
+    double f;
+  } x;
+  x.u = static_cast<uint64_t>(static_cast<int64_t>(n == n ? n : 0.0) + 1023) << 52;
   return x.f;
 }
 

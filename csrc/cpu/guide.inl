@@ -50,105 +50,111 @@ class GuideNumbers {
   int64_t total_;
 };
 
-// Sums over a tile, of whole vectors: the rows of a gradient are padded with zeros.
+// Sums over many pixels, one a parameter. A vector's lanes are added up apart, in double, until the end.
 template <class T>
-BO_INLINE double lane_sum(const Vec<T>& v) {
-  T lanes[Vec<T>::kLanes];
-  store(lanes, v);
-  double sum = 0.0;
-  for (int l = 0; l < Vec<T>::kLanes; ++l) sum += static_cast<double>(lanes[l]);
-  return sum;
-}
-template <class T>
-double tile_sum(int64_t count, const T* a) {
-  Vec<T> sum = broadcast(T(0));
-  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) sum = sum + load(a + p);
-  return lane_sum(sum);
-}
-template <class T>
-double tile_dot(int64_t count, const T* a, const T* b) {
-  Vec<T> sum = broadcast(T(0));
-  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) sum = madd(load(a + p), load(b + p), sum);
-  return lane_sum(sum);
-}
+class LaneSums {
+ public:
+  explicit LaneSums(double* lanes) : lanes_(lanes) {}
+  LaneSums from(int64_t parameter) const { return LaneSums(lanes_ + parameter * Vec<T>::kLanes); }
+  void add(int64_t parameter, const Vec<T>& v, T weight = T(1)) const {
+    accumulate(lanes_ + parameter * Vec<T>::kLanes, v, static_cast<double>(weight));
+  }
+
+ private:
+  double* lanes_;
+};
 
 template <class Number>
 class Curves {
  public:
   using T = Number;
+  using V = Vec<T>;
   static constexpr int kParameters = 6;
   Curves(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]) {}
   int64_t parameters() const { return n_.total(); }
   int64_t scratch() const { return 2 * Ci_ + 2; }
 
-  void value(const T* image, int64_t count, int64_t pitch, T* scratch, T* guide) const {
-    sums(image, count, pitch, scratch, guide);
-    for (int64_t p = 0; p < count; ++p) guide[p] = clip01(guide[p]);
+  void value(const T* image, int64_t count, int64_t pitch, T*, T* guide) const {
+    for (int64_t p = 0; p < count; p += V::kLanes) {
+      const V total = sums(image + p, pitch, nullptr, nullptr), zero = broadcast(T(0)), one = broadcast(T(1));
+      const V raised = where_greater(zero, total, zero, total);
+      store(guide + p, where_greater(raised, one, one, raised));
+    }
   }
 
-  void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image, double* d) const {
+  void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
+                const LaneSums<T>& d_ccm) const {
+    const LaneSums<T> d_ccm_bias = d_ccm.from(Ci_ * Ci_), d_shifts = d_ccm_bias.from(Ci_),
+                      d_slopes = d_shifts.from(Ci_ * K_), d_mix = d_slopes.from(Ci_ * K_), d_mix_bias = d_mix.from(Ci_);
     T *q = scratch, *c = q + Ci_ * pitch, *inner = c + Ci_ * pitch, *d_q = inner + pitch;
-    sums(image, count, pitch, scratch, inner);
-    // From here on `inner` is the gradient of clip's argument.
-    for (int64_t p = 0; p < count; ++p) {
-      const T v = inner[p];
-      inner[p] = v > T(0) && v < T(1) ? grad[p] : (v != v ? v : T(0));
+    const V zero = broadcast(T(0)), one = broadcast(T(1));
+    V sum = zero;
+    for (int64_t p = 0; p < count; p += V::kLanes) {
+      const V v = sums(image + p, pitch, q + p, c + p);
+      // The gradient of clip's argument; NaN where that is NaN.
+      const V open = where_greater(v, zero, where_greater(one, v, load(grad + p), zero), zero);
+      const V d_v = where_equal(v, v, open, v);
+      store(inner + p, d_v);
+      sum = sum + d_v;
     }
-    double *d_ccm = d, *d_ccm_bias = d_ccm + Ci_ * Ci_, *d_shifts = d_ccm_bias + Ci_, *d_slopes = d_shifts + Ci_ * K_;
-    double *d_mix = d_slopes + Ci_ * K_, *d_mix_bias = d_mix + Ci_;
-    *d_mix_bias += tile_sum(count, inner);
-    for (int64_t j = 0; j < Ci_ * pitch; ++j) d_image[j] = T(0);
+    d_mix_bias.add(0, sum);
     for (int64_t i = 0; i < Ci_; ++i) {
       const T *q_i = q + i * pitch, *c_i = c + i * pitch;
-      d_mix[i] += tile_dot(count, inner, c_i);
       const T mix = n_[4][i];
-      for (int64_t p = 0; p < count; ++p) d_q[p] = T(0);
-      for (int64_t k = 0; k < K_; ++k) {
-        const T shift = n_[2][i * K_ + k], slope = n_[3][i * K_ + k];
-        const Vec<T> shifts = broadcast(shift), zero = broadcast(T(0));
-        Vec<T> above = zero, lifted = zero;
-        for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
-          const Vec<T> v = load(q_i + p), d_v = load(inner + p);
-          above = above + where_greater(v, shifts, d_v, zero);
-          lifted = madd(d_v, where_greater(v, shifts, v - shifts, zero), lifted);
-          store(d_q + p, load(d_q + p) + where_greater(v, shifts, broadcast(slope), zero));
-        }
-        d_shifts[i * K_ + k] -= static_cast<double>(mix) * static_cast<double>(slope) * lane_sum(above);
-        d_slopes[i * K_ + k] += static_cast<double>(mix) * lane_sum(lifted);
+      V d_mix_sum = zero, d_bias_sum = zero;
+      for (int64_t p = 0; p < count; p += V::kLanes) {
+        d_mix_sum = madd(load(inner + p), load(c_i + p), d_mix_sum);
+        store(d_q + p, zero);
       }
-      for (int64_t p = 0; p < count; ++p) d_q[p] *= mix * inner[p];
-      d_ccm_bias[i] += tile_sum(count, d_q);
+      d_mix.add(i, d_mix_sum);
+      for (int64_t k = 0; k < K_; ++k) {
+        const V shift = broadcast(n_[2][i * K_ + k]), slope = broadcast(n_[3][i * K_ + k]);
+        V above = zero, lifted = zero;
+        for (int64_t p = 0; p < count; p += V::kLanes) {
+          const V v = load(q_i + p), d_v = load(inner + p);
+          above = above + where_greater(v, shift, d_v, zero);
+          lifted = madd(d_v, relu(v - shift), lifted);
+          store(d_q + p, load(d_q + p) + where_greater(v, shift, slope, zero));
+        }
+        d_shifts.add(i * K_ + k, above, -mix * n_[3][i * K_ + k]);
+        d_slopes.add(i * K_ + k, lifted, mix);
+      }
+      for (int64_t p = 0; p < count; p += V::kLanes) {
+        const V d = load(d_q + p) * (broadcast(mix) * load(inner + p));
+        store(d_q + p, d);
+        d_bias_sum = d_bias_sum + d;
+      }
+      d_ccm_bias.add(i, d_bias_sum);
       for (int64_t j = 0; j < Ci_; ++j) {
-        const T* in = image + j * pitch;
-        const T weight = n_[0][i * Ci_ + j];
-        d_ccm[i * Ci_ + j] += tile_dot(count, d_q, in);
-        for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = madd(weight, d_q[p], d_image[j * pitch + p]);
+        const V weight = broadcast(n_[0][i * Ci_ + j]);
+        T* d_in = d_image + j * pitch;
+        V d_weight = zero;
+        for (int64_t p = 0; p < count; p += V::kLanes) {
+          const V d = load(d_q + p);
+          d_weight = madd(d, load(image + j * pitch + p), d_weight);
+          store(d_in + p, madd(weight, d, i ? load(d_in + p) : zero));
+        }
+        d_ccm.add(i * Ci_ + j, d_weight);
       }
     }
   }
 
  private:
-  // q and c into scratch, and the argument of clip
-  void sums(const T* BO_RESTRICT image, int64_t count, int64_t pitch, T* BO_RESTRICT scratch,
-            T* BO_RESTRICT total) const {
-    for (int64_t p = 0; p < count; ++p) total[p] = *n_[5];
+  // The argument of clip for a vector of pixels; q and c to rows `pitch` apart where they are wanted.
+  BO_INLINE_MEMBER V sums(const T* image, int64_t pitch, T* q_out, T* c_out) const {
+    V total = broadcast(*n_[5]);
     for (int64_t i = 0; i < Ci_; ++i) {
-      T *BO_RESTRICT q = scratch + i * pitch, *BO_RESTRICT c = scratch + (Ci_ + i) * pitch;
-      for (int64_t p = 0; p < count; ++p) {
-        q[p] = n_[1][i];
-        c[p] = T(0);
+      V q = broadcast(n_[1][i]), c = broadcast(T(0));
+      for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), load(image + j * pitch), q);
+      const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
+      for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
+      total = madd(broadcast(n_[4][i]), c, total);
+      if (q_out) {
+        store(q_out + i * pitch, q);
+        store(c_out + i * pitch, c);
       }
-      for (int64_t j = 0; j < Ci_; ++j) {
-        const T weight = n_[0][i * Ci_ + j];
-        for (int64_t p = 0; p < count; ++p) q[p] = madd(weight, image[j * pitch + p], q[p]);
-      }
-      for (int64_t k = 0; k < K_; ++k) {
-        const T shift = n_[2][i * K_ + k], slope = n_[3][i * K_ + k];
-        for (int64_t p = 0; p < count; ++p) c[p] = madd(slope, relu(q[p] - shift), c[p]);
-      }
-      const T mix = n_[4][i];
-      for (int64_t p = 0; p < count; ++p) total[p] = madd(mix, c[p], total[p]);
     }
+    return total;
   }
 
   const GuideNumbers<T> n_;
@@ -159,59 +165,69 @@ template <class Number>
 class Network {
  public:
   using T = Number;
+  using V = Vec<T>;
   static constexpr int kParameters = 4;
   Network(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), F_(p.value[0].shape[0]) {}
   int64_t parameters() const { return n_.total(); }
-  int64_t scratch() const { return 3; }
+  int64_t scratch() const { return 2; }
 
-  void value(const T* image, int64_t count, int64_t pitch, T* scratch, T* guide) const {
-    sums(image, count, pitch, scratch, guide);
-    for (int64_t p = 0; p < count; ++p) guide[p] = sigmoid(guide[p]);
+  void value(const T* image, int64_t count, int64_t pitch, T*, T* guide) const {
+    for (int64_t p = 0; p < count; p += V::kLanes) store(guide + p, sigmoid(sums(image + p, pitch)));
   }
 
-  void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image, double* d) const {
-    T *hidden = scratch, *d_sum = scratch + pitch, *term = d_sum + pitch;
-    sums(image, count, pitch, hidden, d_sum);
-    // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
-    for (int64_t p = 0; p < count; ++p) d_sum[p] = grad[p] * sigmoid(d_sum[p]) * sigmoid(-d_sum[p]);
-    double *d_w1 = d, *d_b1 = d_w1 + F_ * Ci_, *d_w2 = d_b1 + F_, *d_b2 = d_w2 + F_;
-    *d_b2 += tile_sum(count, d_sum);
-    for (int64_t j = 0; j < Ci_ * pitch; ++j) d_image[j] = T(0);
+  void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
+                const LaneSums<T>& d_w1) const {
+    const LaneSums<T> d_b1 = d_w1.from(F_ * Ci_), d_w2 = d_b1.from(F_), d_b2 = d_w2.from(F_);
+    T* d_sum = scratch;
+    const V zero = broadcast(T(0));
+    V d_b2_sum = zero;
+    for (int64_t p = 0; p < count; p += V::kLanes) {
+      // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
+      const V v = sums(image + p, pitch), d = load(grad + p) * sigmoid(v) * sigmoid(zero - v);
+      store(d_sum + p, d);
+      d_b2_sum = d_b2_sum + d;
+    }
+    d_b2.add(0, d_b2_sum);
+    for (int64_t j = 0; j < Ci_; ++j)
+      for (int64_t p = 0; p < count; p += V::kLanes) store(d_image + j * pitch + p, zero);
     for (int64_t f = 0; f < F_; ++f) {
-      feature(f, image, count, pitch, hidden);
-      const T w2 = n_[2][f];
-      for (int64_t p = 0; p < count; ++p) term[p] = relu(hidden[p]);
-      d_w2[f] += tile_dot(count, d_sum, term);
-      for (int64_t p = 0; p < count; ++p) {
-        const T h = hidden[p];
-        hidden[p] = h > T(0) ? w2 * d_sum[p] : (h != h ? h : T(0));
+      const V w2 = broadcast(n_[2][f]);
+      V d_w2_sum = zero, d_b1_sum = zero;
+      T* d_hidden = scratch + pitch;
+      for (int64_t p = 0; p < count; p += V::kLanes) {
+        const V h = hidden(f, image + p, pitch), d = load(d_sum + p);
+        d_w2_sum = madd(d, relu(h), d_w2_sum);
+        const V d_h = where_greater(h, zero, w2 * d, zero), passed = where_equal(h, h, d_h, h);
+        d_b1_sum = d_b1_sum + passed;
+        store(d_hidden + p, passed);
       }
-      d_b1[f] += tile_sum(count, hidden);
+      d_w2.add(f, d_w2_sum);
+      d_b1.add(f, d_b1_sum);
       for (int64_t j = 0; j < Ci_; ++j) {
-        const T* in = image + j * pitch;
-        const T weight = n_[0][f * Ci_ + j];
-        d_w1[f * Ci_ + j] += tile_dot(count, hidden, in);
-        for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = madd(weight, hidden[p], d_image[j * pitch + p]);
+        const V weight = broadcast(n_[0][f * Ci_ + j]);
+        T* d_in = d_image + j * pitch;
+        V d_weight = zero;
+        for (int64_t p = 0; p < count; p += V::kLanes) {
+          const V d = load(d_hidden + p);
+          d_weight = madd(d, load(image + j * pitch + p), d_weight);
+          store(d_in + p, madd(weight, d, load(d_in + p)));
+        }
+        d_w1.add(f * Ci_ + j, d_weight);
       }
     }
   }
 
  private:
-  // The argument of sigmoid
-  void sums(const T* image, int64_t count, int64_t pitch, T* hidden, T* total) const {
-    for (int64_t p = 0; p < count; ++p) total[p] = *n_[3];
-    for (int64_t f = 0; f < F_; ++f) {
-      feature(f, image, count, pitch, hidden);
-      for (int64_t p = 0; p < count; ++p) total[p] = madd(n_[2][f], relu(hidden[p]), total[p]);
-    }
+  // w1·in + b1 of one feature, and the argument of sigmoid, for a vector of pixels
+  BO_INLINE_MEMBER V hidden(int64_t f, const T* image, int64_t pitch) const {
+    V h = broadcast(n_[1][f]);
+    for (int64_t j = 0; j < Ci_; ++j) h = madd(broadcast(n_[0][f * Ci_ + j]), load(image + j * pitch), h);
+    return h;
   }
-  // w1·in + b1 of one feature
-  void feature(int64_t f, const T* BO_RESTRICT image, int64_t count, int64_t pitch, T* BO_RESTRICT to) const {
-    for (int64_t p = 0; p < count; ++p) to[p] = n_[1][f];
-    for (int64_t j = 0; j < Ci_; ++j) {
-      const T weight = n_[0][f * Ci_ + j];
-      for (int64_t p = 0; p < count; ++p) to[p] = madd(weight, image[j * pitch + p], to[p]);
-    }
+  BO_INLINE_MEMBER V sums(const T* image, int64_t pitch) const {
+    V total = broadcast(*n_[3]);
+    for (int64_t f = 0; f < F_; ++f) total = madd(broadcast(n_[2][f]), relu(hidden(f, image, pitch)), total);
+    return total;
   }
 
   const GuideNumbers<T> n_;
@@ -232,7 +248,7 @@ class Luma {
     for (int64_t p = 0; p < count; ++p)
       guide[p] = madd(b, image[2 * pitch + p], madd(g, image[pitch + p], r * image[p]));
   }
-  void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, double*) const {
+  void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
     for (int64_t j = 0; j < 3; ++j)
       for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(kLuma[j]) * grad[p];
   }
@@ -273,7 +289,8 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], width);
   const int64_t bands = band_count(tiling.count, width);
   Scratch sums_memory;
-  double* sums = sums_memory.take<double>(bands * size, true);
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  double* sums = sums_memory.take<double>(bands * size * kLanes, true);
   for_units(bands, [&](int64_t band) {
     Scratch memory;
     T* image = memory.take<T>(width * (2 * Ci + guide.scratch() + 1));
@@ -287,16 +304,18 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
         grad[p] = T(0);
         for (int64_t c = 0; c < Ci; ++c) image[c * width + p] = T(0);
       }
-      guide.gradient(image, grad, count, width, scratch, d_image, sums + band * size);
+      guide.gradient(image, grad, count, width, scratch, d_image, LaneSums<T>(sums + band * size * kLanes));
       if (a.d_image.data) store_planar(a.d_image, tile, d_image, width);
     }
   });
-  for (int64_t band = 1; band < bands; ++band)
-    for (int64_t i = 0; i < size; ++i) sums[i] += sums[band * size + i];
-
   Scratch result_memory;
   T* result = result_memory.take<T>(size);
-  for (int64_t i = 0; i < size; ++i) result[i] = static_cast<T>(sums[i]);
+  for (int64_t i = 0; i < size; ++i) {
+    double sum = 0.0;
+    for (int64_t band = 0; band < bands; ++band)
+      for (int64_t l = 0; l < kLanes; ++l) sum += sums[(band * size + i) * kLanes + l];
+    result[i] = static_cast<T>(sum);
+  }
   for (int i = 0; i < Guide::kParameters; ++i) {
     // Gradients have their parameters' shapes, wanted or not.
     const Tensor &shape = a.parameters.value[i], &to = a.d_value[i];

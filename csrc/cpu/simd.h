@@ -83,6 +83,26 @@ BO_INLINE Vec<T> where_greater(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a
   BO_LANES r.v[l] = x.v[l] > y.v[l] ? a.v[l] : b.v[l];
   return r;
 }
+template <class T>
+BO_INLINE Vec<T> operator/(const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] / b.v[l];
+  return r;
+}
+// max(a, 0), which passes NaN on
+template <class T>
+BO_INLINE Vec<T> relu(const Vec<T>& a) {
+  Vec<T> r;
+  BO_LANES r.v[l] = relu(a.v[l]);
+  return r;
+}
+// a·2^n for whole n that are exponents of T
+template <class T>
+BO_INLINE Vec<T> times_power(const Vec<T>& a, const Vec<T>& n) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] * power_of_two(n.v[l]);
+  return r;
+}
 // a·b + c, always with one rounding
 template <class T>
 BO_INLINE Vec<T> fused(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
@@ -99,6 +119,11 @@ BO_INLINE Vec<T> store_truncated(int32_t* p, const Vec<T>& a) {
     r.v[l] = static_cast<T>(p[l]);
   }
   return r;
+}
+// to[lane] += weight·a[lane]
+template <class T>
+BO_INLINE void accumulate(double* to, const Vec<T>& a, double weight) {
+  BO_LANES to[l] = madd(static_cast<double>(a.v[l]), weight, to[l]);
 }
 // The second argument only says which T.
 template <class T>
@@ -191,6 +216,13 @@ BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, 
 }
 BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
 BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
+BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm512_div_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm512_div_pd(a.v, b.v)}; }
+// max's second operand is what it returns beside NaN.
+BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
+BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
+BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) { return {_mm512_scalef_pd(a.v, n.v)}; }
 BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
   const __m512i k = _mm512_cvttps_epi32(a.v);
   _mm512_storeu_si512(p, k);
@@ -200,6 +232,13 @@ BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
   const __m256i k = _mm512_cvttpd_epi32(a.v);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
   return {_mm512_cvtepi32_pd(k)};
+}
+BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
+  _mm512_storeu_pd(to, _mm512_fmadd_pd(a.v, _mm512_set1_pd(weight), _mm512_loadu_pd(to)));
+}
+BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
+  accumulate(to, Vec<double>{_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}, weight);
+  accumulate(to + 8, Vec<double>{_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}, weight);
 }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_loadu_si512(p)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
@@ -296,6 +335,19 @@ BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, 
 }
 BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
 BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
+BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm256_div_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm256_div_pd(a.v, b.v)}; }
+// max's second operand is what it returns beside NaN.
+BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
+BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.v)}; }
+BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+  return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))};
+}
+BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
+  const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
+  return {_mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)))};
+}
 BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
   const __m256i k = _mm256_cvttps_epi32(a.v);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
@@ -305,6 +357,13 @@ BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
   const __m128i k = _mm256_cvttpd_epi32(a.v);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), k);
   return {_mm256_cvtepi32_pd(k)};
+}
+BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
+  _mm256_storeu_pd(to, _mm256_fmadd_pd(a.v, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
+}
+BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
+  accumulate(to, Vec<double>{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}, weight);
+  accumulate(to + 4, Vec<double>{_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}, weight);
 }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
@@ -346,6 +405,36 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 }
 
 #endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Functions
+
+// 1 / (1 + e^−v). e^x = 2^n·e^r with r = x − n·ln 2, |r| ≤ ½ ln 2, whose Taylor series is cut where its rest is below
+// the type's rounding. Beyond the type's exponents e^x is infinite, or does not count beside 1.
+template <class T>
+BO_INLINE Vec<T> sigmoid(const Vec<T>& v) {
+  constexpr bool kSingle = sizeof(T) == 4;
+  constexpr int kTerms = kSingle ? 7 : 13;
+  const Vec<T> most = broadcast(kSingle ? T(104) : T(746)), least = broadcast(T(0)) - most, one = broadcast(T(1));
+  const Vec<T> below = where_greater(v, most, most, v), x = broadcast(T(0)) - where_greater(least, below, least, below);
+  // Adding 1.5·2^(digits) leaves no room for a fraction.
+  const Vec<T> magic = broadcast(kSingle ? T(12582912.0) : T(6755399441055744.0));
+  const Vec<T> n = x * broadcast(T(1.4426950408889634074)) + magic - magic;
+  // ln 2 in two parts, the first with digits to spare for n.
+  const Vec<T> high = broadcast(kSingle ? T(0.693359375) : T(0.693147180369123816490));
+  const Vec<T> low = broadcast(kSingle ? T(-2.12194440054690583e-4) : T(1.90821492927058770002e-10));
+  const Vec<T> r = (x - n * high) - n * low;
+  T factor = T(1);
+  for (int k = 2; k <= kTerms; ++k) factor = factor / T(k);
+  Vec<T> series = broadcast(factor);
+  for (int k = kTerms; k > 0; --k) {
+    factor = factor * T(k);
+    series = madd(series, r, broadcast(factor));
+  }
+  // In two steps, as 2^n alone may be beyond the exponents while the product is not.
+  const Vec<T> half = n * broadcast(T(0.5)) + magic - magic;
+  return one / (one + times_power(times_power(series, half), n - half));
+}
 
 }  // namespace BO_ISA
 }  // namespace bilateral_ops
