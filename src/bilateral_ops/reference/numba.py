@@ -296,9 +296,9 @@ def _curves_row(parameters, planes, n, y, out):
 
 
 @_helper
-def _nn_row(parameters, planes, n, y, out):
+def _nn_sums_row(parameters, planes, out):
     w1, b1, w2, b2 = parameters
-    zero, one = type(b2)(0), type(b2)(1)
+    zero = type(b2)(0)
     h = np.empty_like(out)
     for x in range(out.size):
         out[x] = b2
@@ -306,6 +306,12 @@ def _nn_row(parameters, planes, n, y, out):
         _affine_row(w1, f, b1[f], planes, h)
         for x in range(out.size):
             out[x] += w2[f] * max(h[x], zero)
+
+
+@_helper
+def _nn_row(parameters, planes, n, y, out):
+    one = type(parameters[3])(1)
+    _nn_sums_row(parameters, planes, out)
     for x in range(out.size):
         out[x] = one / (one + math.exp(-out[x]))
 
@@ -488,15 +494,16 @@ def _nn_backward(image, unit, parameters, grad, want_image, d_image, partial):
         d_w2, d_b2 = partial[task, a + features : a + 2 * features], partial[task, a + 2 * features :]
         planes = np.empty((channels, width), partial.dtype)
         d_planes = np.empty((channels, width), partial.dtype)
-        sigma, ds = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
+        s, ds = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
         h, dh = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
         for r in range(rows * task // tasks, rows * (task + 1) // tasks):
             n, y = r // height, r % height
             _read_row(image, n, y, unit, planes)
-            _nn_row(parameters, planes, n, y, sigma)
+            _nn_sums_row(parameters, planes, s)
             total = zero
             for x in range(width):
-                ds[x] = grad[n, y, x] * sigma[x] * (one - sigma[x])
+                # 1 - sigmoid(s) = sigmoid(-s), which keeps its digits where sigmoid(s) is near 1
+                ds[x] = grad[n, y, x] / ((one + math.exp(-s[x])) * (one + math.exp(s[x])))
                 total += ds[x]
             d_b2[0] += total
             d_planes[:] = zero
