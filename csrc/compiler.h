@@ -22,6 +22,13 @@
 #define BO_RESTRICT __restrict__
 #endif
 
+// Asks for a cache line that will be read soon; any address will do.
+#if defined(_MSC_VER)
+#define BO_PREFETCH(p) ((void)0)
+#else
+#define BO_PREFETCH(p) __builtin_prefetch(p)
+#endif
+
 // Each instruction set's code lives in a namespace of its own, so that the linker can never replace the baseline's
 // copy of an inline function by one that was compiled for a newer processor.
 #ifndef BO_ISA

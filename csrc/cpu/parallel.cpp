@@ -138,10 +138,16 @@ void parallel_for(int64_t units, void (*body)(void*, int64_t), void* context) {
 }
 
 void* scratch_allocate(size_t bytes, bool zeroed) {
-  void* memory = zeroed ? std::calloc(bytes ? bytes : 1, 1) : std::malloc(bytes ? bytes : 1);
-  if (!memory) throw std::bad_alloc();
+  // A cache line's alignment, with the block's own address in front: calloc gives zeros without touching the pages.
+  const size_t line = 64, extra = line + sizeof(void*);
+  if (bytes > SIZE_MAX - extra) throw std::bad_alloc();
+  void* const block = zeroed ? std::calloc(bytes + extra, 1) : std::malloc(bytes + extra);
+  if (!block) throw std::bad_alloc();
+  const uintptr_t first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
+  void* const memory = reinterpret_cast<void*>((first + line - 1) / line * line);
+  static_cast<void**>(memory)[-1] = block;
   return memory;
 }
-void scratch_free(void* memory) { std::free(memory); }
+void scratch_free(void* memory) { std::free(static_cast<void**>(memory)[-1]); }
 
 }  // namespace bilateral_ops

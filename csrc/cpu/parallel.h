@@ -16,8 +16,8 @@ void set_num_threads(int n);
 // ended.
 void parallel_for(int64_t units, void (*body)(void* context, int64_t unit), void* context);
 
-// Memory that a kernel needs while it runs; throws std::bad_alloc. Declared here so that the files compiled for one
-// instruction set include nothing of the standard library.
+// Memory that a kernel needs while it runs, aligned to a cache line; throws std::bad_alloc. Declared here so that the
+// files compiled for one instruction set include nothing of the standard library.
 void* scratch_allocate(size_t bytes, bool zeroed);
 void scratch_free(void* memory);
 

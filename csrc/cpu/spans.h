@@ -207,9 +207,16 @@ BO_INLINE char* pixel(const Tensor& t, const Tile& tile) {
   return t.data + tile.n * t.strides[0] + tile.y * t.strides[1] + tile.x * t.strides[2];
 }
 
+// While a tile is worked on, the next one's pixels come from memory: a tile is too short for the processor to see where
+// its reads are heading.
+BO_INLINE void prefetch_next(const char* from, int64_t bytes) {
+  for (int64_t i = bytes; i < 2 * bytes; i += 64) BO_PREFETCH(from + i);
+}
+
 // One number a pixel: the guide.
 template <class T>
 BO_INLINE void load_plane(const Tensor& t, const Tile& tile, T* to) {
+  if (t.strides[2] == item_size(t.dtype)) prefetch_next(pixel(t, tile), tile.count * t.strides[2]);
   load_run(t.dtype, pixel(t, tile), t.strides[2], tile.count, to, 1);
 }
 template <class T>
@@ -221,11 +228,22 @@ BO_INLINE bool interleaved3(const Tensor& t) {
   const int64_t size = item_size(t.dtype);
   return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
 }
+// Whether numbers lie in memory as they do in scratch, dtype and alignment included.
+template <class T>
+BO_INLINE bool plain(DType dtype, const char* p) {
+  return dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32) && reinterpret_cast<uintptr_t>(p) % sizeof(T) == 0;
+}
 template <class T>
 void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
   if (interleaved3(t)) {
-    T pixels[3 * kTileWidth];
-    load_run(t.dtype, pixel(t, tile), item_size(t.dtype), 3 * tile.count, pixels, 1);
+    const char* const from = pixel(t, tile);
+    alignas(64) T converted[3 * kTileWidth];
+    prefetch_next(from, tile.count * t.strides[2]);
+    const T* pixels = reinterpret_cast<const T*>(from);
+    if (!plain<T>(t.dtype, from)) {
+      load_run(t.dtype, from, item_size(t.dtype), 3 * tile.count, converted, 1);
+      pixels = converted;
+    }
     int64_t i = 0;
     for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
       Vec<T> a, b, c;
@@ -244,13 +262,16 @@ void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
 template <class T>
 void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitch) {
   if (interleaved3(t)) {
-    T pixels[3 * kTileWidth];
+    char* const to = pixel(t, tile);
+    alignas(64) T converted[3 * kTileWidth];
+    const bool direct = plain<T>(t.dtype, to);
+    T* const pixels = direct ? reinterpret_cast<T*>(to) : converted;
     int64_t i = 0;
     for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes)
       store3(pixels + 3 * i, load(from + i), load(from + pitch + i), load(from + 2 * pitch + i));
     for (; i < tile.count; ++i)
       for (int64_t c = 0; c < 3; ++c) pixels[3 * i + c] = from[c * pitch + i];
-    store_run(t.dtype, pixel(t, tile), item_size(t.dtype), 3 * tile.count, pixels, 1);
+    if (!direct) store_run(t.dtype, to, item_size(t.dtype), 3 * tile.count, converted, 1);
     return;
   }
   for (int64_t c = 0; c < t.shape[3]; ++c)
