@@ -1,0 +1,563 @@
+"""What do the tests call the operations with, and how far from the reference may an answer be?
+
+A *subject* is an operation, ``enhance`` once for each kind of guide. A *case* is a named set of options: sizes for
+``bilateral_ops._samples``, keywords of the operation, special contents. *Kinds* are the dtypes of the image, of the
+grid and parameters, and of the guide array.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from bilateral_ops import CurvesGuide, LumaGuide, NNGuide, _samples
+from bilateral_ops.ops import OPERATIONS
+from bilateral_ops.reference import numpy as reference
+
+F16, BF16, F32, F64 = map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
+U8, U16 = map(np.dtype, (np.uint8, np.uint16))
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Subjects and kinds
+# ---------------------------------------------------------------------------------------------------------------------
+
+GUIDES = {
+    "enhance(curves)": ("guide_curves", CurvesGuide),
+    "enhance(nn)": ("guide_nn", NNGuide),
+    "enhance(luma)": ("guide_luma", LumaGuide),
+}
+SUBJECTS = (*(name for name in OPERATIONS if name != "enhance"), *GUIDES)
+DIFFERENTIABLE = tuple(name for name, operation in OPERATIONS.items() if operation.vjp is not None)
+SAMPLED = ("slice", "slice_apply", "splat")  # they take a guide array, xy, window and align_corners
+WINDOWED = (*SAMPLED, *GUIDES)
+WITH_GRID = ("slice", "slice_apply", "total_variation", *GUIDES)
+
+
+def operation(subject: str) -> str:
+    """The name of the subject's operation."""
+    return subject.partition("(")[0]
+
+
+class Kinds(NamedTuple):
+    image: np.dtype  # of the image, and so of the result; of everything where there is no image
+    rest: np.dtype  # of the grid, coefficients and parameters
+    guide: np.dtype  # of the guide array and xy
+
+    def __str__(self) -> str:
+        return "-".join(dict.fromkeys(kind.name for kind in self))
+
+
+ALL_F32, ALL_F64 = Kinds(F32, F32, F32), Kinds(F64, F64, F64)
+
+
+def kinds_of(subject: str) -> list[Kinds]:
+    """Every combination of dtypes that the subject takes."""
+    one_kind = [ALL_F32, ALL_F64, Kinds(F16, F16, F16), Kinds(BF16, BF16, BF16)]
+    beside_f32 = [Kinds(image, F32, F32) for image in (F16, BF16, U8, U16)]
+    if subject in ("slice", "splat", "total_variation"):
+        return one_kind
+    if subject == "guide_luma":
+        return one_kind + beside_f32[2:]
+    if subject == "slice_apply":
+        beside_f32 += [Kinds(F16, F32, F16), Kinds(BF16, F32, BF16)]
+    return one_kind + beside_f32
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cases
+# ---------------------------------------------------------------------------------------------------------------------
+
+WIDTHS = (1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 65, 127, 129, 257)  # around multiples of a vector
+WINDOW = {"H": 5, "W": 19, "window": (3, 8, 11, 40)}
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "batched": {"N": 2},
+    "3 to 4": {"Co": 4},
+    "4 to 3": {"Ci": 4},
+    "1 to 1": {"Co": 1, "Ci": 1},
+    "3 to 9": {"Co": 9, "W": 18},
+    "no offset": {"offset": False, "W": 21},
+    "no offset 4 to 3": {"offset": False, "Ci": 4},
+    # The same with many pixels between two columns of cells.
+    "wide": {"W": 45},
+    "wide batched": {"N": 2, "W": 61, "Gd": 16},
+    "wide 3 to 4": {"Co": 4, "W": 45},
+    "wide 4 to 3": {"Ci": 4, "W": 41},
+    "wide 1 to 1": {"Co": 1, "Ci": 1, "W": 39, "Gd": 9},
+    "wide 3 to 9": {"Co": 9, "W": 50},
+    "wide no offset": {"offset": False, "W": 43, "Gd": 8},
+    "wide no offset 4 to 3": {"offset": False, "Ci": 4, "W": 70, "Gd": 13},
+    "wide many channels": {"C": (70,), "W": 40},
+    "depth 1": {"Gd": 1, "W": 17},
+    "depth 2": {"Gd": 2, "W": 49},
+    "depth 8": {"Gd": 8, "W": 33},
+    "depth 16": {"Gd": 16, "W": 97},
+    "depth 17": {"Gd": 17, "W": 50},
+    "depth 40": {"Gd": 40, "N": 1},
+    "one cell": {"Gh": 1, "Gw": 1, "Gd": 1},
+    "one column": {"Gw": 1, "W": 40},
+    "ones": {"ones": True},
+    "grid over image": {"H": 2, "W": 3, "Gh": 7, "Gw": 9, "Gd": 6, "guide_range": (-1.0, 2.0)},
+    "grid as image": {"H": 4, "W": 33, "Gh": 4, "Gw": 33},
+    "single pixel": {"H": 1, "W": 1},
+    "single pixel, one cell": {"H": 1, "W": 1, "Gh": 1, "Gw": 1, "Gd": 1, "Co": 1, "Ci": 1},
+    "no batch": {"N": 0},
+    "no rows": {"N": 2, "H": 0},
+    "no columns": {"W": 0},
+    "one channel axis": {"C": (5,), "W": 35},
+    "one channel": {"C": (1,), "N": 2},
+    "two channel axes": {"C": (2, 3), "N": 2},
+    "many channels": {"C": (100,)},
+    "one knot, one feature": {"K": 1, "F": 1},
+    "many knots, many features": {"K": 16, "F": 33, "W": 19},
+    "saturated": {"saturated": True, "W": 19},
+    "guide in [0, 1]": {"guide_range": (0.0, 1.0), "W": 19},
+    "guide far outside": {"guide_range": (-3.0, 4.0), "W": 19},
+    "guide on knots": {"on_knots": True, "Gd": 4, "W": 19},
+    "guide on knots, corners": {"on_knots": True, "Gd": 5, "W": 19, "align_corners": True},
+    "xy": {"xy": True, "W": 19},
+    "xy batched": {"xy": True, "N": 2, "H": 3, "W": 33},
+    "xy corners": {"xy": True, "align_corners": True, "N": 1},
+    "xy depth 1": {"xy": True, "Gd": 1, "Gh": 1},
+    "corners": {"align_corners": True, "W": 37},
+    "corners, one cell": {"align_corners": True, "Gh": 1, "Gw": 1, "Gd": 1},
+    "corners, single pixel": {"align_corners": True, "H": 1, "W": 1},
+    "window": WINDOW,
+    "window batched": {"N": 2, **WINDOW},
+    "window corners": {"align_corners": True, **WINDOW},
+    "window of the end": {"H": 2, "W": 3, "Gw": 7, "window": (2**33 - 2, 2**40 - 3, 2**33, 2**40)},
+    **{f"width {w}": {"H": 2, "W": w, "Gw": 3 if w < 100 else 16} for w in WIDTHS},
+    "one long row": {"H": 1, "W": 3001, "Gw": 5},
+    "one long column": {"H": 1999, "W": 1, "Gh": 6},
+    "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
+}
+
+
+_SIZE, _GRID, _MATRIX = {"N", "H", "W"}, {"Gh", "Gw", "Gd", "ones"}, {"Co", "Ci", "offset"}
+_CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
+_SAMPLING = {"guide_range", "on_knots", "xy"} | _WINDOW
+_ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
+_OPTIONS = {
+    "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING,
+    "apply": _SIZE | _MATRIX,
+    "slice_apply": _SIZE | _GRID | _MATRIX | _SAMPLING,
+    "guide_curves": _SIZE | {"Ci"} | _CURVES,
+    "guide_nn": _SIZE | {"Ci"} | _NN,
+    "guide_luma": _SIZE,
+    "splat": (_SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING) - {"ones"},
+    "total_variation": {"N", "C"} | _GRID | _MATRIX,
+    "enhance(curves)": _ENHANCE | _CURVES,
+    "enhance(nn)": _ENHANCE | _NN,
+    "enhance(luma)": _ENHANCE - {"Ci"},
+}
+
+
+@functools.cache
+def cases_of(subject: str) -> dict[str, dict[str, Any]]:
+    """The cases that differ from one another for this subject, with the options that matter to it."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, options in CASES.items():
+        relevant = {key: value for key, value in options.items() if key in _OPTIONS[subject]}
+        if relevant not in chosen.values():
+            chosen[name] = relevant
+    return chosen
+
+
+def arguments(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str, Any]:
+    """The subject's arguments by name, for a case's options."""
+    special = {key: options.pop(key, None) for key in ("ones", "on_knots", "saturated", "window", "align_corners")}
+    options = {"image_kind": kinds.image, "kind": kinds.rest, **options}
+    if subject in GUIDES:
+        guide, record = GUIDES[subject]
+        parameters = _samples.arguments(guide, **options)
+        image = parameters.pop("image")
+        grid = _samples.arguments("slice_apply", **options)["grid"]
+        result = {"grid": grid, "guide": record(**_saturated(parameters, special["saturated"])), "image": image}
+    else:
+        result = _saturated(_samples.arguments(subject, **options), special["saturated"])
+
+    for name in ("grid", "coefficients"):
+        if name in result and kinds.image.kind == "u":  # near the identity, so that few results saturate
+            matrix = result[name]
+            result[name] = (np.eye(*matrix.shape[-2:]) + 0.1 * matrix.astype(F64)).astype(matrix.dtype)
+        if name in result and special["ones"]:
+            result[name] = np.ones_like(result[name])
+    if subject == "total_variation" and options.get("N") == 0:
+        result["grid"] = result["grid"][:0]
+    if subject in SAMPLED:
+        if special["on_knots"]:
+            depth = result["grid_shape"][2] if subject == "splat" else options["Gd"]
+            knots = np.arange(result["guide"].size).reshape(result["guide"].shape) % depth
+            result["guide"] = knots / (depth - 1) if special["align_corners"] else (knots + 0.5) / depth
+        for name in {"guide", "xy"} & set(result):
+            result[name] = result[name].astype(kinds.guide)
+    return result
+
+
+def _saturated(parameters: dict[str, Any], saturated: bool | None) -> dict[str, Any]:
+    """Of guide_nn: with a sigmoid that is nearly flat."""
+    return {**parameters, "b2": np.asarray(9, parameters["b2"].dtype)} if saturated else parameters
+
+
+def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The operation's own keywords among a case's options."""
+    return {key: value for key, value in options.items() if key in ("window", "align_corners")}
+
+
+def random_like(shape: tuple[int, ...], dtype: np.dtype, seed: int = 1) -> Any:
+    """A gradient coming in."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Calls
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def forward(module: Any, subject: str, arguments: Mapping[str, Any], **keywords: Any) -> Any:
+    positional = [value for name, value in arguments.items() if name != "xy"]
+    keywords |= {"xy": arguments["xy"]} if "xy" in arguments else {}
+    return getattr(module, operation(subject))(*positional, **keywords)
+
+
+def backward(module: Any, subject: str, arguments: Mapping[str, Any], grad: Any, **keywords: Any) -> Any:
+    positional = [value for name, value in arguments.items() if name not in ("xy", "grid_shape")]
+    keywords |= {"xy": arguments["xy"]} if "xy" in arguments else {}
+    return getattr(module, f"{operation(subject)}_vjp")(*positional, grad, **keywords)
+
+
+def fields(record: Any) -> dict[str, Any]:
+    """The parameters in a guide record."""
+    for names in (("ccm", "ccm_bias", "shifts", "slopes", "mix", "mix_bias"), ("w1", "b1", "w2", "b2")):
+        if hasattr(record, names[0]):
+            return {name: getattr(record, name) for name in names}
+    return {}
+
+
+def arrays(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Every array among the arguments; those of a guide record as ``guide.ccm``."""
+    found = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
+    return found | {f"guide.{name}": value for name, value in fields(arguments.get("guide")).items()}
+
+
+def replaced(arguments: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """The arguments with some of :func:`arrays` exchanged."""
+    result = {name: changes.get(name, value) for name, value in arguments.items()}
+    inside = {name[len("guide.") :]: value for name, value in changes.items() if name.startswith("guide.")}
+    if inside:
+        record = arguments["guide"]
+        result["guide"] = type(record)(**{**fields(record), **inside})
+    return result
+
+
+def _as_float64(array: Any) -> Any:
+    return array.astype(F64) / np.iinfo(array.dtype).max if array.dtype.kind == "u" else array.astype(F64)
+
+
+def as_float64(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same numbers for the reference: integer images as v/255 or v/65535."""
+    return replaced(arguments, **{name: _as_float64(array) for name, array in arrays(arguments).items()})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tolerance table
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Tolerance(NamedTuple):
+    forward: float  # of the largest result
+    backward: float  # of the L2 norm of the absolute contributions
+
+
+#: By what is computed in: float64 for float64, float32 for every other dtype.
+TOLERANCE = {F32: Tolerance(1e-5, 2e-5), F64: Tolerance(1e-12, 1e-10)}
+#: How near to a tie, as a share of full scale, an integer result may be one level off: sixteen float32 roundings at 1.
+#: 0.0003 levels of uint8, 0.07 of uint16.
+NEAR_TIE = 1e-6
+
+
+def tolerance(dtype: Any) -> Tolerance:
+    return TOLERANCE[F64 if np.dtype(dtype) == F64 else F32]
+
+
+def half_ulp(values: Any, dtype: Any) -> Any:
+    """How far storing these float64 values in 16 bits may move them; 0 for wider dtypes, which are computed in."""
+    if np.dtype(dtype) not in (F16, BF16):
+        return np.zeros_like(values)
+    info = ml_dtypes.finfo(dtype)
+    exponent = np.frexp(values)[1] - 1
+    return np.ldexp(0.5, np.maximum(exponent, info.minexp) - info.nmant)
+
+
+def _assert_kind(got: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+    assert isinstance(got, np.ndarray), f"{where}: {type(got)}"
+    assert (got.dtype, got.shape) == (dtype, shape), where
+
+
+def assert_forward(got: Any, want: Any, dtype: Any, where: str = "") -> None:
+    """``got``, of this dtype, is the unrounded float64 ``want`` to the table's tolerance."""
+    _assert_kind(got, dtype, want.shape, where)
+    if got.size == 0:
+        return
+    if got.dtype.kind == "u":
+        top = np.iinfo(got.dtype).max
+        level = np.clip(want * top, 0, top)
+        near_tie = np.abs(level % 1 - 0.5) < NEAR_TIE * top
+        error = np.abs(got.astype(np.int64) - np.rint(level))
+        wrong = np.argwhere(error > near_tie)
+    else:
+        error = np.abs(got.astype(F64) - want)
+        bound = tolerance(dtype).forward * np.abs(want).max() + half_ulp(want, dtype)
+        wrong = np.argwhere(~(error <= bound))
+    assert len(wrong) == 0, (
+        f"{where}: {len(wrong)} of {got.size} differ, first at {tuple(wrong[0])}: "
+        f"got {got[tuple(wrong[0])]}, reference {want[tuple(wrong[0])]}"
+    )
+
+
+def assert_gradient(got: Any, want: Any, contributions: Any, dtype: Any, where: str = "") -> None:
+    """``got``, of this dtype, is the float64 ``want`` to the table's tolerance."""
+    _assert_kind(got, dtype, want.shape, where)
+    error = np.linalg.norm(got.astype(F64) - want)
+    bound = tolerance(dtype).backward * np.linalg.norm(contributions) + np.linalg.norm(half_ulp(want, dtype))
+    assert error <= bound, f"{where}: gradient off by {error:.3g}, allowed {bound:.3g}"
+
+
+def assert_same_bits(got: Any, want: Any, where: str = "") -> None:
+    assert (got is None) == (want is None), where
+    if want is None:
+        return
+    got, want = np.asarray(got), np.asarray(want)
+    _assert_kind(got, want.dtype, want.shape, where)
+    got, want = (np.ascontiguousarray(a).reshape(-1).view(f"u{a.dtype.itemsize}") for a in (got, want))
+    wrong = np.flatnonzero(got != want)
+    assert len(wrong) == 0, f"{where}: {len(wrong)} of {want.size} differ in their bits, first at flat index {wrong[0]}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinks, and what a gradient's tolerance is relative to
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def kink_distance(name: str, arguments: Mapping[str, Any], align_corners: bool = False) -> Any:
+    """For every pixel of float64 arguments the distance from the nearest kink; None where there are none."""
+    a = arguments
+    if name in SAMPLED:
+        sizes = a["grid_shape"] if name == "splat" else a["grid"].shape[a["guide"].ndim - 2 :][:3]
+        coordinates = [(a["guide"], sizes[2])]
+        if "xy" in a:
+            coordinates += [(a["xy"][..., 0], sizes[1]), (a["xy"][..., 1], sizes[0])]
+        distance = np.full(a["guide"].shape, np.inf)
+        for u, size in coordinates:
+            p = u * (size - 1) if align_corners else u * size - 0.5
+            if size > 1:
+                distance = np.minimum(distance, np.abs(p - np.rint(p)))
+        return distance
+    if name == "guide_curves":
+        q = np.einsum("ij,...j->...i", a["ccm"], a["image"]) + a["ccm_bias"]
+        t = q[..., None] - a["shifts"]
+        s = np.einsum("i,ik,...ik->...", a["mix"], a["slopes"], np.maximum(t, 0)) + a["mix_bias"]
+        return np.minimum(np.abs(t).min((-1, -2)), np.minimum(np.abs(s), np.abs(s - 1)))
+    if name == "guide_nn":
+        return np.abs(np.einsum("fj,...j->...f", a["w1"], a["image"]) + a["b1"]).min(-1)
+    return None
+
+
+def clear_of_kinks(name: str, arguments: Mapping[str, Any], align_corners: bool = False) -> dict[str, Any]:
+    """The arguments with every pixel near a kink exchanged for one that is not."""
+    result = dict(arguments)
+    distance = kink_distance(name, as_float64(arguments), align_corners)
+    if distance is None or distance.size == 0 or distance.min() > 1e-5:
+        return result
+    good = distance > 1e-5
+    donor = tuple(np.argwhere(good)[0])
+    for pixelwise in ("guide", "xy") if name in SAMPLED else ("image",):
+        if pixelwise in result:
+            result[pixelwise] = np.array(result[pixelwise])
+            result[pixelwise][~good] = result[pixelwise][donor]
+    return result
+
+
+def contributions(name: str, arguments: Mapping[str, Any], grad: Any, **keywords: Any) -> dict[str, Any]:
+    """For every element of every gradient, the sum of the absolute values of the terms that it is a sum of.
+
+    Exact, for float64 arguments. Where all weights are positive the reference's own gradient at absolute values is
+    that sum. A slope along a grid axis subtracts neighbouring cells; with absolute values whose signs alternate along
+    that axis it adds them. The guides' terms are written out, at the slopes that the kinks really have.
+    """
+    a = arguments
+    if name in ("guide_curves", "guide_nn"):
+        return _guide_contributions(name, a, grad)
+    positive = {k: v if k in ("guide", "xy", "grid_shape") else np.abs(v) for k, v in a.items()}
+    table, cells = ("grad", np.abs(grad)) if name == "splat" else ("grid", positive.get("grid"))
+
+    def gradients(*alternating: int) -> Any:
+        given = {**positive, "grad": np.abs(grad)}
+        first = a["guide"].ndim - 2 if name in SAMPLED else 1  # the grid's first axis after the batch
+        for axis in alternating:
+            signs = 1 - 2 * (np.arange(cells.shape[first + axis]) % 2)
+            given[table] = given[table] * signs.reshape(-1, *(1,) * (cells.ndim - first - axis - 1))
+        return backward(reference, name, given, given.pop("grad"), **keywords)
+
+    if name == "total_variation":
+        return {"grid": np.abs(gradients(0, 1, 2).grid)}
+    result = gradients()._asdict()
+    if name in SAMPLED:
+        result["guide"] = np.abs(gradients(2).guide)
+        if "xy" in a:
+            result["xy"] = np.abs(np.stack([gradients(1).xy[..., 0], gradients(0).xy[..., 1]], -1))
+    return result
+
+
+def _guide_contributions(name: str, a: Mapping[str, Any], grad: Any) -> dict[str, Any]:
+    image, d = a["image"].reshape(-1, a["image"].shape[-1]), np.abs(grad).reshape(-1)
+    if name == "guide_nn":
+        h = image @ a["w1"].T + a["b1"]
+        s = np.maximum(h, 0) @ a["w2"] + a["b2"]
+        d = d / (2 + np.exp(s) + np.exp(-s))
+        dh = d[:, None] * np.abs(a["w2"]) * (h > 0)
+        return {
+            "image": (dh @ np.abs(a["w1"])).reshape(a["image"].shape),
+            "w1": dh.T @ np.abs(image),
+            "b1": dh.sum(0),
+            "w2": d @ np.maximum(h, 0),
+            "b2": d.sum(),
+        }
+    t = (image @ a["ccm"].T + a["ccm_bias"])[..., None] - a["shifts"]
+    s = np.einsum("i,ik,pik->p", a["mix"], a["slopes"], np.maximum(t, 0)) + a["mix_bias"]
+    d = d * ((s > 0) & (s < 1))
+    dc = d[:, None] * np.abs(a["mix"])
+    terms = dc[..., None] * np.abs(a["slopes"]) * (t > 0)
+    dq = terms.sum(-1)
+    return {
+        "image": (dq @ np.abs(a["ccm"])).reshape(a["image"].shape),
+        "ccm": dq.T @ np.abs(image),
+        "ccm_bias": dq.sum(0),
+        "shifts": terms.sum(0),
+        "slopes": np.einsum("pi,pik->ik", dc, np.maximum(t, 0)),
+        "mix": np.einsum("p,ik,pik->i", d, np.abs(a["slopes"]), np.maximum(t, 0)),
+        "mix_bias": d.sum(),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Expected answers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call, and what the reference makes of the same numbers."""
+
+    arguments: dict[str, Any]
+    keywords: dict[str, Any]
+    dtype: np.dtype  # of the result
+    result: Any  # float64, unrounded
+    grad: Any = None
+    gradients: Any = None
+    contributions: Any = None
+
+
+@functools.cache
+def forward_example(subject: str, case: str, kinds: Kinds) -> Example:
+    options = cases_of(subject)[case]
+    given, keywords = arguments(subject, kinds, **options), keywords_of(options)
+    dtype = F32 if subject.startswith("guide") and kinds.image.kind == "u" else kinds.image
+    return Example(given, keywords, dtype, forward(reference, subject, as_float64(given), **keywords))
+
+
+@functools.cache
+def backward_example(subject: str, case: str, kinds: Kinds) -> Example:
+    options = cases_of(subject)[case]
+    keywords = keywords_of(options)
+    given = clear_of_kinks(subject, arguments(subject, kinds, **options), keywords.get("align_corners", False))
+    exact = as_float64(given)
+    result = forward(reference, subject, exact, **keywords)
+    grad = random_like(result.shape, F32 if kinds.image.kind == "u" else kinds.image)
+    exact_grad = grad.astype(F64)
+    gradients = backward(reference, subject, exact, exact_grad, **keywords)
+    bounds = contributions(subject, exact, exact_grad, **keywords)
+    return Example(given, keywords, grad.dtype, result, grad, gradients, bounds)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layouts
+# ---------------------------------------------------------------------------------------------------------------------
+
+#: Ways to lay an array out in memory: keywords of :class:`Vessel`.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "channels first": {"order": "channels first"},
+    "Fortran": {"order": "reversed"},
+    "flipped": {"steps": -1},
+    "cropped": {"margin": 2},
+    "every other": {"steps": 2},
+    "unaligned": {"offset": 1},
+    "all at once": {"order": "reversed", "steps": -2, "margin": 1, "offset": 3},
+}
+
+
+class Vessel:
+    """An array laid out as told, inside a buffer whose other bytes are 0xFF (NaN in every float dtype)."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        *,
+        order: str | tuple[int, ...] = "C",
+        steps: int | tuple[int, ...] = 1,
+        margin: int = 0,
+        offset: int = 0,
+    ):
+        rank, dtype = len(shape), np.dtype(dtype)
+        named = {"C": range(rank), "reversed": range(rank)[::-1], "channels first": (rank - 1, *range(rank - 1))}
+        order = (tuple(named[order]) if rank else ()) if isinstance(order, str) else order
+        steps = (steps,) * rank if isinstance(steps, int) else steps
+        full = [n * abs(step) + 2 * margin for n, step in zip(shape, steps, strict=True)]
+        self._buffer = np.full(offset + int(np.prod(full)) * dtype.itemsize, 0xFF, np.uint8)
+        memory = self._buffer[offset:].view(f"u{dtype.itemsize}")
+        whole = memory.reshape([full[axis] for axis in order]).transpose(np.argsort(np.array(order, int)))
+        inside = (slice(margin, margin + n * abs(s), abs(s)) for n, s in zip(shape, steps, strict=True))
+        ways = (slice(None, None, -1 if step < 0 else 1) for step in steps)
+        self._bits = whole[(*inside, ...)][(*ways, ...)]
+        self.array = self._bits.view(dtype)
+        assert self.array.shape == shape
+
+    def untouched_outside(self) -> bool:
+        """Whether nothing but the array was written to. Erases the array."""
+        self._bits[...] = np.iinfo(self._bits.dtype).max
+        return bool((self._buffer == 0xFF).all())
+
+
+def laid_out(array: Any, layout: str) -> Any:
+    """The same numbers, laid out as this member of LAYOUTS."""
+    view = Vessel(array.shape, array.dtype, **LAYOUTS[layout]).array
+    view[...] = array
+    return view
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def python(code: str, *, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter that sees this folder; a script that hangs fails."""
+    ours = {key: value for key, value in os.environ.items() if not key.startswith(("BILATERAL_OPS", "OMP_"))}
+    path = os.pathsep.join([os.path.dirname(__file__), ours.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**ours, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

@@ -1,0 +1,40 @@
+"""Options, and fixtures: state of the whole process that a test sets and this file puts back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+import bilateral_ops
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long, mostly to compile; runs with --slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(params=bilateral_ops.available_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set of this machine in turn."""
+    bilateral_ops.set_isa(request.param)
+    yield request.param
+    bilateral_ops.set_isa(os.environ.get("BILATERAL_OPS_ISA") or bilateral_ops.available_isas()[0])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The number of threads is put back."""
+    before = bilateral_ops.get_num_threads()
+    yield
+    bilateral_ops.set_num_threads(before)

@@ -1,0 +1,141 @@
+"""Does every operation, with every instruction set, dtype and size, agree with the reference, forward and backward?"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import (
+    ALL_F32,
+    ALL_F64,
+    DIFFERENTIABLE,
+    F32,
+    F64,
+    OPERATIONS,
+    SUBJECTS,
+    U8,
+    Kinds,
+    arrays,
+    assert_forward,
+    assert_gradient,
+    backward,
+    backward_example,
+    cases_of,
+    forward,
+    forward_example,
+    kinds_of,
+    operation,
+    python,
+)
+
+import bilateral_ops
+
+#: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
+KINKED = ("guide on knots", "guide on knots, corners")
+
+
+def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
+    pairs = [(subject, case) for subject in subjects for case in cases_of(subject) if case not in without]
+    return pytest.mark.parametrize(("subject", "case"), pairs, ids=[f"{subject}: {case}" for subject, case in pairs])
+
+
+@_pairs(SUBJECTS)
+def test_forward(subject: str, case: str, isa: str) -> None:
+    for kinds in kinds_of(subject):
+        example = forward_example(subject, case, kinds)
+        got = forward(bilateral_ops, subject, example.arguments, **example.keywords)
+        assert_forward(got, example.result, example.dtype, f"{kinds}")
+
+
+@_pairs(DIFFERENTIABLE, without=KINKED)
+def test_backward(subject: str, case: str, isa: str) -> None:
+    for kinds in kinds_of(subject):
+        example = backward_example(subject, case, kinds)
+        got = backward(bilateral_ops, subject, example.arguments, example.grad, **example.keywords)
+        assert got._fields == OPERATIONS[subject].arguments
+        for name, gradient in got._asdict().items():
+            where = f"{kinds} {name}"
+            if name not in example.arguments or example.arguments[name].dtype.kind == "u":
+                assert gradient is None, where
+                continue
+            dtype = example.arguments[name].dtype
+            assert_gradient(gradient, getattr(example.gradients, name), example.contributions[name], dtype, where)
+
+
+def check_numba_reference(subject: str, cases: Collection[str], kinds_to_try: Collection[Kinds]) -> None:
+    numba = importlib.import_module("bilateral_ops.reference.numba")
+    for case in cases_of(subject):
+        if case not in cases or case in KINKED:
+            continue
+        for kinds in kinds_of(subject):
+            if kinds not in kinds_to_try:
+                continue
+            example = forward_example(subject, case, kinds)
+            got = forward(numba, subject, example.arguments, **example.keywords)
+            assert_forward(got, example.result, example.dtype, f"{case} {kinds}")
+            if subject not in DIFFERENTIABLE:
+                continue
+            example = backward_example(subject, case, kinds)
+            gradients = backward(numba, subject, example.arguments, example.grad, **example.keywords)._asdict()
+            for name, array in arrays(example.arguments).items():
+                if array.dtype.kind != "u":
+                    want, bound = getattr(example.gradients, name), example.contributions[name]
+                    assert_gradient(gradients[name], want, bound, array.dtype, f"{case} {kinds} {name}")
+
+
+def test_numba_reference_interpreted() -> None:
+    """All its formulas, on every dtype. Compiling them for as many takes minutes."""
+    pytest.importorskip("numba")
+    code = """
+from cases import *
+from test_agreement import check_numba_reference
+cases = [case for case in CASES if not case.startswith(("width", "one long", "large"))]
+for subject in SUBJECTS:
+    try:
+        check_numba_reference(subject, cases, kinds_of(subject))
+    except Exception as error:
+        raise AssertionError(subject) from error
+"""
+    finished = python(code, NUMBA_DISABLE_JIT="1", timeout=120)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    "subject", [pytest.param(s, marks=() if s == "guide_luma" else pytest.mark.slow) for s in SUBJECTS]
+)
+def test_numba_reference_compiled(subject: str) -> None:
+    pytest.importorskip("numba")
+    cases = (
+        "plain",
+        "batched",
+        "3 to 9",
+        "no offset 4 to 3",
+        "depth 1",
+        "xy batched",
+        "window corners",
+        "no rows",
+        "large",
+    )
+    check_numba_reference(subject, cases, (ALL_F32, ALL_F64, Kinds(U8, F32, F32)))
+
+
+def test_an_error_of_one_tolerance_would_be_seen() -> None:
+    example = backward_example("slice_apply", "plain", ALL_F32)
+    gradients = backward(bilateral_ops, "slice_apply", example.arguments, example.grad)
+    result = forward(bilateral_ops, "slice_apply", example.arguments)
+    wrong = result + np.float32(1.1e-5) * np.abs(result).max()
+    with pytest.raises(AssertionError):
+        assert_forward(wrong, example.result, result.dtype)
+    bound = example.contributions["grid"]
+    wrong = gradients.grid + (2.1e-5 * bound).astype(np.float32)
+    with pytest.raises(AssertionError):
+        assert_gradient(wrong, example.gradients.grid, bound, wrong.dtype)
+    assert np.linalg.norm(bound) < 30 * np.linalg.norm(example.gradients.grid), "the bound is of the gradient's size"
+    assert F64 not in (result.dtype, wrong.dtype)
+
+
+def test_every_operation_is_compared() -> None:
+    assert {operation(subject) for subject in SUBJECTS} == set(OPERATIONS)

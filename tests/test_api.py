@@ -1,0 +1,185 @@
+"""Is every public name there with what it promises: a reference, a VJP, a docstring, a light import?"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import ALL_F32, GUIDES, OPERATIONS, arguments, arrays, backward, fields, forward, python
+
+import bilateral_ops
+from bilateral_ops.reference import numpy as reference
+
+EACH = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
+NAMES = (
+    "slice",
+    "apply",
+    "slice_apply",
+    "guide_curves",
+    "guide_nn",
+    "guide_luma",
+    "enhance",
+    "splat",
+    "total_variation",
+)
+
+
+def public_functions() -> list[str]:
+    return [name for name in bilateral_ops.__all__ if inspect.isfunction(getattr(bilateral_ops, name))]
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def test_the_operations_are_those_of_the_table() -> None:
+    assert sorted(OPERATIONS) == sorted(NAMES)
+    assert [name for name, operation in OPERATIONS.items() if operation.vjp is None] == ["enhance"]
+
+
+def test_all_is_complete() -> None:
+    names = set(bilateral_ops.__all__)
+    assert len(names) == len(bilateral_ops.__all__)
+    promised = {*NAMES, *(f"{name}_vjp" for name in NAMES if name != "enhance"), "CurvesGuide", "NNGuide", "LumaGuide"}
+    promised |= {"set_num_threads", "get_num_threads", "set_isa", "available_isas", "show_config", "gradcheck", "fit"}
+    assert promised <= names
+    visible = {
+        name
+        for name, value in vars(bilateral_ops).items()
+        if not name.startswith("_") and not inspect.ismodule(value) and name != "annotations"
+    }
+    assert visible == names
+    assert isinstance(bilateral_ops.__version__, str)
+
+
+@EACH
+def test_operations_are_the_public_functions(operation: Any) -> None:
+    assert operation.function is getattr(bilateral_ops, operation.name)
+    assert operation.function.__name__ == operation.name
+    taken = list(inspect.signature(operation.function).parameters)
+    assert [name for name in taken if name in operation.arguments] == list(operation.arguments)
+    if operation.vjp is not None:
+        assert operation.vjp is getattr(bilateral_ops, f"{operation.name}_vjp")
+        assert operation.vjp.__name__ == f"{operation.name}_vjp"
+
+
+@pytest.mark.parametrize("module", ["numpy", "numba"])
+@EACH
+def test_references_have_the_same_signatures(operation: Any, module: str) -> None:
+    twin = pytest.importorskip(f"bilateral_ops.reference.{module}")
+    for name in (operation.name, f"{operation.name}_vjp") if operation.vjp else (operation.name,):
+        assert parameters(getattr(twin, name)) == parameters(getattr(bilateral_ops, name)), name
+
+
+@EACH
+def test_a_vjp_takes_what_the_operation_takes(operation: Any) -> None:
+    if operation.vjp is None:
+        return
+    ours, its = parameters(operation.function), parameters(operation.vjp)
+    positional = [p for p in ours if p[1] is inspect.Parameter.POSITIONAL_OR_KEYWORD and p[0] != "grid_shape"]
+    keywords = [p for p in ours if p[1] is inspect.Parameter.KEYWORD_ONLY and p[0] != "out"]
+    grad = ("grad", inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
+    extra = [(name, inspect.Parameter.KEYWORD_ONLY, None) for name in ("wrt", "out")]
+    assert its == [*positional, grad, *keywords, *extra]
+    assert all(default is None or default is False for _, kind, default in keywords)
+
+
+@EACH
+def test_the_gradients_are_a_named_tuple_of_the_arguments(operation: Any) -> None:
+    if operation.vjp is None:
+        return
+    given = arguments(operation.name, ALL_F32)
+    result = forward(bilateral_ops, operation.name, given)
+    gradients = backward(bilateral_ops, operation.name, given, np.ones_like(result))
+    assert isinstance(gradients, tuple)
+    assert gradients._fields == operation.arguments
+    assert gradients._fields == backward(reference, operation.name, given, np.ones_like(result))._fields
+    for name in operation.arguments:
+        assert (getattr(gradients, name) is None) == (name not in arrays(given))
+
+
+@pytest.mark.parametrize("name", public_functions())
+def test_docstrings(name: str) -> None:
+    function = getattr(bilateral_ops, name)
+    text = inspect.getdoc(function)
+    assert text
+    first = text.splitlines()[0]
+    assert first.endswith(".")
+    assert len(first) <= 120
+    if name.removesuffix("_vjp") not in OPERATIONS:
+        return
+    for part in ("Parameters", "Returns", "Raises", "ValueError", "TypeError", "Source:"):
+        assert part in text, f"{name} does not say {part}"
+    own = {"window", "align_corners"} if name.endswith("_vjp") else set()
+    for parameter in inspect.signature(function).parameters:
+        assert parameter in text or parameter in own, f"{name} says nothing of {parameter}"
+    assert "(N," in text, f"{name} names no shapes"
+
+
+@pytest.mark.parametrize("name", ["CurvesGuide", "NNGuide", "LumaGuide", "fit", "gradcheck"])
+def test_other_public_names_are_documented(name: str) -> None:
+    text = inspect.getdoc(getattr(bilateral_ops, name))
+    assert text
+    assert not text.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("subject", GUIDES)
+def test_guide_records_are_frozen_and_named_as_the_guides_arguments(subject: str) -> None:
+    guide, record = GUIDES[subject]
+    names = [name for name in OPERATIONS[guide].arguments if name != "image"]
+    made = arguments(subject, ALL_F32)["guide"]
+    assert list(inspect.signature(record).parameters) == names == list(fields(made))
+    for name in (*names, "something"):
+        with pytest.raises((dataclasses.FrozenInstanceError, AttributeError, TypeError)):
+            setattr(made, name, 1)
+
+
+def test_importing_imports_no_framework() -> None:
+    heavy = ["torch", "jax", "jaxlib", "cupy", "numba", "scipy", "skimage", "matplotlib", "tqdm", "ml_dtypes", "PIL"]
+    heavy += ["bilateral_ops.reference.numpy", "bilateral_ops.reference.numba"]
+    finished = python(f"import sys, bilateral_ops; print([m for m in {heavy} if m in sys.modules])")
+    assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
+
+
+def test_a_call_imports_no_framework_either() -> None:
+    code = (
+        "import sys, numpy as np, bilateral_ops\n"
+        "bilateral_ops.slice_apply(np.ones((2, 2, 2, 1, 1), 'f4'), np.ones((3, 3), 'f4'), np.ones((3, 3, 1), 'f4'))\n"
+        "print([m for m in ('torch', 'jax', 'cupy', 'numba', 'scipy', 'ml_dtypes') if m in sys.modules])"
+    )
+    finished = python(code)
+    assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
+
+
+def test_the_package_is_typed() -> None:
+    folder = Path(bilateral_ops.__file__).parent
+    assert (folder / "py.typed").exists()
+    assert (folder / "_core.pyi").exists()
+
+
+def test_gradcheck_agrees_with_every_operation() -> None:
+    for name, operation in OPERATIONS.items():
+        if operation.vjp is None:
+            continue
+        report = bilateral_ops.gradcheck(operation.function, arguments(name))
+        assert report, f"{name}\n{report}"
+
+
+def test_show_config_prints_what_this_build_is(capsys: pytest.CaptureFixture[str]) -> None:
+    bilateral_ops.show_config()
+    printed = capsys.readouterr().out
+    rows = dict(line.split(None, 1) for line in printed.splitlines())
+    assert rows["bilateral_ops"] == bilateral_ops.__version__
+    assert rows["ISA"].split()[0] in bilateral_ops.available_isas()
+    assert rows["threads"] == str(bilateral_ops.get_num_threads())
+    assert rows["compiler"].strip()
+    assert rows["CUDA"].strip()
+
+
+def test_instruction_sets_can_be_chosen_and_end_in_the_one_that_always_works(isa: str) -> None:
+    assert isa in bilateral_ops.available_isas()
+    assert bilateral_ops.available_isas()[-1] == "scalar"

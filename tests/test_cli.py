@@ -1,0 +1,234 @@
+"""Do the commands do what their help says, and say in a sentence what keeps them from it?"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bilateral_ops
+from bilateral_ops import _gradcheck
+from bilateral_ops._cli import main
+from bilateral_ops.ops import OPERATIONS
+
+PICTURES = ("before.png", "target.png", "after.png", "grid.png")
+
+
+def photo(height=40, width=60, channels=3):
+    """A picture with light, dark and colour in it."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    shades = np.stack([x, 0.5 * (x + y), (1 - x) * y, np.full_like(x, 0.5)], axis=-1)[..., :channels]
+    noise = np.random.default_rng(0).normal(0, 0.02, shades.shape)
+    return np.rint(np.clip(shades + noise, 0, 1) * 255).astype(np.uint8)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line; exit code, standard output, standard error."""
+
+    def call(*arguments):
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def image(tmp_path):
+    Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+    def save(pixels, name="photo.png", **options):
+        path = tmp_path / name
+        made = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+        made.save(path, **options)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def demo():
+    for module in ("scipy", "skimage", "matplotlib", "numba", "tqdm"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    from bilateral_ops import _demo
+
+    return _demo
+
+
+def test_version_and_help(run):
+    assert run("--version") == (0, f"bilateral_ops {bilateral_ops.__version__}\n", "")
+    code, out, _ = run("demo", "--help")
+    assert code == 0
+    assert "PHOTO" in out
+    assert "--out DIR" in out
+    code, _, err = run()
+    assert code == 2
+    assert "COMMAND" in err
+
+
+def test_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "bilateral_ops", "info"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[:2] == ["bilateral_ops", bilateral_ops.__version__]
+
+
+def test_info(run, capsys):
+    bilateral_ops.show_config()
+    expected = capsys.readouterr().out
+    assert run("info") == (0, expected, "")
+
+
+def test_gradcheck_is_a_table_of_every_operation(run):
+    code, out, _ = run("gradcheck")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split()[:2] == ["operation", "argument"]
+    assert lines[-1] == "all gradients agree with finite differences"
+    named = [line.split()[0] for line in lines[1:-2] if not line.startswith(" ")]
+    assert named == [name for name, operation in OPERATIONS.items() if operation.vjp is not None]
+    assert all(line.endswith("  ok") for line in lines[1:-2])
+
+
+def test_a_wrong_gradient_is_exit_code_1(run, monkeypatch):
+    right = OPERATIONS["slice"]
+
+    def wrong(*args, **keywords):
+        found = right.vjp(*args, **keywords)
+        return found._replace(guide=1.00001 * found.guide)
+
+    wrong.__wrapped__ = right.vjp
+    monkeypatch.setitem(OPERATIONS, "slice", right._replace(vjp=wrong))
+    code, out, _ = run("gradcheck")
+    assert code == 1
+    assert out.splitlines()[-1] == "not confirmed: slice"
+    assert sum("FAIL" in line for line in out.splitlines()) == 1
+
+
+# --- the demo
+
+
+def test_demo_on_a_photograph(run, image, demo, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr(demo, "TIMED_PIXELS", 20_000)
+    path, out = image(photo()), tmp_path / "made" / "here"
+    code, text, err = run("demo", path, "--out", out)
+    assert code == 0, err
+    assert err == ""
+    shown = {}
+    for name in PICTURES:
+        with Image.open(out / name) as file:
+            shown[name] = np.asarray(file)
+    assert {shown[name].shape for name in PICTURES[:3]} == {(40, 60, 3)}
+    assert min(shown["grid.png"].shape[:2]) > 500
+    assert sorted(p.name for p in out.iterdir()) == sorted(PICTURES)
+    assert np.array_equal(shown["before.png"], photo())
+    lines = [line.split() for line in text.splitlines() if line]
+    assert lines[0] == ["photo", "photo.png,", "60", "×", "40", "pixels"]
+    before, after = (float(value) for value in re.findall(r"against target +(\S+) dB", text))
+    assert after > before
+    target, got = (shown[name].astype(float) for name in ("target.png", "after.png"))
+    assert after == pytest.approx(10 * np.log10(255**2 / np.mean((target - got) ** 2)), abs=0.01)
+    assert "reference.numba.enhance" in text
+    assert "tiled" in text
+    for name in OPERATIONS:
+        assert name in text
+
+
+def test_demo_reaches_30_db_on_the_default_photograph(demo):
+    before, name = demo._default_photo()
+    assert "scikit-image" in name
+    result = demo._edit(before, demo._Progress(0))
+    assert result.after.shape == before.shape
+    assert result.after.dtype == np.uint8
+    assert result.psnr_before < 20
+    assert result.psnr_after > 35
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3)])
+def test_demo_on_tiny_photographs(demo, tmp_path, shape):
+    result = demo._edit(photo(*shape), demo._Progress(0))
+    assert result.after.shape == (*shape, 3)
+    if shape in ((1, 1), (1, 9)):
+        demo._draw(result, tmp_path / "grid.png")
+        assert (tmp_path / "grid.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_demo_on_one_colour(demo, value):
+    result = demo._edit(np.full((8, 9, 3), value, np.uint8), demo._Progress(0))
+    assert np.isfinite(result.grid).all()
+
+
+def test_kinds_of_photographs(demo, image):
+    from PIL import Image
+
+    pixels = photo()
+    assert np.array_equal(demo._read(image(pixels)), pixels)
+    with_alpha = photo(channels=4)
+    assert np.array_equal(demo._read(image(with_alpha, "rgba.png")), with_alpha[..., :3])
+    grey = pixels[..., 1]
+    for shown in (grey, grey.astype(np.uint16) * 257):
+        assert np.array_equal(demo._read(image(shown, "grey.png")), np.repeat(grey[..., None], 3, axis=-1))
+    few = Image.fromarray(pixels).quantize(16)
+    assert np.array_equal(demo._read(image(few, "palette.png")), np.asarray(few.convert("RGB")))
+    turned = Image.new("RGB", (60, 40))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    assert demo._read(image(turned, "turned.jpg", exif=exif)).shape == (60, 40, 3)
+
+
+def test_sentences(run, image, demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def sentence(*arguments):
+        code, out, err = run("demo", *arguments)
+        assert (code, out) == (2, "")
+        assert err.endswith(".\n")
+        assert err.count("\n") == 1
+        return err.strip()
+
+    path = image(photo())
+    must = "bilateral-ops demo: PHOTO must be an image file, got"
+    assert sentence("no.png") == f"{must} 'no.png', but there is none."
+    assert sentence(tmp_path) == f"{must} {str(tmp_path)!r}, which is a folder."
+    text = tmp_path / "text.png"
+    text.write_text("not an image")
+    assert sentence(text) == f"{must} {str(text)!r}, whose format is not known."
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(path.read_bytes()[:500])
+    assert sentence(cut).startswith(f"{must} {str(cut)!r} (")
+    assert not (tmp_path / "bilateral-ops-demo").exists(), "nothing is made for a photograph that cannot be read"
+    floats = image(photo()[..., 0].astype(np.float32), "floats.tif")
+    assert "8 or 16 bits a channel" in sentence(floats)
+    assert sentence(path, "--out", text).startswith(
+        f"bilateral-ops demo: --out must be a folder that can be written to, got {str(text)!r} ("
+    )
+
+
+@pytest.mark.parametrize("module", ["scipy", "skimage", "matplotlib", "numba", "tqdm"])
+def test_a_missing_extra_is_named(run, demo, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run("demo")
+    assert code == 2
+    assert err.startswith("bilateral-ops demo: ")
+    assert err.endswith("is not installed; run pip install 'bilateral_ops[demo]'.\n")
+
+
+def test_a_failed_check_is_the_demos_exit_code(run, demo, monkeypatch):
+    monkeypatch.setattr(demo, "run", lambda *_: False)
+    assert run("demo")[0] == 1
+
+
+def test_interruption_is_quiet(run, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_gradcheck, "check_operations", interrupt)
+    assert run("gradcheck") == (130, "", "\n")

@@ -1,0 +1,294 @@
+"""Are the results the same bits with any number of threads, from any thread, and in a forked process?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import (
+    ALL_F32,
+    F16,
+    F32,
+    OPERATIONS,
+    SAMPLED,
+    SUBJECTS,
+    U8,
+    Kinds,
+    arguments,
+    assert_same_bits,
+    backward,
+    forward,
+    operation,
+    python,
+    random_like,
+)
+
+import bilateral_ops
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+#: Large enough for every kernel to be cut into many pieces.
+SIZES: dict[str, dict[str, Any]] = {
+    "image": {"N": 2, "H": 97, "W": 161, "Gh": 8, "Gw": 9, "Gd": 8},
+    "xy": {"N": 2, "H": 61, "W": 83, "Gh": 8, "Gw": 9, "Gd": 8, "xy": True},
+    "large grid": {"H": 33, "W": 65, "Gh": 40, "Gw": 40, "Gd": 17},
+    "long row": {"H": 1, "W": 20_001, "Gw": 16},
+}
+
+
+def everything(subject: str, kinds: Kinds = ALL_F32, **options: Any) -> dict[str, Any]:
+    """The result and every gradient of a call on random arguments."""
+    given = arguments(subject, kinds, **options)
+    results = {"result": forward(bilateral_ops, subject, given)}
+    if OPERATIONS[operation(subject)].vjp:
+        grad = random_like(results["result"].shape, F32 if kinds.image == U8 else results["result"].dtype)
+        results |= backward(bilateral_ops, subject, given, grad)._asdict()
+    return results
+
+
+@pytest.mark.parametrize(
+    ("subject", "size"), [(s, size) for s in SUBJECTS for size in SIZES if size != "xy" or s in SAMPLED]
+)
+def test_the_number_of_threads_changes_no_bit(subject: str, size: str, isa: str) -> None:
+    takes_bytes = subject not in ("slice", "splat", "total_variation")
+    for kinds in (ALL_F32, Kinds(U8, F32, F32) if takes_bytes else Kinds(F16, F16, F16)):
+        bilateral_ops.set_num_threads(1)
+        want = everything(subject, kinds, **SIZES[size])
+        for count in (2, 7):
+            bilateral_ops.set_num_threads(count)
+            assert bilateral_ops.get_num_threads() == count
+            got = everything(subject, kinds, **SIZES[size])
+            for name, value in want.items():
+                assert_same_bits(got[name], value, f"{kinds}, {count} threads: {name}")
+
+
+_COUNT_THREADS = """
+import os
+import bilateral_ops
+from test_threads import *
+bilateral_ops.set_num_threads(4)
+for subject in SUBJECTS:
+    child = os.fork()
+    if child == 0:
+        everything(subject, **SIZES["image"])
+        print(subject, len(os.listdir("/proc/self/task")), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif("not __import__('os').path.exists('/proc/self/task')", reason="threads are counted in /proc")
+def test_the_sizes_tried_here_do_use_the_threads() -> None:
+    finished = python(_COUNT_THREADS)
+    assert finished.stdout.splitlines() == [f"{subject} 4" for subject in SUBJECTS], finished.stdout + finished.stderr
+
+
+def test_callers_at_once_do_not_disturb_each_other() -> None:
+    jobs = [(subject, seed) for seed in range(6) for subject in SUBJECTS]
+
+    def run(job: tuple[str, int]) -> dict[str, Any]:
+        return everything(job[0], N=1, H=40, W=75, Gd=8, seed=job[1])
+
+    bilateral_ops.set_num_threads(3)
+    want = [run(job) for job in jobs]
+    start = threading.Barrier(8)
+    with ThreadPoolExecutor(8, initializer=start.wait) as pool:
+        futures = [pool.submit(run, job) for job in jobs]
+        for count in (1, 5, 2, 7, 3) * 4:  # and while they run the number of threads changes
+            bilateral_ops.set_num_threads(count)
+            time.sleep(0.002)
+        for job, future, results in zip(jobs, futures, want, strict=True):
+            for name, value in future.result(timeout=60).items():
+                assert_same_bits(value, results[name], f"{job} {name}")
+
+
+def test_other_threads_run_while_a_kernel_does() -> None:
+    bilateral_ops.set_num_threads(1)
+    given = arguments("slice_apply", ALL_F32, H=700, W=1000, Gd=8)
+    grad = random_like(given["image"].shape, F32)
+    calls = {
+        "forward": lambda: forward(bilateral_ops, "slice_apply", given),
+        "backward": lambda: backward(bilateral_ops, "slice_apply", given, grad),
+    }
+    ticks: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0)
+
+    other = threading.Thread(target=tick)
+    other.start()
+    try:
+        for name, call in calls.items():
+            inside = 0
+            for _ in range(5):  # a busy machine may starve a thread once
+                start = time.perf_counter()
+                call()
+                length = time.perf_counter() - start
+                inside = sum(start + 0.1 * length < t < start + 0.9 * length for t in list(ticks))
+                if inside > 10:
+                    break
+            assert inside > 10, f"{name}: another thread stood still for {length:.3f} s"
+    finally:
+        done.set()
+        other.join()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+_FORKING = """
+import os, signal, sys, threading
+import numpy as np
+import bilateral_ops
+from cases import *
+
+def everything():
+    results = []
+    for subject in SUBJECTS:
+        given = arguments(subject, ALL_F32, N=1, H=97, W=161, Gd=8)
+        results.append(forward(bilateral_ops, subject, given))
+        if subject in DIFFERENTIABLE:
+            results += backward(bilateral_ops, subject, given, random_like(results[-1].shape, F32))
+    return b"".join(np.ascontiguousarray(r).tobytes() for r in results if r is not None)
+
+bilateral_ops.set_num_threads(4)
+want = everything()
+
+def child_computes(depth=1):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that hangs dies of it
+        good = everything() == want and everything() == want and (depth == 0 or child_computes(depth - 1))
+        os._exit(0 if good else 1)
+    good = os.waitpid(child, 0)[1] == 0
+    return good and everything() == want
+"""
+
+
+@pytest.mark.skipif("not hasattr(__import__('os'), 'fork')", reason="no fork on this platform")
+class TestForked:
+    def run(self, code: str) -> None:
+        finished = python(_FORKING + code, timeout=60, PYTHONWARNINGS="ignore::DeprecationWarning")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+
+    def test_a_child_and_its_child_compute_the_same_bits(self) -> None:
+        self.run("assert child_computes()")
+
+    def test_children_forked_while_other_threads_compute(self) -> None:
+        self.run(
+            """
+stop = threading.Event()
+def busy():
+    while not stop.is_set():
+        everything()
+threads = [threading.Thread(target=busy) for _ in range(2)]
+for thread in threads: thread.start()
+good = all([child_computes(0) for _ in range(5)])
+stop.set()
+for thread in threads: thread.join()
+assert good
+"""
+        )
+
+    def test_a_multiprocessing_pool(self) -> None:
+        self.run(
+            """
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(3) as pool:
+    results = [pool.apply_async(everything) for _ in range(6)]
+    assert all(result.get(timeout=20) == want for result in results)
+assert everything() == want
+"""
+        )
+
+    def test_a_thread_that_a_child_starts(self) -> None:
+        self.run(
+            """
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(everything())) for _ in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    os._exit(0 if results == [want] * 3 else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings
+# ---------------------------------------------------------------------------------------------------------------------
+
+_COUNT = "import bilateral_ops, os; print(bilateral_ops.get_num_threads(), len(os.sched_getaffinity(0)))"
+_ISA = "import bilateral_ops; bilateral_ops.show_config()"
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({"BILATERAL_OPS_NUM_THREADS": "3"}, "3"),
+        ({"OMP_NUM_THREADS": "5"}, "5"),
+        ({"OMP_NUM_THREADS": "5,2"}, "5"),
+        ({"BILATERAL_OPS_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3"),
+        ({"BILATERAL_OPS_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, "5"),
+        ({"OMP_NUM_THREADS": "many"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.skipif("not hasattr(__import__('os'), 'sched_getaffinity')", reason="Linux")
+def test_the_environment_says_how_many_threads(environment: dict[str, str], count: str | None) -> None:
+    got, usable = python(_COUNT, **environment).stdout.split()
+    assert got == (count or usable)
+
+
+@pytest.mark.skipif("not hasattr(__import__('os'), 'sched_getaffinity')", reason="Linux")
+def test_by_default_there_are_as_many_threads_as_usable_cpus() -> None:
+    one = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); " + _COUNT
+    assert python(one).stdout.split() == ["1", "1"]
+
+
+@pytest.mark.parametrize("name", bilateral_ops.available_isas())
+def test_the_environment_says_which_instruction_set(name: str) -> None:
+    line = next(row for row in python(_ISA, BILATERAL_OPS_ISA=name).stdout.splitlines() if row.startswith("ISA"))
+    assert line.split()[1] == name
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("BILATERAL_OPS_NUM_THREADS", v) for v in ("0", "-3", "two", "1.5")] + [("BILATERAL_OPS_ISA", "z80")],
+)
+def test_nonsense_in_the_environment_is_refused_in_one_sentence(variable: str, value: str) -> None:
+    finished = python(_COUNT, **{variable: value})
+    assert finished.returncode == 1
+    error = finished.stderr.strip().splitlines()[-1]
+    assert error.startswith(f"ValueError: bilateral_ops: {variable} must be ")
+    assert error.endswith(f"got '{value}'.")
+
+
+def test_wrong_settings() -> None:
+    for n in (0, -1, 10**30):
+        with pytest.raises(ValueError, match=rf"^set_num_threads: n must be .*, got {n}\.$"):
+            bilateral_ops.set_num_threads(n)
+    for n in (1.5, "2", None):
+        with pytest.raises(TypeError, match=rf"^set_num_threads: n must be an integer, got {type(n).__name__}\.$"):
+            bilateral_ops.set_num_threads(n)
+    with pytest.raises(ValueError, match=r"^set_isa: name must be .*scalar on this machine, got 'z80'\.$"):
+        bilateral_ops.set_isa("z80")
+    with pytest.raises(TypeError, match=r"^set_isa: name must be a string, got int\.$"):
+        bilateral_ops.set_isa(7)
+
+
+def test_numpy_integers_are_integers() -> None:
+    bilateral_ops.set_num_threads(np.int32(2))
+    assert bilateral_ops.get_num_threads() == 2
