@@ -42,20 +42,6 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   return g;
 }
 
-// A common number of channels, known when compiling (3 × 4), and every other.
-template <int C>
-struct Channels {
-  static constexpr int value = C;
-};
-template <class F>
-BO_INLINE void with_channels(int64_t C, F&& f) {
-  if (C == 12) {
-    f(Channels<12>());
-  } else {
-    f(Channels<0>());
-  }
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Where a tile's pixels fall
 
@@ -186,10 +172,13 @@ class Placer {
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward: the grid at a tile's pixels
 
-// Values [pixel][channel], and where asked their slopes along an axis of the grid, a cell's width counting as one.
+// What is asked of a tile's samples.
 template <class T>
 struct Samples {
-  T *values, *dz, *dx, *dy;  // null: not wanted; dx and dy only where pixels have coordinates
+  T* values;                       // [pixel][channel]
+  const T* contributions;          // ∂L/∂values, [pixel][channel]; null: no slopes are wanted
+  T *slope_z, *slope_x, *slope_y;  // [pixel]: Σ_c contributions·∂values/∂p along an axis of the grid;
+                                   // x and y go together, and only where pixels have coordinates; else null
 };
 
 template <class T>
@@ -210,13 +199,11 @@ class Sampler {
   void sample(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
     if (!buffer_) buffer_ = buffer_memory_.template take<T>(g_.table ? 2 * g_.column : 8 * g_.C);
     if (g_.table) build_table(tile, at);
-    with_channels(g_.C, [&](auto channels) {
-      if (g_.table) {
-        sample_table<decltype(channels)::value>(tile, at, to);
-      } else {
-        sample_cells<decltype(channels)::value>(tile, at, to);
-      }
-    });
+    if (g_.table) {
+      sample_table(tile, at, to);
+    } else {
+      sample_cells(tile, at, to);
+    }
   }
 
  private:
@@ -250,34 +237,27 @@ class Sampler {
     return buffer;
   }
 
-  template <int Fixed>
   void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
-    const int64_t C = Fixed ? Fixed : g_.C;
+    const int64_t C = g_.C;
     for (int64_t i = 0; i < tile.count; ++i) {
       const int64_t kx = at.kx[i], kz = at.kz[i];
       const T* left = table_ + kx * g_.column;
       const T* right = table_ + min_of(kx + 1, g_.Gw - 1) * g_.column;
       const int64_t z0 = kz * C, z1 = min_of(kz + 1, g_.Gd - 1) * C;
-      const T *BO_RESTRICT l0 = left + z0, *BO_RESTRICT r0 = right + z0;
-      const T *BO_RESTRICT l1 = left + z1, *BO_RESTRICT r1 = right + z1;
-      const T tx = at.tx[i], tz = at.tz[i];
-      T* BO_RESTRICT values = to.values + i * C;
-      if (to.dz) {
-        T* BO_RESTRICT dz = to.dz + i * C;
-        for (int64_t c = 0; c < C; ++c) {
-          const T lower = lerp(l0[c], r0[c], tx), upper = lerp(l1[c], r1[c], tx);
-          values[c] = lerp(lower, upper, tz);
-          dz[c] = upper - lower;
-        }
-      } else {
-        for (int64_t c = 0; c < C; ++c) values[c] = lerp(lerp(l0[c], r0[c], tx), lerp(l1[c], r1[c], tx), tz);
-      }
+      const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
+      Vec<T> slope = broadcast(T(0));
+      for_vectors<T>(C, [&](int64_t c, auto lanes) {
+        const Vec<T> lower = lerp(lanes.get(left + z0 + c), lanes.get(right + z0 + c), tx);
+        const Vec<T> upper = lerp(lanes.get(left + z1 + c), lanes.get(right + z1 + c), tx);
+        lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
+        if (to.contributions) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
+      });
+      if (to.contributions) to.slope_z[i] = total(slope);
     }
   }
 
-  template <int Fixed>
   void sample_cells(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
-    const int64_t C = Fixed ? Fixed : g_.C;
+    const int64_t C = g_.C;
     for (int64_t i = 0; i < tile.count; ++i) {
       const int64_t ys[2] = {at.ky[i], min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1)};
       const int64_t xs[2] = {at.kx[i], min_of<int64_t>(at.kx[i] + 1, g_.Gw - 1)};
@@ -292,19 +272,31 @@ class Sampler {
           corner[j] = buffer_ + j * C;
         }
       }
-      const T ty = at.ty[i], tx = at.tx[i], tz = at.tz[i];
-      for (int64_t c = 0; c < C; ++c) {
-        const T l0 = lerp(corner[0][c], corner[4][c], ty), l1 = lerp(corner[1][c], corner[5][c], ty);
-        const T r0 = lerp(corner[2][c], corner[6][c], ty), r1 = lerp(corner[3][c], corner[7][c], ty);
-        const T lower = lerp(l0, r0, tx), upper = lerp(l1, r1, tx);
-        const int64_t o = i * C + c;
-        to.values[o] = lerp(lower, upper, tz);
-        if (to.dz) to.dz[o] = upper - lower;
-        if (to.dx) to.dx[o] = lerp(r0 - l0, r1 - l1, tz);
-        if (to.dy) {
-          to.dy[o] = lerp(lerp(corner[4][c] - corner[0][c], corner[6][c] - corner[2][c], tx),
-                          lerp(corner[5][c] - corner[1][c], corner[7][c] - corner[3][c], tx), tz);
+      const Vec<T> ty = broadcast(at.ty[i]), tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
+      Vec<T> slope_z = broadcast(T(0)), slope_x = slope_z, slope_y = slope_z;
+      for_vectors<T>(C, [&](int64_t c, auto lanes) {
+        // Left and right, lower and upper; the step in y, then the value at ty.
+        Vec<T> step[4], v[4];
+        for (int j = 0; j < 4; ++j) {
+          const Vec<T> below = lanes.get(corner[j] + c);
+          step[j] = lanes.get(corner[j + 4] + c) - below;
+          v[j] = madd(ty, step[j], below);
         }
+        const Vec<T> lower = lerp(v[0], v[2], tx), upper = lerp(v[1], v[3], tx);
+        lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
+        if (to.contributions) {
+          const Vec<T> d = lanes.get(to.contributions + i * C + c);
+          slope_z = madd(d, upper - lower, slope_z);
+          if (to.slope_x) {
+            slope_x = madd(d, lerp(v[2] - v[0], v[3] - v[1], tz), slope_x);
+            slope_y = madd(d, lerp(lerp(step[0], step[2], tx), lerp(step[1], step[3], tx), tz), slope_y);
+          }
+        }
+      });
+      if (to.contributions) to.slope_z[i] = total(slope_z);
+      if (to.slope_x) {
+        to.slope_x[i] = total(slope_x);
+        to.slope_y[i] = total(slope_y);
       }
     }
   }

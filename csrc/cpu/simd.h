@@ -120,6 +120,24 @@ BO_INLINE Vec<T> store_truncated(int32_t* p, const Vec<T>& a) {
   }
   return r;
 }
+// The first n < kLanes numbers; the other lanes are loaded as zeros, and not stored.
+template <class T>
+BO_INLINE Vec<T> load_part(const T* p, int64_t n) {
+  Vec<T> r;
+  BO_LANES r.v[l] = l < n ? p[l] : T(0);
+  return r;
+}
+template <class T>
+BO_INLINE void store_part(T* p, const Vec<T>& a, int64_t n) {
+  for (int64_t l = 0; l < n; ++l) p[l] = a.v[l];
+}
+// The sum of the lanes
+template <class T>
+BO_INLINE T total(const Vec<T>& a) {
+  T sum = T(0);
+  BO_LANES sum += a.v[l];
+  return sum;
+}
 // to[lane] += weight·a[lane]
 template <class T>
 BO_INLINE void accumulate(double* to, const Vec<T>& a, double weight) {
@@ -186,6 +204,20 @@ BO_INLINE Vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
 BO_INLINE Vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
 BO_INLINE void store(float* p, const Vec<float>& a) { _mm512_storeu_ps(p, a.v); }
 BO_INLINE void store(double* p, const Vec<double>& a) { _mm512_storeu_pd(p, a.v); }
+BO_INLINE Vec<float> load_part(const float* p, int64_t n) {
+  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)};
+}
+BO_INLINE Vec<double> load_part(const double* p, int64_t n) {
+  return {_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p)};
+}
+BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v);
+}
+BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), a.v);
+}
+BO_INLINE float total(const Vec<float>& a) { return _mm512_reduce_add_ps(a.v); }
+BO_INLINE double total(const Vec<double>& a) { return _mm512_reduce_add_pd(a.v); }
 BO_INLINE Vec<float> broadcast(float a) { return {_mm512_set1_ps(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {_mm512_set1_pd(a)}; }
 BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -305,6 +337,24 @@ BO_INLINE Vec<float> load(const float* p) { return {_mm256_loadu_ps(p)}; }
 BO_INLINE Vec<double> load(const double* p) { return {_mm256_loadu_pd(p)}; }
 BO_INLINE void store(float* p, const Vec<float>& a) { _mm256_storeu_ps(p, a.v); }
 BO_INLINE void store(double* p, const Vec<double>& a) { _mm256_storeu_pd(p, a.v); }
+// The mask of the first n lanes of 32 bits is eight numbers of this, from the nth before its middle.
+static const int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+BO_INLINE __m256i lane_mask(int64_t n) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
+}
+BO_INLINE Vec<float> load_part(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
+BO_INLINE Vec<double> load_part(const double* p, int64_t n) { return {_mm256_maskload_pd(p, lane_mask(2 * n))}; }
+BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) { _mm256_maskstore_ps(p, lane_mask(n), a.v); }
+BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) { _mm256_maskstore_pd(p, lane_mask(2 * n), a.v); }
+BO_INLINE double total(const Vec<double>& a) {
+  const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
+}
+BO_INLINE float total(const Vec<float>& a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 BO_INLINE Vec<float> broadcast(float a) { return {_mm256_set1_ps(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {_mm256_set1_pd(a)}; }
 BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -408,6 +458,31 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Functions
+
+template <class T>
+BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
+  return madd(t, b - a, a);
+}
+
+// How the numbers at a place are loaded and stored: a whole vector of them, or those that are left.
+template <class T>
+struct Whole {
+  Vec<T> get(const T* p) const { return load(p); }
+  void put(T* p, const Vec<T>& a) const { store(p, a); }
+};
+template <class T>
+struct Part {
+  int64_t n;
+  Vec<T> get(const T* p) const { return load_part(p, n); }
+  void put(T* p, const Vec<T>& a) const { store_part(p, a, n); }
+};
+// Calls f(first, lanes) for the vectors that n numbers make.
+template <class T, class F>
+BO_INLINE void for_vectors(int64_t n, F&& f) {
+  int64_t first = 0;
+  for (; first + Vec<T>::kLanes <= n; first += Vec<T>::kLanes) f(first, Whole<T>());
+  if (first < n) f(first, Part<T>{n - first});
+}
 
 // 1 / (1 + e^−v). e^x = 2^n·e^r with r = x − n·ln 2, |r| ≤ ½ ln 2, whose Taylor series is cut where its rest is below
 // the type's rounding. Beyond the type's exponents e^x is infinite, or does not count beside 1.

@@ -17,7 +17,7 @@ void slice_forward_as(const SliceArgs& a) {
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
     T* guide = memory.take<T>(width + width * g.C);
-    const Samples<T> samples = {guide + width, nullptr, nullptr, nullptr};
+    const Samples<T> samples = {guide + width, nullptr, nullptr, nullptr, nullptr};
     Placer<T> placer(g, a.at, columns);
     Sampler<T> sampler(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
@@ -32,12 +32,16 @@ void slice_forward_as(const SliceArgs& a) {
 template <class T>
 void slice_backward_as(const SliceGradArgs& a) {
   const Lattice g = make_lattice(a.at, a.grid.data ? a.grid : a.d_grid, a.grad);
-  const Block channels = block_of(a.grad, 2);
-  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, tile_width(5 * g.C), false, [&] {
-    return [&](const Tile& tile, const T*, T* contributions) {
-      load_block(channels, pixel(a.grad, tile), tile.count, contributions);
-    };
-  });
+  struct Worker {
+    const Tensor& grad;
+    const Block channels;
+    void contribute(const Tile& tile, T* contributions) const {
+      load_block(channels, pixel(grad, tile), tile.count, contributions);
+    }
+    void finish(const Tile&, const T*) const {}
+  };
+  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, tile_width(2 * g.C), false,
+                      [&] { return Worker{a.grad, block_of(a.grad, 2)}; });
 }
 
 void slice_forward(const SliceArgs& a) {

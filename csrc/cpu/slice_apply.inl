@@ -50,7 +50,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
       return;
     }
     Scratch memory;
-    const Samples<T> samples = {memory.take<T>(width * g.C), nullptr, nullptr, nullptr};
+    const Samples<T> samples = {memory.take<T>(width * g.C), nullptr, nullptr, nullptr, nullptr};
     Sampler<T> sampler(g, grid);
     run(first, last, [&](const Tile& tile, const Places<T>& places, const T* pixels, T* result) {
       sampler.sample(tile, places, samples);
@@ -121,7 +121,7 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
     with_depth(g, [&](auto depth) { slice_apply_backward_tables<T, decltype(depth)::value>(a, g, m); });
     return;
   }
-  const int64_t width = tile_width(5 * g.C);
+  const int64_t width = tile_width(2 * g.C);
   struct Worker {
     const SliceApplyGradArgs& a;
     const Matrix& m;
@@ -133,14 +133,14 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
       d_image = image + width * m.Ci;
       grad = d_image + width * m.Ci;
     }
-    void operator()(const Tile& tile, const T* coefficients, T* d_coefficients) {
+    void contribute(const Tile& tile, T* d_coefficients) {
       load_planar(a.image, tile, image, width);
       load_planar(a.grad, tile, grad, width);
       apply_tile_d_coefficients(m, tile.count, width, image, grad, d_coefficients);
-      if (a.d_image.data) {
-        apply_tile_d_image(m, tile.count, width, coefficients, grad, d_image);
-        store_planar(a.d_image, tile, d_image, width);
-      }
+    }
+    void finish(const Tile& tile, const T* coefficients) {
+      apply_tile_d_image(m, tile.count, width, coefficients, grad, d_image);
+      store_planar(a.d_image, tile, d_image, width);
     }
   };
   sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, width, a.d_image.data != nullptr,

@@ -16,8 +16,9 @@ class Splatter {
   Splatter(const Lattice& lattice, double* sums, int64_t first_row) : g_(lattice), sums_(sums), first_row_(first_row) {
     if (g_.depth) {
       span_ = memory_.template take<T>(2 * g_.C * g_.depth);
-    } else if (g_.table) {
-      row_ = memory_.template take<double>(g_.Gw * g_.column, true);
+    } else {
+      wide_ = memory_.template take<double>(g_.C + (g_.table ? g_.Gw * g_.column : 0), true);
+      row_ = wide_ + g_.C;
     }
   }
 
@@ -36,11 +37,11 @@ class Splatter {
     } else if (g_.table) {
       add_to_row(tile, at, contributions);
     } else {
-      for_pixels(tile, at, contributions, [&](auto channels, int64_t i, const T* from) {
+      for_pixels(tile, contributions, [&](int64_t i) {
         const int64_t ky = at.ky[i], above = min_of(ky + 1, g_.Gh - 1);
         const double ty = at.ty[i];
-        add_pair<decltype(channels)::value>(grid_row(ky), at, i, 1.0 - ty, from);
-        add_pair<decltype(channels)::value>(grid_row(above), at, i, ty, from);
+        add_pair(grid_row(ky), at, i, 1.0 - ty);
+        add_pair(grid_row(above), at, i, ty);
       });
     }
   }
@@ -89,9 +90,7 @@ class Splatter {
     ty_ = at.row_t;
     begin_ = min_of<int64_t>(begin_, at.kx[0]);
     end_ = max_of<int64_t>(end_, min_of<int64_t>(at.kx[tile.count - 1] + 2, g_.Gw));
-    for_pixels(tile, at, contributions, [&](auto channels, int64_t i, const T* from) {
-      add_pair<decltype(channels)::value>(row_, at, i, 1.0, from);
-    });
+    for_pixels(tile, contributions, [&](int64_t i) { add_pair(row_, at, i, 1.0); });
   }
   void add_row() {
     double* BO_RESTRICT lower = grid_row(ky_);
@@ -107,26 +106,27 @@ class Splatter {
     end_ = 0;
   }
 
+  // Calls f(i) for every pixel, its contributions in wide_.
   template <class F>
-  void for_pixels(const Tile& tile, const Places<T>&, const T* contributions, F&& f) const {
-    with_channels(g_.C, [&](auto channels) {
-      for (int64_t i = 0; i < tile.count; ++i) f(channels, i, contributions + i * g_.C);
-    });
+  void for_pixels(const Tile& tile, const T* contributions, F&& f) const {
+    for (int64_t i = 0; i < tile.count; ++i) {
+      for (int64_t c = 0; c < g_.C; ++c) wide_[c] = static_cast<double>(contributions[i * g_.C + c]);
+      f(i);
+    }
   }
 
   // weight · contribution to the four cells of one grid row
-  template <int Fixed>
-  void add_pair(double* row, const Places<T>& at, int64_t i, double weight, const T* BO_RESTRICT from) const {
-    const int64_t C = Fixed ? Fixed : g_.C;
+  void add_pair(double* row, const Places<T>& at, int64_t i, double weight) const {
     const int64_t kx = at.kx[i], kz = at.kz[i];
     const double tx = at.tx[i], tz = at.tz[i];
     const int64_t xs[2] = {kx * g_.column, min_of(kx + 1, g_.Gw - 1) * g_.column};
-    const int64_t zs[2] = {kz * C, min_of(kz + 1, g_.Gd - 1) * C};
+    const int64_t zs[2] = {kz * g_.C, min_of(kz + 1, g_.Gd - 1) * g_.C};
     const double wx[2] = {weight * (1.0 - tx), weight * tx}, wz[2] = {1.0 - tz, tz};
     for (int j = 0; j < 4; ++j) {
-      double* BO_RESTRICT to = row + xs[j >> 1] + zs[j & 1];
-      const double w = wx[j >> 1] * wz[j & 1];
-      for (int64_t c = 0; c < C; ++c) to[c] = madd(w, static_cast<double>(from[c]), to[c]);
+      double* to = row + xs[j >> 1] + zs[j & 1];
+      const Vec<double> w = broadcast(wx[j >> 1] * wz[j & 1]);
+      for_vectors<double>(
+          g_.C, [&](int64_t c, auto lanes) { lanes.put(to + c, madd(w, lanes.get(wide_ + c), lanes.get(to + c))); });
     }
   }
 
@@ -135,6 +135,7 @@ class Splatter {
   int64_t first_row_;
   Scratch memory_;
   T* span_ = nullptr;
+  double* wide_ = nullptr;  // one pixel's contributions
   double* row_ = nullptr;
   int64_t y_ = -1, ky_ = 0, begin_ = g_.Gw, end_ = 0;
   double ty_ = 0.0;
@@ -232,8 +233,8 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
 // ---------------------------------------------------------------------------------------------------------------------
 // The gradient of anything that samples a grid
 //
-// make_worker() makes one object a range of tiles; worker(tile, values, contributions) is given the sampled values
-// (null where values_wanted is false), stores its own gradients and writes ∂L/∂values: both [pixel][channel].
+// make_worker() makes one object a range of tiles: worker.contribute(tile, contributions) writes ∂L/∂values, and
+// worker.finish(tile, values) is given the sampled values, where values_wanted: both [pixel][channel].
 template <class T, class MakeWorker>
 void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, const Tensor& d_grid,
                       const Tensor& d_guide, const Tensor& d_xy, int64_t width, bool values_wanted,
@@ -246,41 +247,36 @@ void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, 
 
   auto run = [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
-    T* numbers = memory.take<T>(size * 5 + 2 * width);
-    T* contributions = numbers + size * 4;
-    T* plane = numbers + size * 5;
-    T* plane_y = plane + width;
-    Samples<T> samples;
-    samples.values = numbers;
-    samples.dz = slopes_wanted ? numbers + size : nullptr;
-    samples.dx = d_xy.data ? numbers + size * 2 : nullptr;
-    samples.dy = d_xy.data ? numbers + size * 3 : nullptr;
+    T* contributions = memory.take<T>(size * 2 + width * 3);
+    T *values = contributions + size, *plane = values + size;
+    Samples<T> samples = {values, slopes_wanted ? contributions : nullptr, plane, nullptr, nullptr};
+    if (d_xy.data) {
+      samples.slope_x = plane + width;
+      samples.slope_y = plane + 2 * width;
+    }
     Placer<T> placer(g, at, columns);
     Sampler<T> sampler(g, sampled ? grid : d_grid);
     auto worker = make_worker();
-    auto slope = [&](const T* slopes, const T* scale, int64_t count, T* to) {
-      for (int64_t i = 0; i < count; ++i) {
-        T sum = T(0);
-        for (int64_t c = 0; c < g.C; ++c) sum = madd(contributions[i * g.C + c], slopes[i * g.C + c], sum);
-        to[i] = sum * scale[i];
-      }
-    };
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_plane(at.guide, tile, plane);
       const Places<T>& places = placer.find(tile, plane);
+      worker.contribute(tile, contributions);
       if (sampled) sampler.sample(tile, places, samples);
-      worker(tile, sampled ? samples.values : nullptr, contributions);
+      if (values_wanted) worker.finish(tile, values);
+      auto scale = [&](T* slopes, const T* by) {
+        for (int64_t i = 0; i < tile.count; ++i) slopes[i] *= by[i];
+      };
       if (d_guide.data) {
-        slope(samples.dz, places.dz, tile.count, plane);
-        store_plane(d_guide, tile, plane);
+        scale(samples.slope_z, places.dz);
+        store_plane(d_guide, tile, samples.slope_z);
       }
       if (d_xy.data) {
-        slope(samples.dx, places.dx, tile.count, plane);
-        slope(samples.dy, places.dy, tile.count, plane_y);
+        scale(samples.slope_x, places.dx);
+        scale(samples.slope_y, places.dy);
         char* to = pixel(d_xy, tile);
-        store_run(d_xy.dtype, to, d_xy.strides[2], tile.count, plane, 1);
-        store_run(d_xy.dtype, to + d_xy.strides[3], d_xy.strides[2], tile.count, plane_y, 1);
+        store_run(d_xy.dtype, to, d_xy.strides[2], tile.count, samples.slope_x, 1);
+        store_run(d_xy.dtype, to + d_xy.strides[3], d_xy.strides[2], tile.count, samples.slope_y, 1);
       }
       if (splatter) splatter->add(tile, places, contributions);
     }
