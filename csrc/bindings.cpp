@@ -238,7 +238,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("total_variation_forward", &total_variation_forward);
   m.def("total_variation_backward", &total_variation_backward);
 
-#if defined(BO_PLANTED_BUGS)
+#if defined(BO_SANITIZE)
   // What the sanitizers are shown before they are believed.
   m.def("planted_overflow", [](int64_t n) {
     float* memory = static_cast<float*>(bo::scratch_allocate(static_cast<size_t>(n) * sizeof(float), true));
