@@ -56,3 +56,17 @@ def sanitize(session: nox.Session) -> None:
             "UBSAN_OPTIONS": "print_stacktrace=1",
         },
     )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time every operation beside its peers (minutes; leave the machine alone meanwhile)."""
+    session.install(".[bench]")
+    session.run(
+        "pytest",
+        "benchmarks",
+        "--benchmark-columns=median,min,rounds",
+        "--benchmark-sort=median",
+        "--benchmark-group-by=group",
+        *session.posargs,
+    )
