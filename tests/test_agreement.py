@@ -42,9 +42,15 @@ def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
     return pytest.mark.parametrize(("subject", "case"), pairs, ids=[f"{subject}: {case}" for subject, case in pairs])
 
 
+def _kinds(subject: str, case: str) -> list[Kinds]:
+    """All kinds; of the images that are large for the reference, the two that compute differently."""
+    large = case.startswith(("one long", "large"))
+    return [kinds for kinds in kinds_of(subject) if not large or kinds in (ALL_F32, ALL_F64)]
+
+
 @_pairs(SUBJECTS)
 def test_forward(subject: str, case: str, isa: str) -> None:
-    for kinds in kinds_of(subject):
+    for kinds in _kinds(subject, case):
         example = forward_example(subject, case, kinds)
         got = forward(bilateral_ops, subject, example.arguments, **example.keywords)
         assert_forward(got, example.result, example.dtype, f"{kinds}")
@@ -52,7 +58,7 @@ def test_forward(subject: str, case: str, isa: str) -> None:
 
 @_pairs(DIFFERENTIABLE, without=KINKED)
 def test_backward(subject: str, case: str, isa: str) -> None:
-    for kinds in kinds_of(subject):
+    for kinds in _kinds(subject, case):
         example = backward_example(subject, case, kinds)
         got = backward(bilateral_ops, subject, example.arguments, example.grad, **example.keywords)
         assert got._fields == OPERATIONS[subject].arguments
@@ -92,7 +98,7 @@ def test_numba_reference_interpreted() -> None:
     code = """
 from cases import *
 from test_agreement import check_numba_reference
-cases = [case for case in CASES if not case.startswith(("width", "one long", "large"))]
+cases = [case for case in CASES if not case.startswith(("width", "wide", "one long", "large", "many channels"))]
 for subject in SUBJECTS:
     try:
         check_numba_reference(subject, cases, kinds_of(subject))

@@ -313,6 +313,12 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "window must be None where xy is given, got (0, 0, 5, 7).",
     ),
+    (
+        "slice",
+        {"grid": zeros(1, 3, 4, 5, 2, 6)},
+        ValueError,
+        "grid must have shape (Gh, Gw, Gd, *C), got (1, 3, 4, 5, 2, 6): guide has no batch axis.",
+    ),
     # wrt
     ("slice_vjp", {"wrt": ("image",)}, ValueError, "wrt must name arguments among grid, guide and xy, got 'image'."),
     (

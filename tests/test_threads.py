@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cases import (
     ALL_F32,
+    ALL_F64,
     F16,
     F32,
     OPERATIONS,
@@ -31,11 +32,11 @@ import bilateral_ops
 
 pytestmark = pytest.mark.usefixtures("threads")
 
-#: Large enough for every kernel to be cut into many pieces.
+#: Large enough for every kernel to be cut into many pieces, each sum too.
 SIZES: dict[str, dict[str, Any]] = {
-    "image": {"N": 2, "H": 97, "W": 161, "Gh": 8, "Gw": 9, "Gd": 8},
-    "xy": {"N": 2, "H": 61, "W": 83, "Gh": 8, "Gw": 9, "Gd": 8, "xy": True},
-    "large grid": {"H": 33, "W": 65, "Gh": 40, "Gw": 40, "Gd": 17},
+    "image": {"N": 2, "H": 137, "W": 241, "Gh": 8, "Gw": 9, "Gd": 8},
+    "xy": {"N": 2, "H": 121, "W": 163, "Gh": 8, "Gw": 9, "Gd": 8, "xy": True},
+    "large grid": {"H": 97, "W": 129, "Gh": 40, "Gw": 40, "Gd": 17},
     "long row": {"H": 1, "W": 20_001, "Gw": 16},
 }
 
@@ -55,7 +56,7 @@ def everything(subject: str, kinds: Kinds = ALL_F32, **options: Any) -> dict[str
 )
 def test_the_number_of_threads_changes_no_bit(subject: str, size: str, isa: str) -> None:
     takes_bytes = subject not in ("slice", "splat", "total_variation")
-    for kinds in (ALL_F32, Kinds(U8, F32, F32) if takes_bytes else Kinds(F16, F16, F16)):
+    for kinds in (ALL_F32, ALL_F64, Kinds(U8, F32, F32) if takes_bytes else Kinds(F16, F16, F16)):
         bilateral_ops.set_num_threads(1)
         want = everything(subject, kinds, **SIZES[size])
         for count in (2, 7):

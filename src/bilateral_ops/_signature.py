@@ -247,7 +247,11 @@ class Call:
         text = f"{self.op}: {a.name} must have shape {_shape_text(axes) if axes else '()'}"
         if owners:
             text += f" = {_shape_text(expected)} to match {_listed(dict.fromkeys(owners), 'and')}"
-        raise ValueError(f"{text}, got {_shape_text(self.shape(a.name)) if self.shape(a.name) else '()'}.")
+        shape = self.shape(a.name)
+        text += f", got {_shape_text(shape) if shape else '()'}"
+        if len(axes) < len(a.axes) and len(shape) > len(axes) + ("*C" in axes):
+            text += f": {self.signature.lead.name} has no batch axis"
+        raise ValueError(f"{text}.")
 
     # ------------------------------------------------------------------------------------------- keywords and results
 
