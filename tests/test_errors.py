@@ -315,9 +315,9 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     (
         "slice",
-        {"grid": zeros(1, 3, 4, 5, 2, 6)},
+        {"grid": zeros(2, 3, 4, 5, 2, 6), "guide": zeros(5, 7)},
         ValueError,
-        "grid must have shape (Gh, Gw, Gd, *C), got (1, 3, 4, 5, 2, 6): guide has no batch axis.",
+        "grid must have shape (Gh, Gw, Gd, *C), got (2, 3, 4, 5, 2, 6): guide has no batch axis.",
     ),
     # wrt
     ("slice_vjp", {"wrt": ("image",)}, ValueError, "wrt must name arguments among grid, guide and xy, got 'image'."),
