@@ -18,6 +18,8 @@ from ._dispatch import framework_of
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("uint8", "uint16")
 _HALVES = ("float16", "bfloat16")
+# Kinds of calls that an operation remembers to have checked.
+_MOST_KNOWN = 256
 # What a scalar argument may be, besides an array without axes.
 _NUMBERS = (int, float, np.generic)
 # Positions on an axis are computed in the image's precision: float32 counts to here.
@@ -81,14 +83,40 @@ class Signature:
         self.like = like
         self.always_batched = batched
         self.keeps_integers = keeps_integers
+        self._checked: dict[tuple[Any, ...], Call] = {}
 
     def bind(self, values: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> Call:
         """Check a forward call's arguments. ``sizes`` are axes that the caller gives as numbers (``grid_shape``)."""
-        return Call(self, self.name, values, sizes)
+        return self._bound(self.name, values, sizes)
 
     def bind_vjp(self, values: Mapping[str, Any], grad: Any) -> Call:
         """Check a backward call's arguments; ``grad`` has the result's shape."""
-        return Call(self, f"{self.name}_vjp", {**values, "grad": grad}, backward=True)
+        return self._bound(f"{self.name}_vjp", {**values, "grad": grad}, None, backward=True)
+
+    def _bound(
+        self, op: str, values: Mapping[str, Any], sizes: Mapping[str, int] | None, backward: bool = False
+    ) -> Call:
+        # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
+        key: list[Any] = [op]
+        for value in values.values():
+            try:
+                key += (type(value), value.dtype, value.shape)
+            except AttributeError:
+                key.append(type(value))
+        if sizes:
+            key += sizes.values()
+        known = tuple(key)
+        try:
+            checked = self._checked.get(known)
+        except TypeError:  # of an argument that isn't one
+            return Call(self, op, values, sizes, backward)
+        if checked is not None:
+            return checked.again(values)
+        call = Call(self, op, values, sizes, backward)
+        if len(self._checked) >= _MOST_KNOWN:
+            self._checked.clear()
+        self._checked[known] = call.again({})
+        return call
 
 
 class Call:
@@ -111,9 +139,21 @@ class Call:
         if backward:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
+        #: Arguments given as numbers, and the kind that they are to have.
+        self._numbers: dict[str, str] = {}
         self._find_framework()
         self._check_kinds()
         self._check_shapes()
+
+    def again(self, values: Mapping[str, Any]) -> Call:
+        """The same call with other values of the same types, dtypes and shapes."""
+        call = Call.__new__(Call)
+        call.__dict__.update(self.__dict__)
+        call.values = dict(values)
+        if values:
+            for name, kind in self._numbers.items():
+                call.values[name] = self.framework.scalar(values[name], kind)
+        return call
 
     # ------------------------------------------------------------------------------------------------- framework, kinds
 
@@ -156,6 +196,7 @@ class Call:
                 if number is None:
                     raise TypeError(f"{self.op}: {a.name} must be a real number, got {type(value).__name__}.")
                 self.values[a.name] = value = number
+                self._numbers[a.name] = parameter_kind
             kind = kind_of(value)
             if kind not in allowed:
                 beside = f"an integer {first.name}" if integer else first.name
