@@ -15,54 +15,66 @@ BO_INLINE Matrix make_matrix(const Tensor& cells, const Tensor& image) {
   return {cells.shape[cells.rank - 2], image.shape[3], cells.shape[cells.rank - 1]};
 }
 
-// out_i = Σ_j A_ij·in_j (+ A_i,Ci); coefficients [pixel][Co·L], image and out [channel][pixel] with rows `pitch` apart
-template <class T>
-void apply_tile(const Matrix& m, int64_t count, int64_t pitch, const T* BO_RESTRICT coefficients,
-                const T* BO_RESTRICT image, T* BO_RESTRICT out) {
-  const int64_t size = m.Co * m.L;
-  for (int64_t i = 0; i < m.Co; ++i) {
-    T* BO_RESTRICT to = out + i * pitch;
-    const T* BO_RESTRICT row = coefficients + i * m.L;
-    for (int64_t p = 0; p < count; ++p) to[p] = m.L > m.Ci ? row[p * size + m.Ci] : T(0);
-    for (int64_t j = 0; j < m.Ci; ++j) {
-      const T* BO_RESTRICT in = image + j * pitch;
-      for (int64_t p = 0; p < count; ++p) to[p] = madd(row[p * size + j], in[p], to[p]);
-    }
+// HDRnet's matrices, known when compiling.
+struct Matrix34 {
+  static constexpr int64_t Co = 3, Ci = 3, L = 4;
+};
+template <class F>
+BO_INLINE void with_matrix(const Matrix& m, F&& f) {
+  if (m.Co == 3 && m.Ci == 3 && m.L == 4) {
+    f(Matrix34());
+  } else {
+    f(m);
   }
+}
+
+// Coefficients [pixel][Co·L]; image, out and their gradients [channel][pixel] with rows `pitch` apart. Pixel by pixel,
+// as a pixel's coefficients lie together.
+
+// out_i = Σ_j A_ij·in_j (+ A_i,Ci)
+template <class T>
+void apply_tile(const Matrix& matrix, int64_t count, int64_t pitch, const T* BO_RESTRICT coefficients,
+                const T* BO_RESTRICT image, T* BO_RESTRICT out) {
+  with_matrix(matrix, [&](const auto& m) {
+    for (int64_t p = 0; p < count; ++p)
+      for (int64_t i = 0; i < m.Co; ++i) {
+        const T* row = coefficients + (p * m.Co + i) * m.L;
+        T sum = m.L > m.Ci ? row[m.Ci] : T(0);
+        for (int64_t j = 0; j < m.Ci; ++j) sum = madd(row[j], image[j * pitch + p], sum);
+        out[i * pitch + p] = sum;
+      }
+  });
 }
 
 // d_in_j = Σ_i A_ij·grad_i
 template <class T>
-void apply_tile_d_image(const Matrix& m, int64_t count, int64_t pitch, const T* BO_RESTRICT coefficients,
+void apply_tile_d_image(const Matrix& matrix, int64_t count, int64_t pitch, const T* BO_RESTRICT coefficients,
                         const T* BO_RESTRICT grad, T* BO_RESTRICT d_image) {
-  const int64_t size = m.Co * m.L;
-  for (int64_t j = 0; j < m.Ci; ++j) {
-    T* BO_RESTRICT to = d_image + j * pitch;
-    for (int64_t p = 0; p < count; ++p) to[p] = T(0);
-    for (int64_t i = 0; i < m.Co; ++i) {
-      const T* BO_RESTRICT from = grad + i * pitch;
-      const T* BO_RESTRICT column = coefficients + i * m.L + j;
-      for (int64_t p = 0; p < count; ++p) to[p] = madd(column[p * size], from[p], to[p]);
+  with_matrix(matrix, [&](const auto& m) {
+    for (int64_t p = 0; p < count; ++p) {
+      const T* cells = coefficients + p * m.Co * m.L;
+      for (int64_t j = 0; j < m.Ci; ++j) {
+        T sum = T(0);
+        for (int64_t i = 0; i < m.Co; ++i) sum = madd(cells[i * m.L + j], grad[i * pitch + p], sum);
+        d_image[j * pitch + p] = sum;
+      }
     }
-  }
+  });
 }
 
 // d_A_ij = grad_i·in_j (in_Ci = 1)
 template <class T>
-void apply_tile_d_coefficients(const Matrix& m, int64_t count, int64_t pitch, const T* BO_RESTRICT image,
+void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, int64_t pitch, const T* BO_RESTRICT image,
                                const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients) {
-  const int64_t size = m.Co * m.L;
-  for (int64_t i = 0; i < m.Co; ++i) {
-    const T* BO_RESTRICT from = grad + i * pitch;
-    T* BO_RESTRICT row = d_coefficients + i * m.L;
-    for (int64_t j = 0; j < m.Ci; ++j) {
-      const T* BO_RESTRICT in = image + j * pitch;
-      for (int64_t p = 0; p < count; ++p) row[p * size + j] = from[p] * in[p];
-    }
-    if (m.L > m.Ci) {
-      for (int64_t p = 0; p < count; ++p) row[p * size + m.Ci] = from[p];
-    }
-  }
+  with_matrix(matrix, [&](const auto& m) {
+    for (int64_t p = 0; p < count; ++p)
+      for (int64_t i = 0; i < m.Co; ++i) {
+        const T g = grad[i * pitch + p];
+        T* row = d_coefficients + (p * m.Co + i) * m.L;
+        for (int64_t j = 0; j < m.Ci; ++j) row[j] = g * image[j * pitch + p];
+        if (m.L > m.Ci) row[m.Ci] = g;
+      }
+  });
 }
 
 template <class T>
@@ -77,9 +89,9 @@ void apply_forward_as(const ApplyArgs& a) {
     T *image = coefficients + width * size, *out = image + width * m.Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_block(cells, pixel(a.coefficients, tile), tile.count, coefficients);
+      const T* found = block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients);
       load_planar(a.image, tile, image, width);
-      apply_tile(m, tile.count, width, coefficients, image, out);
+      apply_tile(m, tile.count, width, found, image, out);
       store_planar(a.out, tile, out, width);
     }
   });
@@ -102,15 +114,15 @@ void apply_backward_as(const ApplyGradArgs& a) {
       load_planar(a.grad, tile, grad, width);
       if (a.d_coefficients.data) {
         load_planar(a.image, tile, image, width);
-        apply_tile_d_coefficients(m, tile.count, width, image, grad, d_coefficients);
+        char* const place = pixel(a.d_coefficients, tile);
+        T* const target = block_target(d_cells, place, d_coefficients);
+        apply_tile_d_coefficients(m, tile.count, width, image, grad, target);
+        if (target == d_coefficients) store_block(d_cells, place, tile.count, d_coefficients);
       }
       if (a.d_image.data) {
-        load_block(cells, pixel(a.coefficients, tile), tile.count, coefficients);
-        apply_tile_d_image(m, tile.count, width, coefficients, grad, d_image);
+        const T* found = block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients);
+        apply_tile_d_image(m, tile.count, width, found, grad, d_image);
         store_planar(a.d_image, tile, d_image, width);
-      }
-      if (a.d_coefficients.data) {
-        store_block(d_cells, pixel(a.d_coefficients, tile), tile.count, d_coefficients);
       }
     }
   });

@@ -17,14 +17,17 @@ void slice_forward_as(const SliceArgs& a) {
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
     T* guide = memory.take<T>(width + width * g.C);
-    const Samples<T> samples = {guide + width, nullptr, nullptr, nullptr, nullptr};
+    T* const scratch = guide + width;
+    Samples<T> samples = {scratch, nullptr, nullptr, nullptr, nullptr};
     Placer<T> placer(g, a.at, columns);
     Sampler<T> sampler(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_plane(a.at.guide, tile, guide);
+      char* const place = pixel(a.out, tile);
+      samples.values = block_target(channels, place, scratch);
       sampler.sample(tile, placer.find(tile, guide), samples);
-      store_block(channels, pixel(a.out, tile), tile.count, samples.values);
+      if (samples.values == scratch) store_block(channels, place, tile.count, scratch);
     }
   });
 }

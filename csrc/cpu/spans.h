@@ -164,6 +164,25 @@ void store_block(const Block& b, char* to, int64_t n, const T* from) {
   });
 }
 
+// Whether numbers lie in memory as they do in scratch, dtype and alignment included.
+template <class T>
+BO_INLINE bool plain(DType dtype, const char* p) {
+  return dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32) && reinterpret_cast<uintptr_t>(p) % sizeof(T) == 0;
+}
+// The items where they lie, or loaded to scratch.
+template <class T>
+BO_INLINE const T* block_at(const Block& b, const char* from, int64_t n, T* scratch) {
+  if (b.dense && plain<T>(b.dtype, from)) return reinterpret_cast<const T*>(from);
+  load_block(b, from, n, scratch);
+  return scratch;
+}
+
+// Where items may be written at once: their place, or scratch that store_block is to take there.
+template <class T>
+BO_INLINE T* block_target(const Block& b, char* to, T* scratch) {
+  return b.dense && plain<T>(b.dtype, to) ? reinterpret_cast<T*>(to) : scratch;
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Tiles
 
@@ -227,11 +246,6 @@ BO_INLINE void store_plane(const Tensor& t, const Tile& tile, const T* from) {
 BO_INLINE bool interleaved3(const Tensor& t) {
   const int64_t size = item_size(t.dtype);
   return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
-}
-// Whether numbers lie in memory as they do in scratch, dtype and alignment included.
-template <class T>
-BO_INLINE bool plain(DType dtype, const char* p) {
-  return dtype == (sizeof(T) == 8 ? DType::f64 : DType::f32) && reinterpret_cast<uintptr_t>(p) % sizeof(T) == 0;
 }
 template <class T>
 void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {

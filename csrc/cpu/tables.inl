@@ -33,19 +33,6 @@ BO_INLINE void with_depth(const Lattice& g, F&& f) {
   }
 }
 
-// HDRnet's matrices, known when compiling.
-struct Matrix34 {
-  static constexpr int64_t Co = 3, Ci = 3, L = 4;
-};
-template <class F>
-BO_INLINE void with_matrix(const Matrix& m, F&& f) {
-  if (m.Co == 3 && m.Ci == 3 && m.L == 4) {
-    f(Matrix34());
-  } else {
-    f(m);
-  }
-}
-
 // Calls f(begin, end) for the runs of a tile's pixels between the same two columns.
 template <class T, class F>
 BO_INLINE void for_spans(const Places<T>& at, int64_t count, F&& f) {
