@@ -163,7 +163,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     ("splat", {"grid_shape": (3, 4, 0)}, ValueError, f"grid_shape {_CELLS} (3, 4, 0)."),
     ("splat", {"grid_shape": (2**40, 1, 1)}, ValueError, f"grid_shape {_CELLS} (1099511627776, 1, 1)."),
-    ("splat", {"grid_shape": (3, 4)}, TypeError, "grid_shape must be three integers (Gh, Gw, Gd), got (3, 4)."),
+    ("splat", {"grid_shape": (3, 4)}, ValueError, "grid_shape must be three integers (Gh, Gw, Gd), got (3, 4)."),
     (
         "splat",
         {"grid_shape": (3, 4, 1.5)},
@@ -277,7 +277,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     (
         "slice",
         {"window": (0, 0, 5)},
-        TypeError,
+        ValueError,
         "window must be four integers (top, left, full_height, full_width), got (0, 0, 5).",
     ),
     (

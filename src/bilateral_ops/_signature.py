@@ -53,6 +53,17 @@ def _fixed(axis: str) -> str | None:
     return size if size.isdigit() else None
 
 
+def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
+    """Check an argument that is ``count`` integers; ``what`` says so."""
+    try:
+        numbers = tuple(operator.index(v) for v in value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be {what}, got {value!r}.") from None
+    if len(numbers) != count:
+        raise ValueError(f"{op}: {name} must be {what}, got {value!r}.")
+    return numbers
+
+
 def _shape_text(parts: Iterable[Any]) -> str:
     texts = [str(part) for part in parts]
     return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
@@ -307,12 +318,9 @@ class Call:
             return None, align_corners
         if xy is not None:
             raise ValueError(f"{self.op}: window must be None where xy is given, got {window!r}.")
-        try:
-            top, left, height, width = (operator.index(v) for v in window)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"{self.op}: window must be four integers (top, left, full_height, full_width), got {window!r}."
-            ) from None
+        top, left, height, width = integers(
+            self.op, "window", "four integers (top, left, full_height, full_width)", 4, window
+        )
         H, W = self.sizes["H"], self.sizes["W"]
         whole = (top, left, height, width)
         if top < 0 or left < 0 or top + H > height or left + W > width:

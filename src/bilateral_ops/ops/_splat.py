@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import operator
 from typing import Any, NamedTuple
 
-from .._signature import Signature, argument
+from .._signature import Signature, argument, integers
 
 SIGNATURE = Signature(
     "splat",
@@ -71,11 +70,8 @@ def splat(
 
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """
-    try:
-        Gh, Gw, Gd = (operator.index(n) for n in grid_shape)
-    except (TypeError, ValueError):
-        raise TypeError(f"splat: grid_shape must be three integers (Gh, Gw, Gd), got {grid_shape!r}.") from None
-    call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, {"Gh": Gh, "Gw": Gw, "Gd": Gd})
+    cells = integers("splat", "grid_shape", "three integers (Gh, Gw, Gd)", 3, grid_shape)
+    call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, dict(zip(("Gh", "Gw", "Gd"), cells)))
     window, align_corners = call.sampling(window, align_corners, xy)
     out = call.result(out)
     # slice's gradient with respect to the grid, of which no value is needed.
