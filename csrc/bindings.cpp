@@ -7,6 +7,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "compiler.h"
 #include "cpu/dispatch.h"
@@ -18,6 +19,8 @@ namespace bo = bilateral_ops;
 
 namespace {
 
+constexpr int kNumPyHalf = 23;  // NPY_HALF, which pybind11 does not name
+
 bo::DType dtype_of(const py::array& array) {
   const py::dtype dtype = array.dtype();
   switch (dtype.num()) {
@@ -25,7 +28,7 @@ bo::DType dtype_of(const py::array& array) {
     case py::detail::npy_api::NPY_DOUBLE_: return bo::DType::f64;
     case py::detail::npy_api::NPY_UBYTE_: return bo::DType::u8;
     case py::detail::npy_api::NPY_USHORT_: return bo::DType::u16;
-    case 23: return bo::DType::f16;  // NPY_HALF, which pybind11 does not name
+    case kNumPyHalf: return bo::DType::f16;
     default: break;
   }
   if (dtype.itemsize() == 2 && std::string(py::str(dtype.attr("name"))) == "bfloat16") return bo::DType::bf16;
@@ -79,7 +82,10 @@ bo::GuideParameters guide_parameters(const std::string& kind, const py::tuple& v
   p.kind = kind == "curves" ? bo::GuideKind::curves : kind == "nn" ? bo::GuideKind::nn : bo::GuideKind::luma;
   const size_t expected = p.kind == bo::GuideKind::curves ? 6 : p.kind == bo::GuideKind::nn ? 4 : 0;
   if (values.size() != expected) throw std::invalid_argument("_core: wrong number of guide parameters");
-  for (size_t i = 0; i < expected; ++i) p.value[i] = view(values[i]);
+  for (size_t i = 0; i < expected; ++i) {
+    if (values[i].is_none()) throw std::invalid_argument("_core: a guide parameter is missing");
+    p.value[i] = view(values[i]);
+  }
   return p;
 }
 

@@ -36,7 +36,8 @@
 #endif
 
 // 1 where a fused multiply-add is one instruction; elsewhere it would be a library call for every product.
-#if defined(__FMA__) || defined(__aarch64__) || defined(_M_ARM64) || defined(__CUDA_ARCH__)
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512) || defined(__FMA__) || defined(__aarch64__) || \
+    defined(_M_ARM64) || defined(__CUDA_ARCH__)
 #define BO_HAS_FMA 1
 #else
 #define BO_HAS_FMA 0

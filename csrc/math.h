@@ -1,4 +1,4 @@
-// The scalar formulas of every operation, written once for host and device.
+// The scalar formulas that host and device share, written once.
 //
 // T is the type that is computed in: double for float64 arrays, float for all others.
 #pragma once
@@ -14,13 +14,12 @@ inline namespace BO_ISA {
 // ---------------------------------------------------------------------------------------------------------------------
 // Arithmetic
 
-// a·b + c with one rounding, always: positions depend on it.
+// a·b + c with one rounding (or as good as that: a product of floats is exact in double): positions depend on it.
 BO_INLINE double fused(double a, double b, double c) { return fma(a, b, c); }
 BO_INLINE float fused(float a, float b, float c) {
 #if BO_HAS_FMA
   return fmaf(a, b, c);
 #else
-  // The product of two floats is exact in double.
   return static_cast<float>(static_cast<double>(a) * static_cast<double>(b) + static_cast<double>(c));
 #endif
 }
@@ -118,7 +117,8 @@ BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {
   return at;
 }
 
-// a + t·(b − a). Exactly a where a = b or t = 0: a constant grid gives a constant, and a knot its own value.
+// a + t·(b − a). Exactly a where a = b or t = 0, if b − a is finite: a constant grid gives a constant, a knot its own
+// value.
 template <class T>
 BO_INLINE T lerp(T a, T b, T t) {
   return madd(t, b - a, a);

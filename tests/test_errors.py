@@ -80,7 +80,7 @@ _FLOATS = "float16, bfloat16, float32 or float64"
 _IMAGES = "float16, bfloat16, float32, float64, uint8 or uint16"
 _GRID = "(N, Gh, Gw, Gd, Co, Ci[+1])"
 _COEFFICIENTS = "(N, H, W, Co, Ci[+1])"
-_CELLS = "must have 1 to 16777216 cells on every grid axis, got (Gh, Gw, Gd) ="
+_CELLS = "must have 1 to 8388608 cells on every grid axis, got (Gh, Gw, Gd) ="
 _WINDOW = "window (top, left, full_height, full_width) ="
 
 #: Subject, ``_vjp`` or not; what is changed; what is raised.
@@ -318,6 +318,33 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         {"grid": zeros(2, 3, 4, 5, 2, 6), "guide": zeros(5, 7)},
         ValueError,
         "grid must have shape (Gh, Gw, Gd, *C), got (2, 3, 4, 5, 2, 6): guide has no batch axis.",
+    ),
+    # numbers beyond all memory, of views that take none
+    (
+        "apply",
+        {
+            "image": np.broadcast_to(np.float32(1), (1, 1, 2**57)),
+            "coefficients": np.broadcast_to(np.float32(1), (1, 1, 1, 2**57)),
+        },
+        ValueError,
+        "coefficients must have at most 1099511627776 numbers beside N, H and W, got 144115188075855873.",
+    ),
+    (
+        "splat",
+        {"grid_shape": (2**23, 2**23, 2**23)},
+        ValueError,
+        "the result must have at most 1099511627776 numbers beside N, H and W, got 7083549724304467820544.",
+    ),
+    # numbers for arguments without axes
+    ("guide_nn", {"b2": np.str_("0.5")}, TypeError, "b2 must be a real number, got str_."),
+    ("guide_nn", {"b2": 1e300}, ValueError, "b2 must be in float32's range, got 1e+300."),
+    ("guide_nn", {"b2": 10**400}, ValueError, "b2 must be in float32's range, got an integer of 1329 bits."),
+    # masked arrays
+    (
+        "guide_luma",
+        {"image": np.ma.masked_array(np.zeros((2, 5, 7, 3), np.float32))},
+        TypeError,
+        "image must be a plain array, got a masked one; pass its filled() values.",
     ),
     # wrt
     ("slice_vjp", {"wrt": ("image",)}, ValueError, "wrt must name arguments among grid, guide and xy, got 'image'."),

@@ -348,3 +348,39 @@ def test_an_empty_window_anywhere() -> None:
     given = arguments("slice", ALL_F64, H=0, W=4)
     assert forward(bilateral_ops, "slice", given, window=(7, 2, 7, 6)).shape == (0, 4, 3, 4)
     assert forward(bilateral_ops, "slice", arguments("slice", ALL_F64, H=0, W=0), window=(0, 0, 0, 0)).size == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What only some widths or some calls would show
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("W", [15, 16, 17, 33])
+def test_an_infinite_parameter_counts_the_pixels_that_are_there(isa: str, W: int) -> None:
+    image, one = np.full((1, W, 1), 0.5, F32), np.ones(1, F32)
+    off = np.array([[-np.inf]], F32)
+    network = bilateral_ops.guide_nn_vjp(image, off, 0 * one, one, 0.0, np.ones((1, W), F32))
+    assert network.b2 == W / 4
+    assert network.w2 == 0
+    knot = one[:, None]
+    curves = bilateral_ops.guide_curves_vjp(image, off, 0 * one, knot, knot, one, 0.5, np.ones((1, W), F32))
+    assert curves.mix_bias == W
+    assert curves.mix == curves.slopes == 0
+
+
+def test_the_deepest_grid_is_sampled_between_its_neighbours(isa: str) -> None:
+    Gd = 1 << 23
+    grid = np.broadcast_to(np.float32(0.25), (1, 1, Gd, 1)).copy()
+    grid[0, 0, Gd // 2 :] = 0.75
+    guide = np.linspace(0, 1, 257, dtype=F32)[None]
+    values = bilateral_ops.slice(grid, guide)
+    assert values.min() == 0.25
+    assert values.max() == 0.75
+
+
+def test_a_number_is_looked_at_each_time() -> None:
+    given = arguments("guide_nn", ALL_F32)
+    for bias in (0.0, 100.0, -200.0):
+        given["b2"] = bias
+        want = 1 / (1 + np.exp(-bias))
+        assert np.abs(forward(bilateral_ops, "guide_nn", given) - want).max() < (0.5 if bias == 0 else 1e-6)

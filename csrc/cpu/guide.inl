@@ -20,7 +20,7 @@ inline namespace BO_ISA {
 template <class T>
 class GuideNumbers {
  public:
-  GuideNumbers(const GuideParameters& p, int count) : count_(count) {
+  GuideNumbers(const GuideParameters& p, int count) {
     int64_t total = 0;
     for (int i = 0; i < count; ++i) total += numbers_in(p.value[i]);
     T* to = memory_.template take<T>(total);
@@ -46,7 +46,6 @@ class GuideNumbers {
  private:
   Scratch memory_;
   const T* at_[kMaxGuideParameters];
-  int count_;
   int64_t total_;
 };
 
@@ -302,7 +301,7 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
       const int64_t count = ceil_div(tile.count, kPad) * kPad;
       for (int64_t p = tile.count; p < count; ++p) {
         grad[p] = T(0);
-        for (int64_t c = 0; c < Ci; ++c) image[c * width + p] = T(0);
+        for (int64_t c = 0; c < Ci; ++c) image[c * width + p] = image[c * width + tile.count - 1];
       }
       guide.gradient(image, grad, count, width, scratch, d_image, LaneSums<T>(sums + band * size * kLanes));
       if (a.d_image.data) store_planar(a.d_image, tile, d_image, width);

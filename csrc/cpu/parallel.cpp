@@ -107,14 +107,12 @@ std::atomic<Pool*> pool{nullptr};
 Pool& shared_pool() {
   Pool* current = pool.load(std::memory_order_acquire);
   if (current) return *current;
-  Pool* made = new Pool;
-  if (pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) {
 #if !defined(_WIN32)
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
-    (void)registered;
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
+  (void)registered;
 #endif
-    return *made;
-  }
+  Pool* made = new Pool;
+  if (pool.compare_exchange_strong(current, made, std::memory_order_acq_rel)) return *made;
   delete made;
   return *current;
 }

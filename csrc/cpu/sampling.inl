@@ -1,4 +1,5 @@
-// Looking a bilateral grid up at a tile's pixels, and the transpose: what slice, slice_apply, enhance and splat share.
+// Looking a bilateral grid up at a tile's pixels: what slice, slice_apply, enhance and splat share. (The transpose is
+// in splatting.inl, the lookup in registers in tables.inl.)
 //
 // Image row y lies between grid rows ky and ky + 1. Interpolated once, they make the row's table [x][z][c], and a pixel
 // needs four of its cells instead of eight of the grid's. Where pixels have coordinates of their own (xy), or the table

@@ -6,7 +6,7 @@
 
 #include "../math.h"
 
-#if defined(__AVX2__)
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
 #include <immintrin.h>
 #endif
 
@@ -179,7 +179,7 @@ BO_INLINE void store3(T* p, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
 // ---------------------------------------------------------------------------------------------------------------------
 // AVX-512
 
-#if defined(__AVX512F__)
+#if defined(BO_SIMD_AVX512)
 
 template <>
 struct Vec<float> {
@@ -312,7 +312,7 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 // ---------------------------------------------------------------------------------------------------------------------
 // AVX2
 
-#elif defined(__AVX2__)
+#elif defined(BO_SIMD_AVX2)
 
 template <>
 struct Vec<float> {

@@ -229,7 +229,8 @@ BO_INLINE char* pixel(const Tensor& t, const Tile& tile) {
 // While a tile is worked on, the next one's pixels come from memory: a tile is too short for the processor to see where
 // its reads are heading.
 BO_INLINE void prefetch_next(const char* from, int64_t bytes) {
-  for (int64_t i = bytes; i < 2 * bytes; i += 64) BO_PREFETCH(from + i);
+  const uintptr_t next = reinterpret_cast<uintptr_t>(from) + static_cast<uintptr_t>(bytes);
+  for (int64_t i = 0; i < bytes; i += 64) BO_PREFETCH(reinterpret_cast<const char*>(next + static_cast<uintptr_t>(i)));
 }
 
 // One number a pixel: the guide.
@@ -307,7 +308,8 @@ class Scratch {
   A* take(int64_t count, bool zeroed = false) {
     if (memory_) scratch_free(memory_);
     memory_ = nullptr;
-    memory_ = scratch_allocate(static_cast<size_t>(count) * sizeof(A), zeroed);
+    const size_t most = static_cast<size_t>(-1) / sizeof(A), wanted = static_cast<size_t>(count);
+    memory_ = scratch_allocate(wanted > most ? static_cast<size_t>(-1) : wanted * sizeof(A), zeroed);
     return static_cast<A*>(memory_);
   }
 

@@ -93,14 +93,13 @@ class Splatter {
     for_pixels(tile, contributions, [&](int64_t i) { add_pair(row_, at, i, 1.0); });
   }
   void add_row() {
-    double* BO_RESTRICT lower = grid_row(ky_);
-    const double ty = ty_, rest = 1.0 - ty;
-    for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) lower[i] += rest * row_[i];
-    double* BO_RESTRICT upper = grid_row(min_of(ky_ + 1, g_.Gh - 1));
-    for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) {
-      upper[i] += ty * row_[i];
-      row_[i] = 0.0;
+    // One after the other: at the border both are the same row.
+    const double weights[2] = {1.0 - ty_, ty_};
+    for (int up = 0; up < 2; ++up) {
+      double* BO_RESTRICT to = grid_row(min_of<int64_t>(ky_ + up, g_.Gh - 1));
+      for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) to[i] += weights[up] * row_[i];
     }
+    for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) row_[i] = 0.0;
     y_ = -1;
     begin_ = g_.Gw;
     end_ = 0;
@@ -219,7 +218,7 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
     return;
   }
   const int64_t tiles = g.H * tiling.per_row;
-  for (int64_t n = 0; n < g.N; ++n) {
+  const auto splat_image = [&](int64_t n) {
     GridSums sums(g, at, tiling);
     for_units(sums.bands(), [&](int64_t band) {
       Splatter<T> splatter(g, sums.sums(band), sums.first_row(band));
@@ -227,6 +226,11 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
       splatter.flush();
     });
     sums.template store<T>(d_grid, n);
+  };
+  if (band_count(tiles, tiling.width) == 1) {
+    for_units(g.N, splat_image);  // small images, side by side
+  } else {
+    for (int64_t n = 0; n < g.N; ++n) splat_image(n);
   }
 }
 

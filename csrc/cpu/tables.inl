@@ -100,7 +100,8 @@ class Tables {
       B[i] = r[i] - l[i];
       dA[i] = l[i + 1] - l[i];
     }
-    for (int64_t i = 0; i < size; ++i) dB[i] = B[i + 1] - B[i];
+    for (int64_t i = 0; i + 1 < size; ++i) dB[i] = B[i + 1] - B[i];
+    dB[size - 1] = T(0);
     // Beyond the last cell there is no step.
     for (int64_t c = 0; c < g_.C; ++c) dA[c * D + g_.Gd - 1] = dB[c * D + g_.Gd - 1] = T(0);
     return planes_;

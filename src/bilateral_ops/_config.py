@@ -8,18 +8,22 @@ import platform
 
 from . import _core
 
+_MOST_THREADS = 65536
+
 
 def _default_num_threads() -> int:
     """BILATERAL_OPS_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use."""
     own = os.environ.get("BILATERAL_OPS_NUM_THREADS")
     if own:
-        if not own.strip().isdecimal() or int(own) < 1:
-            raise ValueError(f"bilateral_ops: BILATERAL_OPS_NUM_THREADS must be a positive integer, got {own!r}.")
+        if not own.strip().isdecimal() or not 1 <= int(own) <= _MOST_THREADS:
+            raise ValueError(
+                f"bilateral_ops: BILATERAL_OPS_NUM_THREADS must be an integer from 1 to {_MOST_THREADS}, got {own!r}."
+            )
         return int(own)
     # OpenMP allows a list, one number a nesting level.
     shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if shared.isdecimal() and int(shared) > 0:
-        return int(shared)
+        return min(int(shared), _MOST_THREADS)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -35,8 +39,8 @@ def set_num_threads(n: int) -> None:
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}.") from None
-    if not 1 <= count <= 65536:
-        raise ValueError(f"set_num_threads: n must be from 1 to 65536, got {count}.")
+    if not 1 <= count <= _MOST_THREADS:
+        raise ValueError(f"set_num_threads: n must be from 1 to {_MOST_THREADS}, got {count}.")
     _core.set_num_threads(count)
 
 
@@ -62,7 +66,7 @@ def set_isa(name: str) -> None:
 def _select_isa(what: str, name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a string, got {type(name).__name__}.")
-    if not _core.select_isa(name):
+    if name not in available_isas() or not _core.select_isa(name):
         raise ValueError(f"{what} must be {' or '.join(available_isas())} on this machine, got {name!r}.")
 
 

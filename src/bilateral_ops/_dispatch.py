@@ -25,13 +25,15 @@ _cache: dict[type, Any] = {np.ndarray: _numpy}
 
 
 def framework_of(op: str, name: str, value: Any) -> Any:
-    """Return the framework module that serves ``value``, an array argument; scalars have none (None)."""
+    """Return the framework module that serves ``value``, an array argument."""
     kind = type(value)
     try:
         return _cache[kind]
     except KeyError:
         pass
     roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
     if isinstance(value, np.ndarray):
         _cache[kind] = _numpy
         return _numpy

@@ -7,6 +7,7 @@ an axis that must have that size, and no axes for a scalar.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -22,8 +23,10 @@ _HALVES = ("float16", "bfloat16")
 _MOST_KNOWN = 256
 # What a scalar argument may be, besides an array without axes.
 _NUMBERS = (int, float, np.generic)
-# Positions on an axis are computed in the image's precision: float32 counts to here.
-_MOST_CELLS = 1 << 24
+# Positions on an axis are computed in the image's precision: float32 has halves up to here.
+_MOST_CELLS = 1 << 23
+# Numbers an argument may have for each pixel, or in each grid, so that products of sizes stay whole numbers.
+_MOST_NUMBERS = 1 << 40
 # Pixel positions are products of whole numbers in double; so far they are exact with any grid in use.
 _MOST_PIXELS = 1 << 40
 
@@ -51,6 +54,13 @@ def _fixed(axis: str) -> str | None:
     """The size that an axis must have, as written; None where any will do."""
     size = axis.rpartition("=")[2]
     return size if size.isdigit() else None
+
+
+def _brief(value: Any) -> str:
+    # Python refuses to print integers of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    return str(value)
 
 
 def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
@@ -163,8 +173,17 @@ class Call:
         call.values = dict(values)
         if values:
             for name, kind in self._numbers.items():
-                call.values[name] = self.framework.scalar(values[name], kind)
+                call.values[name] = self._number(name, values[name], kind)
         return call
+
+    def _number(self, name: str, value: Any, kind: str) -> Any:
+        """A number that was given for an argument without axes, as an array of that kind."""
+        number = self.framework.scalar(value, kind)
+        if number is None:
+            raise TypeError(f"{self.op}: {name} must be a real number, got {type(value).__name__}.")
+        if np.isinf(number) and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
+            raise ValueError(f"{self.op}: {name} must be in {kind}'s range, got {_brief(value)}.")
+        return number
 
     # ------------------------------------------------------------------------------------------------- framework, kinds
 
@@ -203,10 +222,7 @@ class Call:
             allowed = (base, "float32") if mixed else (self.float_kind,)
             value = self.values[a.name]
             if not a.axes and isinstance(value, _NUMBERS):
-                number = self.framework.scalar(value, parameter_kind)
-                if number is None:
-                    raise TypeError(f"{self.op}: {a.name} must be a real number, got {type(value).__name__}.")
-                self.values[a.name] = value = number
+                self.values[a.name] = value = self._number(a.name, value, parameter_kind)
                 self._numbers[a.name] = parameter_kind
             kind = kind_of(value)
             if kind not in allowed:
@@ -244,6 +260,21 @@ class Call:
                     f"{self.op}: {owner} must have 1 to {_MOST_CELLS} cells on every grid axis, "
                     f"got (Gh, Gw, Gd) = {got}."
                 )
+
+        sized = [(a.name, a.axes) for a in self._given] + [("the result", self.signature.result)]
+        for name, names in sized:
+            numbers = math.prod(self._size(axis) for axis in names if axis not in ("N", "H", "W"))
+            if numbers > _MOST_NUMBERS:
+                raise ValueError(
+                    f"{self.op}: {name} must have at most {_MOST_NUMBERS} numbers beside N, H and W, got {numbers}."
+                )
+
+    def _size(self, axis: str) -> int:
+        if axis == "*C":
+            return math.prod(self.sizes["*C"])
+        if axis == "Ci[+1]":
+            return int(self.sizes["Ci"]) + 1
+        return int(_fixed(axis) or self.sizes[axis])
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.values[name].shape)
@@ -407,4 +438,7 @@ class Call:
         return tuple(self.values[a.name] for a in self._given if a.role == "parameter")
 
     def run(self, kernel: str, *arguments: Any) -> None:
-        self.framework.run(kernel, *arguments)
+        try:
+            self.framework.run(kernel, *arguments)
+        except MemoryError:
+            raise MemoryError(f"{self.op}: there must be memory for a few grid rows a thread, got none.") from None

@@ -30,14 +30,16 @@ def kind_of(array: Any) -> str:
 
 def scalar(value: Any, kind: str) -> Any:
     """A Python or NumPy number as an array of no axes; None where ``value`` is not a real number."""
-    if isinstance(value, (bool, np.bool_, complex, np.complexfloating)):
+    if isinstance(value, bool) or (
+        isinstance(value, np.generic) and value.dtype.kind not in "iuf" and kind_of(value) != "bfloat16"
+    ):
         return None
-    if isinstance(value, (int, float, np.generic)):
-        try:
-            return np.asarray(float(value)).astype(_DTYPES[kind])
-        except (TypeError, ValueError):
-            return None
-    return None
+    try:
+        exact = float(value)
+    except OverflowError:
+        exact = np.inf
+    with np.errstate(over="ignore"):
+        return np.asarray(exact).astype(_DTYPES[kind])
 
 
 def empty(shape: tuple[int, ...], kind: str) -> Any:
@@ -68,7 +70,7 @@ def _same_place(a: Any, b: Any) -> bool:
     return bool(
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.shape == b.shape
-        and a.strides == b.strides
+        and all(s == t for s, t, n in zip(a.strides, b.strides, a.shape) if n > 1)
         and a.dtype == b.dtype
     )
 

@@ -66,6 +66,8 @@ def enhance(
     -----
     Gradients: none, this is inference; the ``guide_*`` operations and :func:`slice_apply` have them.
 
+    The guide's rounding moves a pixel in the grid's depth: grids that are steep in depth show it.
+
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
     if not isinstance(guide, GUIDES):

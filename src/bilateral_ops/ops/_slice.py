@@ -64,7 +64,8 @@ def slice(
 
     Notes
     -----
-    Gradients: :func:`slice_vjp`. A NaN in the guide gives NaN in that pixel only.
+    Gradients: :func:`slice_vjp`. A NaN in the guide gives NaN in that pixel only. Neighbouring cells may differ by no
+    more than the largest number of the type that is computed in.
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
