@@ -12,10 +12,10 @@ inline namespace BO_ISA {
 template <class T>
 class Splatter {
  public:
-  // `sums` holds grid rows from `first_row` on, all zero: [y][x][z][c], or [y][x][c][D] where the lattice has tables.
+  // `sums` holds grid rows from `first_row` on, [y][x][z][c], all zero.
   Splatter(const Lattice& lattice, double* sums, int64_t first_row) : g_(lattice), sums_(sums), first_row_(first_row) {
     if (g_.depth) {
-      span_ = memory_.template take<T>(2 * g_.C * g_.depth);
+      span_ = memory_.template take<T>(2 * g_.column);
     } else {
       wide_ = memory_.template take<double>(g_.C + (g_.table ? g_.Gw * g_.column : 0), true);
       row_ = wide_ + g_.C;
@@ -30,8 +30,8 @@ class Splatter {
         const ColumnWeights<T, D> weights;
         constexpr int kMost = Vec<T>::kSums / ColumnWeights<T, D>::kVecs;
         for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-          splat_channels<min_of(12, max_of(kMost, 1))>(weights, at, begin, end, g_.C, 0, contributions, span_);
-          add_span(at, begin, D);
+          splat_channels<min_of(12, max_of(kMost, 1))>(weights, at, begin, end, g_.Gd, g_.C, 0, contributions, span_);
+          add_span(at, begin);
         });
       });
     } else if (g_.table) {
@@ -52,8 +52,8 @@ class Splatter {
       constexpr int D = decltype(depth)::value;
       const ColumnWeights<T, D> weights;
       for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-        splat_outer(weights, at, begin, end, image, grad, pitch, span_);
-        add_span(at, begin, D);
+        splat_outer(weights, at, begin, end, g_.Gd, image, grad, pitch, span_);
+        add_span(at, begin);
       });
     });
   }
@@ -64,13 +64,11 @@ class Splatter {
   }
 
  private:
-  double* grid_row(int64_t y) const {
-    return sums_ + (y - first_row_) * g_.Gw * (g_.depth ? g_.C * g_.depth : g_.column);
-  }
+  double* grid_row(int64_t y) const { return sums_ + (y - first_row_) * g_.Gw * g_.column; }
 
-  // The sums of a span, [side][c][D], to the four columns around it.
-  void add_span(const Places<T>& at, int64_t pixel, int64_t depth) const {
-    const int64_t ky = at.row_k, kx = at.kx[pixel], size = g_.C * depth;
+  // The sums of a span, [side][z][c], to the four columns around it.
+  void add_span(const Places<T>& at, int64_t pixel) const {
+    const int64_t ky = at.row_k, kx = at.kx[pixel], size = g_.column;
     const double ty = at.row_t;
     double* rows[2] = {grid_row(ky), grid_row(min_of(ky + 1, g_.Gh - 1))};
     for (int up = 0; up < 2; ++up)
@@ -144,7 +142,7 @@ class Splatter {
 class GridSums {
  public:
   GridSums(const Lattice& g, const Sampling& at, const Tiling& tiling) : g_(g), tiles_(tiling.H * tiling.per_row) {
-    row_size_ = g.Gw * (g.depth ? g.C * g.depth : g.column);
+    row_size_ = g.Gw * g.column;
     bands_ = band_count(tiles_, tiling.width);
     if (!at.xy.data) {
       for (int64_t b = 0; b < bands_; ++b) {
@@ -174,20 +172,16 @@ class GridSums {
     const int64_t units = small ? 1 : g_.Gh;
     for_units(units, [&](int64_t unit) {
       Scratch memory;
-      const int64_t size = row_size_ / g_.Gw;
-      T* column = memory.take<T>(g_.column + size);
-      T* total = column + g_.column;
+      T* column = memory.take<T>(g_.column);
       for (int64_t y = unit; y < g_.Gh; y += units)
         for (int64_t x = 0; x < g_.Gw; ++x) {
-          for (int64_t i = 0; i < size; ++i) {
+          for (int64_t i = 0; i < g_.column; ++i) {
             double sum = 0.0;
             for (int64_t b = 0; b < bands_; ++b) {
-              if (y >= top_[b] && y < bottom_[b]) sum += sums(b)[(y - top_[b]) * row_size_ + x * size + i];
+              if (y >= top_[b] && y < bottom_[b]) sum += sums(b)[(y - top_[b]) * row_size_ + x * g_.column + i];
             }
-            total[i] = static_cast<T>(sum);
+            column[i] = static_cast<T>(sum);
           }
-          for (int64_t z = 0; z < g_.Gd; ++z)
-            for (int64_t c = 0; c < g_.C; ++c) column[z * g_.C + c] = total[g_.depth ? c * g_.depth + z : z * g_.C + c];
           store_block(cells, to.data + n * to.strides[0] + y * to.strides[1] + x * to.strides[2], g_.Gd, column);
         }
     });

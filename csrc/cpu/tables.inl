@@ -238,19 +238,19 @@ struct ColumnWeights {
   }
 };
 
-// One channel's 2·D sums to [side][channel][D].
+// One channel's sums to [side][depth][channel]; of the D depths that a register has, those that the grid has.
 template <int D, class T>
-BO_INLINE void store_sides(const Vec<T>* sum, T* sums, int64_t C, int64_t c) {
+BO_INLINE void store_sides(const Vec<T>* sum, T* sums, int64_t Gd, int64_t C, int64_t c) {
   T both[2 * D];
   for (int v = 0; v < 2 * D / Vec<T>::kLanes; ++v) store(both + v * Vec<T>::kLanes, sum[v]);
   for (int side = 0; side < 2; ++side)
-    for (int z = 0; z < D; ++z) sums[(side * C + c) * D + z] = both[side * D + z];
+    for (int64_t z = 0; z < Gd; ++z) sums[(side * Gd + z) * C + c] = both[side * D + z];
 }
 
-// A span's contributions [pixel][channel] summed into [side][channel][D], P channels a pass.
+// A span's contributions [pixel][channel] summed into [side][depth][channel], P channels a pass.
 template <int P, class T, int D>
-void splat_channels(const ColumnWeights<T, D>& weights, const Places<T>& at, int64_t begin, int64_t end, int64_t C,
-                    int64_t first, const T* BO_RESTRICT contributions, T* BO_RESTRICT sums) {
+void splat_channels(const ColumnWeights<T, D>& weights, const Places<T>& at, int64_t begin, int64_t end, int64_t Gd,
+                    int64_t C, int64_t first, const T* BO_RESTRICT contributions, T* BO_RESTRICT sums) {
   constexpr int V = ColumnWeights<T, D>::kVecs;
   while (C - first >= P) {
     Vec<T> sum[P][V];
@@ -263,17 +263,17 @@ void splat_channels(const ColumnWeights<T, D>& weights, const Places<T>& at, int
       for (int c = 0; c < P; ++c)
         for (int v = 0; v < V; ++v) sum[c][v] = madd(w[v], broadcast(from[c]), sum[c][v]);
     }
-    for (int c = 0; c < P; ++c) store_sides<D>(sum[c], sums, C, first + c);
+    for (int c = 0; c < P; ++c) store_sides<D>(sum[c], sums, Gd, C, first + c);
     first += P;
   }
   if constexpr (P > 1) {
-    if (first < C) splat_channels<P / 2>(weights, at, begin, end, C, first, contributions, sums);
+    if (first < C) splat_channels<P / 2>(weights, at, begin, end, Gd, C, first, contributions, sums);
   }
 }
 
 // The same for the contributions grad_i·in_j (in_Ci = 1) of 3 × 4 matrices, which then need not be stored.
 template <class T, int D>
-void splat_outer(const ColumnWeights<T, D>& weights, const Places<T>& at, int64_t begin, int64_t end,
+void splat_outer(const ColumnWeights<T, D>& weights, const Places<T>& at, int64_t begin, int64_t end, int64_t Gd,
                  const T* BO_RESTRICT image, const T* BO_RESTRICT grad, int64_t pitch, T* BO_RESTRICT sums) {
   constexpr int V = ColumnWeights<T, D>::kVecs;
   constexpr int kRows = Vec<T>::kSums >= 12 * V ? 3 : 1;  // output channels a pass
@@ -293,7 +293,7 @@ void splat_outer(const ColumnWeights<T, D>& weights, const Places<T>& at, int64_
         }
     }
     for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < 4; ++j) store_sides<D>(sum[i][j], sums, 12, (first + i) * 4 + j);
+      for (int j = 0; j < 4; ++j) store_sides<D>(sum[i][j], sums, Gd, 12, (first + i) * 4 + j);
   }
 }
 
