@@ -278,7 +278,7 @@ def test_what_is_not_finite_fails_with_the_reason():
 
     with np.errstate(all="ignore"):
         assert reason(np.log, [1.0, -1.0]) == "FAIL: f is not finite"
-        assert reason(np.sin, [1.0, np.nan]) == "FAIL: x is not finite"
+        assert reason(lambda x: np.sin(x), [1.0, np.nan]) == "FAIL: x is not finite"
         assert reason(np.sqrt, [1.0, 0.0]) == "FAIL: f is not finite a step away at [1]"
         assert reason(np.sin, [1.0, 0.0], lambda x, grad: grad / x) == "FAIL: the gradient is not finite at [1]"
     assert gradcheck(np.log, (np.array([1e-9, 1.0]),), vjp=lambda x, grad: grad / x)
