@@ -25,6 +25,9 @@ from bilateral_ops.reference import numpy as reference
 F16, BF16, F32, F64 = map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
 U8, U16 = map(np.dtype, (np.uint8, np.uint16))
 
+#: Whether this is `nox -s sanitize`.
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Subjects and kinds
 # ---------------------------------------------------------------------------------------------------------------------
