@@ -292,11 +292,12 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
   double* sums = sums_memory.take<double>(bands * size * kLanes, true);
   for_units(bands, [&](int64_t band) {
     Scratch memory;
-    T* image = memory.take<T>(width * (2 * Ci + guide.scratch() + 1));
+    T* image = memory.take<T>(width * (2 * Ci + guide.scratch() + 1), true);
     T *d_image = image + width * Ci, *scratch = d_image + width * Ci, *grad = scratch + width * guide.scratch();
     for (int64_t index = tiling.count * band / bands; index < tiling.count * (band + 1) / bands; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_planar(a.image, tile, image, width);
+      // Without parameters the gradient does not depend on the image.
+      if (Guide::kParameters) load_planar(a.image, tile, image, width);
       load_plane(a.grad, tile, grad);
       const int64_t count = ceil_div(tile.count, kPad) * kPad;
       for (int64_t p = tile.count; p < count; ++p) {
