@@ -55,13 +55,12 @@ bo::Tensor view(const py::object& object, bool batched, int rank) {
   }
   return t;
 }
+int rank_of(const py::object& object) { return static_cast<int>(py::reinterpret_borrow<py::array>(object).ndim()); }
+
 // A parameter array, as it is.
 bo::Tensor view(const py::object& object) {
-  return object.is_none() ? bo::Tensor{}
-                          : view(object, true, static_cast<int>(py::reinterpret_borrow<py::array>(object).ndim()));
+  return object.is_none() ? bo::Tensor{} : view(object, true, rank_of(object));
 }
-
-int rank_of(const py::object& object) { return static_cast<int>(py::reinterpret_borrow<py::array>(object).ndim()); }
 
 using Window = std::tuple<int64_t, int64_t, int64_t, int64_t>;
 

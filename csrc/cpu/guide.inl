@@ -16,6 +16,13 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+// A parameter as rows of numbers: f(offset in memory, stride, count), rows one after another.
+template <class F>
+BO_INLINE void parameter_rows(const Tensor& t, F&& f) {
+  const int64_t rows = t.rank > 1 ? t.shape[0] : 1, columns = t.rank ? t.shape[t.rank - 1] : 1;
+  for (int64_t r = 0; r < rows; ++r) f(t.rank > 1 ? r * t.strides[0] : 0, t.rank ? t.strides[t.rank - 1] : 0, columns);
+}
+
 // The parameters of a guide one after another in the compute type, as its class reads them.
 template <class T>
 class GuideNumbers {
@@ -28,11 +35,10 @@ class GuideNumbers {
     for (int i = 0; i < count; ++i) {
       at_[i] = to;
       const Tensor& t = p.value[i];
-      const int64_t rows = t.rank > 1 ? t.shape[0] : 1, columns = t.rank ? t.shape[t.rank - 1] : 1;
-      for (int64_t r = 0; r < rows; ++r)
-        load_run(t.dtype, t.data + (t.rank > 1 ? r * t.strides[0] : 0), t.rank ? t.strides[t.rank - 1] : 0, columns,
-                 to + r * columns, 1);
-      to += rows * columns;
+      parameter_rows(t, [&](int64_t at, int64_t stride, int64_t columns) {
+        load_run(t.dtype, t.data + at, stride, columns, to, 1);
+        to += columns;
+      });
     }
   }
   const T* operator[](int i) const { return at_[i]; }
@@ -317,13 +323,16 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
     result[i] = static_cast<T>(sum);
   }
   for (int i = 0; i < Guide::kParameters; ++i) {
-    // Gradients have their parameters' shapes, wanted or not.
-    const Tensor &shape = a.parameters.value[i], &to = a.d_value[i];
-    const int64_t rows = shape.rank > 1 ? shape.shape[0] : 1, columns = shape.rank ? shape.shape[shape.rank - 1] : 1;
-    for (int64_t r = 0; to.data && r < rows; ++r)
-      store_run(to.dtype, to.data + (to.rank > 1 ? r * to.strides[0] : 0), to.rank ? to.strides[to.rank - 1] : 0,
-                columns, result + r * columns, 1);
-    result += rows * columns;
+    const Tensor& to = a.d_value[i];
+    const T* from = result;
+    if (to.data) {
+      parameter_rows(to, [&](int64_t at, int64_t stride, int64_t columns) {
+        store_run(to.dtype, to.data + at, stride, columns, from, 1);
+        from += columns;
+      });
+    }
+    // Wanted or not, it has its place among the sums.
+    result += GuideNumbers<T>::numbers_in(a.parameters.value[i]);
   }
 }
 

@@ -338,6 +338,16 @@ BO_INLINE void for_tile_ranges(int64_t tiles, int64_t width, const Body& body) {
   if (tiles > 0) for_units(units, [&](int64_t u) { body(tiles * u / units, tiles * (u + 1) / units); });
 }
 
+// Calls body(row) for rows of cells, `numbers` numbers in all: small grids are not worth another thread.
+template <class Body>
+BO_INLINE void for_rows(int64_t rows, int64_t numbers, const Body& body) {
+  if (numbers < 4 * kGrain) {
+    for (int64_t row = 0; row < rows; ++row) body(row);
+  } else {
+    for_units(rows, body);
+  }
+}
+
 // Work whose sums must not depend on the number of threads is cut into these many bands, whatever that number is.
 constexpr int64_t kBands = 16;
 BO_INLINE int64_t band_count(int64_t tiles, int64_t width) {

@@ -168,22 +168,19 @@ class GridSums {
   template <class T>
   void store(const Tensor& to, int64_t n) const {
     const Block cells = block_of(to, 3);
-    const bool small = g_.Gh * row_size_ < 4 * kGrain;
-    const int64_t units = small ? 1 : g_.Gh;
-    for_units(units, [&](int64_t unit) {
+    for_rows(g_.Gh, g_.Gh * row_size_, [&](int64_t y) {
       Scratch memory;
       T* column = memory.take<T>(g_.column);
-      for (int64_t y = unit; y < g_.Gh; y += units)
-        for (int64_t x = 0; x < g_.Gw; ++x) {
-          for (int64_t i = 0; i < g_.column; ++i) {
-            double sum = 0.0;
-            for (int64_t b = 0; b < bands_; ++b) {
-              if (y >= top_[b] && y < bottom_[b]) sum += sums(b)[(y - top_[b]) * row_size_ + x * g_.column + i];
-            }
-            column[i] = static_cast<T>(sum);
+      for (int64_t x = 0; x < g_.Gw; ++x) {
+        for (int64_t i = 0; i < g_.column; ++i) {
+          double sum = 0.0;
+          for (int64_t b = 0; b < bands_; ++b) {
+            if (y >= top_[b] && y < bottom_[b]) sum += sums(b)[(y - top_[b]) * row_size_ + x * g_.column + i];
           }
-          store_block(cells, to.data + n * to.strides[0] + y * to.strides[1] + x * to.strides[2], g_.Gd, column);
+          column[i] = static_cast<T>(sum);
         }
+        store_block(cells, to.data + n * to.strides[0] + y * to.strides[1] + x * to.strides[2], g_.Gd, column);
+      }
     });
   }
 

@@ -56,9 +56,7 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
     }
     return sum;
   };
-  // A unit is one row of cells: small grids are not worth another thread.
-  const bool small = N * Gh * Gw * column < 4 * kGrain;
-  const auto sum_row = [&](int64_t unit) {
+  for_rows(N * Gh, N * Gh * Gw * column, [&](int64_t unit) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
     GridRow<T> here(a.grid), above(a.grid);
     const T* row = here.load(n, y);
@@ -67,9 +65,6 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
     double depth = 0.0;
     for (int64_t x = 0; x < Gw; ++x) depth += squares(row + x * column, row + x * column + C, column - C);
     rows[unit] = sum + w.z * depth;
-  };
-  for_units(small ? 1 : N * Gh, [&](int64_t unit) {
-    for (int64_t row = unit; row < N * Gh; row += small ? 1 : N * Gh) sum_row(row);
   });
   for (int64_t n = 0; n < N; ++n) {
     double sum = 0.0;
