@@ -199,5 +199,27 @@ BO_INLINE uint32_t to_unit(float v, float top) {
   return float_bits(clipped + magic) - 0x4b400000u;
 }
 
+// Storage formats: bits, their value, and the bits of a value.
+struct F16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_f16(v); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return to_f16(v); }
+};
+struct BF16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_bf16(v); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return to_bf16(v); }
+};
+struct U8 {
+  using Bits = uint8_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 255.0f); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 255.0f)); }
+};
+struct U16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 65535.0f); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 65535.0f)); }
+};
+
 }  // namespace BO_ISA
 }  // namespace bilateral_ops

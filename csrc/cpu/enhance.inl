@@ -8,25 +8,29 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 
 template <class Guide>
-struct ComputedGuide {
+class ComputedGuide {
+ public:
   using T = typename Guide::T;
-  const Guide& guide;
-  int64_t pitch;
-  Scratch memory;
-  T *plane, *scratch;
-  ComputedGuide(const Guide& g, int64_t tile) : guide(g), pitch(tile + kPad) {
-    plane = memory.template take<T>(pitch * (1 + guide.scratch()));
-    scratch = plane + pitch;
-  }
+  ComputedGuide(const Guide& guide, int64_t width) : guide_(guide), pitch_(width + kPad) {}
   const T* operator()(const Tile& tile, const T* image) {
-    guide.value(image, tile.count, pitch, scratch, plane);
-    return plane;
+    guide_run(guide_, image, tile.count, pitch_, plane_);
+    return plane_;
   }
+  void begin(const Tile&) {}
+  void prefetch(int64_t) const {}
+  BO_INLINE_MEMBER Vec<T> at(int64_t, const Vec<T>* in) const {
+    return guide_.at([&](int64_t j) { return in[j]; });
+  }
+
+ private:
+  const Guide& guide_;
+  const int64_t pitch_;
+  T plane_[kTileWidth + kPad];
 };
 
 template <class Guide>
 void enhance_forward_as(const EnhanceArgs& a, const Guide& guide) {
-  const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5] + guide.scratch());
+  const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
   sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width,
                                    [&] { return ComputedGuide<Guide>(guide, width); });
 }

@@ -3,8 +3,8 @@
 // A guide is a class with
 //   T              the compute type
 //   parameters()   how many numbers its parameters are
-//   scratch()      numbers a pixel that it needs besides
-//   value(image, count, pitch, scratch, guide)
+//   scratch()      numbers a pixel that its gradient needs besides
+//   at(in)         the guide of a vector of pixels whose channel j is in(j)
 //   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to sums, one double a parameter, in storing
 //   order
 // image and d_image are [channel][pixel] with rows `pitch` apart; scratch rows have the same pitch.
@@ -79,12 +79,11 @@ class Curves {
   int64_t parameters() const { return n_.total(); }
   int64_t scratch() const { return 2 * Ci_ + 2; }
 
-  void value(const T* image, int64_t count, int64_t pitch, T*, T* guide) const {
-    for (int64_t p = 0; p < count; p += V::kLanes) {
-      const V total = sums(image + p, pitch, nullptr, nullptr), zero = broadcast(T(0)), one = broadcast(T(1));
-      const V raised = where_greater(zero, total, zero, total);
-      store(guide + p, where_greater(raised, one, one, raised));
-    }
+  template <class In>
+  BO_INLINE_MEMBER V at(const In& in) const {
+    const V total = sums(in, [](int64_t, const V&, const V&) {}), zero = broadcast(T(0)), one = broadcast(T(1));
+    const V raised = where_greater(zero, total, zero, total);
+    return where_greater(raised, one, one, raised);
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
@@ -95,7 +94,11 @@ class Curves {
     const V zero = broadcast(T(0)), one = broadcast(T(1));
     V sum = zero;
     for (int64_t p = 0; p < count; p += V::kLanes) {
-      const V v = sums(image + p, pitch, q + p, c + p);
+      const V v = sums([&](int64_t j) { return load(image + j * pitch + p); },
+                       [&](int64_t i, const V& q_i, const V& c_i) {
+                         store(q + i * pitch + p, q_i);
+                         store(c + i * pitch + p, c_i);
+                       });
       // The gradient of clip's argument; NaN where that is NaN.
       const V open = where_greater(v, zero, where_greater(one, v, load(grad + p), zero), zero);
       const V d_v = where_equal(v, v, open, v);
@@ -145,19 +148,17 @@ class Curves {
   }
 
  private:
-  // The argument of clip for a vector of pixels; q and c to rows `pitch` apart where they are wanted.
-  BO_INLINE_MEMBER V sums(const T* image, int64_t pitch, T* q_out, T* c_out) const {
+  // The argument of clip for a vector of pixels; keep(i, q_i, c_i) sees what it is made of.
+  template <class In, class Keep>
+  BO_INLINE_MEMBER V sums(const In& in, const Keep& keep) const {
     V total = broadcast(*n_[5]);
     for (int64_t i = 0; i < Ci_; ++i) {
       V q = broadcast(n_[1][i]), c = broadcast(T(0));
-      for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), load(image + j * pitch), q);
+      for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), in(j), q);
       const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
       for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
       total = madd(broadcast(n_[4][i]), c, total);
-      if (q_out) {
-        store(q_out + i * pitch, q);
-        store(c_out + i * pitch, c);
-      }
+      keep(i, q, c);
     }
     return total;
   }
@@ -176,8 +177,9 @@ class Network {
   int64_t parameters() const { return n_.total(); }
   int64_t scratch() const { return 2; }
 
-  void value(const T* image, int64_t count, int64_t pitch, T*, T* guide) const {
-    for (int64_t p = 0; p < count; p += V::kLanes) store(guide + p, sigmoid(sums(image + p, pitch)));
+  template <class In>
+  BO_INLINE_MEMBER V at(const In& in) const {
+    return sigmoid(sums(in));
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
@@ -188,7 +190,8 @@ class Network {
     V d_b2_sum = zero;
     for (int64_t p = 0; p < count; p += V::kLanes) {
       // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
-      const V v = sums(image + p, pitch), d = load(grad + p) * sigmoid(v) * sigmoid(zero - v);
+      const V v = sums([&](int64_t j) { return load(image + j * pitch + p); });
+      const V d = load(grad + p) * sigmoid(v) * sigmoid(zero - v);
       store(d_sum + p, d);
       d_b2_sum = d_b2_sum + d;
     }
@@ -200,7 +203,7 @@ class Network {
       V d_w2_sum = zero, d_b1_sum = zero;
       T* d_hidden = scratch + pitch;
       for (int64_t p = 0; p < count; p += V::kLanes) {
-        const V h = hidden(f, image + p, pitch), d = load(d_sum + p);
+        const V h = hidden(f, [&](int64_t j) { return load(image + j * pitch + p); }), d = load(d_sum + p);
         d_w2_sum = madd(d, relu(h), d_w2_sum);
         const V d_h = where_greater(h, zero, w2 * d, zero), passed = where_equal(h, h, d_h, h);
         d_b1_sum = d_b1_sum + passed;
@@ -224,14 +227,16 @@ class Network {
 
  private:
   // w1·in + b1 of one feature, and the argument of sigmoid, for a vector of pixels
-  BO_INLINE_MEMBER V hidden(int64_t f, const T* image, int64_t pitch) const {
+  template <class In>
+  BO_INLINE_MEMBER V hidden(int64_t f, const In& in) const {
     V h = broadcast(n_[1][f]);
-    for (int64_t j = 0; j < Ci_; ++j) h = madd(broadcast(n_[0][f * Ci_ + j]), load(image + j * pitch), h);
+    for (int64_t j = 0; j < Ci_; ++j) h = madd(broadcast(n_[0][f * Ci_ + j]), in(j), h);
     return h;
   }
-  BO_INLINE_MEMBER V sums(const T* image, int64_t pitch) const {
+  template <class In>
+  BO_INLINE_MEMBER V sums(const In& in) const {
     V total = broadcast(*n_[3]);
-    for (int64_t f = 0; f < F_; ++f) total = madd(broadcast(n_[2][f]), relu(hidden(f, image, pitch)), total);
+    for (int64_t f = 0; f < F_; ++f) total = madd(broadcast(n_[2][f]), relu(hidden(f, in)), total);
     return total;
   }
 
@@ -248,16 +253,23 @@ class Luma {
   int64_t parameters() const { return 0; }
   int64_t scratch() const { return 0; }
 
-  void value(const T* BO_RESTRICT image, int64_t count, int64_t pitch, T*, T* BO_RESTRICT guide) const {
-    const T r = T(kLuma[0]), g = T(kLuma[1]), b = T(kLuma[2]);
-    for (int64_t p = 0; p < count; ++p)
-      guide[p] = madd(b, image[2 * pitch + p], madd(g, image[pitch + p], r * image[p]));
+  template <class In>
+  BO_INLINE_MEMBER Vec<T> at(const In& in) const {
+    const Vec<T> r = broadcast(T(kLuma[0])), g = broadcast(T(kLuma[1])), b = broadcast(T(kLuma[2]));
+    return madd(b, in(2), madd(g, in(1), r * in(0)));
   }
   void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
     for (int64_t j = 0; j < 3; ++j)
       for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(kLuma[j]) * grad[p];
   }
 };
+
+// The guide of an image [channel][pixel] with rows `pitch` apart, in whole vectors.
+template <class Guide, class T>
+void guide_run(const Guide& guide, const T* image, int64_t count, int64_t pitch, T* to) {
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes)
+    store(to + p, guide.at([&](int64_t j) { return load(image + j * pitch + p); }));
+}
 
 // Calls f with the guide that the parameters describe, for images of `channels` channels.
 template <class T, class F>
@@ -272,16 +284,16 @@ void with_guide(const GuideParameters& p, int64_t channels, F&& f) {
 template <class Guide>
 void guide_forward_as(const GuideArgs& a, const Guide& guide) {
   using T = typename Guide::T;
-  const int64_t Ci = a.image.shape[3], width = tile_width(2 * Ci + guide.scratch());
+  const int64_t Ci = a.image.shape[3], width = tile_width(Ci + 1);
   const Tiling tiling = make_tiling(a.out.shape[0], a.out.shape[1], a.out.shape[2], width);
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
-    T* image = memory.take<T>(width * (Ci + guide.scratch() + 1));
-    T *scratch = image + width * Ci, *out = scratch + width * guide.scratch();
+    T* image = memory.take<T>(width * (Ci + 1), true);
+    T* out = image + width * Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_planar(a.image, tile, image, width);
-      guide.value(image, tile.count, width, scratch, out);
+      guide_run(guide, image, tile.count, width, out);
       store_plane(a.out, tile, out);
     }
   });

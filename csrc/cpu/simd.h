@@ -4,6 +4,8 @@
 // any compiler takes; an instruction set specialises what it has. A kernel written over Vec runs on all of them.
 #pragma once
 
+#include <string.h>
+
 #include "../math.h"
 
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
@@ -19,8 +21,6 @@ inline namespace BO_ISA {
 template <class T>
 struct Vec {
   static constexpr int kLanes = 16 / sizeof(T);
-  // Accumulators that registers have room for.
-  static constexpr int kSums = 8;
   T v[kLanes];
 };
 template <class T>
@@ -32,12 +32,12 @@ struct Indices {
 template <class T>
 BO_INLINE Vec<T> load(const T* p) {
   Vec<T> r;
-  BO_LANES r.v[l] = p[l];
+  memcpy(r.v, p, sizeof r.v);  // p need not be aligned
   return r;
 }
 template <class T>
 BO_INLINE void store(T* p, const Vec<T>& a) {
-  BO_LANES p[l] = a.v[l];
+  memcpy(p, a.v, sizeof a.v);
 }
 template <class T>
 BO_INLINE Vec<T> broadcast(T a) {
@@ -110,15 +110,43 @@ BO_INLINE Vec<T> fused(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
   BO_LANES r.v[l] = fused(a.v[l], b.v[l], c.v[l]);
   return r;
 }
-// Stores numbers ≥ 0 without their fractions, and returns them so.
+// a clamped to [0, most]; NaN becomes 0
 template <class T>
-BO_INLINE Vec<T> store_truncated(int32_t* p, const Vec<T>& a) {
+BO_INLINE Vec<T> clamp(const Vec<T>& a, const Vec<T>& most) {
   Vec<T> r;
-  BO_LANES {
-    p[l] = static_cast<int32_t>(a.v[l]);
-    r.v[l] = static_cast<T>(p[l]);
-  }
+  BO_LANES r.v[l] = a.v[l] > T(0) ? (a.v[l] < most.v[l] ? a.v[l] : most.v[l]) : T(0);
   return r;
+}
+// x where 0 < a < most, 0 elsewhere
+template <class T>
+BO_INLINE Vec<T> where_inside(const Vec<T>& a, const Vec<T>& most, const Vec<T>& x) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] > T(0) && a.v[l] < most.v[l] ? x.v[l] : T(0);
+  return r;
+}
+// The first n lanes of a, the others of b
+template <class T>
+BO_INLINE Vec<T> first_of(int64_t n, const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = l < n ? a.v[l] : b.v[l];
+  return r;
+}
+// Numbers ≥ 0 without their fractions, and back
+template <class T>
+BO_INLINE Indices<T> truncated(const Vec<T>& a) {
+  Indices<T> r;
+  BO_LANES r.v[l] = static_cast<int32_t>(a.v[l]);
+  return r;
+}
+template <class T>
+BO_INLINE Vec<T> to_numbers(const Indices<T>& a) {
+  Vec<T> r;
+  BO_LANES r.v[l] = static_cast<T>(a.v[l]);
+  return r;
+}
+template <class T>
+BO_INLINE void store_indices(int32_t* p, const Indices<T>& a) {
+  BO_LANES p[l] = a.v[l];
 }
 // The first n < kLanes numbers; the other lanes are loaded as zeros, and not stored.
 template <class T>
@@ -150,6 +178,9 @@ BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
   BO_LANES r.v[l] = p[l];
   return r;
 }
+// A table of 8 numbers lies in memory this many times over, as a lookup wants it.
+template <class T>
+constexpr int kTableCopies = 1;
 // table[index], of a table of D = 8 or 16 numbers
 template <int D, class T>
 BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
@@ -157,22 +188,63 @@ BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
   BO_LANES r.v[l] = table[index.v[l]];
   return r;
 }
-// kLanes pixels of three interleaved channels, and back
+// kLanes pixels of three interleaved channels to a vector a channel, and back
 template <class T>
-BO_INLINE void load3(const T* p, Vec<T>& a, Vec<T>& b, Vec<T>& c) {
-  BO_LANES {
-    a.v[l] = p[3 * l];
-    b.v[l] = p[3 * l + 1];
-    c.v[l] = p[3 * l + 2];
-  }
+BO_INLINE void deinterleave(Vec<T>* v) {
+  T numbers[3 * Vec<T>::kLanes];
+  for (int c = 0; c < 3; ++c) store(numbers + c * Vec<T>::kLanes, v[c]);
+  for (int c = 0; c < 3; ++c) BO_LANES v[c].v[l] = numbers[3 * l + c];
 }
 template <class T>
-BO_INLINE void store3(T* p, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
+BO_INLINE void interleave(Vec<T>* v) {
+  T numbers[3 * Vec<T>::kLanes];
+  for (int c = 0; c < 3; ++c) BO_LANES numbers[3 * l + c] = v[c].v[l];
+  for (int c = 0; c < 3; ++c) v[c] = load(numbers + c * Vec<T>::kLanes);
+}
+// Vector `v` of p[0], p[1], p[2], 1, p[0], …
+template <class T>
+BO_INLINE Vec<T> repeat3_one(const T* p, int v) {
+  Vec<T> r;
   BO_LANES {
-    p[3 * l] = a.v[l];
-    p[3 * l + 1] = b.v[l];
-    p[3 * l + 2] = c.v[l];
+    const int column = (v * Vec<T>::kLanes + l) % 4;
+    r.v[l] = column < 3 ? p[column] : T(1);
   }
+  return r;
+}
+// Vector `v` of p[0] four times, p[1] four times, p[2] four times, then whatever.
+template <class T>
+BO_INLINE Vec<T> spread3(const T* p, int v) {
+  Vec<T> r;
+  BO_LANES {
+    const int group = (v * Vec<T>::kLanes + l) / 4;
+    r.v[l] = group < 3 ? p[group] : T(0);
+  }
+  return r;
+}
+// Numbers in a storage format of math.h, one after another
+template <class Format, class T = float>
+BO_INLINE Vec<T> load_as(Format, const char* p) {
+  Vec<T> r;
+  BO_LANES {
+    typename Format::Bits bits;
+    memcpy(&bits, p + l * static_cast<int>(sizeof bits), sizeof bits);
+    r.v[l] = Format::value(bits);
+  }
+  return r;
+}
+template <class Format, class T>
+BO_INLINE void store_as(Format, char* p, const Vec<T>& a) {
+  BO_LANES {
+    const typename Format::Bits bits = Format::bits(a.v[l]);
+    memcpy(p + l * static_cast<int>(sizeof bits), &bits, sizeof bits);
+  }
+}
+// 2i + 1 where x > y, else 2i: down a binary tree whose nodes are numbered as in a heap, from 1
+template <class T>
+BO_INLINE Indices<T> descend(const Indices<T>& i, const Vec<T>& x, const Vec<T>& y) {
+  Indices<T> r;
+  BO_LANES r.v[l] = 2 * i.v[l] + (x.v[l] > y.v[l] ? 1 : 0);
+  return r;
 }
 #undef BO_LANES
 
@@ -183,7 +255,7 @@ BO_INLINE void store3(T* p, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
 
 template <>
 struct Vec<float> {
-  static constexpr int kLanes = 16, kSums = 24;
+  static constexpr int kLanes = 16;
   __m512 v;
 };
 template <>
@@ -192,7 +264,7 @@ struct Indices<float> {
 };
 template <>
 struct Vec<double> {
-  static constexpr int kLanes = 8, kSums = 24;
+  static constexpr int kLanes = 8;
   __m512d v;
 };
 template <>
@@ -255,15 +327,34 @@ BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm512_max_ps(_mm512_se
 BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
 BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) { return {_mm512_scalef_pd(a.v, n.v)}; }
-BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
-  const __m512i k = _mm512_cvttps_epi32(a.v);
-  _mm512_storeu_si512(p, k);
-  return {_mm512_cvtepi32_ps(k)};
+// max's and min's second operand is what they return beside NaN.
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
+  return {_mm512_min_ps(_mm512_max_ps(a.v, _mm512_setzero_ps()), most.v)};
 }
-BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
-  const __m256i k = _mm512_cvttpd_epi32(a.v);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
-  return {_mm512_cvtepi32_pd(k)};
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
+  return {_mm512_min_pd(_mm512_max_pd(a.v, _mm512_setzero_pd()), most.v)};
+}
+BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+  const __mmask16 above = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ);
+  return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
+}
+BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+  const __mmask8 above = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_GT_OQ);
+  return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
+}
+BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm512_mask_mov_ps(b.v, static_cast<__mmask16>((1u << n) - 1), a.v)};
+}
+BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
+  return {_mm512_mask_mov_pd(b.v, static_cast<__mmask8>((1u << n) - 1), a.v)};
+}
+BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
+BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_numbers(const Indices<double>& a) { return {_mm512_cvtepi64_pd(a.v)}; }
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) { _mm512_storeu_si512(p, a.v); }
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
 }
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm512_storeu_pd(to, _mm512_fmadd_pd(a.v, _mm512_set1_pd(weight), _mm512_loadu_pd(to)));
@@ -276,10 +367,13 @@ BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
   return {_mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+// A whole register, as copying half of one into the other would take as long as the permutation.
+template <>
+inline constexpr int kTableCopies<float> = 2;
+BO_INLINE Vec<float> load_twice(const float* p) { return {_mm512_broadcast_f32x8(_mm256_loadu_ps(p))}; }
 template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
-  const __m512 t = D == 8 ? _mm512_broadcast_f32x8(_mm256_loadu_ps(table)) : _mm512_loadu_ps(table);
-  return {_mm512_permutexvar_ps(index.v, t)};
+  return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))};
 }
 template <int D>
 BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
@@ -288,25 +382,109 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
 }
 // Element i of channel c stands at 3i + c, and 3 and 16 have no common divisor: the channel's elements have different
 // lanes in the three vectors, so that a blend of these and one permutation gather them.
-BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
-  const __m512 x = _mm512_loadu_ps(p), y = _mm512_loadu_ps(p + 16), z = _mm512_loadu_ps(p + 32);
+BO_INLINE void deinterleave(Vec<float>* v) {
+  const __m512 x = v[0].v, y = v[1].v, z = v[2].v;
   const __m512i lane_a = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13);
   const __m512i lane_b = _mm512_setr_epi32(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14);
   const __m512i lane_c = _mm512_setr_epi32(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15);
   // Lanes 0, 3, 6, … of a vector: 0x9249; 1, 4, …: 0x2492; 2, 5, …: 0x4924.
-  a.v = _mm512_permutexvar_ps(lane_a, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x2492, z));
-  b.v = _mm512_permutexvar_ps(lane_b, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x4924, z));
-  c.v = _mm512_permutexvar_ps(lane_c, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x9249, z));
+  v[0].v = _mm512_permutexvar_ps(lane_a, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x2492, z));
+  v[1].v = _mm512_permutexvar_ps(lane_b, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x4924, z));
+  v[2].v = _mm512_permutexvar_ps(lane_c, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x9249, z));
 }
-BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+BO_INLINE void interleave(Vec<float>* v) {
   const __m512i from_a = _mm512_setr_epi32(0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5);
   const __m512i from_b = _mm512_setr_epi32(5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10);
   const __m512i from_c = _mm512_setr_epi32(10, 5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15);
-  const __m512 x = _mm512_permutexvar_ps(from_a, a.v), y = _mm512_permutexvar_ps(from_b, b.v),
-               z = _mm512_permutexvar_ps(from_c, c.v);
-  _mm512_storeu_ps(p, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x4924, z));
-  _mm512_storeu_ps(p + 16, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x2492, z));
-  _mm512_storeu_ps(p + 32, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z));
+  const __m512 x = _mm512_permutexvar_ps(from_a, v[0].v), y = _mm512_permutexvar_ps(from_b, v[1].v),
+               z = _mm512_permutexvar_ps(from_c, v[2].v);
+  v[0].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x4924, z);
+  v[1].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x2492, z);
+  v[2].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z);
+}
+BO_INLINE void deinterleave(Vec<double>* v) {
+  const __m512d x = v[0].v, y = v[1].v, z = v[2].v;
+  const __m512i lane_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
+  const __m512i lane_b = _mm512_setr_epi64(1, 4, 7, 2, 5, 0, 3, 6);
+  const __m512i lane_c = _mm512_setr_epi64(2, 5, 0, 3, 6, 1, 4, 7);
+  v[0].v = _mm512_permutexvar_pd(lane_a, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x92, y), 0x24, z));
+  v[1].v = _mm512_permutexvar_pd(lane_b, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z));
+  v[2].v = _mm512_permutexvar_pd(lane_c, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z));
+}
+BO_INLINE void interleave(Vec<double>* v) {
+  const __m512i from_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
+  const __m512i from_b = _mm512_setr_epi64(5, 0, 3, 6, 1, 4, 7, 2);
+  const __m512i from_c = _mm512_setr_epi64(2, 5, 0, 3, 6, 1, 4, 7);
+  const __m512d x = _mm512_permutexvar_pd(from_a, v[0].v), y = _mm512_permutexvar_pd(from_b, v[1].v),
+                z = _mm512_permutexvar_pd(from_c, v[2].v);
+  v[0].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x92, y), 0x24, z);
+  v[1].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z);
+  v[2].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z);
+}
+BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  const __m512i twice = _mm512_add_epi32(i.v, i.v);
+  return {_mm512_mask_sub_epi32(twice, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), twice, _mm512_set1_epi32(-1))};
+}
+BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+  const __m512i twice = _mm512_add_epi64(i.v, i.v);
+  return {_mm512_mask_sub_epi64(twice, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), twice, _mm512_set1_epi64(-1))};
+}
+// v/top to the last bit: a product with 1/top, corrected by what is left of v.
+BO_INLINE __m512 over(__m512 v, float top) {
+  const __m512 r = _mm512_set1_ps(1.0f / top), q = _mm512_mul_ps(v, r);
+  return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, _mm512_set1_ps(top), v), r, q);
+}
+// NaN becomes max's second operand.
+BO_INLINE __m512i whole(__m512 v, float top) {
+  const __m512 t = _mm512_set1_ps(top);
+  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(v, t), _mm512_setzero_ps()), t));
+}
+BO_INLINE __m256i sixteen_halves(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+BO_INLINE void store_halves(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+BO_INLINE Vec<float> load_as(U8, const char* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {over(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), 255.0f)};
+}
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(whole(a.v, 255.0f)));
+}
+BO_INLINE Vec<float> load_as(U16, const char* p) {
+  return {over(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sixteen_halves(p))), 65535.0f)};
+}
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
+  store_halves(p, _mm512_cvtepi32_epi16(whole(a.v, 65535.0f)));
+}
+BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm512_cvtph_ps(sixteen_halves(p))}; }
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
+  store_halves(p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+BO_INLINE Vec<float> load_as(BF16, const char* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen_halves(p)), 16))};
+}
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
+  const __m512i u = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(u, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  store_halves(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+}
+BO_INLINE Vec<float> repeat3_one(const float* p, int) {
+  const __m128 one = _mm_set1_ps(1.0f);
+  return {_mm512_broadcast_f32x4(_mm_mask_loadu_ps(one, 7, p))};
+}
+BO_INLINE Vec<double> repeat3_one(const double* p, int) {
+  const __m256d one = _mm256_set1_pd(1.0);
+  return {_mm512_broadcast_f64x4(_mm256_mask_loadu_pd(one, 7, p))};
+}
+BO_INLINE Vec<float> spread3(const float* p, int) {
+  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return {_mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_maskz_loadu_ps(7, p)), lanes)};
+}
+BO_INLINE Vec<double> spread3(const double* p, int v) {
+  const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
+  if (v == 0) return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p)))};
+  return {_mm512_set1_pd(p[2])};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -316,7 +494,7 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 
 template <>
 struct Vec<float> {
-  static constexpr int kLanes = 8, kSums = 12;
+  static constexpr int kLanes = 8;
   __m256 v;
 };
 template <>
@@ -325,7 +503,7 @@ struct Indices<float> {
 };
 template <>
 struct Vec<double> {
-  static constexpr int kLanes = 4, kSums = 12;
+  static constexpr int kLanes = 4;
   __m256d v;
 };
 template <>
@@ -398,15 +576,36 @@ BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
   const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
   return {_mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)))};
 }
-BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
-  const __m256i k = _mm256_cvttps_epi32(a.v);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
-  return {_mm256_cvtepi32_ps(k)};
+// max's and min's second operand is what they return beside NaN.
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
+  return {_mm256_min_ps(_mm256_max_ps(a.v, _mm256_setzero_ps()), most.v)};
 }
-BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
-  const __m128i k = _mm256_cvttpd_epi32(a.v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), k);
-  return {_mm256_cvtepi32_pd(k)};
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
+  return {_mm256_min_pd(_mm256_max_pd(a.v, _mm256_setzero_pd()), most.v)};
+}
+BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+  const __m256 above = _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ);
+  return {_mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps(a.v, most.v, _CMP_LT_OQ)), x.v)};
+}
+BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+  const __m256d above = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_GT_OQ);
+  return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, most.v, _CMP_LT_OQ)), x.v)};
+}
+BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lane_mask(n)))};
+}
+BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
+  return {_mm256_blendv_pd(b.v, a.v, _mm256_castsi256_pd(lane_mask(2 * n)))};
+}
+BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
+BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_numbers(const Indices<double>& a) { return {_mm256_cvtepi32_pd(a.v)}; }
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
+}
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v);
 }
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm256_storeu_pd(to, _mm256_fmadd_pd(a.v, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
@@ -433,26 +632,106 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
   return {_mm256_i32gather_pd(table, index.v, 8)};
 }
 // As with AVX-512: three and eight have no common divisor either.
-BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
-  const __m256 x = _mm256_loadu_ps(p), y = _mm256_loadu_ps(p + 8), z = _mm256_loadu_ps(p + 16);
+BO_INLINE void deinterleave(Vec<float>* v) {
+  const __m256 x = v[0].v, y = v[1].v, z = v[2].v;
   const __m256i lane_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i lane_b = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
   const __m256i lane_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
   // Lanes 0, 3, 6: 0x49; 1, 4, 7: 0x92; 2, 5: 0x24.
-  a.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24), lane_a);
-  b.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49), lane_b);
-  c.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92), lane_c);
+  v[0].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24), lane_a);
+  v[1].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49), lane_b);
+  v[2].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92), lane_c);
 }
-BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+BO_INLINE void interleave(Vec<float>* v) {
   const __m256i from_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i from_b = _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2);
   const __m256i from_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
-  const __m256 x = _mm256_permutevar8x32_ps(a.v, from_a), y = _mm256_permutevar8x32_ps(b.v, from_b),
-               z = _mm256_permutevar8x32_ps(c.v, from_c);
-  _mm256_storeu_ps(p, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24));
-  _mm256_storeu_ps(p + 8, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49));
-  _mm256_storeu_ps(p + 16, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92));
+  const __m256 x = _mm256_permutevar8x32_ps(v[0].v, from_a), y = _mm256_permutevar8x32_ps(v[1].v, from_b),
+               z = _mm256_permutevar8x32_ps(v[2].v, from_c);
+  v[0].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24);
+  v[1].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49);
+  v[2].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92);
 }
+// x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3
+BO_INLINE void deinterleave(Vec<double>* v) {
+  const __m256d x = v[0].v, y = v[1].v, z = v[2].v;
+  // a0 a3 a2 a1, b1 b0 b3 b2, c2 c1 c0 c3
+  v[0].v = _mm256_permute4x64_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 2), 0x6c);
+  v[1].v = _mm256_permute_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 4), 5);
+  v[2].v = _mm256_permute4x64_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 9), 0xc6);
+}
+BO_INLINE void interleave(Vec<double>* v) {
+  const __m256d x = _mm256_permute4x64_pd(v[0].v, 0x6c), y = _mm256_permute_pd(v[1].v, 5),
+                z = _mm256_permute4x64_pd(v[2].v, 0xc6);
+  v[0].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 4);
+  v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
+  v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
+}
+BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  const __m256i greater = _mm256_castps_si256(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ));
+  return {_mm256_sub_epi32(_mm256_add_epi32(i.v, i.v), greater)};
+}
+BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+  const __m256i greater = _mm256_castpd_si256(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ));
+  const __m256i narrow = _mm256_permutevar8x32_epi32(greater, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+  return {_mm_sub_epi32(_mm_add_epi32(i.v, i.v), _mm256_castsi256_si128(narrow))};
+}
+// v/top to the last bit: a product with 1/top, corrected by what is left of v.
+BO_INLINE __m256 over(__m256 v, float top) {
+  const __m256 r = _mm256_set1_ps(1.0f / top), q = _mm256_mul_ps(v, r);
+  return _mm256_fmadd_ps(_mm256_fnmadd_ps(q, _mm256_set1_ps(top), v), r, q);
+}
+// NaN becomes max's second operand.
+BO_INLINE __m256i whole(__m256 v, float top) {
+  const __m256 t = _mm256_set1_ps(top);
+  return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v, t), _mm256_setzero_ps()), t));
+}
+BO_INLINE __m128i eight_halves(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+BO_INLINE void store_halves(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+// The low halves of eight numbers below 2^16
+BO_INLINE __m128i low_halves(__m256i v) {
+  return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+BO_INLINE Vec<float> load_as(U8, const char* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {over(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), 255.0f)};
+}
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
+  const __m128i halves = low_halves(whole(a.v, 255.0f));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
+}
+BO_INLINE Vec<float> load_as(U16, const char* p) {
+  return {over(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight_halves(p))), 65535.0f)};
+}
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, low_halves(whole(a.v, 65535.0f))); }
+BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(eight_halves(p))}; }
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
+  store_halves(p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+BO_INLINE Vec<float> load_as(BF16, const char* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight_halves(p)), 16))};
+}
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
+  const __m256i u = _mm256_castps_si256(a.v), high = _mm256_srli_epi32(u, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  store_halves(p, low_halves(_mm256_blendv_epi8(rounded, quiet, nan)));
+}
+BO_INLINE Vec<float> repeat3_one(const float* p, int) {
+  const __m128 first = _mm_maskload_ps(p, _mm256_castsi256_si128(lane_mask(3)));
+  const __m128 four = _mm_blend_ps(first, _mm_set1_ps(1.0f), 8);
+  return {_mm256_set_m128(four, four)};
+}
+BO_INLINE Vec<double> repeat3_one(const double* p, int) {
+  return {_mm256_blend_pd(_mm256_maskload_pd(p, lane_mask(6)), _mm256_set1_pd(1.0), 8)};
+}
+BO_INLINE Vec<float> spread3(const float* p, int v) {
+  if (v > 0) return {_mm256_set1_ps(p[2])};
+  return {_mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[1]))};
+}
+BO_INLINE Vec<double> spread3(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
 
 #endif
 
@@ -462,6 +741,16 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 template <class T>
 BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
   return madd(t, b - a, a);
+}
+
+// kLanes / Copies numbers, so many times over
+template <int Copies, class T>
+BO_INLINE Vec<T> load_copies(const T* p) {
+  if constexpr (Copies == 1) {
+    return load(p);
+  } else {
+    return load_twice(p);
+  }
 }
 
 // How the numbers at a place are loaded and stored: a whole vector of them, or those that are left.
