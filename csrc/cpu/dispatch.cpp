@@ -38,7 +38,7 @@ const Build builds[] = {
 constexpr int kBuilds = sizeof(builds) / sizeof(builds[0]);
 
 struct Available {
-  const Kernels* kernels[kBuilds];
+  const Kernels* kernels[kBuilds] = {};
   const char* names[kBuilds + 1];
   std::atomic<const Kernels*> selected;
   Available() {
