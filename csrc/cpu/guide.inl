@@ -69,13 +69,90 @@ class LaneSums {
   double* lanes_;
 };
 
+// The piecewise linear functions c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0) of up to 16 knots, in register tables.
+//
+// With the knots sorted, s_0 ≤ s_1 ≤ …, and m the last one below q (or 0),
+//
+//   c(q) = value_m + slope_m·max(q − s_m, 0),  value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
+//
+// and m is found in four comparisons, down a binary tree of s_1 … s_15 whose nodes are numbered from 1 as in a heap.
+template <class T>
+class SortedCurves {
+ public:
+  // Of more knots, or where a parameter is not finite, there are none: the sum then has to be taken as it stands.
+  SortedCurves(const T* shifts, const T* slopes, int64_t channels, int64_t knots) {
+    if (knots > kKnots || knots < 1) return;
+    for (int64_t i = 0; i < channels * knots; ++i)
+      if (!(shifts[i] - shifts[i] == T(0)) || !(slopes[i] - slopes[i] == T(0))) return;
+    curves_ = memory_.template take<Curve>(channels);
+    for (int64_t i = 0; i < channels; ++i) fill(curves_[i], shifts + i * knots, slopes + i * knots, knots);
+  }
+  bool any() const { return curves_; }
+
+  BO_INLINE_MEMBER Vec<T> at(int64_t channel, const Vec<T>& q) const {
+    const Curve& c = curves_[channel];
+    Indices<T> i = descend<2>(broadcast_index(0, T()), q, broadcast(c.tree[1]));
+    i = descend<0>(i, q, lookup<16>(c.tree, i));
+    i = descend<0>(i, q, lookup<16>(c.tree, i));
+    i = descend<-16>(i, q, lookup<16>(c.tree, i));
+    const Vec<T> v = madd(lookup<16>(c.slope, i), relu(q - lookup<16>(c.shift, i)), lookup<16>(c.value, i));
+    return c.odd_at_infinity ? v + (q - q) : v;
+  }
+
+ private:
+  static constexpr int kKnots = 16;
+  struct Curve {
+    alignas(64) T tree[kKnots], shift[kKnots], slope[kKnots], value[kKnots];
+    bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
+  };
+  static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
+    T s[kKnots], b[kKnots];
+    for (int64_t k = 0; k < knots; ++k) {
+      int64_t at = k;
+      for (; at > 0 && s[at - 1] > shifts[k]; --at) {
+        s[at] = s[at - 1];
+        b[at] = b[at - 1];
+      }
+      s[at] = shifts[k];
+      b[at] = slopes[k];
+    }
+    double slope = 0.0, value = 0.0;
+    bool rises = false, falls = false, flat = false;
+    for (int64_t m = 0; m < kKnots; ++m) {
+      const int64_t last = min_of(m, knots - 1);
+      if (m < knots) {
+        if (m > 0) value += slope * (static_cast<double>(s[m]) - static_cast<double>(s[m - 1]));
+        slope += static_cast<double>(b[m]);
+        rises = rises || b[m] > T(0);
+        falls = falls || b[m] < T(0);
+        flat = flat || b[m] == T(0);
+      }
+      c.shift[m] = s[last];
+      c.slope[m] = static_cast<T>(slope);
+      c.value[m] = static_cast<T>(value);
+    }
+    c.odd_at_infinity = flat || (rises && falls);
+    // In order, the nodes of the level with 2^d nodes are those knots in the middle of 2^d equal parts.
+    c.tree[0] = T(0);
+    for (int64_t nodes = 1, part = kKnots; nodes < kKnots; nodes *= 2, part /= 2)
+      for (int64_t i = 0; i < nodes; ++i) {
+        const int64_t k = i * part + part / 2;
+        c.tree[nodes + i] = k < knots ? s[k] : infinity(T());
+      }
+  }
+
+  Scratch memory_;
+  Curve* curves_ = nullptr;
+};
+
 template <class Number>
 class Curves {
  public:
   using T = Number;
   using V = Vec<T>;
   static constexpr int kParameters = 6;
-  Curves(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]) {}
+  Curves(const GuideParameters& p, int64_t channels)
+      : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]), sorted_(n_[2], n_[3], Ci_, K_) {}
   int64_t parameters() const { return n_.total(); }
   int64_t scratch() const { return 2 * Ci_ + 2; }
 
@@ -155,8 +232,12 @@ class Curves {
     for (int64_t i = 0; i < Ci_; ++i) {
       V q = broadcast(n_[1][i]), c = broadcast(T(0));
       for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), in(j), q);
-      const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
-      for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
+      if (sorted_.any()) {
+        c = sorted_.at(i, q);
+      } else {
+        const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
+        for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
+      }
       total = madd(broadcast(n_[4][i]), c, total);
       keep(i, q, c);
     }
@@ -165,6 +246,7 @@ class Curves {
 
   const GuideNumbers<T> n_;
   const int64_t Ci_, K_;
+  const SortedCurves<T> sorted_;
 };
 
 template <class Number>

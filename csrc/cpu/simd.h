@@ -239,11 +239,18 @@ BO_INLINE void store_as(Format, char* p, const Vec<T>& a) {
     memcpy(p + l * static_cast<int>(sizeof bits), &bits, sizeof bits);
   }
 }
-// 2i + 1 where x > y, else 2i: down a binary tree whose nodes are numbered as in a heap, from 1
-template <class T>
+// 2i + Base + 1 where x > y, else 2i + Base
+template <int Base, class T>
 BO_INLINE Indices<T> descend(const Indices<T>& i, const Vec<T>& x, const Vec<T>& y) {
   Indices<T> r;
-  BO_LANES r.v[l] = 2 * i.v[l] + (x.v[l] > y.v[l] ? 1 : 0);
+  BO_LANES r.v[l] = 2 * i.v[l] + Base + (x.v[l] > y.v[l] ? 1 : 0);
+  return r;
+}
+// The second argument only says which T.
+template <class T>
+BO_INLINE Indices<T> broadcast_index(int32_t i, T) {
+  Indices<T> r;
+  BO_LANES r.v[l] = i;
   return r;
 }
 #undef BO_LANES
@@ -421,13 +428,17 @@ BO_INLINE void interleave(Vec<double>* v) {
   v[1].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z);
   v[2].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z);
 }
+BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm512_set1_epi32(i)}; }
+BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm512_set1_epi64(i)}; }
+template <int Base>
 BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
-  const __m512i twice = _mm512_add_epi32(i.v, i.v);
-  return {_mm512_mask_sub_epi32(twice, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), twice, _mm512_set1_epi32(-1))};
+  const __m512i left = _mm512_add_epi32(_mm512_add_epi32(i.v, i.v), _mm512_set1_epi32(Base));
+  return {_mm512_mask_add_epi32(left, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), left, _mm512_set1_epi32(1))};
 }
+template <int Base>
 BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
-  const __m512i twice = _mm512_add_epi64(i.v, i.v);
-  return {_mm512_mask_sub_epi64(twice, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), twice, _mm512_set1_epi64(-1))};
+  const __m512i left = _mm512_add_epi64(_mm512_add_epi64(i.v, i.v), _mm512_set1_epi64(Base));
+  return {_mm512_mask_add_epi64(left, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), left, _mm512_set1_epi64(1))};
 }
 // v/top to the last bit: a product with 1/top, corrected by what is left of v.
 BO_INLINE __m512 over(__m512 v, float top) {
@@ -667,14 +678,21 @@ BO_INLINE void interleave(Vec<double>* v) {
   v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
   v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
 }
+BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
+BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm_set1_epi32(i)}; }
+// Where a comparison holds, its lane is −1.
+template <int Base>
 BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   const __m256i greater = _mm256_castps_si256(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ));
-  return {_mm256_sub_epi32(_mm256_add_epi32(i.v, i.v), greater)};
+  const __m256i left = _mm256_add_epi32(_mm256_add_epi32(i.v, i.v), _mm256_set1_epi32(Base));
+  return {_mm256_sub_epi32(left, greater)};
 }
+template <int Base>
 BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
   const __m256i greater = _mm256_castpd_si256(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ));
   const __m256i narrow = _mm256_permutevar8x32_epi32(greater, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-  return {_mm_sub_epi32(_mm_add_epi32(i.v, i.v), _mm256_castsi256_si128(narrow))};
+  const __m128i left = _mm_add_epi32(_mm_add_epi32(i.v, i.v), _mm_set1_epi32(Base));
+  return {_mm_sub_epi32(left, _mm256_castsi256_si128(narrow))};
 }
 // v/top to the last bit: a product with 1/top, corrected by what is left of v.
 BO_INLINE __m256 over(__m256 v, float top) {
