@@ -11,20 +11,15 @@ template <class Guide>
 class ComputedGuide {
  public:
   using T = typename Guide::T;
-  ComputedGuide(const Guide& guide, int64_t width) : guide_(guide), pitch_(width + kPad) {}
-  const T* operator()(const Tile& tile, const T* image) {
-    guide_run(guide_, image, tile.count, pitch_, plane_);
+  explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
+  const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
+    guide_run(guide_, image, tile.count, pitch, plane_);
     return plane_;
   }
-  void begin(const Tile&) {}
   void prefetch(int64_t) const {}
-  BO_INLINE_MEMBER Vec<T> at(int64_t, const Vec<T>* in) const {
-    return guide_.at([&](int64_t j) { return in[j]; });
-  }
 
  private:
   const Guide& guide_;
-  const int64_t pitch_;
   T plane_[kTileWidth + kPad];
 };
 
@@ -32,7 +27,7 @@ template <class Guide>
 void enhance_forward_as(const EnhanceArgs& a, const Guide& guide) {
   const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
   sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width,
-                                   [&] { return ComputedGuide<Guide>(guide, width); });
+                                   [&] { return ComputedGuide<Guide>(guide); });
 }
 
 void enhance_forward(const EnhanceArgs& a) {

@@ -32,9 +32,9 @@ BO_INLINE void for_span_vectors(Tables<T, D>& tables, const Tile& tile, const Pl
   });
 }
 
-// HDRnet's matrices under a lattice with tables, a tile in two passes: the guide and where it falls, then the lookup.
-// (In one, a vector of pixels would wait for its cell while there is no room to begin with the next.) S: the storage of
-// the pixels.
+// HDRnet's matrices under a lattice with tables, a tile in three passes: channels and guide, where the guide falls, the
+// lookup. (In one, a vector of pixels would wait for its cell while there is no room to begin with the next one.) S: the
+// storage of the pixels.
 template <class S, int D, class T, class Guide>
 void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
                       const Tiling& tiling, const Columns<T>& columns, Guide& guide, int64_t first, int64_t last) {
@@ -51,13 +51,16 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
     const Tile tile = tile_at(tiling, index);
     const Places<T>& places = placer.find(tile);
     const char* const from = source.load(tile);
-    guide.begin(tile);
     for (int64_t p = 0; p < tile.count; p += kLanes) {
-      Vec<T> in[3], fraction, slope;
+      Vec<T> in[3];
       load3<S>(from + p / kLanes * Pixels::kBytes, in);
-      store_indices(cells + p, depth.locate(guide.at(p, in), fraction, slope));
-      store(fractions + p, fraction);
       for (int c = 0; c < 3; ++c) store(channels[c] + p, in[c]);
+    }
+    const T* const plane = guide(tile, channels[0], kTileWidth);
+    for (int64_t p = 0; p < tile.count; p += kLanes) {
+      Vec<T> fraction, slope;
+      store_indices(cells + p, depth.locate(load(plane + p), fraction, slope));
+      store(fractions + p, fraction);
     }
     char* const to = sink.target(tile);
     for_span_vectors<3>(
@@ -76,8 +79,8 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
 }
 
 // Grid sampled at the guide, coefficients applied to the image. The guide comes from make_guide(): an object a range of
-// tiles, either guide(tile, image) → [pixel], where image is [channel][pixel] with rows `width + kPad` apart, or
-// guide.begin(tile) and guide.at(p, in) for the vector of pixels from p on, whose three channels are in[].
+// tiles, guide(tile, image, pitch) → [pixel], where image is [channel][pixel] with rows `pitch` apart, in whole vectors;
+// guide.prefetch(pixel) asks for what a later tile needs.
 template <class T, class MakeGuide>
 void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image_tensor, int64_t width,
                    const MakeGuide& make_guide) {
@@ -109,7 +112,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_planar(image_tensor, tile, image, pitch);
-      work(tile, placer.find(tile, guide(tile, image)), image, result);
+      work(tile, placer.find(tile, guide(tile, image, pitch)), image, result);
       store_planar(out, tile, result, pitch);
     }
   };
@@ -142,11 +145,7 @@ template <class T>
 class GivenGuide {
  public:
   explicit GivenGuide(const Tensor& guide) : guide_(guide) {}
-  const T* operator()(const Tile& tile, const T*) {
-    load_plane(guide_, tile, plane_);
-    return plane_;
-  }
-  void begin(const Tile& tile) {
+  const T* operator()(const Tile& tile, const T*, int64_t) {
     const char* const from = pixel(guide_, tile);
     if (guide_.strides[2] == sizeof(T) && plain<T>(guide_.dtype, from) && tile.count % Vec<T>::kLanes == 0) {
       here_ = reinterpret_cast<const T*>(from);
@@ -154,8 +153,8 @@ class GivenGuide {
       load_run(guide_.dtype, from, guide_.strides[2], tile.count, plane_, 1);
       here_ = plane_;
     }
+    return here_;
   }
-  BO_INLINE_MEMBER Vec<T> at(int64_t p, const Vec<T>*) const { return load(here_ + p); }
   BO_INLINE_MEMBER void prefetch(int64_t p) const {
     prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(here_ + p));
   }
