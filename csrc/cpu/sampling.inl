@@ -194,7 +194,7 @@ class Placer {
 // What is asked of a tile's samples.
 template <class T>
 struct Samples {
-  T* values;                       // [pixel][channel]
+  T* values;                       // [pixel][channel]; null: not wanted
   const T* contributions;          // ∂L/∂values, [pixel][channel]; null: no slopes are wanted
   T *slope_z, *slope_x, *slope_y;  // [pixel]: Σ_c contributions·∂values/∂p along an axis of the grid;
                                    // x and y go together, and only where pixels have coordinates; else null
@@ -268,7 +268,7 @@ class Sampler {
       for_vectors<T>(C, [&](int64_t c, auto lanes) {
         const Vec<T> lower = lerp(lanes.get(left + z0 + c), lanes.get(right + z0 + c), tx);
         const Vec<T> upper = lerp(lanes.get(left + z1 + c), lanes.get(right + z1 + c), tx);
-        lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
+        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
         if (to.contributions) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
       });
       if (to.contributions) to.slope_z[i] = total(slope);
@@ -302,7 +302,7 @@ class Sampler {
           v[j] = madd(ty, step[j], below);
         }
         const Vec<T> lower = lerp(v[0], v[2], tx), upper = lerp(v[1], v[3], tx);
-        lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
+        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
         if (to.contributions) {
           const Vec<T> d = lanes.get(to.contributions + i * C + c);
           slope_z = madd(d, upper - lower, slope_z);

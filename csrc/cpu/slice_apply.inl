@@ -282,10 +282,11 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
       d_image = image + width * m.Ci;
       grad = d_image + width * m.Ci;
     }
-    void contribute(const Tile& tile, T* d_coefficients) {
+    const T* contribute(const Tile& tile, T* d_coefficients) {
       load_planar(a.image, tile, image, width);
       load_planar(a.grad, tile, grad, width);
       apply_tile_d_coefficients(m, tile.count, width, image, grad, d_coefficients);
+      return d_coefficients;
     }
     void finish(const Tile& tile, const T* coefficients) {
       apply_tile_d_image(m, tile.count, width, coefficients, grad, d_image);

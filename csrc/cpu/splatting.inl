@@ -263,8 +263,9 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
 // ---------------------------------------------------------------------------------------------------------------------
 // The gradient of anything that samples a grid
 //
-// make_worker() makes one object a range of tiles: worker.contribute(tile, contributions) writes ∂L/∂values, and
-// worker.finish(tile, values) is given the sampled values, where values_wanted: both [pixel][channel].
+// make_worker() makes one object a range of tiles: worker.contribute(tile, scratch) returns ∂L/∂values, in scratch or
+// where it lies, and worker.finish(tile, values) is given the sampled values, where values_wanted: both
+// [pixel][channel].
 template <class T, class MakeWorker>
 void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, const Tensor& d_grid,
                       const Tensor& d_guide, const Tensor& d_xy, int64_t width, bool values_wanted,
@@ -277,9 +278,9 @@ void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, 
 
   auto run = [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
-    T* contributions = memory.take<T>(size * 2 + width * 3);
-    T *values = contributions + size, *plane = values + size;
-    Samples<T> samples = {values, slopes_wanted ? contributions : nullptr, plane, nullptr, nullptr};
+    T* scratch = memory.take<T>(size * 2 + width * 3);
+    T *values = scratch + size, *plane = values + size;
+    Samples<T> samples = {values_wanted ? values : nullptr, nullptr, plane, nullptr, nullptr};
     if (d_xy.data) {
       samples.slope_x = plane + width;
       samples.slope_y = plane + 2 * width;
@@ -291,7 +292,8 @@ void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, 
       const Tile tile = tile_at(tiling, index);
       load_plane(at.guide, tile, plane);
       const Places<T>& places = placer.find(tile, plane);
-      worker.contribute(tile, contributions);
+      const T* contributions = worker.contribute(tile, scratch);
+      if (slopes_wanted) samples.contributions = contributions;
       if (sampled) sampler.sample(tile, places, samples);
       if (values_wanted) worker.finish(tile, values);
       auto scale = [&](T* slopes, const T* by) {
