@@ -165,7 +165,6 @@ def peer(name: str, given: Problem) -> Callable[[], Any] | None:
     return import_module(f"bilateral_ops._bench.{name}").prepare(given, bilateral_ops.get_num_threads())
 
 
-@cache
 def missing(name: str) -> str | None:
     """What keeps a peer from being measured, as a sentence with the remedy; None: nothing."""
     try:
