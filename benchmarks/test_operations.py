@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from suite import SIZES, TINY, assert_close, require_memory
 
-import bilateral_ops
 from bilateral_ops import _bench
 from bilateral_ops._bench import Problem
 from bilateral_ops.reference import numpy as reference
@@ -76,4 +75,6 @@ def test_operation(
         function = found
         assert_close(_bench.results(function()), given.expected, 1e-4)
     benchmark.group = f"{given} {size}"
-    timed(function, beside, call=str(given), size=size, pixels=height * width, peer=peer, bytes=given.read + given.written)
+    timed(
+        function, beside, call=str(given), size=size, pixels=height * width, peer=peer, bytes=given.read + given.written
+    )

@@ -1,4 +1,4 @@
-"""How much memory a call takes beside its inputs and outputs, at any size, layout and dtype, in a process of its own."""
+"""How much memory a call takes beside inputs and outputs, at any size, layout and dtype; in a process of its own."""
 
 from __future__ import annotations
 

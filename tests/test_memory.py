@@ -99,7 +99,7 @@ def added(
     planted: bool = False,
     size: tuple[int, int] = SIZE,
 ) -> int:
-    """Bytes that a call on a large image adds to the peak of its process; benchmarks/test_peak_memory.py asks it too."""
+    """Bytes that a call on a large image adds to the peak of its process."""
     chosen = json.dumps([subject, [kind.name for kind in kinds], layout, backwards, planted])
     finished = python(f"import sys; sys.argv[1:] = {[chosen, json.dumps(size)]!r}\n{_MEASURE}", timeout=300)
     assert finished.returncode == 0, finished.stderr

@@ -48,9 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser(
         "bench",
         help="time every operation on this machine (under a minute)",
-        description="Time every operation beside the streaming bound (a loop that only reads and writes as many bytes), "
-        "and the main ones beside Numba loops and PyTorch, where these are installed. Prints milliseconds, gigabytes "
-        "per second and ratios: medians of calls made in turn.",
+        description="Time every operation beside the streaming bound (a loop that only reads and writes as many "
+        "bytes), and the main ones beside Numba loops and PyTorch, where these are installed. Prints milliseconds, "
+        "gigabytes per second and ratios: medians of calls made in turn.",
     )
     bench.add_argument(
         "--size", default="1920x1080", metavar="WIDTHxHEIGHT", help="pixels of the image (default: %(default)s)"

@@ -106,7 +106,9 @@ def _write(file: str, text: str) -> None:
     try:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BenchError(f"bench: --json must be a file that can be written, got {file!r} ({error.strerror}).") from None
+        raise BenchError(
+            f"bench: --json must be a file that can be written, got {file!r} ({error.strerror})."
+        ) from None
 
 
 def _progress(total: int) -> tuple[Callable[[str], None], Callable[[], None]]:

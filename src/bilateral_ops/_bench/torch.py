@@ -69,9 +69,7 @@ def _slice_apply(grid: Any, guide: Any, image: Any) -> Any:
     return _apply(_slice(grid, guide), image)
 
 
-def _guide_curves(
-    image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any
-) -> Any:
+def _guide_curves(image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any) -> Any:
     q = image @ ccm.T + ccm_bias
     curves = (slopes * torch.relu(q[..., None] - shifts)).sum(-1)
     return (curves @ mix + mix_bias).clamp(0, 1)
