@@ -410,7 +410,8 @@ def _logarithmic(axis: Any) -> None:
 
 
 def _legend(axes: Any, columns: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, handletextpad=0.3, columnspacing=1.4)
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": columns}
+    axes.legend(**place, frameon=False, fontsize=10, handletextpad=0.2, columnspacing=1.1)
 
 
 def plot_time(results: Results, axes: Any) -> None:
@@ -457,29 +458,31 @@ def plot_bandwidth(results: Results, axes: Any) -> None:
     axes.set_title("Bytes read and written", pad=34)
 
 
-def _labels_apart(places: list[float], gap: float) -> list[float]:
-    """Heights for labels, in the same order, none nearer to another than the gap."""
+def _labels_apart(places: list[float], factor: float) -> list[float]:
+    """Heights for labels on a logarithmic axis, in the same order, none nearer to another than the factor."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     for before, after in zip(order, order[1:]):
-        places[after] = max(places[after], places[before] + gap)
+        places[after] = max(places[after], places[before] * factor)
     return places
 
 
 def plot_pixels(results: Results, axes: Any) -> None:
-    colors = ("#009e73", "#0072b2", "#d55e00", "#cc79a7")
-    ends, top = [], 1.0
-    for call, color, marker in zip(MAIN, colors, "sovD"):
+    ends, ratios = [], [0.8]
+    for call, color, marker in zip(MAIN, ("#009e73", "#0072b2", "#d55e00", "#cc79a7"), "sovD"):
         rows = sorted(results.find(scan="pixels", call=call), key=lambda row: row["pixels"])
         if rows:
-            ratios = [row["beside"]["streaming"]["ratio"] for row in rows]
-            axes.plot([row["pixels"] / 1e6 for row in rows], ratios, color=color, marker=marker, linewidth=2)
-            ends.append((call, color, rows[-1]["pixels"] / 1e6, ratios[-1]))
-            top = max(top, *ratios)
+            found = [row["beside"]["streaming"]["ratio"] for row in rows]
+            axes.plot([row["pixels"] / 1e6 for row in rows], found, color=color, marker=marker, linewidth=2)
+            ends.append((call, color, rows[-1]["pixels"] / 1e6, found[-1]))
+            ratios += found
+    low, high = 0.9 * min(ratios), 1.25 * max(ratios)
     axes.axhline(1, color=INK, linewidth=1.5, linestyle=":")
     axes.text(0.1, 1, "streaming bound", va="bottom", fontsize=9, color=FAINT)
-    axes.set(xscale="log", ylim=(0, 1.08 * top), xlabel="megapixels", ylabel="time ÷ streaming bound")
+    axes.set(xscale="log", yscale="log", ylim=(low, high), xlabel="megapixels", ylabel="time ÷ streaming bound")
+    axes.set_yticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50) if low < tick < high])
     _logarithmic(axes.xaxis)
-    heights = _labels_apart([end for *_, end in ends], 0.055 * top)
+    _logarithmic(axes.yaxis)
+    heights = _labels_apart([end for *_, end in ends], (high / low) ** 0.06)
     for (call, color, x, _), y in zip(ends, heights):
         axes.annotate(call, (x, y), (9, 0), textcoords="offset points", va="center", color=color, family="monospace")
     axes.grid(axis="y")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from cases import ALL_F32, F16, F32, U8, Kinds
-from suite import SIZES, TINY
+from suite import SIZES, TINY, require_memory
 from test_memory import READABLE, added
 
 GIGANTIC = {"11547x8660": (8660, 11547)}
@@ -29,6 +29,7 @@ CASES = [
 def test_peak_memory(benchmark: Any, call: str, size: str, layout: str, kinds: Kinds) -> None:
     shape = next(iter(TINY.values())) if benchmark.disabled else {**SIZES, **GIGANTIC}[size]
     subject, backward = CALLS[call]
+    require_memory(call.removesuffix("_vjp"), backward, *shape)
     benchmark.group = "peak memory (the time is the child process's)"
     taken = benchmark.pedantic(added, (subject, kinds, layout, backward), {"size": shape})
     benchmark.extra_info.update(call=call, size=size, layout=layout, dtype=str(kinds.image), added=taken, scan="memory")

@@ -9,7 +9,7 @@ import pytest
 from suite import SIZES, TINY, require_memory
 
 import bilateral_ops
-from bilateral_ops import _bench
+from bilateral_ops import _bench, _core
 
 MEGAPIXELS = (0.1, 0.3, 1, 3, 10, 30, 100)
 SCANNED = (("slice", False), ("slice_apply", False), ("slice_apply", True), ("enhance", False))
@@ -44,9 +44,9 @@ def test_pixels(benchmark: Any, timed: Callable[..., None], call: tuple[str, boo
 @pytest.fixture
 def settings() -> Iterator[None]:
     """Threads and instruction set are put back."""
-    threads = bilateral_ops.get_num_threads()
+    threads, isa = bilateral_ops.get_num_threads(), _core.isa()
     yield
-    bilateral_ops.set_isa(bilateral_ops.available_isas()[0])
+    bilateral_ops.set_isa(isa)
     _bench.use_threads(threads)
 
 
