@@ -1,8 +1,8 @@
 """Turn what `nox -s bench` measured into docs/benchmarks/ and the README's summary.
 
-    python benchmarks/report.py FILE.json    # pytest-benchmark's; keeps the medians in docs/benchmarks/results.json
-    python benchmarks/report.py              # write everything again from results.json
-    python benchmarks/report.py --check      # write nothing; exit code 1 where a text is not what it would write
+python benchmarks/report.py FILE.json    # pytest-benchmark's; keeps the medians in docs/benchmarks/results.json
+python benchmarks/report.py              # write everything again from results.json
+python benchmarks/report.py --check      # write nothing; exit code 1 where a text is not what it would write
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Results:
             best = self.one(scan="settings", call=call, isa="avx512", threads=threads)
             return row["beside"]["best"]["ratio"] if row and best else None
         if of == "growth":
-            ratios = [r["beside"]["streaming"]["ratio"] for r in self.find(scan="pixels", call=call) if r["pixels"] > 9e5]
+            ratios = [
+                r["beside"]["streaming"]["ratio"] for r in self.find(scan="pixels", call=call) if r["pixels"] > 9e5
+            ]
             return 100 * (max(ratios) / min(ratios) - 1) if len(ratios) > 1 else None
         row = self.package(call, size)
         if row is None:
@@ -152,7 +154,9 @@ def number(value: float | None, sign: str = "") -> str:
 
 
 def milliseconds(row: dict[str, Any] | None) -> str:
-    return f"{row['seconds'] * 1e3:.3g}" if row and row["seconds"] < 0.1 else f"{row['seconds'] * 1e3:.0f}" if row else ""
+    return (
+        f"{row['seconds'] * 1e3:.3g}" if row and row["seconds"] < 0.1 else f"{row['seconds'] * 1e3:.0f}" if row else ""
+    )
 
 
 def summary(results: Results) -> str:
@@ -454,7 +458,9 @@ def plot_bandwidth(results: Results, axes: Any) -> None:
         axes.plot([best, best], [y - 0.4, y + 0.4], color=INK, linewidth=2.5, **label)
     _rows(axes, calls)
     _legend(axes, 2)
-    axes.set_xlabel(f"gigabytes a second, {pretty(LARGE)} pixels, {results.machine['threads']} threads (right is better)")
+    axes.set_xlabel(
+        f"gigabytes a second, {pretty(LARGE)} pixels, {results.machine['threads']} threads (right is better)"
+    )
     axes.set_title("Bytes read and written", pad=34)
 
 
