@@ -54,7 +54,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         cpu=_processor(),
         threads=bilateral_ops.get_num_threads(),
         isa=_core.isa(),
-        memory=_bench.available_memory(),
         system=f"{platform.system()} {platform.machine()}",
         compiler=_core.compiler,
         commit=_commit(),

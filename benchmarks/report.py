@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def targets(results: Results) -> str:
 
 
 def losses(results: Results) -> str:
-    """Where a peer takes less time than the package, or the package more than twice the bound."""
+    """Where a peer takes less time than the package."""
     found = []
     for call in results.calls():
         for size in results.sizes():
@@ -295,14 +296,14 @@ ratios. Before it is timed each answer is asserted: the package's against the Nu
 package's. Grids have 16 × 16 × 8 cells of 3 × 4 matrices, guides have 16 knots or features; images are float32 and
 interleaved (`enhance`: uint8, the curves guide). The package and the Numba loops write into arrays made before.
 
-- **Streaming bound**: a loop, compiled by Numba, that reads as many bytes as the call's arguments have and writes as many
-  as its results have, on as many threads. It is held against NumPy copying as many bytes, below.
+- **Streaming bound**: a loop, compiled by Numba, that reads as many bytes as the call's arguments have and writes as
+  many as its results have, on as many threads. It is held against NumPy copying as many bytes, below.
 - **Numba**: `bilateral_ops.reference.numba`, what one would write without this package.
 - **Halide**: `slice_apply` scheduled by hand; of several schedules the fastest.
-- **PyTorch**: `grid_sample` and the affine map, on planar images. Backward is autograd's alone, without the forward pass
-  before it.
-- **JAX**: the eight corners fetched and weighted, compiled whole. Backward is `jax.vjp` compiled whole. XLA uses as many
-  threads as the machine has processors, unless `NPROC` says less.
+- **PyTorch**: `grid_sample` and the affine map, on planar images. Backward is autograd's alone, without the forward
+  pass before it.
+- **JAX**: the eight corners fetched and weighted, compiled whole. Backward is `jax.vjp` compiled whole. XLA uses as
+  many threads as the machine has processors, unless `NPROC` says less.
 - **NumPy**: the specification, in float64, which is not written for speed.
 
 ## What the package aims at
@@ -467,7 +468,7 @@ def plot_bandwidth(results: Results, axes: Any) -> None:
 def _labels_apart(places: list[float], factor: float) -> list[float]:
     """Heights for labels on a logarithmic axis, in the same order, none nearer to another than the factor."""
     order = sorted(range(len(places)), key=lambda i: places[i])
-    for before, after in zip(order, order[1:]):
+    for before, after in pairwise(order):
         places[after] = max(places[after], places[before] * factor)
     return places
 
