@@ -66,16 +66,13 @@ def sanitize(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time every operation beside its peers (minutes; leave the machine alone meanwhile)."""
-    session.install(".[bench]")
-    session.run(
-        "pytest",
-        "benchmarks",
-        "--benchmark-columns=median,min,rounds",
-        "--benchmark-sort=median",
-        "--benchmark-group-by=group",
-        *session.posargs,
-    )
+    """Time every operation beside its peers and write docs/benchmarks/ (half an hour; leave the machine alone)."""
+    session.install(".[bench]", "torch==2.13.0", "jax")
+    file = str(Path(session.create_tmp(), "benchmarks.json"))
+    options = ["--benchmark-columns=median,rounds", "--benchmark-sort=median", "--benchmark-group-by=group"]
+    session.run("pytest", "benchmarks", f"--benchmark-json={file}", *options, *session.posargs)
+    if not session.posargs:  # a part of the benchmarks is no report
+        session.run("python", "benchmarks/report.py", file)
 
 
 @nox.session
