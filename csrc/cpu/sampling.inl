@@ -18,6 +18,7 @@ struct Lattice {
   PixelAxis y, x;  // of pixels
   Axis v, u, z;    // of coordinates: xy's, and the guide
   bool table;      // pixels are looked up in row tables
+  bool spans;      // pixels are splatted span by span
   int depth;       // 8 or 16: in tables that fit registers, with so many cells a column (tables.inl); else 0
 };
 
@@ -39,6 +40,7 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   g.z = make_axis(g.Gd, at.align_corners);
   // By the whole image's size, so that a window of it goes the same way.
   g.table = !at.xy.data && g.Gw * g.Gd <= 4 * at.full_width;
+  g.spans = g.table && 8 * g.Gw <= at.full_width;
   g.depth = !at.xy.data && g.Gd <= 16 && 8 * g.Gw <= at.full_width ? (g.Gd <= 8 ? 8 : 16) : 0;
   return g;
 }
@@ -165,7 +167,7 @@ class Placer {
       const Position<double> row = locate_row(g_, at_, tile.y);
       to.row_k = row.k;
       to.row_t = static_cast<T>(row.t);
-      for (int64_t i = 0; !g_.table && !g_.depth && i < kTileWidth; ++i) {
+      for (int64_t i = 0; !(g_.table && g_.spans) && i < kTileWidth; ++i) {
         to.ky[i] = to.row_k;
         to.ty[i] = to.row_t;
       }
@@ -216,11 +218,11 @@ class Sampler {
   }
 
   void sample(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
-    if (!buffer_) buffer_ = buffer_memory_.template take<T>(g_.table ? 2 * g_.column : 8 * g_.C);
-    if (g_.table) build_table(tile, at);
     if (g_.table) {
+      build_table(tile, at);
       sample_table(tile, at, to);
     } else {
+      if (!buffer_) buffer_ = buffer_memory_.template take<T>(8 * g_.C);
       sample_cells(tile, at, to);
     }
   }
@@ -242,18 +244,32 @@ class Sampler {
     const int64_t ky = at.row_k, above = min_of(ky + 1, g_.Gh - 1);
     const T ty = at.row_t;
     for (int64_t x = max_of<int64_t>(built_, at.kx[0]); x < end; ++x) {
-      const T* BO_RESTRICT a = column(tile.n, ky, x, buffer_);
-      const T* BO_RESTRICT b = column(tile.n, above, x, buffer_ + g_.column);
+      const T* BO_RESTRICT a = column(tile.n, ky, x);
+      const T* BO_RESTRICT b = column(tile.n, above, x);
       T* BO_RESTRICT to = table_ + x * g_.column;
       for (int64_t i = 0; i < g_.column; ++i) to[i] = lerp(a[i], b[i], ty);
     }
     built_ = max_of(built_, end);
   }
-  const T* column(int64_t n, int64_t y, int64_t x, T* buffer) const {
-    const char* from = cell(n, y, x);
-    if (in_place_) return reinterpret_cast<const T*>(from);
-    load_block(cells_, from, g_.Gd, buffer);
-    return buffer;
+  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one each.
+  const T* column(int64_t n, int64_t y, int64_t x) {
+    if (in_place_) return reinterpret_cast<const T*>(cell(n, y, x));
+    RowCopy& row = copies_[y & 1];
+    if (!row.numbers) {
+      row.numbers = row.memory.template take<T>(g_.Gw * g_.column);
+    }
+    if (row.n != n || row.y != y) {
+      row.n = n;
+      row.y = y;
+      row.begin = row.end = x;
+    }
+    if (x < row.begin || x >= row.end) {
+      load_block(cells_, cell(n, y, x), g_.Gd, row.numbers + x * g_.column);
+      // Columns come from left to right, row for row.
+      if (x != row.end) row.begin = x;
+      row.end = x + 1;
+    }
+    return row.numbers + x * g_.column;
   }
 
   void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
@@ -332,6 +348,12 @@ class Sampler {
   const Block cells_;
   Block item_;
   bool in_place_;
+  struct RowCopy {
+    Scratch memory;
+    T* numbers = nullptr;
+    int64_t n = -1, y = -1, begin = 0, end = 0;  // columns begin … end are there
+  };
+  RowCopy copies_[2];
   Scratch table_memory_, buffer_memory_;
   T *table_ = nullptr, *buffer_ = nullptr;
   int64_t n_ = -1, y_ = -1, built_ = 0;
