@@ -190,6 +190,22 @@ class Placer {
   int64_t y_ = -1;
 };
 
+// Calls f(begin, end) for the runs of a tile's pixels between the same two columns.
+template <class T, class F>
+BO_INLINE void for_spans(const Places<T>& at, int64_t count, F&& f) {
+  for (int64_t begin = 0; begin < count;) {
+    const int32_t kx = at.kx[begin];
+    int64_t inside = begin, end = count;  // kx[inside] is this span's, kx[end] is beyond it
+    if (at.kx[count - 1] == kx) inside = count - 1;
+    while (end - inside > 1) {
+      const int64_t middle = inside + (end - inside) / 2;
+      (at.kx[middle] == kx ? inside : end) = middle;
+    }
+    f(begin, end);
+    begin = end;
+  }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward: the grid at a tile's pixels
 
@@ -273,22 +289,36 @@ class Sampler {
   }
 
   void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
-    const int64_t C = g_.C;
-    for (int64_t i = 0; i < tile.count; ++i) {
-      const int64_t kx = at.kx[i], kz = at.kz[i];
-      const T* left = table_ + kx * g_.column;
-      const T* right = table_ + min_of(kx + 1, g_.Gw - 1) * g_.column;
-      const int64_t z0 = kz * C, z1 = min_of(kz + 1, g_.Gd - 1) * C;
-      const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
-      Vec<T> slope = broadcast(T(0));
-      for_vectors<T>(C, [&](int64_t c, auto lanes) {
-        const Vec<T> lower = lerp(lanes.get(left + z0 + c), lanes.get(right + z0 + c), tx);
-        const Vec<T> upper = lerp(lanes.get(left + z1 + c), lanes.get(right + z1 + c), tx);
-        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
-        if (to.contributions) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
-      });
-      if (to.contributions) to.slope_z[i] = total(slope);
-    }
+    with_vectors<T>(g_.C, [&](auto each) {
+      if (!to.contributions) {
+        sample_table_as<true, false>(tile, at, to, each);
+      } else if (to.values) {
+        sample_table_as<true, true>(tile, at, to, each);
+      } else {
+        sample_table_as<false, true>(tile, at, to, each);
+      }
+    });
+  }
+  template <bool kValues, bool kSlopes, class Each>
+  void sample_table_as(const Tile& tile, const Places<T>& at, const Samples<T>& to, const Each& each) const {
+    const int64_t C = g_.C, top = g_.Gd - 1;
+    T* BO_RESTRICT const values = to.values;
+    for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
+      const int64_t kx = at.kx[begin];
+      const T *left = table_ + kx * g_.column, *right = table_ + min_of(kx + 1, g_.Gw - 1) * g_.column;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t kz = at.kz[i], lower_at = kz * C, upper_at = lower_at + (kz < top ? C : 0);
+        const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
+        Vec<T> slope = broadcast(T(0));
+        each([&](int64_t c, auto lanes) {
+          const Vec<T> lower = lerp(lanes.get(left + lower_at + c), lanes.get(right + lower_at + c), tx);
+          const Vec<T> upper = lerp(lanes.get(left + upper_at + c), lanes.get(right + upper_at + c), tx);
+          if (kValues) lanes.put(values + i * C + c, lerp(lower, upper, tz));
+          if (kSlopes) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
+        });
+        if (kSlopes) to.slope_z[i] = total(slope);
+      }
+    });
   }
 
   void sample_cells(const Tile& tile, const Places<T>& at, const Samples<T>& to) {

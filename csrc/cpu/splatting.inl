@@ -37,8 +37,10 @@ class Splatter {
   void add(const Tile& tile, const Places<T>& at, const T* contributions) {
     const int64_t C = g_.C;
     if (g_.spans) {
-      add_spans(tile, at, [&](int64_t i, auto&& put) {
-        for_vectors<T>(C, [&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
+      with_vectors<T>(C, [&](auto each) {
+        add_spans(tile, at, [&](int64_t i, auto&& put) {
+          each([&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
+        });
       });
       return;
     }
