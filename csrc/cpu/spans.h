@@ -355,9 +355,7 @@ class Pixels3 {
     return scratch_;
   }
   // Where a tile's pixels are to be written; put() then takes them to their place.
-  char* target(const Tile& tile) {
-    return direct_ && tile.count % Vec<T>::kLanes == 0 ? pixel(t_, tile) : scratch_;
-  }
+  char* target(const Tile& tile) { return direct_ && tile.count % Vec<T>::kLanes == 0 ? pixel(t_, tile) : scratch_; }
   void put(const Tile& tile) {
     char* const to = pixel(t_, tile);
     if (direct_ && tile.count % Vec<T>::kLanes == 0) return;
