@@ -8,6 +8,8 @@
 
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
 #include <immintrin.h>
+#elif defined(BO_SIMD_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace bilateral_ops {
@@ -452,6 +454,224 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
   _mm256_storeu_ps(p, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24));
   _mm256_storeu_ps(p + 8, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49));
   _mm256_storeu_ps(p + 16, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// NEON (aarch64)
+
+#elif defined(BO_SIMD_NEON)
+
+// Two registers each: what lanes share, such as a lookup's table, is then loaded once for both, and there are registers
+// enough. Indices are those of a table's bytes, as the table instructions want them: four or eight to a lane.
+template <>
+struct Vec<float> {
+  static constexpr int kLanes = 8, kSums = 12;
+  float32x4_t low, high;
+};
+template <>
+struct Indices<float> {
+  uint8x16_t low, high;
+};
+template <>
+struct Vec<double> {
+  static constexpr int kLanes = 4, kSums = 12;
+  float64x2_t low, high;
+};
+template <>
+struct Indices<double> {
+  uint8x16_t low, high;
+};
+
+BO_INLINE Vec<float> load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
+BO_INLINE Vec<double> load(const double* p) { return {vld1q_f64(p), vld1q_f64(p + 2)}; }
+BO_INLINE void store(float* p, const Vec<float>& a) {
+  vst1q_f32(p, a.low);
+  vst1q_f32(p + 4, a.high);
+}
+BO_INLINE void store(double* p, const Vec<double>& a) {
+  vst1q_f64(p, a.low);
+  vst1q_f64(p + 2, a.high);
+}
+// One register's share of n numbers.
+BO_INLINE float32x4_t load_some(const float* p, int64_t n) {
+  if (n > 3) return vld1q_f32(p);
+  float32x4_t r = vdupq_n_f32(0.0f);
+  if (n > 0) r = vld1q_lane_f32(p, r, 0);
+  if (n > 1) r = vld1q_lane_f32(p + 1, r, 1);
+  if (n > 2) r = vld1q_lane_f32(p + 2, r, 2);
+  return r;
+}
+BO_INLINE float64x2_t load_some(const double* p, int64_t n) {
+  if (n > 1) return vld1q_f64(p);
+  const float64x2_t zero = vdupq_n_f64(0.0);
+  return n > 0 ? vld1q_lane_f64(p, zero, 0) : zero;
+}
+BO_INLINE void store_some(float* p, float32x4_t a, int64_t n) {
+  if (n > 3) return vst1q_f32(p, a);
+  if (n > 0) vst1q_lane_f32(p, a, 0);
+  if (n > 1) vst1q_lane_f32(p + 1, a, 1);
+  if (n > 2) vst1q_lane_f32(p + 2, a, 2);
+}
+BO_INLINE void store_some(double* p, float64x2_t a, int64_t n) {
+  if (n > 1) return vst1q_f64(p, a);
+  if (n > 0) vst1q_lane_f64(p, a, 0);
+}
+BO_INLINE Vec<float> load_part(const float* p, int64_t n) { return {load_some(p, n), load_some(p + 4, n - 4)}; }
+BO_INLINE Vec<double> load_part(const double* p, int64_t n) { return {load_some(p, n), load_some(p + 2, n - 2)}; }
+BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
+  store_some(p, a.low, n);
+  store_some(p + 4, a.high, n - 4);
+}
+BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
+  store_some(p, a.low, n);
+  store_some(p + 2, a.high, n - 2);
+}
+BO_INLINE float total(const Vec<float>& a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
+BO_INLINE double total(const Vec<double>& a) { return vaddvq_f64(vaddq_f64(a.low, a.high)); }
+BO_INLINE Vec<float> broadcast(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
+BO_INLINE Vec<double> broadcast(double a) { return {vdupq_n_f64(a), vdupq_n_f64(a)}; }
+BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) {
+  return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)};
+}
+BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) {
+  return {vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)};
+}
+BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) {
+  return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)};
+}
+BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) {
+  return {vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)};
+}
+BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) {
+  return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)};
+}
+BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) {
+  return {vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)};
+}
+BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
+}
+BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return {vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
+}
+BO_INLINE Vec<float> where_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+  return {vbslq_f32(vceqq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vceqq_f32(x.high, y.high), a.high, b.high)};
+}
+BO_INLINE Vec<double> where_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                  const Vec<double>& b) {
+  return {vbslq_f64(vceqq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vceqq_f64(x.high, y.high), a.high, b.high)};
+}
+BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+  return {vbslq_f32(vcgtq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vcgtq_f32(x.high, y.high), a.high, b.high)};
+}
+BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                    const Vec<double>& b) {
+  return {vbslq_f64(vcgtq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vcgtq_f64(x.high, y.high), a.high, b.high)};
+}
+BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
+BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
+BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) {
+  return {vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)};
+}
+BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) {
+  return {vdivq_f64(a.low, b.low), vdivq_f64(a.high, b.high)};
+}
+// This max is NaN where an operand is.
+BO_INLINE Vec<float> relu(const Vec<float>& a) {
+  const float32x4_t zero = vdupq_n_f32(0.0f);
+  return {vmaxq_f32(a.low, zero), vmaxq_f32(a.high, zero)};
+}
+BO_INLINE Vec<double> relu(const Vec<double>& a) {
+  const float64x2_t zero = vdupq_n_f64(0.0);
+  return {vmaxq_f64(a.low, zero), vmaxq_f64(a.high, zero)};
+}
+BO_INLINE float32x4_t power_of_two(float32x4_t n) {
+  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
+}
+BO_INLINE float64x2_t power_of_two(float64x2_t n) {
+  return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023)), 52));
+}
+BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) {
+  return {vmulq_f32(a.low, power_of_two(n.low)), vmulq_f32(a.high, power_of_two(n.high))};
+}
+BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
+  return {vmulq_f64(a.low, power_of_two(n.low)), vmulq_f64(a.high, power_of_two(n.high))};
+}
+// The rounding does not wait for the conversion.
+BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
+  vst1q_s32(p, vcvtq_s32_f32(a.low));
+  vst1q_s32(p + 4, vcvtq_s32_f32(a.high));
+  return {vrndq_f32(a.low), vrndq_f32(a.high)};
+}
+BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
+  vst1q_s32(p, vmovn_high_s64(vmovn_s64(vcvtq_s64_f64(a.low)), vcvtq_s64_f64(a.high)));
+  return {vrndq_f64(a.low), vrndq_f64(a.high)};
+}
+BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
+  vst1q_f64(to, vfmaq_n_f64(vld1q_f64(to), a.low, weight));
+  vst1q_f64(to + 2, vfmaq_n_f64(vld1q_f64(to + 2), a.high, weight));
+}
+BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
+  accumulate(to, Vec<double>{vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)}, weight);
+  accumulate(to + 4, Vec<double>{vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)}, weight);
+}
+// A lane's bytes are 4k, 4k + 1, …, 4k + 3; of doubles 8k, …, 8k + 7.
+BO_INLINE Indices<float> load_indices(const int32_t* p, float) {
+  const uint32x4_t first = vdupq_n_u32(0x03020100u);
+  const uint32x4_t low = vreinterpretq_u32_s32(vld1q_s32(p)), high = vreinterpretq_u32_s32(vld1q_s32(p + 4));
+  return {vreinterpretq_u8_u32(vmlaq_n_u32(first, low, 0x04040404u)),
+          vreinterpretq_u8_u32(vmlaq_n_u32(first, high, 0x04040404u))};
+}
+BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
+  const uint8x16_t first = vreinterpretq_u8_u64(vdupq_n_u64(0x0706050403020100u));
+  const uint32x4_t k = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(p)), 0x08080808u);
+  return {vaddq_u8(vreinterpretq_u8_u32(vzip1q_u32(k, k)), first),
+          vaddq_u8(vreinterpretq_u8_u32(vzip2q_u32(k, k)), first)};
+}
+BO_INLINE uint8x16x4_t table_bytes(const void* table) { return vld1q_u8_x4(static_cast<const uint8_t*>(table)); }
+template <int D>
+BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
+  if (D == 8) {
+    const uint8x16x2_t t = vld1q_u8_x2(reinterpret_cast<const uint8_t*>(table));
+    return {vreinterpretq_f32_u8(vqtbl2q_u8(t, index.low)), vreinterpretq_f32_u8(vqtbl2q_u8(t, index.high))};
+  }
+  const uint8x16x4_t t = table_bytes(table);
+  return {vreinterpretq_f32_u8(vqtbl4q_u8(t, index.low)), vreinterpretq_f32_u8(vqtbl4q_u8(t, index.high))};
+}
+// Of 16 doubles the table instructions take half at a time. Beyond its table tbl gives zero, and tbx what was there.
+template <int D>
+BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
+  const uint8x16x4_t t = table_bytes(table);
+  uint8x16_t low = vqtbl4q_u8(t, index.low), high = vqtbl4q_u8(t, index.high);
+  if (D == 16) {
+    const uint8x16x4_t upper = table_bytes(table + 8);
+    const uint8x16_t half = vdupq_n_u8(64);
+    low = vqtbx4q_u8(low, upper, vsubq_u8(index.low, half));
+    high = vqtbx4q_u8(high, upper, vsubq_u8(index.high, half));
+  }
+  return {vreinterpretq_f64_u8(low), vreinterpretq_f64_u8(high)};
+}
+BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
+  const float32x4x3_t low = vld3q_f32(p), high = vld3q_f32(p + 12);
+  a = {low.val[0], high.val[0]};
+  b = {low.val[1], high.val[1]};
+  c = {low.val[2], high.val[2]};
+}
+BO_INLINE void load3(const double* p, Vec<double>& a, Vec<double>& b, Vec<double>& c) {
+  const float64x2x3_t low = vld3q_f64(p), high = vld3q_f64(p + 6);
+  a = {low.val[0], high.val[0]};
+  b = {low.val[1], high.val[1]};
+  c = {low.val[2], high.val[2]};
+}
+BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  const float32x4x3_t low = {{a.low, b.low, c.low}}, high = {{a.high, b.high, c.high}};
+  vst3q_f32(p, low);
+  vst3q_f32(p + 12, high);
+}
+BO_INLINE void store3(double* p, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  const float64x2x3_t low = {{a.low, b.low, c.low}}, high = {{a.high, b.high, c.high}};
+  vst3q_f64(p, low);
+  vst3q_f64(p + 6, high);
 }
 
 #endif
