@@ -76,7 +76,7 @@ void check_lanes(char* edge);
 
 namespace {
 
-constexpr double kTolerance = 16.0;
+constexpr double kTolerance = 64.0;
 constexpr double kShare = 0x1p-26;  // of an argument, by which it is perturbed
 constexpr double kClear = 0.01;     // how far from kinks arguments keep, in cells or as a value
 
@@ -532,20 +532,21 @@ void total_variation_backward(Draw& draw) {
 struct Operation {
   const char* name;
   void (*draw)(Draw&);
-  bool has_image, forward;
+  bool has_image;
+  bool lanewise;  // nothing is summed over the lanes of a vector
 };
 const Operation operations[] = {
     {"slice_forward", slice_forward, false, true},
     {"slice_backward", slice_backward, false, false},
     {"apply_forward", apply_forward, true, true},
-    {"apply_backward", apply_backward, true, false},
+    {"apply_backward", apply_backward, true, true},
     {"slice_apply_forward", slice_apply_forward, true, true},
     {"slice_apply_backward", slice_apply_backward, true, false},
     {"guide_forward", guide_forward, true, true},
     {"guide_backward", guide_backward, true, false},
     {"enhance_forward", enhance_forward, true, true},
     {"total_variation_forward", total_variation_forward, false, true},
-    {"total_variation_backward", total_variation_backward, false, false},
+    {"total_variation_backward", total_variation_backward, false, true},
 };
 static_assert(sizeof(Kernels) == (1 + sizeof operations / sizeof operations[0]) * sizeof(void (*)()),
               "every kernel has its line in `operations`");
@@ -618,9 +619,7 @@ Example example(const Operation& operation, const Kinds& kinds, int number, Gene
   return e;
 }
 
-void check_answers(Question& question, const Example& e) {
-  const bool contiguous = e.contiguous;
-  Answer answer = evaluate(e.call, e.kinds, contiguous);
+void check_answer(Question& question, const Example& e, Answer answer) {
   if (question.to_be_broken()) answer.results[0].back() += 0.01;
   size_t r = 0;
   for (const Array& array : e.call.arrays) {
@@ -633,7 +632,7 @@ void check_answers(Question& question, const Example& e) {
       const double bound = kTolerance * roundoff * e.scales[r] + storage_unit(dtype, wanted);
       const double error = std::fabs(answer.results[r][i] - wanted);
       question.expect(error <= bound, e.kinds.name, answer.results[r][i], wanted);
-      if (bound > 0.0) question.worst = std::max(question.worst, error / bound);
+      if (dtype == DType::f32 || dtype == DType::f64) question.worst = std::max(question.worst, error / bound);
     }
     ++r;
   }
@@ -656,41 +655,32 @@ void check_operation(const Operation& operation, int rounds) {
   const std::string name = operation.name;
   for (const char* const* isa = available_isas(); *isa; ++isa) {
     select_isa(*isa);
-    {
-      const std::string text = name + ": near float64";
+    std::vector<Answer> answers;
+    for (const Example& e : examples) answers.push_back(evaluate(e.call, e.kinds, e.contiguous));
+    const auto ask = [&](const char* what, auto&& check) {
+      const std::string text = name + ": " + what;
       Question question(*isa, text.c_str());
-      for (const Example& e : examples) check_answers(question, e);
-    }
-    {
-      const std::string text = name + ": nothing written beside the results";
-      Question question(*isa, text.c_str());
-      for (const Example& e : examples)
-        question.expect(evaluate(e.call, e.kinds, e.contiguous, question.to_be_broken()).untouched_outside,
-                        e.kinds.name, 0, 0);
-    }
-    {
-      const std::string text = name + ": any strides, the same bits";
-      Question question(*isa, text.c_str());
-      for (const Example& e : examples)
-        compare_bits(question, e, evaluate(e.call, e.kinds, !e.contiguous).results,
-                     evaluate(e.call, e.kinds, e.contiguous).results);
-    }
-    {
-      const std::string text = name + ": 3 threads, the same bits";
-      Question question(*isa, text.c_str());
-      for (const Example& e : examples) {
-        set_num_threads(3);
-        std::vector<Numbers> got = evaluate(e.call, e.kinds, e.contiguous).results;
-        set_num_threads(1);
-        compare_bits(question, e, std::move(got), evaluate(e.call, e.kinds, e.contiguous).results);
-      }
-    }
-    // Where the baseline fuses too, what is no sum over lanes is the same number everywhere.
-    if (BO_HAS_FMA && operation.forward) {
-      const std::string text = name + ": bit for bit as scalar";
-      Question question(*isa, text.c_str());
-      for (const Example& e : examples)
-        compare_bits(question, e, evaluate(e.call, e.kinds, e.contiguous).results, e.of_scalar);
+      for (size_t i = 0; i < examples.size(); ++i) check(question, examples[i], answers[i]);
+    };
+    ask("near float64", check_answer);
+    ask("nothing written beside the results", [](Question& question, const Example& e, const Answer& answer) {
+      const bool untouched = question.to_be_broken() ? evaluate(e.call, e.kinds, e.contiguous, true).untouched_outside
+                                                     : answer.untouched_outside;
+      question.expect(untouched, e.kinds.name, untouched ? 0 : 1, 0);
+    });
+    ask("any strides, the same bits", [](Question& question, const Example& e, const Answer& answer) {
+      compare_bits(question, e, evaluate(e.call, e.kinds, !e.contiguous).results, answer.results);
+    });
+    ask("3 threads, the same bits", [](Question& question, const Example& e, const Answer& answer) {
+      set_num_threads(3);
+      compare_bits(question, e, evaluate(e.call, e.kinds, e.contiguous).results, answer.results);
+      set_num_threads(1);
+    });
+    // Where the baseline fuses products and sums as well.
+    if (BO_HAS_FMA && operation.lanewise) {
+      ask("bit for bit as scalar", [](Question& question, const Example& e, const Answer& answer) {
+        compare_bits(question, e, answer.results, e.of_scalar);
+      });
     }
   }
 }
