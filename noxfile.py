@@ -60,7 +60,7 @@ def sanitize(session: nox.Session) -> None:
     )
 
 
-def test_kernels(session: nox.Session, *options: str, emulator: tuple[str, ...] = ()) -> None:
+def run_kernel_test(session: nox.Session, *options: str, emulator: tuple[str, ...] = ()) -> None:
     """Build tests/cpp with these options of CMake and run it; spoilt results must make it fail."""
     session.install("cmake", "ninja")
     build = session.create_tmp()
@@ -75,19 +75,19 @@ def test_kernels(session: nox.Session, *options: str, emulator: tuple[str, ...] 
 @nox.session
 def cpp(session: nox.Session) -> None:
     """The kernels' own test, without Python, under every instruction set of this processor."""
-    test_kernels(session)
+    run_kernel_test(session)
 
 
 @nox.session
 def neon(session: nox.Session) -> None:
     """The same for aarch64: compiled for it and run in qemu, or as it is where this is one."""
     if platform.machine() in ("aarch64", "arm64"):
-        return test_kernels(session)
+        return run_kernel_test(session)
     compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
     missing = [tool for tool in (compiler, emulator) if not shutil.which(tool)]
     if missing:
         session.error(f"{' and '.join(missing)} not found: apt-get install g++-aarch64-linux-gnu qemu-user")
-    return test_kernels(
+    return run_kernel_test(
         session,
         "-DCMAKE_SYSTEM_NAME=Linux",
         "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
