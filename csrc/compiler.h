@@ -24,7 +24,7 @@
 
 // Asks for a cache line that will be read soon; any address will do.
 #if defined(_MSC_VER)
-#define BO_PREFETCH(p) ((void)0)
+#define BO_PREFETCH(p) ((void)(p))
 #else
 #define BO_PREFETCH(p) __builtin_prefetch(p)
 #endif
@@ -43,14 +43,14 @@
 #define BO_HAS_FMA 0
 #endif
 
+#define BO_STRINGIZE_(x) #x
+#define BO_STRINGIZE(x) BO_STRINGIZE_(x)
 #if defined(__clang__)
 #define BO_COMPILER "clang " __clang_version__
 #elif defined(__GNUC__)
-#define BO_STRINGIZE_(x) #x
-#define BO_STRINGIZE(x) BO_STRINGIZE_(x)
 #define BO_COMPILER "g++ " BO_STRINGIZE(__GNUC__) "." BO_STRINGIZE(__GNUC_MINOR__) "." BO_STRINGIZE(__GNUC_PATCHLEVEL__)
 #elif defined(_MSC_VER)
-#define BO_COMPILER "MSVC"
+#define BO_COMPILER "MSVC " BO_STRINGIZE(_MSC_VER)
 #else
 #define BO_COMPILER "unknown"
 #endif

@@ -150,6 +150,8 @@ BO_INLINE float bits_float(uint32_t v) {
   return x.f;
 }
 
+BO_INLINE float infinity(float) { return bits_float(0x7f800000u); }
+BO_INLINE double infinity(double) { return static_cast<double>(infinity(0.0f)); }
 // 2^n for whole n that are exponents of the type; anything for NaN
 BO_INLINE float power_of_two(float n) {
   return bits_float(static_cast<uint32_t>(static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23);
@@ -198,6 +200,28 @@ BO_INLINE uint32_t to_unit(float v, float top) {
   const float magic = 12582912.0f;  // 1.5·2^23: adding it leaves no room for a fraction
   return float_bits(clipped + magic) - 0x4b400000u;
 }
+
+// Storage formats: bits, their value, and the bits of a value.
+struct F16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_f16(v); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return to_f16(v); }
+};
+struct BF16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_bf16(v); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return to_bf16(v); }
+};
+struct U8 {
+  using Bits = uint8_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 255.0f); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 255.0f)); }
+};
+struct U16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 65535.0f); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 65535.0f)); }
+};
 
 }  // namespace BO_ISA
 }  // namespace bilateral_ops

@@ -12,6 +12,7 @@ import pytest
 from cases import ALL_F32, GUIDES, OPERATIONS, arguments, arrays, backward, fields, forward, python
 
 import bilateral_ops
+from bilateral_ops import _bench
 from bilateral_ops.reference import numpy as reference
 
 EACH = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
@@ -136,6 +137,14 @@ def test_guide_records_are_frozen_and_named_as_the_guides_arguments(subject: str
     for name in (*names, "something"):
         with pytest.raises((dataclasses.FrozenInstanceError, AttributeError, TypeError)):
             setattr(made, name, 1)
+
+
+def test_every_operation_has_a_benchmark() -> None:
+    timed = [_bench.problem(*call, 3, 5) for call in _bench.CALLS]
+    differentiable = [f"{name}_vjp" for name, operation in OPERATIONS.items() if operation.vjp]
+    assert sorted(map(str, timed)) == sorted([*OPERATIONS, *differentiable])
+    for given in timed:
+        assert given.call(bilateral_ops)() is not None
 
 
 def test_importing_imports_no_framework() -> None:

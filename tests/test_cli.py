@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import bilateral_ops
 from bilateral_ops import _gradcheck
+from bilateral_ops._bench import short
 from bilateral_ops._cli import main
 from bilateral_ops.ops import OPERATIONS
 
@@ -68,6 +70,11 @@ def test_version_and_help(run):
     assert code == 0
     assert "PHOTO" in out
     assert "--out DIR" in out
+    code, out, _ = run("bench", "--help")
+    assert code == 0
+    assert "--size WIDTHxHEIGHT" in out
+    assert "--threads N" in out
+    assert "--json FILE" in out
     code, _, err = run()
     assert code == 2
     assert "COMMAND" in err
@@ -108,6 +115,44 @@ def test_a_wrong_gradient_is_exit_code_1(run, monkeypatch):
     assert code == 1
     assert out.splitlines()[-1] == "not confirmed: slice"
     assert sum("FAIL" in line for line in out.splitlines()) == 1
+
+
+def test_bench_is_a_table_of_every_operation(run, tmp_path, monkeypatch, threads):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(short, "MAIN", ("enhance",))  # Numba compiles it for the demo, too
+    file = tmp_path / "bench.json"
+    code, out, err = run("bench", "--size", "24x16", "--threads", 2, "--json", file)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("24 × 16 pixels, 2 threads, ")
+    assert lines[2].split()[:3] == ["operation", "ms", "GB/s"]
+    names = [name + end for name, op in OPERATIONS.items() for end in ("", "_vjp") if not end or op.vjp]
+    assert [line.split()[0] for line in lines[3 : 3 + len(names)]] == names
+    assert "Not timed: torch is not installed (pip install torch)." in lines
+    written = json.loads(file.read_text())
+    assert (written["size"], written["threads"]) == ("24x16", 2)
+    assert [row["call"] for row in written["calls"]] == names
+    assert all(row["seconds"] > 0 and row["bound"] > 0 for row in written["calls"])
+
+
+def test_bench_needs_nothing_but_numpy(run, monkeypatch, threads):
+    for module in ("numba", "torch", "tqdm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    code, out, _ = run("bench", "--size", "5x3")
+    assert code == 0
+    assert "No progress bar: tqdm is not installed (pip install 'bilateral_ops[bench]')." in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--size", "big"], "--size must be WIDTHxHEIGHT, such as 1920x1080, got 'big'."),
+        (["--threads", "0"], "--threads must be at least 1, got 0."),
+        (["--json", "."], "--json must be a file that can be written, got '.' (Is a directory)."),
+    ],
+)
+def test_bench_says_what_is_wrong(run, threads, arguments, sentence):
+    assert run("bench", *arguments) == (2, "", f"bilateral-ops bench: {sentence}\n")
 
 
 # --- the demo

@@ -36,6 +36,8 @@ def spread(array, height, width):
     full = (height, width, *array.shape[2:])
     if layout == "channels first":
         view = np.moveaxis(np.empty((*array.shape[2:], height, width), array.dtype), (-2, -1), (0, 1))
+    elif layout == "interleaved":
+        view = np.empty(full, array.dtype)
     elif layout == "flipped":
         view = np.empty(full, array.dtype)[::-1, ::-1]
     else:  # cropped
@@ -44,7 +46,7 @@ def spread(array, height, width):
     return view
 
 def call(height, width, measured):
-    small = arguments(subject, kinds, H=2, W=2, Gh=8, Gw=8, Gd=8, C=(3,))
+    small = arguments(subject, kinds, H=2, W=2, Gh=16, Gw=16, Gd=8, C=(3,))
     pixelwise = ("image", "guide", "coefficients", "values", "grad")
     grad = random_like(forward(bilateral_ops, subject, small).shape, F32 if kinds.image.kind == "u" else kinds.image)
     inputs = {**small, "grad": grad} if backwards else small
@@ -89,10 +91,17 @@ CALLS = [
 ]
 
 
-def added(subject: str, kinds: Kinds, layout: str, backwards: bool, planted: bool = False) -> int:
+def added(
+    subject: str,
+    kinds: Kinds,
+    layout: str,
+    backwards: bool,
+    planted: bool = False,
+    size: tuple[int, int] = SIZE,
+) -> int:
     """Bytes that a call on a large image adds to the peak of its process."""
     chosen = json.dumps([subject, [kind.name for kind in kinds], layout, backwards, planted])
-    finished = python(f"import sys; sys.argv[1:] = {[chosen, json.dumps(SIZE)]!r}\n{_MEASURE}")
+    finished = python(f"import sys; sys.argv[1:] = {[chosen, json.dumps(size)]!r}\n{_MEASURE}", timeout=300)
     assert finished.returncode == 0, finished.stderr
     return int(finished.stdout)
 

@@ -19,9 +19,10 @@ BO_INLINE Matrix make_matrix(const Tensor& cells, const Tensor& image) {
 struct Matrix34 {
   static constexpr int64_t Co = 3, Ci = 3, L = 4;
 };
+BO_INLINE bool is_matrix34(const Matrix& m) { return m.Co == 3 && m.Ci == 3 && m.L == 4; }
 template <class F>
 BO_INLINE void with_matrix(const Matrix& m, F&& f) {
-  if (m.Co == 3 && m.Ci == 3 && m.L == 4) {
+  if (is_matrix34(m)) {
     f(Matrix34());
   } else {
     f(m);

@@ -14,6 +14,12 @@ extern const bilateral_ops::Kernels bilateral_ops_kernels_neon;
 namespace bilateral_ops {
 namespace {
 
+#if defined(BO_BUILD_X86)
+bool runs_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
 struct Build {
   const Kernels* kernels;
   bool (*runs_here)();
@@ -24,11 +30,10 @@ const Build builds[] = {
 #if defined(BO_BUILD_X86)
     {&bilateral_ops_kernels_avx512,
      [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+       return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
      }},
-    {&bilateral_ops_kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {&bilateral_ops_kernels_avx2, runs_avx2},
 #elif defined(BO_BUILD_AARCH64)
     {&bilateral_ops_kernels_neon, [] { return true; }},
 #endif
@@ -37,7 +42,7 @@ const Build builds[] = {
 constexpr int kBuilds = sizeof(builds) / sizeof(builds[0]);
 
 struct Available {
-  const Kernels* kernels[kBuilds];
+  const Kernels* kernels[kBuilds] = {};
   const char* names[kBuilds + 1];
   std::atomic<const Kernels*> selected;
   Available() {

@@ -8,27 +8,26 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 
 template <class Guide>
-struct ComputedGuide {
+class ComputedGuide {
+ public:
   using T = typename Guide::T;
-  const Guide& guide;
-  int64_t pitch;
-  Scratch memory;
-  T *plane, *scratch;
-  ComputedGuide(const Guide& g, int64_t tile) : guide(g), pitch(tile + kPad) {
-    plane = memory.template take<T>(pitch * (1 + guide.scratch()));
-    scratch = plane + pitch;
+  explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
+  const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
+    guide_run(guide_, image, tile.count, pitch, plane_);
+    return plane_;
   }
-  const T* operator()(const Tile& tile, const T* image) {
-    guide.value(image, tile.count, pitch, scratch, plane);
-    return plane;
-  }
+  void prefetch(int64_t) const {}
+
+ private:
+  const Guide& guide_;
+  T plane_[kTileWidth + kPad];
 };
 
 template <class Guide>
 void enhance_forward_as(const EnhanceArgs& a, const Guide& guide) {
-  const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5] + guide.scratch());
+  const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
   sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width,
-                                   [&] { return ComputedGuide<Guide>(guide, width); });
+                                   [&] { return ComputedGuide<Guide>(guide); });
 }
 
 void enhance_forward(const EnhanceArgs& a) {

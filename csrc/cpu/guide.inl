@@ -3,8 +3,8 @@
 // A guide is a class with
 //   T              the compute type
 //   parameters()   how many numbers its parameters are
-//   scratch()      numbers a pixel that it needs besides
-//   value(image, count, pitch, scratch, guide)
+//   scratch()      numbers a pixel that its gradient needs besides
+//   at(in)         the guide of a vector of pixels whose channel j is in(j)
 //   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to sums, one double a parameter, in storing
 //   order
 // image and d_image are [channel][pixel] with rows `pitch` apart; scratch rows have the same pitch.
@@ -69,22 +69,98 @@ class LaneSums {
   double* lanes_;
 };
 
+// The piecewise linear functions c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0) of up to 16 knots, in register tables.
+//
+// With the knots sorted, s_0 ≤ s_1 ≤ …, and m the last one below q (or 0),
+//
+//   c(q) = value_m + slope_m·max(q − s_m, 0),  value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
+//
+// and m is found in four comparisons, down a binary tree of s_1 … s_15 whose nodes are numbered from 1 as in a heap.
+template <class T>
+class SortedCurves {
+ public:
+  // Of more knots, or where a parameter is not finite, there are none: the sum then has to be taken as it stands.
+  SortedCurves(const T* shifts, const T* slopes, int64_t channels, int64_t knots) {
+    if (knots > kKnots || knots < 1) return;
+    for (int64_t i = 0; i < channels * knots; ++i)
+      if (!(shifts[i] - shifts[i] == T(0)) || !(slopes[i] - slopes[i] == T(0))) return;
+    curves_ = memory_.template take<Curve>(channels);
+    for (int64_t i = 0; i < channels; ++i) fill(curves_[i], shifts + i * knots, slopes + i * knots, knots);
+  }
+  bool any() const { return curves_; }
+
+  BO_INLINE_MEMBER Vec<T> at(int64_t channel, const Vec<T>& q) const {
+    const Curve& c = curves_[channel];
+    Indices<T> i = descend<2>(broadcast_index(0, T()), q, broadcast(c.tree[1]));
+    i = descend<0>(i, q, lookup<16>(c.tree, i));
+    i = descend<0>(i, q, lookup<16>(c.tree, i));
+    i = descend<-16>(i, q, lookup<16>(c.tree, i));
+    const Vec<T> v = madd(lookup<16>(c.slope, i), relu(q - lookup<16>(c.shift, i)), lookup<16>(c.value, i));
+    return c.odd_at_infinity ? v + (q - q) : v;
+  }
+
+ private:
+  static constexpr int kKnots = 16;
+  struct Curve {
+    alignas(64) T tree[kKnots], shift[kKnots], slope[kKnots], value[kKnots];
+    bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
+  };
+  static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
+    T s[kKnots], b[kKnots];
+    for (int64_t k = 0; k < knots; ++k) {
+      int64_t at = k;
+      for (; at > 0 && s[at - 1] > shifts[k]; --at) {
+        s[at] = s[at - 1];
+        b[at] = b[at - 1];
+      }
+      s[at] = shifts[k];
+      b[at] = slopes[k];
+    }
+    double slope = 0.0, value = 0.0;
+    bool rises = false, falls = false, flat = false;
+    for (int64_t m = 0; m < kKnots; ++m) {
+      const int64_t last = min_of(m, knots - 1);
+      if (m < knots) {
+        if (m > 0) value += slope * (static_cast<double>(s[m]) - static_cast<double>(s[m - 1]));
+        slope += static_cast<double>(b[m]);
+        rises = rises || b[m] > T(0);
+        falls = falls || b[m] < T(0);
+        flat = flat || b[m] == T(0);
+      }
+      c.shift[m] = s[last];
+      c.slope[m] = static_cast<T>(slope);
+      c.value[m] = static_cast<T>(value);
+    }
+    c.odd_at_infinity = flat || (rises && falls);
+    // In order, the nodes of the level with 2^d nodes are those knots in the middle of 2^d equal parts.
+    c.tree[0] = T(0);
+    for (int64_t nodes = 1, part = kKnots; nodes < kKnots; nodes *= 2, part /= 2)
+      for (int64_t i = 0; i < nodes; ++i) {
+        const int64_t k = i * part + part / 2;
+        c.tree[nodes + i] = k < knots ? s[k] : infinity(T());
+      }
+  }
+
+  Scratch memory_;
+  Curve* curves_ = nullptr;
+};
+
 template <class Number>
 class Curves {
  public:
   using T = Number;
   using V = Vec<T>;
   static constexpr int kParameters = 6;
-  Curves(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]) {}
+  Curves(const GuideParameters& p, int64_t channels)
+      : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]), sorted_(n_[2], n_[3], Ci_, K_) {}
   int64_t parameters() const { return n_.total(); }
   int64_t scratch() const { return 2 * Ci_ + 2; }
 
-  void value(const T* image, int64_t count, int64_t pitch, T*, T* guide) const {
-    for (int64_t p = 0; p < count; p += V::kLanes) {
-      const V total = sums(image + p, pitch, nullptr, nullptr), zero = broadcast(T(0)), one = broadcast(T(1));
-      const V raised = where_greater(zero, total, zero, total);
-      store(guide + p, where_greater(raised, one, one, raised));
-    }
+  template <class In>
+  BO_INLINE_MEMBER V at(const In& in) const {
+    const V total = sums(in, [](int64_t, const V&, const V&) {}), zero = broadcast(T(0)), one = broadcast(T(1));
+    const V raised = where_greater(zero, total, zero, total);
+    return where_greater(raised, one, one, raised);
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
@@ -95,7 +171,11 @@ class Curves {
     const V zero = broadcast(T(0)), one = broadcast(T(1));
     V sum = zero;
     for (int64_t p = 0; p < count; p += V::kLanes) {
-      const V v = sums(image + p, pitch, q + p, c + p);
+      const V v = sums([&](int64_t j) { return load(image + j * pitch + p); },
+                       [&](int64_t i, const V& q_i, const V& c_i) {
+                         store(q + i * pitch + p, q_i);
+                         store(c + i * pitch + p, c_i);
+                       });
       // The gradient of clip's argument; NaN where that is NaN.
       const V open = where_greater(v, zero, where_greater(one, v, load(grad + p), zero), zero);
       const V d_v = where_equal(v, v, open, v);
@@ -145,25 +225,28 @@ class Curves {
   }
 
  private:
-  // The argument of clip for a vector of pixels; q and c to rows `pitch` apart where they are wanted.
-  BO_INLINE_MEMBER V sums(const T* image, int64_t pitch, T* q_out, T* c_out) const {
+  // The argument of clip for a vector of pixels; keep(i, q_i, c_i) sees what it is made of.
+  template <class In, class Keep>
+  BO_INLINE_MEMBER V sums(const In& in, const Keep& keep) const {
     V total = broadcast(*n_[5]);
     for (int64_t i = 0; i < Ci_; ++i) {
       V q = broadcast(n_[1][i]), c = broadcast(T(0));
-      for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), load(image + j * pitch), q);
-      const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
-      for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
-      total = madd(broadcast(n_[4][i]), c, total);
-      if (q_out) {
-        store(q_out + i * pitch, q);
-        store(c_out + i * pitch, c);
+      for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), in(j), q);
+      if (sorted_.any()) {
+        c = sorted_.at(i, q);
+      } else {
+        const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
+        for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
       }
+      total = madd(broadcast(n_[4][i]), c, total);
+      keep(i, q, c);
     }
     return total;
   }
 
   const GuideNumbers<T> n_;
   const int64_t Ci_, K_;
+  const SortedCurves<T> sorted_;
 };
 
 template <class Number>
@@ -176,8 +259,9 @@ class Network {
   int64_t parameters() const { return n_.total(); }
   int64_t scratch() const { return 2; }
 
-  void value(const T* image, int64_t count, int64_t pitch, T*, T* guide) const {
-    for (int64_t p = 0; p < count; p += V::kLanes) store(guide + p, sigmoid(sums(image + p, pitch)));
+  template <class In>
+  BO_INLINE_MEMBER V at(const In& in) const {
+    return sigmoid(sums(in));
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
@@ -188,7 +272,8 @@ class Network {
     V d_b2_sum = zero;
     for (int64_t p = 0; p < count; p += V::kLanes) {
       // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
-      const V v = sums(image + p, pitch), d = load(grad + p) * sigmoid(v) * sigmoid(zero - v);
+      const V v = sums([&](int64_t j) { return load(image + j * pitch + p); });
+      const V d = load(grad + p) * sigmoid(v) * sigmoid(zero - v);
       store(d_sum + p, d);
       d_b2_sum = d_b2_sum + d;
     }
@@ -200,7 +285,7 @@ class Network {
       V d_w2_sum = zero, d_b1_sum = zero;
       T* d_hidden = scratch + pitch;
       for (int64_t p = 0; p < count; p += V::kLanes) {
-        const V h = hidden(f, image + p, pitch), d = load(d_sum + p);
+        const V h = hidden(f, [&](int64_t j) { return load(image + j * pitch + p); }), d = load(d_sum + p);
         d_w2_sum = madd(d, relu(h), d_w2_sum);
         const V d_h = where_greater(h, zero, w2 * d, zero), passed = where_equal(h, h, d_h, h);
         d_b1_sum = d_b1_sum + passed;
@@ -224,14 +309,16 @@ class Network {
 
  private:
   // w1·in + b1 of one feature, and the argument of sigmoid, for a vector of pixels
-  BO_INLINE_MEMBER V hidden(int64_t f, const T* image, int64_t pitch) const {
+  template <class In>
+  BO_INLINE_MEMBER V hidden(int64_t f, const In& in) const {
     V h = broadcast(n_[1][f]);
-    for (int64_t j = 0; j < Ci_; ++j) h = madd(broadcast(n_[0][f * Ci_ + j]), load(image + j * pitch), h);
+    for (int64_t j = 0; j < Ci_; ++j) h = madd(broadcast(n_[0][f * Ci_ + j]), in(j), h);
     return h;
   }
-  BO_INLINE_MEMBER V sums(const T* image, int64_t pitch) const {
+  template <class In>
+  BO_INLINE_MEMBER V sums(const In& in) const {
     V total = broadcast(*n_[3]);
-    for (int64_t f = 0; f < F_; ++f) total = madd(broadcast(n_[2][f]), relu(hidden(f, image, pitch)), total);
+    for (int64_t f = 0; f < F_; ++f) total = madd(broadcast(n_[2][f]), relu(hidden(f, in)), total);
     return total;
   }
 
@@ -248,16 +335,23 @@ class Luma {
   int64_t parameters() const { return 0; }
   int64_t scratch() const { return 0; }
 
-  void value(const T* BO_RESTRICT image, int64_t count, int64_t pitch, T*, T* BO_RESTRICT guide) const {
-    const T r = T(kLuma[0]), g = T(kLuma[1]), b = T(kLuma[2]);
-    for (int64_t p = 0; p < count; ++p)
-      guide[p] = madd(b, image[2 * pitch + p], madd(g, image[pitch + p], r * image[p]));
+  template <class In>
+  BO_INLINE_MEMBER Vec<T> at(const In& in) const {
+    const Vec<T> r = broadcast(T(kLuma[0])), g = broadcast(T(kLuma[1])), b = broadcast(T(kLuma[2]));
+    return madd(b, in(2), madd(g, in(1), r * in(0)));
   }
   void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
     for (int64_t j = 0; j < 3; ++j)
       for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(kLuma[j]) * grad[p];
   }
 };
+
+// The guide of an image [channel][pixel] with rows `pitch` apart, in whole vectors.
+template <class Guide, class T>
+void guide_run(const Guide& guide, const T* image, int64_t count, int64_t pitch, T* to) {
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes)
+    store(to + p, guide.at([&](int64_t j) { return load(image + j * pitch + p); }));
+}
 
 // Calls f with the guide that the parameters describe, for images of `channels` channels.
 template <class T, class F>
@@ -272,16 +366,16 @@ void with_guide(const GuideParameters& p, int64_t channels, F&& f) {
 template <class Guide>
 void guide_forward_as(const GuideArgs& a, const Guide& guide) {
   using T = typename Guide::T;
-  const int64_t Ci = a.image.shape[3], width = tile_width(2 * Ci + guide.scratch());
+  const int64_t Ci = a.image.shape[3], width = tile_width(Ci + 1);
   const Tiling tiling = make_tiling(a.out.shape[0], a.out.shape[1], a.out.shape[2], width);
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
-    T* image = memory.take<T>(width * (Ci + guide.scratch() + 1));
-    T *scratch = image + width * Ci, *out = scratch + width * guide.scratch();
+    T* image = memory.take<T>(width * (Ci + 1), true);
+    T* out = image + width * Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_planar(a.image, tile, image, width);
-      guide.value(image, tile.count, width, scratch, out);
+      guide_run(guide, image, tile.count, width, out);
       store_plane(a.out, tile, out);
     }
   });

@@ -73,25 +73,38 @@ void locate_columns(const Lattice& g, const Sampling& at, int64_t x, int64_t n, 
     t[i] = static_cast<T>(p.t);
   }
 }
+// locate() for a vector of coordinates
+template <class T>
+class AxisVecs {
+ public:
+  explicit AxisVecs(const Axis& axis)
+      : scale_(broadcast(static_cast<T>(axis.scale))),
+        below_(broadcast(-static_cast<T>(axis.shift))),
+        last_(broadcast(static_cast<T>(axis.last))) {}
+  BO_INLINE_MEMBER Indices<T> locate(const Vec<T>& u, Vec<T>& t, Vec<T>& slope) const {
+    const Vec<T> p = fused(u, scale_, below_);
+    const Indices<T> k = truncated(clamp(p, last_));
+    t = where_equal(u, u, where_inside(p, last_, fused(u, scale_, below_ - to_numbers(k))), u);
+    slope = where_equal(u, u, where_inside(p, last_, scale_), u);
+    return k;
+  }
+
+ private:
+  const Vec<T> scale_, below_, last_;
+};
 template <class T>
 void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k, T* BO_RESTRICT t,
                 T* BO_RESTRICT d) {
-  const T scale = static_cast<T>(axis.scale), shift = static_cast<T>(axis.shift), last = static_cast<T>(axis.last);
+  const AxisVecs<T> rule(axis);
   int64_t i = 0;
-  // locate(), a vector at a time.
-  const Vec<T> scales = broadcast(scale), shifts = broadcast(shift), ends = broadcast(last), zero = broadcast(T(0));
   for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) {
-    const Vec<T> v = load(u + i), p = fused(v, scales, zero - shifts);
-    const Vec<T> raised = where_greater(p, zero, p, zero);
-    const Vec<T> cell = store_truncated(k + i, where_greater(ends, raised, raised, ends));
-    const Vec<T> fraction = fused(v, scales, zero - (cell + shifts));
-    const Vec<T> inside = where_greater(p, zero, where_greater(ends, p, fraction, zero), zero);
-    const Vec<T> slope = where_greater(p, zero, where_greater(ends, p, scales, zero), zero);
-    store(t + i, where_equal(v, v, inside, v));
-    store(d + i, where_equal(v, v, slope, v));
+    Vec<T> fraction, slope;
+    store_indices(k + i, rule.locate(load(u + i), fraction, slope));
+    store(t + i, fraction);
+    store(d + i, slope);
   }
   for (; i < n; ++i) {
-    const Position<T> p = locate(u[i], scale, shift, last);
+    const Position<T> p = locate(u[i], static_cast<T>(axis.scale), static_cast<T>(axis.shift), static_cast<T>(axis.last));
     k[i] = p.k;
     t[i] = p.t;
     d[i] = p.slope;
@@ -131,6 +144,11 @@ class Placer {
     Places<T>& to = *to_;
     locate_run(g_.z, tile.count, guide, to.kz, to.tz, to.dz);
     for (int64_t i = tile.count; i < tile.count + kPad; ++i) to.kz[i] = 0;
+    return find(tile);
+  }
+  // Without depths, which those who take this have from elsewhere.
+  const Places<T>& find(const Tile& tile) {
+    Places<T>& to = *to_;
     to.kx = to.own_kx;
     to.tx = to.own_tx;
     if (at_.xy.data) {
@@ -176,7 +194,7 @@ class Placer {
 // What is asked of a tile's samples.
 template <class T>
 struct Samples {
-  T* values;                       // [pixel][channel]
+  T* values;                       // [pixel][channel]; null: not wanted
   const T* contributions;          // ∂L/∂values, [pixel][channel]; null: no slopes are wanted
   T *slope_z, *slope_x, *slope_y;  // [pixel]: Σ_c contributions·∂values/∂p along an axis of the grid;
                                    // x and y go together, and only where pixels have coordinates; else null
@@ -250,7 +268,7 @@ class Sampler {
       for_vectors<T>(C, [&](int64_t c, auto lanes) {
         const Vec<T> lower = lerp(lanes.get(left + z0 + c), lanes.get(right + z0 + c), tx);
         const Vec<T> upper = lerp(lanes.get(left + z1 + c), lanes.get(right + z1 + c), tx);
-        lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
+        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
         if (to.contributions) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
       });
       if (to.contributions) to.slope_z[i] = total(slope);
@@ -284,7 +302,7 @@ class Sampler {
           v[j] = madd(ty, step[j], below);
         }
         const Vec<T> lower = lerp(v[0], v[2], tx), upper = lerp(v[1], v[3], tx);
-        lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
+        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
         if (to.contributions) {
           const Vec<T> d = lanes.get(to.contributions + i * C + c);
           slope_z = madd(d, upper - lower, slope_z);

@@ -4,6 +4,8 @@
 // any compiler takes; an instruction set specialises what it has. A kernel written over Vec runs on all of them.
 #pragma once
 
+#include <string.h>
+
 #include "../math.h"
 
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
@@ -21,8 +23,6 @@ inline namespace BO_ISA {
 template <class T>
 struct Vec {
   static constexpr int kLanes = 16 / sizeof(T);
-  // Accumulators that registers have room for.
-  static constexpr int kSums = 8;
   T v[kLanes];
 };
 template <class T>
@@ -34,12 +34,12 @@ struct Indices {
 template <class T>
 BO_INLINE Vec<T> load(const T* p) {
   Vec<T> r;
-  BO_LANES r.v[l] = p[l];
+  memcpy(r.v, p, sizeof r.v);  // p need not be aligned
   return r;
 }
 template <class T>
 BO_INLINE void store(T* p, const Vec<T>& a) {
-  BO_LANES p[l] = a.v[l];
+  memcpy(p, a.v, sizeof a.v);
 }
 template <class T>
 BO_INLINE Vec<T> broadcast(T a) {
@@ -112,15 +112,43 @@ BO_INLINE Vec<T> fused(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
   BO_LANES r.v[l] = fused(a.v[l], b.v[l], c.v[l]);
   return r;
 }
-// Stores numbers ≥ 0 without their fractions, and returns them so.
+// a clamped to [0, most]; NaN becomes 0
 template <class T>
-BO_INLINE Vec<T> store_truncated(int32_t* p, const Vec<T>& a) {
+BO_INLINE Vec<T> clamp(const Vec<T>& a, const Vec<T>& most) {
   Vec<T> r;
-  BO_LANES {
-    p[l] = static_cast<int32_t>(a.v[l]);
-    r.v[l] = static_cast<T>(p[l]);
-  }
+  BO_LANES r.v[l] = a.v[l] > T(0) ? (a.v[l] < most.v[l] ? a.v[l] : most.v[l]) : T(0);
   return r;
+}
+// x where 0 < a < most, 0 elsewhere
+template <class T>
+BO_INLINE Vec<T> where_inside(const Vec<T>& a, const Vec<T>& most, const Vec<T>& x) {
+  Vec<T> r;
+  BO_LANES r.v[l] = a.v[l] > T(0) && a.v[l] < most.v[l] ? x.v[l] : T(0);
+  return r;
+}
+// The first n lanes of a, the others of b
+template <class T>
+BO_INLINE Vec<T> first_of(int64_t n, const Vec<T>& a, const Vec<T>& b) {
+  Vec<T> r;
+  BO_LANES r.v[l] = l < n ? a.v[l] : b.v[l];
+  return r;
+}
+// Numbers ≥ 0 without their fractions, and back
+template <class T>
+BO_INLINE Indices<T> truncated(const Vec<T>& a) {
+  Indices<T> r;
+  BO_LANES r.v[l] = static_cast<int32_t>(a.v[l]);
+  return r;
+}
+template <class T>
+BO_INLINE Vec<T> to_numbers(const Indices<T>& a) {
+  Vec<T> r;
+  BO_LANES r.v[l] = static_cast<T>(a.v[l]);
+  return r;
+}
+template <class T>
+BO_INLINE void store_indices(int32_t* p, const Indices<T>& a) {
+  BO_LANES p[l] = a.v[l];
 }
 // The first n < kLanes numbers; the other lanes are loaded as zeros, and not stored.
 template <class T>
@@ -152,6 +180,9 @@ BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
   BO_LANES r.v[l] = p[l];
   return r;
 }
+// A table of 8 numbers lies in memory this many times over, as a lookup wants it.
+template <class T>
+constexpr int kTableCopies = 1;
 // table[index], of a table of D = 8 or 16 numbers
 template <int D, class T>
 BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
@@ -159,22 +190,70 @@ BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
   BO_LANES r.v[l] = table[index.v[l]];
   return r;
 }
-// kLanes pixels of three interleaved channels, and back
+// kLanes pixels of three interleaved channels to a vector a channel, and back
 template <class T>
-BO_INLINE void load3(const T* p, Vec<T>& a, Vec<T>& b, Vec<T>& c) {
-  BO_LANES {
-    a.v[l] = p[3 * l];
-    b.v[l] = p[3 * l + 1];
-    c.v[l] = p[3 * l + 2];
-  }
+BO_INLINE void deinterleave(Vec<T>* v) {
+  T numbers[3 * Vec<T>::kLanes];
+  for (int c = 0; c < 3; ++c) store(numbers + c * Vec<T>::kLanes, v[c]);
+  for (int c = 0; c < 3; ++c) BO_LANES v[c].v[l] = numbers[3 * l + c];
 }
 template <class T>
-BO_INLINE void store3(T* p, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
+BO_INLINE void interleave(Vec<T>* v) {
+  T numbers[3 * Vec<T>::kLanes];
+  for (int c = 0; c < 3; ++c) BO_LANES numbers[3 * l + c] = v[c].v[l];
+  for (int c = 0; c < 3; ++c) v[c] = load(numbers + c * Vec<T>::kLanes);
+}
+// Vector `v` of p[0], p[1], p[2], 1, p[0], …
+template <class T>
+BO_INLINE Vec<T> repeat3_one(const T* p, int v) {
+  Vec<T> r;
   BO_LANES {
-    p[3 * l] = a.v[l];
-    p[3 * l + 1] = b.v[l];
-    p[3 * l + 2] = c.v[l];
+    const int column = (v * Vec<T>::kLanes + l) % 4;
+    r.v[l] = column < 3 ? p[column] : T(1);
   }
+  return r;
+}
+// Vector `v` of p[0] four times, p[1] four times, p[2] four times, then whatever.
+template <class T>
+BO_INLINE Vec<T> spread3(const T* p, int v) {
+  Vec<T> r;
+  BO_LANES {
+    const int group = (v * Vec<T>::kLanes + l) / 4;
+    r.v[l] = group < 3 ? p[group] : T(0);
+  }
+  return r;
+}
+// Numbers in a storage format of math.h, one after another
+template <class Format, class T = float>
+BO_INLINE Vec<T> load_as(Format, const char* p) {
+  Vec<T> r;
+  BO_LANES {
+    typename Format::Bits bits;
+    memcpy(&bits, p + l * static_cast<int>(sizeof bits), sizeof bits);
+    r.v[l] = Format::value(bits);
+  }
+  return r;
+}
+template <class Format, class T>
+BO_INLINE void store_as(Format, char* p, const Vec<T>& a) {
+  BO_LANES {
+    const typename Format::Bits bits = Format::bits(a.v[l]);
+    memcpy(p + l * static_cast<int>(sizeof bits), &bits, sizeof bits);
+  }
+}
+// 2i + Base + 1 where x > y, else 2i + Base
+template <int Base, class T>
+BO_INLINE Indices<T> descend(const Indices<T>& i, const Vec<T>& x, const Vec<T>& y) {
+  Indices<T> r;
+  BO_LANES r.v[l] = 2 * i.v[l] + Base + (x.v[l] > y.v[l] ? 1 : 0);
+  return r;
+}
+// The second argument only says which T.
+template <class T>
+BO_INLINE Indices<T> broadcast_index(int32_t i, T) {
+  Indices<T> r;
+  BO_LANES r.v[l] = i;
+  return r;
 }
 #undef BO_LANES
 
@@ -185,7 +264,7 @@ BO_INLINE void store3(T* p, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {
 
 template <>
 struct Vec<float> {
-  static constexpr int kLanes = 16, kSums = 24;
+  static constexpr int kLanes = 16;
   __m512 v;
 };
 template <>
@@ -194,7 +273,7 @@ struct Indices<float> {
 };
 template <>
 struct Vec<double> {
-  static constexpr int kLanes = 8, kSums = 24;
+  static constexpr int kLanes = 8;
   __m512d v;
 };
 template <>
@@ -257,15 +336,34 @@ BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm512_max_ps(_mm512_se
 BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
 BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) { return {_mm512_scalef_pd(a.v, n.v)}; }
-BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
-  const __m512i k = _mm512_cvttps_epi32(a.v);
-  _mm512_storeu_si512(p, k);
-  return {_mm512_cvtepi32_ps(k)};
+// max's and min's second operand is what they return beside NaN.
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
+  return {_mm512_min_ps(_mm512_max_ps(a.v, _mm512_setzero_ps()), most.v)};
 }
-BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
-  const __m256i k = _mm512_cvttpd_epi32(a.v);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
-  return {_mm512_cvtepi32_pd(k)};
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
+  return {_mm512_min_pd(_mm512_max_pd(a.v, _mm512_setzero_pd()), most.v)};
+}
+BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+  const __mmask16 above = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ);
+  return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
+}
+BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+  const __mmask8 above = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_GT_OQ);
+  return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
+}
+BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm512_mask_mov_ps(b.v, static_cast<__mmask16>((1u << n) - 1), a.v)};
+}
+BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
+  return {_mm512_mask_mov_pd(b.v, static_cast<__mmask8>((1u << n) - 1), a.v)};
+}
+BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
+BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_numbers(const Indices<double>& a) { return {_mm512_cvtepi64_pd(a.v)}; }
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) { _mm512_storeu_si512(p, a.v); }
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
 }
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm512_storeu_pd(to, _mm512_fmadd_pd(a.v, _mm512_set1_pd(weight), _mm512_loadu_pd(to)));
@@ -278,10 +376,13 @@ BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
   return {_mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+// A whole register, as copying half of one into the other would take as long as the permutation.
+template <>
+inline constexpr int kTableCopies<float> = 2;
+BO_INLINE Vec<float> load_twice(const float* p) { return {_mm512_broadcast_f32x8(_mm256_loadu_ps(p))}; }
 template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
-  const __m512 t = D == 8 ? _mm512_broadcast_f32x8(_mm256_loadu_ps(table)) : _mm512_loadu_ps(table);
-  return {_mm512_permutexvar_ps(index.v, t)};
+  return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))};
 }
 template <int D>
 BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
@@ -290,25 +391,113 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
 }
 // Element i of channel c stands at 3i + c, and 3 and 16 have no common divisor: the channel's elements have different
 // lanes in the three vectors, so that a blend of these and one permutation gather them.
-BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
-  const __m512 x = _mm512_loadu_ps(p), y = _mm512_loadu_ps(p + 16), z = _mm512_loadu_ps(p + 32);
+BO_INLINE void deinterleave(Vec<float>* v) {
+  const __m512 x = v[0].v, y = v[1].v, z = v[2].v;
   const __m512i lane_a = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13);
   const __m512i lane_b = _mm512_setr_epi32(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14);
   const __m512i lane_c = _mm512_setr_epi32(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15);
   // Lanes 0, 3, 6, … of a vector: 0x9249; 1, 4, …: 0x2492; 2, 5, …: 0x4924.
-  a.v = _mm512_permutexvar_ps(lane_a, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x2492, z));
-  b.v = _mm512_permutexvar_ps(lane_b, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x4924, z));
-  c.v = _mm512_permutexvar_ps(lane_c, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x9249, z));
+  v[0].v = _mm512_permutexvar_ps(lane_a, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x2492, z));
+  v[1].v = _mm512_permutexvar_ps(lane_b, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x4924, z));
+  v[2].v = _mm512_permutexvar_ps(lane_c, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x9249, z));
 }
-BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+BO_INLINE void interleave(Vec<float>* v) {
   const __m512i from_a = _mm512_setr_epi32(0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5);
   const __m512i from_b = _mm512_setr_epi32(5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10);
   const __m512i from_c = _mm512_setr_epi32(10, 5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15);
-  const __m512 x = _mm512_permutexvar_ps(from_a, a.v), y = _mm512_permutexvar_ps(from_b, b.v),
-               z = _mm512_permutexvar_ps(from_c, c.v);
-  _mm512_storeu_ps(p, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x4924, z));
-  _mm512_storeu_ps(p + 16, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x2492, z));
-  _mm512_storeu_ps(p + 32, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z));
+  const __m512 x = _mm512_permutexvar_ps(from_a, v[0].v), y = _mm512_permutexvar_ps(from_b, v[1].v),
+               z = _mm512_permutexvar_ps(from_c, v[2].v);
+  v[0].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x4924, z);
+  v[1].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x2492, z);
+  v[2].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z);
+}
+BO_INLINE void deinterleave(Vec<double>* v) {
+  const __m512d x = v[0].v, y = v[1].v, z = v[2].v;
+  const __m512i lane_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
+  const __m512i lane_b = _mm512_setr_epi64(1, 4, 7, 2, 5, 0, 3, 6);
+  const __m512i lane_c = _mm512_setr_epi64(2, 5, 0, 3, 6, 1, 4, 7);
+  v[0].v = _mm512_permutexvar_pd(lane_a, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x92, y), 0x24, z));
+  v[1].v = _mm512_permutexvar_pd(lane_b, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z));
+  v[2].v = _mm512_permutexvar_pd(lane_c, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z));
+}
+BO_INLINE void interleave(Vec<double>* v) {
+  const __m512i from_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
+  const __m512i from_b = _mm512_setr_epi64(5, 0, 3, 6, 1, 4, 7, 2);
+  const __m512i from_c = _mm512_setr_epi64(2, 5, 0, 3, 6, 1, 4, 7);
+  const __m512d x = _mm512_permutexvar_pd(from_a, v[0].v), y = _mm512_permutexvar_pd(from_b, v[1].v),
+                z = _mm512_permutexvar_pd(from_c, v[2].v);
+  v[0].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x92, y), 0x24, z);
+  v[1].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z);
+  v[2].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z);
+}
+BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm512_set1_epi32(i)}; }
+BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm512_set1_epi64(i)}; }
+template <int Base>
+BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  const __m512i left = _mm512_add_epi32(_mm512_add_epi32(i.v, i.v), _mm512_set1_epi32(Base));
+  return {_mm512_mask_add_epi32(left, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), left, _mm512_set1_epi32(1))};
+}
+template <int Base>
+BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+  const __m512i left = _mm512_add_epi64(_mm512_add_epi64(i.v, i.v), _mm512_set1_epi64(Base));
+  return {_mm512_mask_add_epi64(left, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), left, _mm512_set1_epi64(1))};
+}
+// v/top to the last bit: a product with 1/top, corrected by what is left of v.
+BO_INLINE __m512 over(__m512 v, float top) {
+  const __m512 r = _mm512_set1_ps(1.0f / top), q = _mm512_mul_ps(v, r);
+  return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, _mm512_set1_ps(top), v), r, q);
+}
+// NaN becomes max's second operand.
+BO_INLINE __m512i whole(__m512 v, float top) {
+  const __m512 t = _mm512_set1_ps(top);
+  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(v, t), _mm512_setzero_ps()), t));
+}
+BO_INLINE __m256i sixteen_halves(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+BO_INLINE void store_halves(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+BO_INLINE Vec<float> load_as(U8, const char* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {over(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), 255.0f)};
+}
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(whole(a.v, 255.0f)));
+}
+BO_INLINE Vec<float> load_as(U16, const char* p) {
+  return {over(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sixteen_halves(p))), 65535.0f)};
+}
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
+  store_halves(p, _mm512_cvtepi32_epi16(whole(a.v, 65535.0f)));
+}
+BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm512_cvtph_ps(sixteen_halves(p))}; }
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
+  store_halves(p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+BO_INLINE Vec<float> load_as(BF16, const char* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen_halves(p)), 16))};
+}
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
+  const __m512i u = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(u, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  store_halves(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+}
+BO_INLINE Vec<float> repeat3_one(const float* p, int) {
+  const __m128 one = _mm_set1_ps(1.0f);
+  return {_mm512_broadcast_f32x4(_mm_mask_loadu_ps(one, 7, p))};
+}
+BO_INLINE Vec<double> repeat3_one(const double* p, int) {
+  const __m256d one = _mm256_set1_pd(1.0);
+  return {_mm512_broadcast_f64x4(_mm256_mask_loadu_pd(one, 7, p))};
+}
+BO_INLINE Vec<float> spread3(const float* p, int) {
+  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return {_mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_maskz_loadu_ps(7, p)), lanes)};
+}
+BO_INLINE Vec<double> spread3(const double* p, int v) {
+  const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
+  if (v == 0) return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p)))};
+  return {_mm512_set1_pd(p[2])};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -318,7 +507,7 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 
 template <>
 struct Vec<float> {
-  static constexpr int kLanes = 8, kSums = 12;
+  static constexpr int kLanes = 8;
   __m256 v;
 };
 template <>
@@ -327,7 +516,7 @@ struct Indices<float> {
 };
 template <>
 struct Vec<double> {
-  static constexpr int kLanes = 4, kSums = 12;
+  static constexpr int kLanes = 4;
   __m256d v;
 };
 template <>
@@ -400,15 +589,36 @@ BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
   const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
   return {_mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)))};
 }
-BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
-  const __m256i k = _mm256_cvttps_epi32(a.v);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), k);
-  return {_mm256_cvtepi32_ps(k)};
+// max's and min's second operand is what they return beside NaN.
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
+  return {_mm256_min_ps(_mm256_max_ps(a.v, _mm256_setzero_ps()), most.v)};
 }
-BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
-  const __m128i k = _mm256_cvttpd_epi32(a.v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), k);
-  return {_mm256_cvtepi32_pd(k)};
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
+  return {_mm256_min_pd(_mm256_max_pd(a.v, _mm256_setzero_pd()), most.v)};
+}
+BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+  const __m256 above = _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ);
+  return {_mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps(a.v, most.v, _CMP_LT_OQ)), x.v)};
+}
+BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+  const __m256d above = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_GT_OQ);
+  return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, most.v, _CMP_LT_OQ)), x.v)};
+}
+BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lane_mask(n)))};
+}
+BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
+  return {_mm256_blendv_pd(b.v, a.v, _mm256_castsi256_pd(lane_mask(2 * n)))};
+}
+BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
+BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_numbers(const Indices<double>& a) { return {_mm256_cvtepi32_pd(a.v)}; }
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
+}
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v);
 }
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm256_storeu_pd(to, _mm256_fmadd_pd(a.v, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
@@ -435,26 +645,113 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
   return {_mm256_i32gather_pd(table, index.v, 8)};
 }
 // As with AVX-512: three and eight have no common divisor either.
-BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
-  const __m256 x = _mm256_loadu_ps(p), y = _mm256_loadu_ps(p + 8), z = _mm256_loadu_ps(p + 16);
+BO_INLINE void deinterleave(Vec<float>* v) {
+  const __m256 x = v[0].v, y = v[1].v, z = v[2].v;
   const __m256i lane_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i lane_b = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
   const __m256i lane_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
   // Lanes 0, 3, 6: 0x49; 1, 4, 7: 0x92; 2, 5: 0x24.
-  a.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24), lane_a);
-  b.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49), lane_b);
-  c.v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92), lane_c);
+  v[0].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24), lane_a);
+  v[1].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49), lane_b);
+  v[2].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92), lane_c);
 }
-BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+BO_INLINE void interleave(Vec<float>* v) {
   const __m256i from_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i from_b = _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2);
   const __m256i from_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
-  const __m256 x = _mm256_permutevar8x32_ps(a.v, from_a), y = _mm256_permutevar8x32_ps(b.v, from_b),
-               z = _mm256_permutevar8x32_ps(c.v, from_c);
-  _mm256_storeu_ps(p, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24));
-  _mm256_storeu_ps(p + 8, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49));
-  _mm256_storeu_ps(p + 16, _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92));
+  const __m256 x = _mm256_permutevar8x32_ps(v[0].v, from_a), y = _mm256_permutevar8x32_ps(v[1].v, from_b),
+               z = _mm256_permutevar8x32_ps(v[2].v, from_c);
+  v[0].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24);
+  v[1].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49);
+  v[2].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92);
 }
+// x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3
+BO_INLINE void deinterleave(Vec<double>* v) {
+  const __m256d x = v[0].v, y = v[1].v, z = v[2].v;
+  // a0 a3 a2 a1, b1 b0 b3 b2, c2 c1 c0 c3
+  v[0].v = _mm256_permute4x64_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 2), 0x6c);
+  v[1].v = _mm256_permute_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 4), 5);
+  v[2].v = _mm256_permute4x64_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 9), 0xc6);
+}
+BO_INLINE void interleave(Vec<double>* v) {
+  const __m256d x = _mm256_permute4x64_pd(v[0].v, 0x6c), y = _mm256_permute_pd(v[1].v, 5),
+                z = _mm256_permute4x64_pd(v[2].v, 0xc6);
+  v[0].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 4);
+  v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
+  v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
+}
+BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
+BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm_set1_epi32(i)}; }
+// Where a comparison holds, its lane is −1.
+template <int Base>
+BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  const __m256i greater = _mm256_castps_si256(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ));
+  const __m256i left = _mm256_add_epi32(_mm256_add_epi32(i.v, i.v), _mm256_set1_epi32(Base));
+  return {_mm256_sub_epi32(left, greater)};
+}
+template <int Base>
+BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+  const __m256i greater = _mm256_castpd_si256(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ));
+  const __m256i narrow = _mm256_permutevar8x32_epi32(greater, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+  const __m128i left = _mm_add_epi32(_mm_add_epi32(i.v, i.v), _mm_set1_epi32(Base));
+  return {_mm_sub_epi32(left, _mm256_castsi256_si128(narrow))};
+}
+// v/top to the last bit: a product with 1/top, corrected by what is left of v.
+BO_INLINE __m256 over(__m256 v, float top) {
+  const __m256 r = _mm256_set1_ps(1.0f / top), q = _mm256_mul_ps(v, r);
+  return _mm256_fmadd_ps(_mm256_fnmadd_ps(q, _mm256_set1_ps(top), v), r, q);
+}
+// NaN becomes max's second operand.
+BO_INLINE __m256i whole(__m256 v, float top) {
+  const __m256 t = _mm256_set1_ps(top);
+  return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v, t), _mm256_setzero_ps()), t));
+}
+BO_INLINE __m128i eight_halves(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+BO_INLINE void store_halves(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+// The low halves of eight numbers below 2^16
+BO_INLINE __m128i low_halves(__m256i v) {
+  return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+BO_INLINE Vec<float> load_as(U8, const char* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return {over(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), 255.0f)};
+}
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
+  const __m128i halves = low_halves(whole(a.v, 255.0f));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
+}
+BO_INLINE Vec<float> load_as(U16, const char* p) {
+  return {over(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight_halves(p))), 65535.0f)};
+}
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, low_halves(whole(a.v, 65535.0f))); }
+BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(eight_halves(p))}; }
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
+  store_halves(p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+BO_INLINE Vec<float> load_as(BF16, const char* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight_halves(p)), 16))};
+}
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
+  const __m256i u = _mm256_castps_si256(a.v), high = _mm256_srli_epi32(u, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  store_halves(p, low_halves(_mm256_blendv_epi8(rounded, quiet, nan)));
+}
+BO_INLINE Vec<float> repeat3_one(const float* p, int) {
+  const __m128 first = _mm_maskload_ps(p, _mm256_castsi256_si128(lane_mask(3)));
+  const __m128 four = _mm_blend_ps(first, _mm_set1_ps(1.0f), 8);
+  return {_mm256_set_m128(four, four)};
+}
+BO_INLINE Vec<double> repeat3_one(const double* p, int) {
+  return {_mm256_blend_pd(_mm256_maskload_pd(p, lane_mask(6)), _mm256_set1_pd(1.0), 8)};
+}
+BO_INLINE Vec<float> spread3(const float* p, int v) {
+  if (v > 0) return {_mm256_set1_ps(p[2])};
+  return {_mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[1]))};
+}
+BO_INLINE Vec<double> spread3(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // NEON (aarch64)
@@ -462,24 +759,24 @@ BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const 
 #elif defined(BO_SIMD_NEON)
 
 // Two registers each: what lanes share, such as a lookup's table, is then loaded once for both, and there are registers
-// enough. Indices are those of a table's bytes, as the table instructions want them: four or eight to a lane.
+// enough.
 template <>
 struct Vec<float> {
-  static constexpr int kLanes = 8, kSums = 12;
+  static constexpr int kLanes = 8;
   float32x4_t low, high;
 };
 template <>
 struct Indices<float> {
-  uint8x16_t low, high;
+  int32x4_t low, high;
 };
 template <>
 struct Vec<double> {
-  static constexpr int kLanes = 4, kSums = 12;
+  static constexpr int kLanes = 4;
   float64x2_t low, high;
 };
 template <>
 struct Indices<double> {
-  uint8x16_t low, high;
+  int32x4_t v;
 };
 
 BO_INLINE Vec<float> load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
@@ -597,16 +894,54 @@ BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) {
 BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
   return {vmulq_f64(a.low, power_of_two(n.low)), vmulq_f64(a.high, power_of_two(n.high))};
 }
-// The rounding does not wait for the conversion.
-BO_INLINE Vec<float> store_truncated(int32_t* p, const Vec<float>& a) {
-  vst1q_s32(p, vcvtq_s32_f32(a.low));
-  vst1q_s32(p + 4, vcvtq_s32_f32(a.high));
-  return {vrndq_f32(a.low), vrndq_f32(a.high)};
+// This max is zero where an operand is a quiet NaN, and that is what min makes of any.
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
+  const float32x4_t zero = vdupq_n_f32(0.0f);
+  return {vmaxnmq_f32(vminq_f32(a.low, most.low), zero), vmaxnmq_f32(vminq_f32(a.high, most.high), zero)};
 }
-BO_INLINE Vec<double> store_truncated(int32_t* p, const Vec<double>& a) {
-  vst1q_s32(p, vmovn_high_s64(vmovn_s64(vcvtq_s64_f64(a.low)), vcvtq_s64_f64(a.high)));
-  return {vrndq_f64(a.low), vrndq_f64(a.high)};
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
+  const float64x2_t zero = vdupq_n_f64(0.0);
+  return {vmaxnmq_f64(vminq_f64(a.low, most.low), zero), vmaxnmq_f64(vminq_f64(a.high, most.high), zero)};
 }
+BO_INLINE float32x4_t where_inside(float32x4_t a, float32x4_t most, float32x4_t x) {
+  const uint32x4_t inside = vandq_u32(vcgtzq_f32(a), vcgtq_f32(most, a));
+  return vreinterpretq_f32_u32(vandq_u32(inside, vreinterpretq_u32_f32(x)));
+}
+BO_INLINE float64x2_t where_inside(float64x2_t a, float64x2_t most, float64x2_t x) {
+  const uint64x2_t inside = vandq_u64(vcgtzq_f64(a), vcgtq_f64(most, a));
+  return vreinterpretq_f64_u64(vandq_u64(inside, vreinterpretq_u64_f64(x)));
+}
+BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+  return {where_inside(a.low, most.low, x.low), where_inside(a.high, most.high, x.high)};
+}
+BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+  return {where_inside(a.low, most.low, x.low), where_inside(a.high, most.high, x.high)};
+}
+BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
+  const int32x4_t low = {0, 1, 2, 3}, high = {4, 5, 6, 7}, count = vdupq_n_s32(static_cast<int32_t>(n));
+  return {vbslq_f32(vcgtq_s32(count, low), a.low, b.low), vbslq_f32(vcgtq_s32(count, high), a.high, b.high)};
+}
+BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
+  const int64x2_t low = {0, 1}, high = {2, 3}, count = vdupq_n_s64(n);
+  return {vbslq_f64(vcgtq_s64(count, low), a.low, b.low), vbslq_f64(vcgtq_s64(count, high), a.high, b.high)};
+}
+BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
+// The low halves of four integers, of which nothing else matters
+BO_INLINE int32x4_t narrow(int64x2_t low, int64x2_t high) {
+  return vuzp1q_s32(vreinterpretq_s32_s64(low), vreinterpretq_s32_s64(high));
+}
+BO_INLINE Indices<double> truncated(const Vec<double>& a) {
+  return {narrow(vcvtq_s64_f64(a.low), vcvtq_s64_f64(a.high))};
+}
+BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {vcvtq_f32_s32(a.low), vcvtq_f32_s32(a.high)}; }
+BO_INLINE Vec<double> to_numbers(const Indices<double>& a) {
+  return {vcvtq_f64_s64(vmovl_s32(vget_low_s32(a.v))), vcvtq_f64_s64(vmovl_high_s32(a.v))};
+}
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
+  vst1q_s32(p, a.low);
+  vst1q_s32(p + 4, a.high);
+}
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) { vst1q_s32(p, a.v); }
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   vst1q_f64(to, vfmaq_n_f64(vld1q_f64(to), a.low, weight));
   vst1q_f64(to + 2, vfmaq_n_f64(vld1q_f64(to + 2), a.high, weight));
@@ -615,64 +950,179 @@ BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   accumulate(to, Vec<double>{vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)}, weight);
   accumulate(to + 4, Vec<double>{vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)}, weight);
 }
-// A lane's bytes are 4k, 4k + 1, …, 4k + 3; of doubles 8k, …, 8k + 7.
-BO_INLINE Indices<float> load_indices(const int32_t* p, float) {
-  const uint32x4_t first = vdupq_n_u32(0x03020100u);
-  const uint32x4_t low = vreinterpretq_u32_s32(vld1q_s32(p)), high = vreinterpretq_u32_s32(vld1q_s32(p + 4));
-  return {vreinterpretq_u8_u32(vmlaq_n_u32(first, low, 0x04040404u)),
-          vreinterpretq_u8_u32(vmlaq_n_u32(first, high, 0x04040404u))};
+BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
+BO_INLINE Indices<double> load_indices(const int32_t* p, double) { return {vld1q_s32(p)}; }
+// The table instructions count a table's bytes: a lane's are 4k, …, 4k + 3; of doubles 8k, …, 8k + 7. Lookups with the
+// same indices have these in common.
+struct ByteIndices {
+  uint8x16_t low, high;
+};
+BO_INLINE ByteIndices byte_indices(const Indices<float>& k) {
+  const uint32x4_t first = vdupq_n_u32(0x03020100u), four = vdupq_n_u32(0x04040404u);
+  return {vreinterpretq_u8_u32(vmlaq_u32(first, vreinterpretq_u32_s32(k.low), four)),
+          vreinterpretq_u8_u32(vmlaq_u32(first, vreinterpretq_u32_s32(k.high), four))};
 }
-BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
+BO_INLINE ByteIndices byte_indices(const Indices<double>& k) {
   const uint8x16_t first = vreinterpretq_u8_u64(vdupq_n_u64(0x0706050403020100u));
-  const uint32x4_t k = vmulq_n_u32(vreinterpretq_u32_s32(vld1q_s32(p)), 0x08080808u);
-  return {vaddq_u8(vreinterpretq_u8_u32(vzip1q_u32(k, k)), first),
-          vaddq_u8(vreinterpretq_u8_u32(vzip2q_u32(k, k)), first)};
+  const uint32x4_t begin = vmulq_u32(vreinterpretq_u32_s32(k.v), vdupq_n_u32(0x08080808u));
+  return {vaddq_u8(vreinterpretq_u8_u32(vzip1q_u32(begin, begin)), first),
+          vaddq_u8(vreinterpretq_u8_u32(vzip2q_u32(begin, begin)), first)};
 }
 BO_INLINE uint8x16x4_t table_bytes(const void* table) { return vld1q_u8_x4(static_cast<const uint8_t*>(table)); }
 template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
+  const ByteIndices i = byte_indices(index);
   if (D == 8) {
     const uint8x16x2_t t = vld1q_u8_x2(reinterpret_cast<const uint8_t*>(table));
-    return {vreinterpretq_f32_u8(vqtbl2q_u8(t, index.low)), vreinterpretq_f32_u8(vqtbl2q_u8(t, index.high))};
+    return {vreinterpretq_f32_u8(vqtbl2q_u8(t, i.low)), vreinterpretq_f32_u8(vqtbl2q_u8(t, i.high))};
   }
   const uint8x16x4_t t = table_bytes(table);
-  return {vreinterpretq_f32_u8(vqtbl4q_u8(t, index.low)), vreinterpretq_f32_u8(vqtbl4q_u8(t, index.high))};
+  return {vreinterpretq_f32_u8(vqtbl4q_u8(t, i.low)), vreinterpretq_f32_u8(vqtbl4q_u8(t, i.high))};
 }
 // Of 16 doubles the table instructions take half at a time. Beyond its table tbl gives zero, and tbx what was there.
 template <int D>
 BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
+  const ByteIndices i = byte_indices(index);
   const uint8x16x4_t t = table_bytes(table);
-  uint8x16_t low = vqtbl4q_u8(t, index.low), high = vqtbl4q_u8(t, index.high);
+  uint8x16_t low = vqtbl4q_u8(t, i.low), high = vqtbl4q_u8(t, i.high);
   if (D == 16) {
     const uint8x16x4_t upper = table_bytes(table + 8);
     const uint8x16_t half = vdupq_n_u8(64);
-    low = vqtbx4q_u8(low, upper, vsubq_u8(index.low, half));
-    high = vqtbx4q_u8(high, upper, vsubq_u8(index.high, half));
+    low = vqtbx4q_u8(low, upper, vsubq_u8(i.low, half));
+    high = vqtbx4q_u8(high, upper, vsubq_u8(i.high, half));
   }
   return {vreinterpretq_f64_u8(low), vreinterpretq_f64_u8(high)};
 }
-BO_INLINE void load3(const float* p, Vec<float>& a, Vec<float>& b, Vec<float>& c) {
-  const float32x4x3_t low = vld3q_f32(p), high = vld3q_f32(p + 12);
-  a = {low.val[0], high.val[0]};
-  b = {low.val[1], high.val[1]};
-  c = {low.val[2], high.val[2]};
+// Halves of two registers: the first one's low and the second one's high, or the other way round; both low, both high.
+BO_INLINE float64x2_t low_high(float64x2_t a, float64x2_t b) { return vcopyq_laneq_f64(b, 0, a, 0); }
+BO_INLINE float64x2_t high_low(float64x2_t a, float64x2_t b) { return vextq_f64(a, b, 1); }
+BO_INLINE float32x4_t low_high(float32x4_t a, float32x4_t b) {
+  return vreinterpretq_f32_f64(low_high(vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b)));
 }
-BO_INLINE void load3(const double* p, Vec<double>& a, Vec<double>& b, Vec<double>& c) {
-  const float64x2x3_t low = vld3q_f64(p), high = vld3q_f64(p + 6);
-  a = {low.val[0], high.val[0]};
-  b = {low.val[1], high.val[1]};
-  c = {low.val[2], high.val[2]};
+BO_INLINE float32x4_t high_low(float32x4_t a, float32x4_t b) { return vextq_f32(a, b, 2); }
+BO_INLINE float32x4_t low_low(float32x4_t a, float32x4_t b) {
+  return vreinterpretq_f32_f64(vzip1q_f64(vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b)));
 }
-BO_INLINE void store3(float* p, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  const float32x4x3_t low = {{a.low, b.low, c.low}}, high = {{a.high, b.high, c.high}};
-  vst3q_f32(p, low);
-  vst3q_f32(p + 12, high);
+BO_INLINE float32x4_t high_high(float32x4_t a, float32x4_t b) {
+  return vreinterpretq_f32_f64(vzip2q_f64(vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b)));
 }
-BO_INLINE void store3(double* p, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  const float64x2x3_t low = {{a.low, b.low, c.low}}, high = {{a.high, b.high, c.high}};
-  vst3q_f64(p, low);
-  vst3q_f64(p + 6, high);
+// a0 b1 a2 b3
+BO_INLINE float32x4_t even_odd(float32x4_t a, float32x4_t b) {
+  return vbslq_f32(vreinterpretq_u32_u64(vdupq_n_u64(0xffffffffu)), a, b);
 }
+// x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3. Their halves are paired so that equal lanes hold equal pixels.
+BO_INLINE void deinterleave(float32x4_t x, float32x4_t y, float32x4_t z, float32x4_t& a, float32x4_t& b,
+                            float32x4_t& c) {
+  const float32x4_t ab = low_high(x, y), ca = high_low(x, z), bc = low_high(y, z);  // a0 b0 a2 b2, c0 a1 …, b1 c1 …
+  a = even_odd(ab, ca);
+  b = vtrn1q_f32(vrev64q_f32(ab), bc);
+  c = even_odd(ca, bc);
+}
+BO_INLINE void interleave(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t& x, float32x4_t& y, float32x4_t& z) {
+  const float32x4_t ab = vtrn1q_f32(a, b), ca = even_odd(c, a), bc = vtrn2q_f32(b, c);
+  x = low_low(ab, ca);
+  y = low_high(bc, ab);
+  z = high_high(ca, bc);
+}
+BO_INLINE void deinterleave(Vec<float>* v) {
+  const Vec<float> x = v[0], y = v[1], z = v[2];
+  deinterleave(x.low, x.high, y.low, v[0].low, v[1].low, v[2].low);
+  deinterleave(y.high, z.low, z.high, v[0].high, v[1].high, v[2].high);
+}
+BO_INLINE void interleave(Vec<float>* v) {
+  const Vec<float> a = v[0], b = v[1], c = v[2];
+  interleave(a.low, b.low, c.low, v[0].low, v[0].high, v[1].low);
+  interleave(a.high, b.high, c.high, v[1].high, v[2].low, v[2].high);
+}
+// x: a0 b0, y: c0 a1, z: b1 c1
+BO_INLINE void deinterleave(Vec<double>* v) {
+  const Vec<double> x = v[0], y = v[1], z = v[2];
+  v[0] = {low_high(x.low, x.high), low_high(y.high, z.low)};
+  v[1] = {high_low(x.low, y.low), high_low(y.high, z.high)};
+  v[2] = {low_high(x.high, y.low), low_high(z.low, z.high)};
+}
+BO_INLINE void interleave(Vec<double>* v) {
+  const Vec<double> a = v[0], b = v[1], c = v[2];
+  v[0] = {vzip1q_f64(a.low, b.low), low_high(c.low, a.low)};
+  v[1] = {vzip2q_f64(b.low, c.low), vzip1q_f64(a.high, b.high)};
+  v[2] = {low_high(c.high, a.high), vzip2q_f64(b.high, c.high)};
+}
+BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {vdupq_n_s32(i), vdupq_n_s32(i)}; }
+BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {vdupq_n_s32(i)}; }
+// Where a comparison holds, its lane is −1.
+template <int Base>
+BO_INLINE int32x4_t descend(int32x4_t i, int32x4_t greater) {
+  return vsubq_s32(vaddq_s32(vaddq_s32(i, i), vdupq_n_s32(Base)), greater);
+}
+template <int Base>
+BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  return {descend<Base>(i.low, vreinterpretq_s32_u32(vcgtq_f32(x.low, y.low))),
+          descend<Base>(i.high, vreinterpretq_s32_u32(vcgtq_f32(x.high, y.high)))};
+}
+template <int Base>
+BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+  return {descend<Base>(
+      i.v, narrow(vreinterpretq_s64_u64(vcgtq_f64(x.low, y.low)), vreinterpretq_s64_u64(vcgtq_f64(x.high, y.high))))};
+}
+BO_INLINE uint16x8_t eight_halves(const char* p) {
+  return vreinterpretq_u16_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(p)));
+}
+BO_INLINE void store_halves(char* p, uint16x8_t v) { vst1q_u8(reinterpret_cast<uint8_t*>(p), vreinterpretq_u8_u16(v)); }
+// v/top to the last bit: a product with 1/top, corrected by what is left of v.
+BO_INLINE float32x4_t over(uint32x4_t v, float top) {
+  const float32x4_t n = vcvtq_f32_u32(v), r = vdupq_n_f32(1.0f / top), q = vmulq_f32(n, r);
+  return vfmaq_f32(q, vfmsq_f32(n, q, vdupq_n_f32(top)), r);
+}
+BO_INLINE Vec<float> over(uint16x8_t v, float top) {
+  return {over(vmovl_u16(vget_low_u16(v)), top), over(vmovl_high_u16(v), top)};
+}
+// Conversion and narrowing saturate; NaN becomes 0.
+BO_INLINE uint16x8_t whole(const Vec<float>& v, float top) {
+  return vqmovn_high_u32(vqmovn_u32(vcvtnq_u32_f32(vmulq_n_f32(v.low, top))), vcvtnq_u32_f32(vmulq_n_f32(v.high, top)));
+}
+BO_INLINE Vec<float> load_as(U8, const char* p) {
+  return over(vmovl_u8(vld1_u8(reinterpret_cast<const uint8_t*>(p))), 255.0f);
+}
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
+  vst1_u8(reinterpret_cast<uint8_t*>(p), vqmovn_u16(whole(a, 255.0f)));
+}
+BO_INLINE Vec<float> load_as(U16, const char* p) { return over(eight_halves(p), 65535.0f); }
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, whole(a, 65535.0f)); }
+BO_INLINE Vec<float> load_as(F16, const char* p) {
+  const float16x8_t h = vreinterpretq_f16_u16(eight_halves(p));
+  return {vcvt_f32_f16(vget_low_f16(h)), vcvt_high_f32_f16(h)};
+}
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
+  store_halves(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a.low), a.high)));
+}
+BO_INLINE Vec<float> load_as(BF16, const char* p) {
+  const uint16x8_t zero = vdupq_n_u16(0), h = eight_halves(p);
+  return {vreinterpretq_f32_u16(vzip1q_u16(zero, h)), vreinterpretq_f32_u16(vzip2q_u16(zero, h))};
+}
+// The upper halves of eight numbers, or of their sums with the rounding, which is what addhn leaves.
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
+  const uint16x8_t low = vreinterpretq_u16_f32(a.low), high = vreinterpretq_u16_f32(a.high),
+                   upper = vuzp2q_u16(low, high);
+  const uint32x4_t half = vdupq_n_u32(0x7fff), one = vdupq_n_u32(1);
+  const uint32x4_t u = vreinterpretq_u32_u16(low), w = vreinterpretq_u32_u16(high);
+  const uint16x4_t first = vaddhn_u32(u, vaddq_u32(half, vandq_u32(vshrq_n_u32(u, 16), one)));
+  const uint16x8_t rounded = vaddhn_high_u32(first, w, vaddq_u32(half, vandq_u32(vshrq_n_u32(w, 16), one)));
+  const uint16x8_t number =
+      vuzp1q_u16(vreinterpretq_u16_u32(vceqq_f32(a.low, a.low)), vreinterpretq_u16_u32(vceqq_f32(a.high, a.high)));
+  store_halves(p, vbslq_u16(number, rounded, vorrq_u16(upper, vdupq_n_u16(0x40))));
+}
+BO_INLINE Vec<float> repeat3_one(const float* p, int) {
+  const float32x4_t first = vcombine_f32(vld1_f32(p), vdup_n_f32(1.0f)), four = vld1q_lane_f32(p + 2, first, 2);
+  return {four, four};
+}
+BO_INLINE Vec<double> repeat3_one(const double* p, int) {
+  return {vld1q_f64(p), vld1q_lane_f64(p + 2, vdupq_n_f64(1.0), 0)};
+}
+BO_INLINE Vec<float> spread3(const float* p, int v) {
+  if (v > 0) return {vdupq_n_f32(p[2]), vdupq_n_f32(0.0f)};
+  return {vdupq_n_f32(p[0]), vdupq_n_f32(p[1])};
+}
+BO_INLINE Vec<double> spread3(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
 
 #endif
 
@@ -682,6 +1132,16 @@ BO_INLINE void store3(double* p, const Vec<double>& a, const Vec<double>& b, con
 template <class T>
 BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
   return madd(t, b - a, a);
+}
+
+// kLanes / Copies numbers, so many times over
+template <int Copies, class T>
+BO_INLINE Vec<T> load_copies(const T* p) {
+  if constexpr (Copies == 1) {
+    return load(p);
+  } else {
+    return load_twice(p);
+  }
 }
 
 // How the numbers at a place are loaded and stored: a whole vector of them, or those that are left.

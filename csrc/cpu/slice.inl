@@ -38,8 +38,8 @@ void slice_backward_as(const SliceGradArgs& a) {
   struct Worker {
     const Tensor& grad;
     const Block channels;
-    void contribute(const Tile& tile, T* contributions) const {
-      load_block(channels, pixel(grad, tile), tile.count, contributions);
+    const T* contribute(const Tile& tile, T* scratch) const {
+      return block_at(channels, pixel(grad, tile), tile.count, scratch);
     }
     void finish(const Tile&, const T*) const {}
   };

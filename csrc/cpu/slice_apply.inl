@@ -9,16 +9,99 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+// Work on a tile's vectors of pixels, span by span: f(first pixel of the vector, tables of the span, result), which is
+// R vectors, then put(first pixel, result). A vector that reaches over a column of cells is worked on for either span.
+template <int R, class T, int D, class F, class Put>
+BO_INLINE void for_span_vectors(Tables<T, D>& tables, const Tile& tile, const Places<T>& places, const F& f,
+                                const Put& put) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  Vec<T> before[R];
+  for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
+    const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
+    for (int64_t p = begin / kLanes * kLanes; p < end; p += kLanes) {
+      Vec<T> result[R];
+      f(p, span, result);
+      if (p < begin)
+        for (int c = 0; c < R; ++c) result[c] = first_of(begin - p, before[c], result[c]);
+      if (p + kLanes <= end || end == tile.count) {
+        put(p, result);
+      } else {
+        for (int c = 0; c < R; ++c) before[c] = result[c];
+      }
+    }
+  });
+}
+
+// HDRnet's matrices under a lattice with tables, a tile in three passes: channels and guide, where the guide falls, the
+// lookup. (In one, a vector of pixels would wait for its cell while there is no room to begin with the next one.) S: the
+// storage of the pixels.
+template <class S, int D, class T, class Guide>
+void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
+                      const Tiling& tiling, const Columns<T>& columns, Guide& guide, int64_t first, int64_t last) {
+  using Pixels = Pixels3<S, T>;
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  Pixels source(image), sink(out);
+  Placer<T> placer(g, at, columns);
+  Tables<T, D> tables(g, grid);
+  const AxisVecs<T> depth(g.z);
+  alignas(64) T channels[3][kTileWidth];
+  alignas(64) T fractions[kTileWidth];
+  alignas(64) int32_t cells[kTileWidth];
+  for (int64_t index = first; index < last; ++index) {
+    const Tile tile = tile_at(tiling, index);
+    const Places<T>& places = placer.find(tile);
+    const char* const from = source.load(tile);
+    for (int64_t p = 0; p < tile.count; p += kLanes) {
+      Vec<T> in[3];
+      load3<S>(from + p / kLanes * Pixels::kBytes, in);
+      for (int c = 0; c < 3; ++c) store(channels[c] + p, in[c]);
+    }
+    const T* const plane = guide(tile, channels[0], kTileWidth);
+    for (int64_t p = 0; p < tile.count; p += kLanes) {
+      Vec<T> fraction, slope;
+      store_indices(cells + p, depth.locate(load(plane + p), fraction, slope));
+      store(fractions + p, fraction);
+    }
+    char* const to = sink.target(tile);
+    for_span_vectors<3>(
+        tables, tile, places,
+        [&](int64_t p, const SpanTables<T>& span, Vec<T>* result) {
+          prefetch_ahead<Pixels::kBytes>(from + p / kLanes * Pixels::kBytes);
+          guide.prefetch(p);
+          apply_lookup<D>(
+              Matrix34(), span, load_indices(cells + p, T()), load(fractions + p), load(places.tx + p),
+              [&](int64_t j) { return load(channels[j] + p); },
+              [&](int64_t i, const Vec<T>& v) { result[i] = v; });
+        },
+        [&](int64_t p, Vec<T>* result) { store3<S>(to + p / kLanes * Pixels::kBytes, result); });
+    sink.put(tile);
+  }
+}
+
 // Grid sampled at the guide, coefficients applied to the image. The guide comes from make_guide(): an object a range of
-// tiles, guide(tile, image) → [pixel], where image is [channel][pixel] with rows `width + kPad` apart.
+// tiles, guide(tile, image, pitch) → [pixel], where image is [channel][pixel] with rows `pitch` apart, in whole vectors;
+// guide.prefetch(pixel) asks for what a later tile needs.
 template <class T, class MakeGuide>
 void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image_tensor, int64_t width,
                    const MakeGuide& make_guide) {
   const Lattice g = make_lattice(at, grid, image_tensor);
   const Matrix m = make_matrix(grid, image_tensor);
+  const Columns<T> columns(g, at);
+  if (g.depth && is_matrix34(m)) {
+    const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
+    for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
+      auto guide = make_guide();
+      with_depth(g, [&](auto depth) {
+        constexpr int D = decltype(depth)::value;
+        with_pixels(image_tensor, out, T(), [&](auto storage) {
+          sampled_apply_34<decltype(storage), D>(at, out, grid, image_tensor, g, tiling, columns, guide, first, last);
+        });
+      });
+    });
+    return;
+  }
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const int64_t pitch = width + kPad;
-  const Columns<T> columns(g, at);
   // work(tile, places, image, result) with image and result [channel][pixel]
   auto run = [&](int64_t first, int64_t last, auto&& work) {
     Scratch memory;
@@ -29,7 +112,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_planar(image_tensor, tile, image, pitch);
-      work(tile, placer.find(tile, guide(tile, image)), image, result);
+      work(tile, placer.find(tile, guide(tile, image, pitch)), image, result);
       store_planar(out, tile, result, pitch);
     }
   };
@@ -38,12 +121,10 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
       with_depth(g, [&](auto depth) {
         constexpr int D = decltype(depth)::value;
         Tables<T, D> tables(g, grid);
-        with_matrix(m, [&](const auto& matrix) {
-          run(first, last, [&](const Tile& tile, const Places<T>& places, const T* pixels, T* result) {
-            for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
-              const T* span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-              apply_span<D>(matrix, span, places, begin, end, pixels, result, pitch);
-            });
+        run(first, last, [&](const Tile& tile, const Places<T>& places, const T* pixels, T* result) {
+          for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
+            const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
+            apply_span<D>(m, span, places, begin, end, pixels, result, pitch);
           });
         });
       });
@@ -59,30 +140,95 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
   });
 }
 
+// A guide that is given.
+template <class T>
+class GivenGuide {
+ public:
+  explicit GivenGuide(const Tensor& guide) : guide_(guide) {}
+  const T* operator()(const Tile& tile, const T*, int64_t) {
+    const char* const from = pixel(guide_, tile);
+    if (guide_.strides[2] == sizeof(T) && plain<T>(guide_.dtype, from) && tile.count % Vec<T>::kLanes == 0) {
+      here_ = reinterpret_cast<const T*>(from);
+    } else {
+      load_run(guide_.dtype, from, guide_.strides[2], tile.count, plane_, 1);
+      here_ = plane_;
+    }
+    return here_;
+  }
+  BO_INLINE_MEMBER void prefetch(int64_t p) const {
+    prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(here_ + p));
+  }
+
+ private:
+  const Tensor& guide_;
+  const T* here_ = nullptr;
+  T plane_[kTileWidth];
+};
+
 template <class T>
 void slice_apply_forward_as(const SliceApplyArgs& a) {
-  struct Loaded {
-    const Tensor& guide;
-    T plane[kTileWidth];
-    const T* operator()(const Tile& tile, const T*) {
-      load_plane(guide, tile, plane);
-      return plane;
-    }
-  };
   const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
-  sampled_apply<T>(a.at, a.out, a.grid, a.image, width, [&] { return Loaded{a.at.guide, {}}; });
+  sampled_apply<T>(a.at, a.out, a.grid, a.image, width, [&] { return GivenGuide<T>(a.at.guide); });
 }
 
-// Where the lattice has tables: neither coefficients nor their gradients are stored.
+// HDRnet's matrices under a lattice with tables: neither coefficients nor their gradients are stored.
+template <class T, int D>
+void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
+  using S = Plain<T, T>;
+  using Pixels = Pixels3<S, T>;
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
+  const Columns<T> columns(g, a.at);
+  splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+    Pixels image(a.image), grad(a.grad), d_image(a.d_image);
+    T guide[kTileWidth], d_guide[kTileWidth];
+    Placer<T> placer(g, a.at, columns);
+    Tables<T, D> tables(g, a.grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      load_plane(a.at.guide, tile, guide);
+      const Places<T>& places = placer.find(tile, guide);
+      const char* const in_pixels = image.load(tile);
+      const char* const grad_pixels = grad.load(tile);
+      if (splatter)
+        splatter->add_outer(tile, places, reinterpret_cast<const T*>(in_pixels), reinterpret_cast<const T*>(grad_pixels));
+      if (!a.d_image.data && !a.d_guide.data) continue;
+      char* const to = a.d_image.data ? d_image.target(tile) : nullptr;
+      for_span_vectors<4>(
+          tables, tile, places,
+          [&](int64_t p, const SpanTables<T>& span, Vec<T>* result) {
+            const char *const in_here = in_pixels + p / kLanes * Pixels::kBytes,
+                       *const grad_here = grad_pixels + p / kLanes * Pixels::kBytes;
+            prefetch_ahead<Pixels::kBytes>(in_here);
+            prefetch_ahead<Pixels::kBytes>(grad_here);
+            Vec<T> in[3], d_out[3];
+            load3<S>(in_here, in);
+            load3<S>(grad_here, d_out);
+            const Vec<T> slopes = gradient_lookup<D>(
+                Matrix34(), span, load_indices(places.kz + p, T()), load(places.tz + p), load(places.tx + p),
+                [&](int64_t j) { return in[j]; }, [&](int64_t i) { return d_out[i]; },
+                [&](int64_t j, const Vec<T>& v) { result[j] = v; });
+            result[3] = slopes * load(places.dz + p);
+          },
+          [&](int64_t p, Vec<T>* result) {
+            if (to) store3<S>(to + p / kLanes * Pixels::kBytes, result);
+            store(d_guide + p, result[3]);
+          });
+      if (a.d_image.data) d_image.put(tile);
+      if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
+    }
+  });
+}
+
+// Other matrices under such a lattice.
 template <class T, int D>
 void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, const Matrix& m) {
-  const bool outer = m.Co == 3 && m.Ci == 3 && m.L == 4;
-  const int64_t width = outer ? kTileWidth : tile_width(2 * g.C), pitch = width + kPad;
+  const int64_t width = tile_width(2 * g.C), pitch = width + kPad;
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const Columns<T> columns(g, a.at);
   splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
-    T* image = memory.take<T>(pitch * (2 * m.Ci + m.Co + 2) + (outer ? 0 : width * g.C), true);
+    T* image = memory.take<T>(pitch * (2 * m.Ci + m.Co + 2) + width * g.C, true);
     T *grad = image + pitch * m.Ci, *d_image = grad + pitch * m.Co, *guide = d_image + pitch * m.Ci;
     T *d_guide = guide + pitch, *contributions = d_guide + pitch;
     Placer<T> placer(g, a.at, columns);
@@ -94,16 +240,12 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
       load_planar(a.grad, tile, grad, pitch);
       const Places<T>& places = placer.find(tile, guide);
       if (a.d_image.data || a.d_guide.data) {
-        with_matrix(m, [&](const auto& matrix) {
-          for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
-            const T* span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-            span_gradients<D>(matrix, span, places, begin, end, image, grad, d_image, d_guide, pitch);
-          });
+        for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
+          const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
+          span_gradients<D>(m, span, places, begin, end, image, grad, d_image, d_guide, pitch);
         });
       }
-      if (splatter && outer) {
-        splatter->add_outer(tile, places, image, grad, pitch);
-      } else if (splatter) {
+      if (splatter) {
         apply_tile_d_coefficients(m, tile.count, pitch, image, grad, contributions);
         splatter->add(tile, places, contributions);
       }
@@ -118,7 +260,14 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
   const Lattice g = make_lattice(a.at, a.grid, a.grad);
   const Matrix m = make_matrix(a.grid, a.image);
   if (g.depth) {
-    with_depth(g, [&](auto depth) { slice_apply_backward_tables<T, decltype(depth)::value>(a, g, m); });
+    with_depth(g, [&](auto depth) {
+      constexpr int D = decltype(depth)::value;
+      if (is_matrix34(m)) {
+        slice_apply_backward_34<T, D>(a, g);
+      } else {
+        slice_apply_backward_tables<T, D>(a, g, m);
+      }
+    });
     return;
   }
   const int64_t width = tile_width(2 * g.C);
@@ -133,10 +282,11 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
       d_image = image + width * m.Ci;
       grad = d_image + width * m.Ci;
     }
-    void contribute(const Tile& tile, T* d_coefficients) {
+    const T* contribute(const Tile& tile, T* d_coefficients) {
       load_planar(a.image, tile, image, width);
       load_planar(a.grad, tile, grad, width);
       apply_tile_d_coefficients(m, tile.count, width, image, grad, d_coefficients);
+      return d_coefficients;
     }
     void finish(const Tile& tile, const T* coefficients) {
       apply_tile_d_image(m, tile.count, width, coefficients, grad, d_image);

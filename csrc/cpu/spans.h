@@ -30,36 +30,50 @@ BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // ---------------------------------------------------------------------------------------------------------------------
 // Storage types
 
-template <class S, class T>
+// A storage type S: get and put one number, load and store a vector of numbers that lie one after another.
+template <class N, class T>
 struct Plain {
+  static constexpr int64_t size = sizeof(N);
   static T get(const char* p) {
-    S v;
+    N v;
     memcpy(&v, p, sizeof v);
     return static_cast<T>(v);
   }
   static void put(char* p, T value) {
-    const S v = static_cast<S>(value);
+    const N v = static_cast<N>(value);
     memcpy(p, &v, sizeof v);
   }
-  static constexpr int64_t size = sizeof(S);
+  static Vec<T> load(const char* p) { return bilateral_ops::load(reinterpret_cast<const T*>(p)); }
+  static void store(char* p, const Vec<T>& v) { bilateral_ops::store(reinterpret_cast<T*>(p), v); }
 };
-template <class S, float (*From)(S), S (*To)(float)>
+template <class Format>
 struct Converted {
+  using Bits = typename Format::Bits;
+  static constexpr int64_t size = sizeof(Bits);
   static float get(const char* p) {
-    S v;
+    Bits v;
     memcpy(&v, p, sizeof v);
-    return From(v);
+    return Format::value(v);
   }
   static void put(char* p, float value) {
-    const S v = To(value);
+    const Bits v = Format::bits(value);
     memcpy(p, &v, sizeof v);
   }
-  static constexpr int64_t size = sizeof(S);
+  static Vec<float> load(const char* p) { return load_as(Format(), p); }
+  static void store(char* p, const Vec<float>& v) { store_as(Format(), p, v); }
 };
-BO_INLINE float from_u8(uint8_t v) { return from_unit(v, 255.0f); }
-BO_INLINE uint8_t to_u8(float v) { return static_cast<uint8_t>(to_unit(v, 255.0f)); }
-BO_INLINE float from_u16(uint16_t v) { return from_unit(v, 65535.0f); }
-BO_INLINE uint16_t to_u16(float v) { return static_cast<uint16_t>(to_unit(v, 65535.0f)); }
+
+// kLanes pixels of three interleaved channels, a vector a channel
+template <class S, class T>
+BO_INLINE void load3(const char* p, Vec<T>* v) {
+  for (int c = 0; c < 3; ++c) v[c] = S::load(p + c * Vec<T>::kLanes * S::size);
+  deinterleave(v);
+}
+template <class S, class T>
+BO_INLINE void store3(char* p, Vec<T>* v) {
+  interleave(v);
+  for (int c = 0; c < 3; ++c) S::store(p + c * Vec<T>::kLanes * S::size, v[c]);
+}
 
 // Calls f with the storage type that a dtype has beside the compute type: double reads float64 alone, float the others.
 template <class F>
@@ -69,11 +83,34 @@ BO_INLINE void with_storage(DType, double, F&& f) {
 template <class F>
 BO_INLINE void with_storage(DType dtype, float, F&& f) {
   switch (dtype) {
-    case DType::f16: return f(Converted<uint16_t, from_f16, to_f16>());
-    case DType::bf16: return f(Converted<uint16_t, from_bf16, to_bf16>());
-    case DType::u8: return f(Converted<uint8_t, from_u8, to_u8>());
-    case DType::u16: return f(Converted<uint16_t, from_u16, to_u16>());
+    case DType::f16: return f(Converted<F16>());
+    case DType::bf16: return f(Converted<BF16>());
+    case DType::u8: return f(Converted<U8>());
+    case DType::u16: return f(Converted<U16>());
     default: return f(Plain<float, float>());
+  }
+}
+
+BO_INLINE int64_t item_size(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : dtype == DType::u8 ? 1 : 2;
+}
+
+// An image of three channels whose pixels lie side by side
+BO_INLINE bool interleaved3(const Tensor& t) {
+  const int64_t size = item_size(t.dtype);
+  return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
+}
+// Calls f with the storage in which pixels are worked on where they lie: the compute type, or bytes.
+template <class F>
+BO_INLINE void with_pixels(const Tensor&, const Tensor&, double, F&& f) {
+  f(Plain<double, double>());
+}
+template <class F>
+BO_INLINE void with_pixels(const Tensor& image, const Tensor& out, float, F&& f) {
+  if (image.dtype == DType::u8 && interleaved3(image) && interleaved3(out)) {
+    f(Converted<U8>());
+  } else {
+    f(Plain<float, float>());
   }
 }
 
@@ -87,17 +124,17 @@ BO_INLINE void with_compute_type(DType dtype, F&& f) {
   }
 }
 
-BO_INLINE int64_t item_size(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : dtype == DType::u8 ? 1 : 2;
-}
-
 // n elements, `stride` bytes apart in memory, to and from scratch where they lie `step` elements apart.
 template <class T>
 void load_run(DType dtype, const char* BO_RESTRICT from, int64_t stride, int64_t n, T* BO_RESTRICT to, int64_t step) {
   with_storage(dtype, T(), [&](auto storage) {
     using S = decltype(storage);
     if (stride == S::size && step == 1) {
-      for (int64_t i = 0; i < n; ++i) to[i] = S::get(from + i * S::size);
+      int64_t i = 0;
+      if (sizeof(T) > S::size) {
+        for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) store(to + i, S::load(from + i * S::size));
+      }
+      for (; i < n; ++i) to[i] = S::get(from + i * S::size);
     } else {
       for (int64_t i = 0; i < n; ++i) to[i * step] = S::get(from + i * stride);
     }
@@ -108,7 +145,11 @@ void store_run(DType dtype, char* BO_RESTRICT to, int64_t stride, int64_t n, con
   with_storage(dtype, T(), [&](auto storage) {
     using S = decltype(storage);
     if (stride == S::size && step == 1) {
-      for (int64_t i = 0; i < n; ++i) S::put(to + i * S::size, from[i]);
+      int64_t i = 0;
+      if (sizeof(T) > S::size) {
+        for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) S::store(to + i * S::size, load(from + i));
+      }
+      for (; i < n; ++i) S::put(to + i * S::size, from[i]);
     } else {
       for (int64_t i = 0; i < n; ++i) S::put(to + i * stride, from[i * step]);
     }
@@ -233,6 +274,13 @@ BO_INLINE void prefetch_next(const char* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) BO_PREFETCH(reinterpret_cast<const char*>(next + static_cast<uintptr_t>(i)));
 }
 
+// The same where a loop goes through many tiles' memory without pause: what lies `Bytes` long this far ahead.
+template <int64_t Bytes>
+BO_INLINE void prefetch_ahead(const char* from) {
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(from) + 2048;
+  for (int64_t i = 0; i < Bytes; i += 64) BO_PREFETCH(reinterpret_cast<const char*>(ahead + static_cast<uintptr_t>(i)));
+}
+
 // One number a pixel: the guide.
 template <class T>
 BO_INLINE void load_plane(const Tensor& t, const Tile& tile, T* to) {
@@ -244,54 +292,103 @@ BO_INLINE void store_plane(const Tensor& t, const Tile& tile, const T* from) {
   store_run(t.dtype, pixel(t, tile), t.strides[2], tile.count, from, 1);
 }
 // An image (N,H,W,channels) to and from [channel][pixel], rows `pitch` apart.
-BO_INLINE bool interleaved3(const Tensor& t) {
-  const int64_t size = item_size(t.dtype);
-  return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
-}
 template <class T>
 void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
+  const char* const from = pixel(t, tile);
   if (interleaved3(t)) {
-    const char* const from = pixel(t, tile);
-    alignas(64) T converted[3 * kTileWidth];
     prefetch_next(from, tile.count * t.strides[2]);
-    const T* pixels = reinterpret_cast<const T*>(from);
-    if (!plain<T>(t.dtype, from)) {
-      load_run(t.dtype, from, item_size(t.dtype), 3 * tile.count, converted, 1);
-      pixels = converted;
-    }
-    int64_t i = 0;
-    for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
-      Vec<T> a, b, c;
-      load3(pixels + 3 * i, a, b, c);
-      store(to + i, a);
-      store(to + pitch + i, b);
-      store(to + 2 * pitch + i, c);
-    }
-    for (; i < tile.count; ++i)
-      for (int64_t c = 0; c < 3; ++c) to[c * pitch + i] = pixels[3 * i + c];
+    with_storage(t.dtype, T(), [&](auto storage) {
+      using S = decltype(storage);
+      int64_t i = 0;
+      for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
+        Vec<T> v[3];
+        load3<S>(from + 3 * i * S::size, v);
+        for (int c = 0; c < 3; ++c) store(to + c * pitch + i, v[c]);
+      }
+      for (; i < tile.count; ++i)
+        for (int64_t c = 0; c < 3; ++c) to[c * pitch + i] = S::get(from + (3 * i + c) * S::size);
+    });
     return;
   }
   for (int64_t c = 0; c < t.shape[3]; ++c)
-    load_run(t.dtype, pixel(t, tile) + c * t.strides[3], t.strides[2], tile.count, to + c * pitch, 1);
+    load_run(t.dtype, from + c * t.strides[3], t.strides[2], tile.count, to + c * pitch, 1);
 }
 template <class T>
 void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitch) {
+  char* const to = pixel(t, tile);
   if (interleaved3(t)) {
-    char* const to = pixel(t, tile);
-    alignas(64) T converted[3 * kTileWidth];
-    const bool direct = plain<T>(t.dtype, to);
-    T* const pixels = direct ? reinterpret_cast<T*>(to) : converted;
-    int64_t i = 0;
-    for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes)
-      store3(pixels + 3 * i, load(from + i), load(from + pitch + i), load(from + 2 * pitch + i));
-    for (; i < tile.count; ++i)
-      for (int64_t c = 0; c < 3; ++c) pixels[3 * i + c] = from[c * pitch + i];
-    if (!direct) store_run(t.dtype, to, item_size(t.dtype), 3 * tile.count, converted, 1);
+    with_storage(t.dtype, T(), [&](auto storage) {
+      using S = decltype(storage);
+      int64_t i = 0;
+      for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
+        Vec<T> v[3] = {load(from + i), load(from + pitch + i), load(from + 2 * pitch + i)};
+        store3<S>(to + 3 * i * S::size, v);
+      }
+      for (; i < tile.count; ++i)
+        for (int64_t c = 0; c < 3; ++c) S::put(to + (3 * i + c) * S::size, from[c * pitch + i]);
+    });
     return;
   }
   for (int64_t c = 0; c < t.shape[3]; ++c)
-    store_run(t.dtype, pixel(t, tile) + c * t.strides[3], t.strides[2], tile.count, from + c * pitch, 1);
+    store_run(t.dtype, to + c * t.strides[3], t.strides[2], tile.count, from + c * pitch, 1);
 }
+
+// An image of three channels, tile by tile, as whole vectors of interleaved pixels of storage S: where they lie, or in
+// scratch. Of another storage than the compute type are only images that are interleaved themselves.
+template <class S, class T>
+class Pixels3 {
+ public:
+  static constexpr int64_t kBytes = 3 * Vec<T>::kLanes * S::size;  // of a vector of pixels
+  explicit Pixels3(const Tensor& t) : t_(t), direct_(interleaved3(t) && item_size(t.dtype) == S::size) {}
+  Pixels3(const Pixels3& other) : Pixels3(other.t_) {}
+
+  const char* load(const Tile& tile) {
+    const char* const from = pixel(t_, tile);
+    if (direct_ && tile.count % Vec<T>::kLanes == 0) return from;
+    if (direct_) {
+      memcpy(scratch_, from, static_cast<size_t>(tile.count * 3 * S::size));
+    } else if (t_.strides[2] == item_size(t_.dtype)) {
+      load_rows(tile, from);
+    } else {
+      load_block(block_of(t_, 2), from, tile.count, numbers());
+    }
+    return scratch_;
+  }
+  // Where a tile's pixels are to be written; put() then takes them to their place.
+  char* target(const Tile& tile) {
+    return direct_ && tile.count % Vec<T>::kLanes == 0 ? pixel(t_, tile) : scratch_;
+  }
+  void put(const Tile& tile) {
+    char* const to = pixel(t_, tile);
+    if (direct_ && tile.count % Vec<T>::kLanes == 0) return;
+    if (direct_) {
+      memcpy(to, scratch_, static_cast<size_t>(tile.count * 3 * S::size));
+    } else {
+      store_block(block_of(t_, 2), to, tile.count, numbers());
+    }
+  }
+
+ private:
+  T* numbers() { return reinterpret_cast<T*>(scratch_); }
+  // Of three rows, a channel each
+  void load_rows(const Tile& tile, const char* from) {
+    with_storage(t_.dtype, T(), [&](auto storage) {
+      using R = decltype(storage);
+      int64_t i = 0;
+      for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
+        Vec<T> v[3];
+        for (int c = 0; c < 3; ++c) v[c] = R::load(from + c * t_.strides[3] + i * R::size);
+        store3<Plain<T, T>>(scratch_ + 3 * i * static_cast<int64_t>(sizeof(T)), v);
+      }
+      for (; i < tile.count; ++i)
+        for (int c = 0; c < 3; ++c) numbers()[3 * i + c] = R::get(from + c * t_.strides[3] + i * R::size);
+    });
+  }
+
+  const Tensor& t_;
+  const bool direct_;
+  alignas(64) char scratch_[3 * kTileWidth * sizeof(T)];
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Scratch and threads

@@ -7,109 +7,141 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// The sums of one band of an image: double whatever the compute type, as a cell may collect millions of pixels. Of the
-// compute type is at most what one span of one tile adds up to in registers.
+// The sums of one band of an image: double whatever the compute type, as a cell may collect millions of pixels.
+//
+// Where the pixels between the same two columns of cells follow one another, a span, they are added in the compute type
+// to the depths of those two columns alone, which stay in the first-level cache; the span's sums then go to the four
+// columns around it. Two neighbouring pixels mostly meet the same cells, and the second would wait for the first one's
+// sum to be stored: even and odd pixels have sums of their own.
 template <class T>
 class Splatter {
  public:
   // `sums` holds grid rows from `first_row` on, [y][x][z][c], all zero.
-  Splatter(const Lattice& lattice, double* sums, int64_t first_row) : g_(lattice), sums_(sums), first_row_(first_row) {
-    if (g_.depth) {
-      span_ = memory_.template take<T>(2 * g_.column);
+  Splatter(const Lattice& lattice, double* sums, int64_t first_row)
+      : g_(lattice), sums_(sums), first_row_(first_row), padded_(ceil_div(g_.C, Vec<T>::kLanes) * Vec<T>::kLanes) {
+    if (g_.table) {
+      // One depth past the last, which gets what weighs nothing.
+      half_ = (g_.Gd + 1) * 2 * padded_;
+      span_ = memory_.template take<T>(2 * half_ + 2 * g_.column + 4 * kSize, true);
+      merged_ = span_ + 2 * half_;
+      weights_ = merged_ + 2 * g_.column;
     } else {
-      wide_ = memory_.template take<double>(g_.C + (g_.table ? g_.Gw * g_.column : 0), true);
-      row_ = wide_ + g_.C;
+      wide_ = memory_.template take<double>(g_.C);
     }
   }
 
   // contributions: [pixel][channel]
   void add(const Tile& tile, const Places<T>& at, const T* contributions) {
-    if (g_.depth) {
-      with_depth(g_, [&](auto depth) {
-        constexpr int D = decltype(depth)::value;
-        const ColumnWeights<T, D> weights;
-        constexpr int kMost = Vec<T>::kSums / ColumnWeights<T, D>::kVecs;
-        for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-          splat_channels<min_of(12, max_of(kMost, 1))>(weights, at, begin, end, g_.Gd, g_.C, 0, contributions, span_);
-          add_span(at, begin);
-        });
+    const int64_t C = g_.C;
+    if (g_.table) {
+      add_spans(tile, at, [&](int64_t i, auto&& put) {
+        for_vectors<T>(C, [&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
       });
-    } else if (g_.table) {
-      add_to_row(tile, at, contributions);
-    } else {
-      for_pixels(tile, contributions, [&](int64_t i) {
-        const int64_t ky = at.ky[i], above = min_of(ky + 1, g_.Gh - 1);
-        const double ty = at.ty[i];
-        add_pair(grid_row(ky), at, i, 1.0 - ty);
-        add_pair(grid_row(above), at, i, ty);
-      });
+      return;
+    }
+    for (int64_t i = 0; i < tile.count; ++i) {
+      for (int64_t c = 0; c < C; ++c) wide_[c] = static_cast<double>(contributions[i * C + c]);
+      const int64_t ky = at.ky[i], above = min_of(ky + 1, g_.Gh - 1);
+      const double ty = at.ty[i];
+      add_pair(grid_row(ky), at, i, 1.0 - ty);
+      add_pair(grid_row(above), at, i, ty);
     }
   }
 
-  // The contributions of 3 × 4 matrices under a lattice with tables: grad_i·in_j, planar, without storing them.
-  void add_outer(const Tile& tile, const Places<T>& at, const T* image, const T* grad, int64_t pitch) {
-    with_depth(g_, [&](auto depth) {
-      constexpr int D = decltype(depth)::value;
-      const ColumnWeights<T, D> weights;
-      for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-        splat_outer(weights, at, begin, end, g_.Gd, image, grad, pitch, span_);
-        add_span(at, begin);
-      });
+  // The contributions of 3 × 4 matrices under a lattice with tables, grad_i·in_j (in_3 = 1), which then need not be
+  // stored. image, grad: [pixel][3]
+  void add_outer(const Tile& tile, const Places<T>& at, const T* image, const T* grad) {
+    add_spans(tile, at, [&](int64_t i, auto&& put) {
+      for (int v = 0; v * Vec<T>::kLanes < 12; ++v)
+        put(v * Vec<T>::kLanes, spread3(grad + 3 * i, v) * repeat3_one(image + 3 * i, v));
     });
   }
 
   // To be called after the last tile.
   void flush() {
-    if (y_ >= 0) add_row();
+    if (count_) add_span();
   }
 
  private:
+  static constexpr int64_t kSize = kTileWidth + kPad;
+  // Pixels whose sum in the compute type is as good as one in double.
+  static constexpr int64_t kMost = 512;
+
   double* grid_row(int64_t y) const { return sums_ + (y - first_row_) * g_.Gw * g_.column; }
 
-  // The sums of a span, [side][z][c], to the four columns around it.
-  void add_span(const Places<T>& at, int64_t pixel) const {
-    const int64_t ky = at.row_k, kx = at.kx[pixel], size = g_.column;
-    const double ty = at.row_t;
-    double* rows[2] = {grid_row(ky), grid_row(min_of(ky + 1, g_.Gh - 1))};
-    for (int up = 0; up < 2; ++up)
-      for (int64_t side = 0; side < 2; ++side) {
-        const double weight = up ? ty : 1.0 - ty;
-        double* BO_RESTRICT to = rows[up] + min_of(kx + side, g_.Gw - 1) * size;
-        const T* BO_RESTRICT from = span_ + side * size;
-        for (int64_t i = 0; i < size; ++i) to[i] = madd(weight, static_cast<double>(from[i]), to[i]);
-      }
-  }
-
-  // Collects an image row, to be added to the two grid rows around it when the next one begins.
-  void add_to_row(const Tile& tile, const Places<T>& at, const T* contributions) {
-    if (tile.y != y_) flush();
-    y_ = tile.y;
-    ky_ = at.row_k;
-    ty_ = at.row_t;
-    begin_ = min_of<int64_t>(begin_, at.kx[0]);
-    end_ = max_of<int64_t>(end_, min_of<int64_t>(at.kx[tile.count - 1] + 2, g_.Gw));
-    for_pixels(tile, contributions, [&](int64_t i) { add_pair(row_, at, i, 1.0); });
-  }
-  void add_row() {
-    // One after the other: at the border both are the same row.
-    const double weights[2] = {1.0 - ty_, ty_};
-    for (int up = 0; up < 2; ++up) {
-      double* BO_RESTRICT to = grid_row(min_of<int64_t>(ky_ + up, g_.Gh - 1));
-      for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) to[i] += weights[up] * row_[i];
-    }
-    for (int64_t i = begin_ * g_.column; i < end_ * g_.column; ++i) row_[i] = 0.0;
-    y_ = -1;
-    begin_ = g_.Gw;
-    end_ = 0;
-  }
-
-  // Calls f(i) for every pixel, its contributions in wide_.
+  // contribute(pixel, put) calls put(channel, vector) for all channels.
   template <class F>
-  void for_pixels(const Tile& tile, const T* contributions, F&& f) const {
-    for (int64_t i = 0; i < tile.count; ++i) {
-      for (int64_t c = 0; c < g_.C; ++c) wide_[c] = static_cast<double>(contributions[i * g_.C + c]);
-      f(i);
+  BO_INLINE_MEMBER void add_spans(const Tile& tile, const Places<T>& at, const F& contribute) {
+    const Vec<T> one = broadcast(T(1));
+    for (int64_t i = 0; i < tile.count; i += Vec<T>::kLanes) {
+      const Vec<T> tx = load(at.tx + i), tz = load(at.tz + i), left = one - tx, lower = one - tz;
+      store(weights_ + i, left * lower);
+      store(weights_ + kSize + i, tx * lower);
+      store(weights_ + 2 * kSize + i, left * tz);
+      store(weights_ + 3 * kSize + i, tx * tz);
     }
+    for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
+      if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kMost)) add_span();
+      y_ = tile.y;
+      ky_ = at.row_k;
+      kx_ = at.kx[begin];
+      ty_ = at.row_t;
+      count_ += end - begin;
+      // Copies, as for all the compiler knows the sums may be stored over the members.
+      const int64_t padded = padded_, half = half_;
+      const int32_t* const depths = at.kz;
+      const T* const weights = weights_;
+      T* const sums = span_;
+      int64_t first = first_, last = last_;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t kz = depths[i];
+        first = kz < first ? kz : first;
+        last = kz > last ? kz : last;
+        T* const to = sums + (i & 1) * half + 2 * kz * padded;
+        const Vec<T> w0 = broadcast(weights[i]), w1 = broadcast(weights[kSize + i]),
+                     w2 = broadcast(weights[2 * kSize + i]), w3 = broadcast(weights[3 * kSize + i]);
+        contribute(i, [&](int64_t c, const Vec<T>& d) {
+          T* const cell = to + c;
+          store(cell, madd(w0, d, load(cell)));
+          store(cell + padded, madd(w1, d, load(cell + padded)));
+          store(cell + 2 * padded, madd(w2, d, load(cell + 2 * padded)));
+          store(cell + 3 * padded, madd(w3, d, load(cell + 3 * padded)));
+        });
+      }
+      first_ = first;
+      last_ = last;
+    });
+  }
+
+  // The sums of a span to the four columns around it, and back to zero.
+  void add_span() {
+    const int64_t C = g_.C, end = min_of(last_ + 2, g_.Gd);
+    const Vec<T> zero = broadcast(T(0));
+    for (int64_t z = first_; z < last_ + 2; ++z)
+      for (int64_t side = 0; side < 2; ++side) {
+        T* const even = span_ + (2 * z + side) * padded_;
+        T* const odd = even + half_;
+        T* const to = merged_ + side * g_.column + z * C;
+        if (z < end)
+          for_vectors<T>(C, [&](int64_t c, auto lanes) { lanes.put(to + c, load(even + c) + load(odd + c)); });
+        for (int64_t c = 0; c < padded_; c += Vec<T>::kLanes) {
+          store(even + c, zero);
+          store(odd + c, zero);
+        }
+      }
+    // One after the other: at the border both rows, or both columns, are the same.
+    const double weights[2] = {1.0 - ty_, ty_};
+    for (int64_t up = 0; up < 2; ++up)
+      for (int64_t side = 0; side < 2; ++side) {
+        double* BO_RESTRICT to =
+            grid_row(min_of(ky_ + up, g_.Gh - 1)) + min_of(kx_ + side, g_.Gw - 1) * g_.column;
+        const T* BO_RESTRICT from = merged_ + side * g_.column;
+        for (int64_t i = first_ * C; i < end * C; ++i)
+          to[i] = madd(weights[up], static_cast<double>(from[i]), to[i]);
+      }
+    count_ = 0;
+    first_ = g_.Gd;
+    last_ = 0;
   }
 
   // weight · contribution to the four cells of one grid row
@@ -131,10 +163,13 @@ class Splatter {
   double* sums_;
   int64_t first_row_;
   Scratch memory_;
-  T* span_ = nullptr;
+  // The span's sums, [parity][z][side][channel] with channels padded to vectors; then the same [side][z][c].
+  const int64_t padded_;
+  int64_t half_ = 0;
+  T *span_ = nullptr, *merged_ = nullptr;
+  T* weights_ = nullptr;    // [4][pixel]: of a tile's pixels for left and right in the lower depth, then in the upper
   double* wide_ = nullptr;  // one pixel's contributions
-  double* row_ = nullptr;
-  int64_t y_ = -1, ky_ = 0, begin_ = g_.Gw, end_ = 0;
+  int64_t count_ = 0, y_ = 0, ky_ = 0, kx_ = 0, first_ = g_.Gd, last_ = 0;
   double ty_ = 0.0;
 };
 
@@ -228,8 +263,9 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
 // ---------------------------------------------------------------------------------------------------------------------
 // The gradient of anything that samples a grid
 //
-// make_worker() makes one object a range of tiles: worker.contribute(tile, contributions) writes ∂L/∂values, and
-// worker.finish(tile, values) is given the sampled values, where values_wanted: both [pixel][channel].
+// make_worker() makes one object a range of tiles: worker.contribute(tile, scratch) returns ∂L/∂values, in scratch or
+// where it lies, and worker.finish(tile, values) is given the sampled values, where values_wanted: both
+// [pixel][channel].
 template <class T, class MakeWorker>
 void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, const Tensor& d_grid,
                       const Tensor& d_guide, const Tensor& d_xy, int64_t width, bool values_wanted,
@@ -242,9 +278,9 @@ void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, 
 
   auto run = [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
-    T* contributions = memory.take<T>(size * 2 + width * 3);
-    T *values = contributions + size, *plane = values + size;
-    Samples<T> samples = {values, slopes_wanted ? contributions : nullptr, plane, nullptr, nullptr};
+    T* scratch = memory.take<T>(size * 2 + width * 3);
+    T *values = scratch + size, *plane = values + size;
+    Samples<T> samples = {values_wanted ? values : nullptr, nullptr, plane, nullptr, nullptr};
     if (d_xy.data) {
       samples.slope_x = plane + width;
       samples.slope_y = plane + 2 * width;
@@ -256,7 +292,8 @@ void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, 
       const Tile tile = tile_at(tiling, index);
       load_plane(at.guide, tile, plane);
       const Places<T>& places = placer.find(tile, plane);
-      worker.contribute(tile, contributions);
+      const T* contributions = worker.contribute(tile, scratch);
+      if (slopes_wanted) samples.contributions = contributions;
       if (sampled) sampler.sample(tile, places, samples);
       if (values_wanted) worker.finish(tile, values);
       auto scale = [&](T* slopes, const T* by) {

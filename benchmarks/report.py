@@ -1,0 +1,553 @@
+"""Turn what `nox -s bench` measured into docs/benchmarks/ and the README's summary.
+
+python benchmarks/report.py FILE.json    # pytest-benchmark's; keeps the medians in docs/benchmarks/results.json
+python benchmarks/report.py              # write everything again from results.json
+python benchmarks/report.py --check      # write nothing; exit code 1 where a text is not what it would write
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "benchmarks"
+RESULTS = FOLDER / "results.json"
+MARKS = ("<!-- benchmarks: begin -->", "<!-- benchmarks: end -->")
+
+PEERS = {"numba": "Numba", "halide": "Halide", "torch": "PyTorch", "jax": "JAX", "numpy": "NumPy"}
+MAIN = ("slice", "slice_apply", "slice_apply_vjp", "enhance")
+SMALL, LARGE = "1920x1080", "4000x3000"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the package aims at. ``of``: a peer (how many times faster), or one of the figures in ``measured``."""
+
+    call: str
+    of: str
+    bound: float
+    aim: float | None = None
+    sizes: tuple[str, ...] = (SMALL, LARGE)
+
+
+TARGETS = (
+    Target("slice_apply", "streaming", 2.0, 1.5),
+    Target("slice_apply", "torch", 80),
+    Target("slice_apply", "halide", 4, 8),
+    Target("slice_apply", "numba", 6, 12),
+    Target("slice_apply_vjp", "streaming", 3.0, 2.0),
+    Target("slice_apply_vjp", "torch", 100),
+    Target("slice", "streaming", 1.4),
+    Target("enhance", "frames", 60, 100, ("3840x2160",)),
+    Target("enhance", "torch", 150, None, ("3840x2160",)),
+    *(Target(call, "avx2", 2.0, None, (SMALL,)) for call in MAIN),
+    *(Target(call, "growth", 25, None, ("",)) for call in MAIN),
+    *(Target(call, "memory", 4, None, ("",)) for call in ("slice_apply", "slice_apply_vjp", "enhance")),
+)
+#: What the figures are called, their sign, and whether less is better.
+FIGURES = {
+    "streaming": ("time ÷ streaming bound", "", True),
+    "frames": ("frames a second", "", False),
+    "avx2": ("AVX2 time ÷ AVX-512 time", "", True),
+    "growth": ("time ÷ bound, 1 to 100 megapixels: varies by", " %", True),
+    "memory": ("memory beside inputs and outputs", " MiB", True),
+    **{peer: (f"times faster than {name}", "", False) for peer, name in PEERS.items()},
+}
+
+
+class Results:
+    """The rows of results.json, found by what they hold."""
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        self.machine, self.date, self.rows = kept["machine"], kept["date"], kept["rows"]
+
+    def find(self, **wanted: Any) -> list[dict[str, Any]]:
+        return [row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())]
+
+    def one(self, **wanted: Any) -> dict[str, Any] | None:
+        return next(iter(self.find(**wanted)), None)
+
+    def package(self, call: str, size: str) -> dict[str, Any] | None:
+        return self.one(call=call, size=size, peer="bilateral_ops")
+
+    def sizes(self) -> list[str]:
+        return list(dict.fromkeys(row["size"] for row in self.rows if "peer" in row))
+
+    def calls(self) -> list[str]:
+        return list(dict.fromkeys(row["call"] for row in self.rows if "peer" in row))
+
+    def faster(self, call: str, size: str, peer: str) -> float | None:
+        """How many times as long as the package a peer takes."""
+        row = self.one(call=call, size=size, peer=peer)
+        return row["beside"]["bilateral_ops"]["ratio"] if row else None
+
+    def measured(self, call: str, of: str, size: str) -> float | None:
+        """A target's figure."""
+        if of in PEERS:
+            return self.faster(call, size, of)
+        if of == "memory":
+            return max((row["added"] / 2**20 for row in self.find(scan="memory", call=call)), default=None)
+        if of == "avx2":
+            threads = self.machine["threads"]
+            row = self.one(scan="settings", call=call, isa="avx2", threads=threads)
+            best = self.one(scan="settings", call=call, isa="avx512", threads=threads)
+            return row["beside"]["best"]["ratio"] if row and best else None
+        if of == "growth":
+            ratios = [
+                r["beside"]["streaming"]["ratio"] for r in self.find(scan="pixels", call=call) if r["pixels"] > 9e5
+            ]
+            return 100 * (max(ratios) / min(ratios) - 1) if len(ratios) > 1 else None
+        row = self.package(call, size)
+        if row is None:
+            return None
+        return 1 / row["seconds"] if of == "frames" else row["beside"]["streaming"]["ratio"]
+
+
+# --- what is kept
+
+
+def keep(measured: dict[str, Any]) -> dict[str, Any]:
+    """The medians in a file of pytest-benchmark's."""
+    rows = []
+    for benchmark in measured["benchmarks"]:
+        row = {**benchmark["extra_info"], "rounds": benchmark["stats"]["rounds"]}
+        if row.get("scan") != "memory":
+            row["seconds"] = benchmark["stats"]["median"]
+        rows.append(_rounded(row))
+    return {"machine": measured["machine_info"], "date": measured["datetime"][:10], "rows": rows}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def written(kept: dict[str, Any]) -> str:
+    """As JSON, a row a line."""
+    rows = ",\n".join("  " + json.dumps(row) for row in kept["rows"])
+    head = json.dumps({key: value for key, value in kept.items() if key != "rows"}, indent=1)[:-2]
+    return f'{head},\n "rows": [\n{rows}\n ]\n}}\n'
+
+
+# --- tables
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Three significant digits."""
+    if value is None:
+        return ""
+    digits = 0 if value >= 99.5 else 1 if value >= 9.95 else 2
+    return f"{value:.{digits}f}{sign}"
+
+
+def milliseconds(row: dict[str, Any] | None) -> str:
+    return (
+        f"{row['seconds'] * 1e3:.3g}" if row and row["seconds"] < 0.1 else f"{row['seconds'] * 1e3:.0f}" if row else ""
+    )
+
+
+def summary(results: Results) -> str:
+    """The main calls: for the README."""
+    rows = []
+    for call in MAIN:
+        if row := results.package(call, SMALL):
+            peers = [number(results.faster(call, SMALL, peer), " ×") for peer in ("numba", "halide", "torch", "jax")]
+            rows.append([f"`{call}`", milliseconds(row), number(row["beside"]["streaming"]["ratio"], " ×"), *peers])
+    return table(["", "ms", "÷ bound", "Numba", "Halide", "PyTorch", "JAX"], rows)
+
+
+def operations(results: Results, size: str) -> str:
+    """Every call at one size, with all of its peers."""
+    rows = []
+    for call in results.calls():
+        if row := results.package(call, size):
+            bound = row["beside"]["streaming"]
+            figures = [number(row["bytes"] / row["seconds"] / 1e9), milliseconds(bound), number(bound["ratio"], " ×")]
+            peers = [number(results.faster(call, size, peer), " ×") for peer in PEERS]
+            rows.append([f"`{call}`", milliseconds(row), *figures, *peers])
+    return table(["", "ms", "GB/s", "bound, ms", "÷ bound", *PEERS.values()], rows)
+
+
+def targets(results: Results) -> str:
+    rows = []
+    for target in TARGETS:
+        what, sign, less = FIGURES[target.of]
+        for size in target.sizes:
+            value = results.measured(target.call, target.of, size)
+            compared = "≤" if less else "≥"
+            wanted = f"{compared} {target.bound:g}{sign}" + (f" (aim {target.aim:g})" if target.aim else "")
+            met = "not measured" if value is None else "yes" if (value <= target.bound) == less else "**no**"
+            rows.append([f"`{target.call}`, {what}", pretty(size), wanted, number(value, sign), met])
+    return table(["", "size", "wanted", "measured", "met"], rows)
+
+
+def losses(results: Results) -> str:
+    """Where a peer takes less time than the package."""
+    found = []
+    for call in results.calls():
+        for size in results.sizes():
+            for peer, name in PEERS.items():
+                if (ratio := results.faster(call, size, peer)) is not None and ratio < 1:
+                    found.append(f"- `{call}` at {pretty(size)}: {name} takes {number(ratio)} of the package's time.")
+    return "\n".join(found) or "None."
+
+
+def pixels(results: Results) -> str:
+    scans = {call: results.find(scan="pixels", call=call) for call in MAIN}
+    labels = list(dict.fromkeys(row["size"] for rows in scans.values() for row in rows))
+    rows = []
+    for label in labels:
+        line = [pretty(label)]
+        for call in MAIN:
+            row = next((row for row in scans[call] if row["size"] == label), None)
+            line.append(f"{milliseconds(row)} ms, {number(row['beside']['streaming']['ratio'])} ×" if row else "")
+        rows.append(line)
+    return table(["", *(f"`{call}`" for call in MAIN)], rows)
+
+
+def settings(results: Results) -> str:
+    kinds = list(dict.fromkeys((row["isa"], row["threads"]) for row in results.find(scan="settings")))
+    rows = []
+    for call in results.calls():
+        cells = [milliseconds(results.one(scan="settings", call=call, isa=isa, threads=n)) for isa, n in kinds]
+        rows.append([f"`{call}`", *cells])
+    return table(["ms", *(f"{isa}, {n} thread{'s' * (n > 1)}" for isa, n in kinds)], rows)
+
+
+def memory(results: Results) -> str:
+    rows = []
+    for row in results.find(scan="memory"):
+        what = f"`{row['call']}`, {row['dtype']}, {row['layout']}"
+        rows.append([what, pretty(row["size"]), f"{row['added'] / 2**20:.2f}"])
+    return table(["", "size", "MiB"], rows)
+
+
+def bound(results: Results) -> str:
+    rows = []
+    for row in results.find(scan="bound"):
+        copy = row["beside"]["copy"]
+        rows.append([pretty(row["size"]), milliseconds(row), milliseconds(copy), number(copy["ratio"])])
+    return table(["", "bound, ms", "copy, ms", "ratio"], rows)
+
+
+def pretty(size: str) -> str:
+    return size.replace("x", " × ")
+
+
+# --- texts
+
+
+def readme(results: Results, text: str) -> str:
+    """The project's README with its summary between the marks."""
+    machine = results.machine
+    made = f"""{MARKS[0]}
+{summary(results)}
+
+Milliseconds at {pretty(SMALL)} with {machine["threads"]} threads of an {machine["cpu"]} ({machine["isa"]}), float32
+(`enhance`: uint8, curves guide), a grid of 16 × 16 × 8 matrices of 3 × 4. *÷ bound*: times as long as a loop that only
+reads and writes the same bytes. Peers: times as long as this package. [All sizes, all operations and how it is
+measured](docs/benchmarks/README.md).
+
+![Time of every operation beside its peers](docs/benchmarks/time.png)
+{MARKS[1]}"""
+    before, _, rest = text.partition(MARKS[0])
+    _, mark, after = rest.partition(MARKS[1])
+    if not mark:
+        raise SystemExit(f"report.py: README.md must hold the lines {MARKS[0]} and {MARKS[1]}.")
+    return before + made + after
+
+
+def page(results: Results) -> str:
+    """docs/benchmarks/README.md."""
+    machine = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    sizes = "\n\n".join(f"### {pretty(size)}\n\n{operations(results, size)}" for size in results.sizes())
+    return f"""# Benchmarks
+
+Written by `benchmarks/report.py` from what `nox -s bench` measured; don't edit it by hand.
+
+| | |
+|---|---|
+| processor | {machine["cpu"]}, {machine["threads"]} threads, {machine["isa"]} |
+| system | {machine["system"]}, {machine["compiler"]} |
+| package | {machine["commit"]} |
+| versions | {versions} |
+| date | {results.date} |
+
+## How it is measured
+
+Everything runs in one process on the same number of threads. In every round of a benchmark the package, the streaming
+bound and the peer are called one after the other; given are the median of the times, and the median of the rounds'
+ratios. Before it is timed each answer is asserted: the package's against the NumPy specification, a peer's against the
+package's. Grids have 16 × 16 × 8 cells of 3 × 4 matrices, guides have 16 knots or features; images are float32 and
+interleaved (`enhance`: uint8, the curves guide). The package and the Numba loops write into arrays made before.
+
+- **Streaming bound**: a loop, compiled by Numba, that reads as many bytes as the call's arguments have and writes as
+  many as its results have, on as many threads. It is held against NumPy copying as many bytes, below.
+- **Numba**: `bilateral_ops.reference.numba`, what one would write without this package.
+- **Halide**: `slice_apply` scheduled by hand; of several schedules the fastest.
+- **PyTorch**: `grid_sample` and the affine map, on planar images. Backward is autograd's alone, without the forward
+  pass before it.
+- **JAX**: the eight corners fetched and weighted, compiled whole. Backward is `jax.vjp` compiled whole. XLA uses as
+  many threads as the machine has processors, unless `NPROC` says less.
+- **NumPy**: the specification, in float64, which is not written for speed.
+
+## What the package aims at
+
+{targets(results)}
+
+## Where a peer is faster
+
+{losses(results)}
+
+## Every operation beside its peers
+
+Peers: times as long as this package.
+
+{sizes}
+
+![Time of every operation beside its peers](time.png)
+
+![Gigabytes a second of every operation beside the streaming bound](bandwidth.png)
+
+## From 0.1 to 100 megapixels
+
+Time, and time ÷ streaming bound at the same size.
+
+{pixels(results)}
+
+![Time ÷ streaming bound, by pixels](pixels.png)
+
+## Threads and instruction sets
+
+{pretty(SMALL)} pixels.
+
+{settings(results)}
+
+![Time by threads and instruction set](threads.png)
+
+## Memory
+
+What a call adds to the peak of its process, beside inputs and outputs.
+
+{memory(results)}
+
+## The streaming bound beside a copy
+
+The bound of `slice_apply` beside `numpy.copyto` on as many threads, which reads half of as many bytes and writes half.
+
+{bound(results)}
+"""
+
+
+# --- plots
+
+INK, FAINT = "#1d2330", "#6b7280"
+#: Okabe and Ito's colours, which stay apart for the colour-blind; shapes tell the series apart, too.
+SERIES = {
+    "bilateral_ops": ("this package", "#0072b2", "o"),
+    "numba": ("Numba", "#e69f00", "s"),
+    "halide": ("Halide", "#009e73", "D"),
+    "torch": ("PyTorch", "#d55e00", "^"),
+    "jax": ("JAX", "#cc79a7", "v"),
+    "numpy": ("NumPy", "#8d93a0", "X"),
+}
+STYLE: Any = {
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": FAINT,
+    "ytick.color": INK,
+    "grid.color": "#e3e5ea",
+}
+
+
+def draw(results: Results) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    plots = {
+        "time": (plot_time, 7.2),
+        "bandwidth": (plot_bandwidth, 6.2),
+        "pixels": (plot_pixels, 4.6),
+        "threads": (plot_threads, 4.6),
+    }
+    for name, (plot, height) in plots.items():
+        with matplotlib.rc_context(STYLE):
+            figure: Any = Figure(figsize=(10, height), layout="constrained", facecolor="white")
+            plot(results, figure.subplots())
+            figure.savefig(FOLDER / f"{name}.png", dpi=110, metadata={"Software": None})
+
+
+def _rows(axes: Any, calls: list[str]) -> None:
+    axes.set_yticks(range(len(calls)), calls, family="monospace", fontsize=10)
+    axes.set_ylim(len(calls) - 0.5, -0.5)
+    axes.tick_params(length=0)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+
+
+def _logarithmic(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Any, columns: int) -> None:
+    place: Any = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": columns}
+    axes.legend(**place, frameon=False, fontsize=10, handletextpad=0.2, columnspacing=1.1)
+
+
+def plot_time(results: Results, axes: Any) -> None:
+    calls = results.calls()
+    for y, call in enumerate(calls):
+        times = [row["seconds"] * 1e3 for row in results.find(call=call, size=SMALL) if "peer" in row]
+        if times:
+            axes.plot([min(times), max(times)], [y, y], color="#d5d8de", linewidth=1.5, zorder=1)
+    bounds = [(results.package(call, SMALL), y) for y, call in enumerate(calls)]
+    axes.scatter(
+        [row["beside"]["streaming"]["seconds"] * 1e3 for row, _ in bounds if row],
+        [y for row, y in bounds if row],
+        marker="|", s=170, color=INK, linewidths=2, label="streaming bound", zorder=2,
+    )  # fmt: skip
+    for peer, (name, color, marker) in SERIES.items():
+        points = [(row["seconds"] * 1e3, calls.index(row["call"])) for row in results.find(size=SMALL, peer=peer)]
+        if points:
+            first = peer == "bilateral_ops"
+            axes.scatter(
+                *zip(*points), marker=marker, s=75 if first else 45, color=color, label=name, zorder=4 if first else 3,
+                edgecolors="white", linewidths=0.7,
+            )  # fmt: skip
+    axes.set_xscale("log")
+    _logarithmic(axes.xaxis)
+    _rows(axes, calls)
+    _legend(axes, 7)
+    axes.set_xlabel(f"milliseconds, {pretty(SMALL)} pixels, {results.machine['threads']} threads (left is better)")
+    axes.set_title("Time beside the peers", pad=34)
+
+
+def plot_bandwidth(results: Results, axes: Any) -> None:
+    calls = [call for call in results.calls() if results.package(call, LARGE) and not call.startswith("total")]
+    for y, call in enumerate(calls):
+        row: Any = results.package(call, LARGE)
+        ours, best = (row["bytes"] / part["seconds"] / 1e9 for part in (row, row["beside"]["streaming"]))
+        label = {"label": "this package"} if y == 0 else {}
+        axes.barh(y, ours, height=0.62, color="#0072b2", **label)
+        axes.text(ours, y, f" {number(ours)}", va="center", fontsize=9, color=FAINT)
+        label = {"label": "streaming bound"} if y == 0 else {}
+        axes.plot([best, best], [y - 0.4, y + 0.4], color=INK, linewidth=2.5, **label)
+    _rows(axes, calls)
+    _legend(axes, 2)
+    axes.set_xlabel(
+        f"gigabytes a second, {pretty(LARGE)} pixels, {results.machine['threads']} threads (right is better)"
+    )
+    axes.set_title("Bytes read and written", pad=34)
+
+
+def _labels_apart(places: list[float], factor: float) -> list[float]:
+    """Heights for labels on a logarithmic axis, in the same order, none nearer to another than the factor."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    for before, after in pairwise(order):
+        places[after] = max(places[after], places[before] * factor)
+    return places
+
+
+def plot_pixels(results: Results, axes: Any) -> None:
+    ends, ratios = [], [0.8]
+    for call, color, marker in zip(MAIN, ("#009e73", "#0072b2", "#d55e00", "#cc79a7"), "sovD"):
+        rows = sorted(results.find(scan="pixels", call=call), key=lambda row: row["pixels"])
+        if rows:
+            found = [row["beside"]["streaming"]["ratio"] for row in rows]
+            axes.plot([row["pixels"] / 1e6 for row in rows], found, color=color, marker=marker, linewidth=2)
+            ends.append((call, color, rows[-1]["pixels"] / 1e6, found[-1]))
+            ratios += found
+    low, high = 0.9 * min(ratios), 1.25 * max(ratios)
+    axes.axhline(1, color=INK, linewidth=1.5, linestyle=":")
+    axes.text(0.1, 1, "streaming bound", va="bottom", fontsize=9, color=FAINT)
+    axes.set(xscale="log", yscale="log", ylim=(low, high), xlabel="megapixels", ylabel="time ÷ streaming bound")
+    axes.set_yticks([tick for tick in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50) if low < tick < high])
+    _logarithmic(axes.xaxis)
+    _logarithmic(axes.yaxis)
+    heights = _labels_apart([end for *_, end in ends], (high / low) ** 0.06)
+    for (call, color, x, _), y in zip(ends, heights):
+        axes.annotate(call, (x, y), (9, 0), textcoords="offset points", va="center", color=color, family="monospace")
+    axes.grid(axis="y")
+    axes.set_title("How time grows with pixels (level is better)", pad=12)
+
+
+def plot_threads(results: Results, axes: Any) -> None:
+    calls = [call for call in MAIN if results.find(scan="settings", call=call)]
+    isas = list(dict.fromkeys(row["isa"] for row in results.find(scan="settings")))
+    counts = sorted({row["threads"] for row in results.find(scan="settings")})
+    step = 0.7 / max(1, len(isas))
+    for j, (isa, color) in enumerate(zip(isas, ("#0072b2", "#e69f00", "#8d93a0", "#009e73"))):
+        for i, call in enumerate(calls):
+            y = i + (j - (len(isas) - 1) / 2) * step
+            rows = [results.one(scan="settings", call=call, isa=isa, threads=n) for n in counts]
+            times = [row["seconds"] * 1e3 for row in rows if row]
+            axes.plot(times, [y] * len(times), color=color, linewidth=2, label=isa if i == 0 else None)
+            for n, time in zip(counts, times):
+                axes.plot(time, y, "o", color=color, markerfacecolor="white" if n == 1 else color, markersize=7)
+    axes.plot([], [], "o", color=INK, markerfacecolor="white", label="1 thread")
+    axes.plot([], [], "o", color=INK, label=f"{counts[-1]} threads" if counts else "")
+    axes.set_xscale("log")
+    _logarithmic(axes.xaxis)
+    _rows(axes, calls)
+    _legend(axes, len(isas) + 2)
+    axes.set_xlabel(f"milliseconds, {pretty(SMALL)} pixels (left is better)")
+    axes.set_title("Threads and instruction sets", pad=34)
+
+
+# --- the command
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write docs/benchmarks/ and the README's summary.")
+    parser.add_argument("file", nargs="?", type=Path, help="what pytest-benchmark wrote (default: results.json, kept)")
+    parser.add_argument("--check", action="store_true", help="write nothing; say whether the texts are up to date")
+    options = parser.parse_args()
+    source = json.loads((options.file or RESULTS).read_text(encoding="utf-8"))
+    kept = keep(source) if options.file else source
+    results = Results(kept)
+    front = ROOT / "README.md"
+    texts = {
+        RESULTS: written(kept),
+        FOLDER / "README.md": page(results),
+        front: readme(results, front.read_text(encoding="utf-8")),
+    }
+    if options.check:
+        stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what report.py writes", file=sys.stderr)
+        return 1 if stale else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
+    draw(results)
+    print(losses(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Sizes, and what every benchmark checks first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bilateral_ops import _bench
+
+SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (3000, 4000)}
+#: Where nothing is timed.
+TINY = {"96x64": (64, 96)}
+
+
+def assert_close(got: list[Any], want: list[Any], tolerance: float) -> None:
+    """Integers to one level, floats in the norm: a position on a knot may round to either side."""
+    assert len(got) == len(want)
+    for a, b in zip(got, want):
+        assert a.shape == b.shape
+        if b.dtype.kind == "u":
+            assert np.abs(a.astype(np.int64) - b).max() <= 1
+        else:
+            assert np.linalg.norm((a - b).ravel()) <= tolerance * np.linalg.norm(b.ravel())
+
+
+def require_memory(name: str, backward: bool, height: int, width: int) -> None:
+    """Skip what would not fit in this machine's memory beside the arrays that it is compared with."""
+    small = _bench.problem(name, backward, 480, 640)  # large enough for the grid not to count
+    needed = 3 * (small.read + small.written) * height * width // (480 * 640)
+    available = _bench.available_memory()
+    if needed > available:
+        pytest.skip(f"needs about {needed / 2**30:.0f} GiB of memory, {available / 2**30:.0f} GiB are free")
