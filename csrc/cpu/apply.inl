@@ -29,60 +29,81 @@ BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   }
 }
 
-// Coefficients [pixel][Co·L]; image, out and their gradients [channel][pixel] with rows `pitch` apart. Pixel by pixel,
-// as a pixel's coefficients lie together.
+// Of fewer channels a row is summed one by one: adding up a vector's lanes would take longer.
+constexpr int64_t kFewChannels = 8;
+
+// Everything pixel by pixel, as it lies in memory: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and
+// their gradients.
 
 // out_i = Σ_j A_ij·in_j (+ A_i,Ci)
 template <class T>
-void apply_tile(const Matrix& matrix, int64_t count, int64_t pitch, const T* BO_RESTRICT coefficients,
-                const T* BO_RESTRICT image, T* BO_RESTRICT out) {
+void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coefficients, const T* BO_RESTRICT image,
+                T* BO_RESTRICT out) {
   with_matrix(matrix, [&](const auto& m) {
-    for (int64_t p = 0; p < count; ++p)
+    for (int64_t p = 0; p < count; ++p) {
+      const T* in = image + p * m.Ci;
       for (int64_t i = 0; i < m.Co; ++i) {
         const T* row = coefficients + (p * m.Co + i) * m.L;
         T sum = m.L > m.Ci ? row[m.Ci] : T(0);
-        for (int64_t j = 0; j < m.Ci; ++j) sum = madd(row[j], image[j * pitch + p], sum);
-        out[i * pitch + p] = sum;
+        if (m.Ci < kFewChannels) {
+          for (int64_t j = 0; j < m.Ci; ++j) sum = madd(row[j], in[j], sum);
+        } else {
+          Vec<T> sums = broadcast(T(0));
+          for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { sums = madd(lanes.get(row + j), lanes.get(in + j), sums); });
+          sum += total(sums);
+        }
+        out[p * m.Co + i] = sum;
       }
+    }
   });
 }
 
 // d_in_j = Σ_i A_ij·grad_i
 template <class T>
-void apply_tile_d_image(const Matrix& matrix, int64_t count, int64_t pitch, const T* BO_RESTRICT coefficients,
+void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coefficients,
                         const T* BO_RESTRICT grad, T* BO_RESTRICT d_image) {
   with_matrix(matrix, [&](const auto& m) {
     for (int64_t p = 0; p < count; ++p) {
-      const T* cells = coefficients + p * m.Co * m.L;
-      for (int64_t j = 0; j < m.Ci; ++j) {
-        T sum = T(0);
-        for (int64_t i = 0; i < m.Co; ++i) sum = madd(cells[i * m.L + j], grad[i * pitch + p], sum);
-        d_image[j * pitch + p] = sum;
-      }
+      const T *A = coefficients + p * m.Co * m.L, *g = grad + p * m.Co;
+      for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) {
+        Vec<T> sum = broadcast(T(0));
+        for (int64_t i = 0; i < m.Co; ++i) sum = madd(lanes.get(A + i * m.L + j), broadcast(g[i]), sum);
+        lanes.put(d_image + p * m.Ci + j, sum);
+      });
     }
   });
 }
 
 // d_A_ij = grad_i·in_j (in_Ci = 1)
 template <class T>
-void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, int64_t pitch, const T* BO_RESTRICT image,
-                               const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients) {
-  with_matrix(matrix, [&](const auto& m) {
+void apply_tile_d_coefficients(const Matrix& m, int64_t count, const T* BO_RESTRICT image, const T* BO_RESTRICT grad,
+                               T* BO_RESTRICT d_coefficients) {
+  if (is_matrix34(m)) {
     for (int64_t p = 0; p < count; ++p)
-      for (int64_t i = 0; i < m.Co; ++i) {
-        const T g = grad[i * pitch + p];
-        T* row = d_coefficients + (p * m.Co + i) * m.L;
-        for (int64_t j = 0; j < m.Ci; ++j) row[j] = g * image[j * pitch + p];
-        if (m.L > m.Ci) row[m.Ci] = g;
+      for_vectors<T>(12, [&](int64_t c, auto lanes) {
+        const int v = static_cast<int>(c / Vec<T>::kLanes);
+        lanes.put(d_coefficients + p * 12 + c, spread3(grad + 3 * p, v) * repeat3_one(image + 3 * p, v));
+      });
+    return;
+  }
+  for (int64_t p = 0; p < count; ++p)
+    for (int64_t i = 0; i < m.Co; ++i) {
+      const T *in = image + p * m.Ci, g = grad[p * m.Co + i];
+      T* row = d_coefficients + (p * m.Co + i) * m.L;
+      if (m.Ci < kFewChannels) {
+        for (int64_t j = 0; j < m.Ci; ++j) row[j] = g * in[j];
+      } else {
+        for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { lanes.put(row + j, broadcast(g) * lanes.get(in + j)); });
       }
-  });
+      if (m.L > m.Ci) row[m.Ci] = g;
+    }
 }
 
 template <class T>
 void apply_forward_as(const ApplyArgs& a) {
   const Matrix m = make_matrix(a.coefficients, a.image);
   const int64_t size = m.Co * m.L, width = tile_width(size);
-  const Block cells = block_of(a.coefficients, 2);
+  const Block cells = block_of(a.coefficients, 2), pixels = block_of(a.image, 2), results = block_of(a.out, 2);
   const Tiling tiling = make_tiling(a.out.shape[0], a.out.shape[1], a.out.shape[2], width);
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
@@ -90,10 +111,9 @@ void apply_forward_as(const ApplyArgs& a) {
     T *image = coefficients + width * size, *out = image + width * m.Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      const T* found = block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients);
-      load_planar(a.image, tile, image, width);
-      apply_tile(m, tile.count, width, found, image, out);
-      store_planar(a.out, tile, out, width);
+      apply_tile(m, tile.count, block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients),
+                 block_at(pixels, pixel(a.image, tile), tile.count, image), out);
+      store_block(results, pixel(a.out, tile), tile.count, out);
     }
   });
 }
@@ -102,28 +122,30 @@ template <class T>
 void apply_backward_as(const ApplyGradArgs& a) {
   const Matrix m = make_matrix(a.coefficients, a.image);
   const int64_t size = m.Co * m.L, width = tile_width(size);
-  const Block cells = block_of(a.coefficients, 2);
+  const Block cells = block_of(a.coefficients, 2), pixels = block_of(a.image, 2), grads = block_of(a.grad, 2);
   const Block d_cells = a.d_coefficients.data ? block_of(a.d_coefficients, 2) : cells;
+  const Block d_pixels = a.d_image.data ? block_of(a.d_image, 2) : pixels;
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], width);
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
     T* coefficients = memory.take<T>(width * (2 * size + 2 * m.Ci + m.Co));
     T* d_coefficients = coefficients + width * size;
-    T *image = d_coefficients + width * size, *d_image = image + width * m.Ci, *grad = d_image + width * m.Ci;
+    T *image = d_coefficients + width * size, *d_image = image + width * m.Ci, *grad_numbers = d_image + width * m.Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_planar(a.grad, tile, grad, width);
+      const T* grad = block_at(grads, pixel(a.grad, tile), tile.count, grad_numbers);
       if (a.d_coefficients.data) {
-        load_planar(a.image, tile, image, width);
         char* const place = pixel(a.d_coefficients, tile);
         T* const target = block_target(d_cells, place, d_coefficients);
-        apply_tile_d_coefficients(m, tile.count, width, image, grad, target);
+        apply_tile_d_coefficients(m, tile.count, block_at(pixels, pixel(a.image, tile), tile.count, image), grad, target);
         if (target == d_coefficients) store_block(d_cells, place, tile.count, d_coefficients);
       }
       if (a.d_image.data) {
-        const T* found = block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients);
-        apply_tile_d_image(m, tile.count, width, found, grad, d_image);
-        store_planar(a.d_image, tile, d_image, width);
+        char* const place = pixel(a.d_image, tile);
+        T* const target = block_target(d_pixels, place, d_image);
+        apply_tile_d_image(m, tile.count, block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients), grad,
+                           target);
+        if (target == d_image) store_block(d_pixels, place, tile.count, d_image);
       }
     }
   });

@@ -11,6 +11,7 @@ template <class Guide>
 class ComputedGuide {
  public:
   using T = typename Guide::T;
+  static constexpr bool reads_image = true;
   explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
   const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
     guide_run(guide_, image, tile.count, pitch, plane_);

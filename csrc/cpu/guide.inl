@@ -79,9 +79,9 @@ class LaneSums {
 template <class T>
 class SortedCurves {
  public:
-  // Of more knots, or where a parameter is not finite, there are none: the sum then has to be taken as it stands.
+  // There are none where a sum is as fast, of more knots than a table has, or where a parameter is not finite.
   SortedCurves(const T* shifts, const T* slopes, int64_t channels, int64_t knots) {
-    if (knots > kKnots || knots < 1) return;
+    if (knots > kKnots || knots < kFewKnots) return;
     for (int64_t i = 0; i < channels * knots; ++i)
       if (!(shifts[i] - shifts[i] == T(0)) || !(slopes[i] - slopes[i] == T(0))) return;
     curves_ = memory_.template take<Curve>(channels);
@@ -100,7 +100,7 @@ class SortedCurves {
   }
 
  private:
-  static constexpr int kKnots = 16;
+  static constexpr int kKnots = 16, kFewKnots = 5;
   struct Curve {
     alignas(64) T tree[kKnots], shift[kKnots], slope[kKnots], value[kKnots];
     bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
@@ -192,18 +192,9 @@ class Curves {
         store(d_q + p, zero);
       }
       d_mix.add(i, d_mix_sum);
-      for (int64_t k = 0; k < K_; ++k) {
-        const V shift = broadcast(n_[2][i * K_ + k]), slope = broadcast(n_[3][i * K_ + k]);
-        V above = zero, lifted = zero;
-        for (int64_t p = 0; p < count; p += V::kLanes) {
-          const V v = load(q_i + p), d_v = load(inner + p);
-          above = above + where_greater(v, shift, d_v, zero);
-          lifted = madd(d_v, relu(v - shift), lifted);
-          store(d_q + p, load(d_q + p) + where_greater(v, shift, slope, zero));
-        }
-        d_shifts.add(i * K_ + k, above, -mix * n_[3][i * K_ + k]);
-        d_slopes.add(i * K_ + k, lifted, mix);
-      }
+      int64_t k = 0;
+      for (; k + 4 <= K_; k += 4) knot_gradients<4>(i, k, count, q_i, inner, d_q, d_shifts, d_slopes);
+      for (; k < K_; ++k) knot_gradients<1>(i, k, count, q_i, inner, d_q, d_shifts, d_slopes);
       for (int64_t p = 0; p < count; p += V::kLanes) {
         const V d = load(d_q + p) * (broadcast(mix) * load(inner + p));
         store(d_q + p, d);
@@ -225,6 +216,35 @@ class Curves {
   }
 
  private:
+  // The gradients of M knots from knot k on of channel i; adds their slopes above the knots to d_q.
+  template <int M>
+  BO_INLINE_MEMBER void knot_gradients(int64_t i, int64_t k, int64_t count, const T* BO_RESTRICT q,
+                                       const T* BO_RESTRICT inner, T* BO_RESTRICT d_q, const LaneSums<T>& d_shifts,
+                                       const LaneSums<T>& d_slopes) const {
+    const V zero = broadcast(T(0));
+    const T *shifts = n_[2] + i * K_ + k, *slopes = n_[3] + i * K_ + k, mix = n_[4][i];
+    V shift[M], slope[M], above[M], lifted[M];
+    for (int j = 0; j < M; ++j) {
+      shift[j] = broadcast(shifts[j]);
+      slope[j] = broadcast(slopes[j]);
+      above[j] = lifted[j] = zero;
+    }
+    for (int64_t p = 0; p < count; p += V::kLanes) {
+      const V v = load(q + p), d_v = load(inner + p);
+      V d = load(d_q + p);
+      for (int j = 0; j < M; ++j) {
+        above[j] = above[j] + where_greater(v, shift[j], d_v, zero);
+        lifted[j] = madd(d_v, relu(v - shift[j]), lifted[j]);
+        d = d + where_greater(v, shift[j], slope[j], zero);
+      }
+      store(d_q + p, d);
+    }
+    for (int j = 0; j < M; ++j) {
+      d_shifts.add(i * K_ + k + j, above[j], -mix * slopes[j]);
+      d_slopes.add(i * K_ + k + j, lifted[j], mix);
+    }
+  }
+
   // The argument of clip for a vector of pixels; keep(i, q_i, c_i) sees what it is made of.
   template <class In, class Keep>
   BO_INLINE_MEMBER V sums(const In& in, const Keep& keep) const {

@@ -18,6 +18,7 @@ struct Lattice {
   PixelAxis y, x;  // of pixels
   Axis v, u, z;    // of coordinates: xy's, and the guide
   bool table;      // pixels are looked up in row tables
+  bool spans;      // pixels are splatted span by span
   int depth;       // 8 or 16: in tables that fit registers, with so many cells a column (tables.inl); else 0
 };
 
@@ -39,6 +40,7 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   g.z = make_axis(g.Gd, at.align_corners);
   // By the whole image's size, so that a window of it goes the same way.
   g.table = !at.xy.data && g.Gw * g.Gd <= 4 * at.full_width;
+  g.spans = g.table && 8 * g.Gw <= at.full_width;
   g.depth = !at.xy.data && g.Gd <= 16 && 8 * g.Gw <= at.full_width ? (g.Gd <= 8 ? 8 : 16) : 0;
   return g;
 }
@@ -165,7 +167,7 @@ class Placer {
       const Position<double> row = locate_row(g_, at_, tile.y);
       to.row_k = row.k;
       to.row_t = static_cast<T>(row.t);
-      for (int64_t i = 0; !g_.table && !g_.depth && i < kTileWidth; ++i) {
+      for (int64_t i = 0; !(g_.table && g_.spans) && i < kTileWidth; ++i) {
         to.ky[i] = to.row_k;
         to.ty[i] = to.row_t;
       }
@@ -187,6 +189,22 @@ class Placer {
   Places<T>* to_;
   int64_t y_ = -1;
 };
+
+// Calls f(begin, end) for the runs of a tile's pixels between the same two columns.
+template <class T, class F>
+BO_INLINE void for_spans(const Places<T>& at, int64_t count, F&& f) {
+  for (int64_t begin = 0; begin < count;) {
+    const int32_t kx = at.kx[begin];
+    int64_t inside = begin, end = count;  // kx[inside] is this span's, kx[end] is beyond it
+    if (at.kx[count - 1] == kx) inside = count - 1;
+    while (end - inside > 1) {
+      const int64_t middle = inside + (end - inside) / 2;
+      (at.kx[middle] == kx ? inside : end) = middle;
+    }
+    f(begin, end);
+    begin = end;
+  }
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward: the grid at a tile's pixels
@@ -216,11 +234,11 @@ class Sampler {
   }
 
   void sample(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
-    if (!buffer_) buffer_ = buffer_memory_.template take<T>(g_.table ? 2 * g_.column : 8 * g_.C);
-    if (g_.table) build_table(tile, at);
     if (g_.table) {
+      build_table(tile, at);
       sample_table(tile, at, to);
     } else {
+      if (!buffer_) buffer_ = buffer_memory_.template take<T>(8 * g_.C);
       sample_cells(tile, at, to);
     }
   }
@@ -242,37 +260,65 @@ class Sampler {
     const int64_t ky = at.row_k, above = min_of(ky + 1, g_.Gh - 1);
     const T ty = at.row_t;
     for (int64_t x = max_of<int64_t>(built_, at.kx[0]); x < end; ++x) {
-      const T* BO_RESTRICT a = column(tile.n, ky, x, buffer_);
-      const T* BO_RESTRICT b = column(tile.n, above, x, buffer_ + g_.column);
+      const T* BO_RESTRICT a = column(tile.n, ky, x);
+      const T* BO_RESTRICT b = column(tile.n, above, x);
       T* BO_RESTRICT to = table_ + x * g_.column;
       for (int64_t i = 0; i < g_.column; ++i) to[i] = lerp(a[i], b[i], ty);
     }
     built_ = max_of(built_, end);
   }
-  const T* column(int64_t n, int64_t y, int64_t x, T* buffer) const {
-    const char* from = cell(n, y, x);
-    if (in_place_) return reinterpret_cast<const T*>(from);
-    load_block(cells_, from, g_.Gd, buffer);
-    return buffer;
+  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one each.
+  const T* column(int64_t n, int64_t y, int64_t x) {
+    if (in_place_) return reinterpret_cast<const T*>(cell(n, y, x));
+    RowCopy& row = copies_[y & 1];
+    if (!row.numbers) {
+      row.numbers = row.memory.template take<T>(g_.Gw * g_.column);
+    }
+    if (row.n != n || row.y != y) {
+      row.n = n;
+      row.y = y;
+      row.begin = row.end = x;
+    }
+    if (x < row.begin || x >= row.end) {
+      load_block(cells_, cell(n, y, x), g_.Gd, row.numbers + x * g_.column);
+      // Columns come from left to right, row for row.
+      if (x != row.end) row.begin = x;
+      row.end = x + 1;
+    }
+    return row.numbers + x * g_.column;
   }
 
   void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
-    const int64_t C = g_.C;
-    for (int64_t i = 0; i < tile.count; ++i) {
-      const int64_t kx = at.kx[i], kz = at.kz[i];
-      const T* left = table_ + kx * g_.column;
-      const T* right = table_ + min_of(kx + 1, g_.Gw - 1) * g_.column;
-      const int64_t z0 = kz * C, z1 = min_of(kz + 1, g_.Gd - 1) * C;
-      const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
-      Vec<T> slope = broadcast(T(0));
-      for_vectors<T>(C, [&](int64_t c, auto lanes) {
-        const Vec<T> lower = lerp(lanes.get(left + z0 + c), lanes.get(right + z0 + c), tx);
-        const Vec<T> upper = lerp(lanes.get(left + z1 + c), lanes.get(right + z1 + c), tx);
-        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
-        if (to.contributions) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
-      });
-      if (to.contributions) to.slope_z[i] = total(slope);
-    }
+    with_vectors<T>(g_.C, [&](auto each) {
+      if (!to.contributions) {
+        sample_table_as<true, false>(tile, at, to, each);
+      } else if (to.values) {
+        sample_table_as<true, true>(tile, at, to, each);
+      } else {
+        sample_table_as<false, true>(tile, at, to, each);
+      }
+    });
+  }
+  template <bool kValues, bool kSlopes, class Each>
+  void sample_table_as(const Tile& tile, const Places<T>& at, const Samples<T>& to, const Each& each) const {
+    const int64_t C = g_.C, top = g_.Gd - 1;
+    T* BO_RESTRICT const values = to.values;
+    for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
+      const int64_t kx = at.kx[begin];
+      const T *left = table_ + kx * g_.column, *right = table_ + min_of(kx + 1, g_.Gw - 1) * g_.column;
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t kz = at.kz[i], lower_at = kz * C, upper_at = lower_at + (kz < top ? C : 0);
+        const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
+        Vec<T> slope = broadcast(T(0));
+        each([&](int64_t c, auto lanes) {
+          const Vec<T> lower = lerp(lanes.get(left + lower_at + c), lanes.get(right + lower_at + c), tx);
+          const Vec<T> upper = lerp(lanes.get(left + upper_at + c), lanes.get(right + upper_at + c), tx);
+          if (kValues) lanes.put(values + i * C + c, lerp(lower, upper, tz));
+          if (kSlopes) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
+        });
+        if (kSlopes) to.slope_z[i] = total(slope);
+      }
+    });
   }
 
   void sample_cells(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
@@ -332,6 +378,12 @@ class Sampler {
   const Block cells_;
   Block item_;
   bool in_place_;
+  struct RowCopy {
+    Scratch memory;
+    T* numbers = nullptr;
+    int64_t n = -1, y = -1, begin = 0, end = 0;  // columns begin … end are there
+  };
+  RowCopy copies_[2];
   Scratch table_memory_, buffer_memory_;
   T *table_ = nullptr, *buffer_ = nullptr;
   int64_t n_ = -1, y_ = -1, built_ = 0;

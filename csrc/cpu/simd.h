@@ -180,9 +180,9 @@ BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
   BO_LANES r.v[l] = p[l];
   return r;
 }
-// A table of 8 numbers lies in memory this many times over, as a lookup wants it.
+// Tables of 8 numbers that a register holds, side by side; other_table() makes a table's index one into the second.
 template <class T>
-constexpr int kTableCopies = 1;
+constexpr int kTablesInRegister = 1;
 // table[index], of a table of D = 8 or 16 numbers
 template <int D, class T>
 BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
@@ -376,10 +376,9 @@ BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
   return {_mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-// A whole register, as copying half of one into the other would take as long as the permutation.
 template <>
-inline constexpr int kTableCopies<float> = 2;
-BO_INLINE Vec<float> load_twice(const float* p) { return {_mm512_broadcast_f32x8(_mm256_loadu_ps(p))}; }
+inline constexpr int kTablesInRegister<float> = 2;
+BO_INLINE Indices<float> other_table(const Indices<float>& i) { return {_mm512_add_epi32(i.v, _mm512_set1_epi32(8))}; }
 template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))};
@@ -1134,16 +1133,6 @@ BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
   return madd(t, b - a, a);
 }
 
-// kLanes / Copies numbers, so many times over
-template <int Copies, class T>
-BO_INLINE Vec<T> load_copies(const T* p) {
-  if constexpr (Copies == 1) {
-    return load(p);
-  } else {
-    return load_twice(p);
-  }
-}
-
 // How the numbers at a place are loaded and stored: a whole vector of them, or those that are left.
 template <class T>
 struct Whole {
@@ -1162,6 +1151,22 @@ BO_INLINE void for_vectors(int64_t n, F&& f) {
   int64_t first = 0;
   for (; first + Vec<T>::kLanes <= n; first += Vec<T>::kLanes) f(first, Whole<T>());
   if (first < n) f(first, Part<T>{n - first});
+}
+
+// Calls f(each), where each(g) is for_vectors(n, g): without a loop where n numbers are less than two vectors.
+template <class T, class F>
+BO_INLINE void with_vectors(int64_t n, F&& f) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  if (n < kLanes) {
+    f([=](auto&& g) { g(int64_t(0), Part<T>{n}); });
+  } else if (n > kLanes && n < 2 * kLanes) {
+    f([=](auto&& g) {
+      g(int64_t(0), Whole<T>());
+      g(kLanes, Part<T>{n - kLanes});
+    });
+  } else {
+    f([=](auto&& g) { for_vectors<T>(n, g); });
+  }
 }
 
 // 1 / (1 + e^−v). e^x = 2^n·e^r with r = x − n·ln 2, |r| ≤ ½ ln 2, whose Taylor series is cut where its rest is below

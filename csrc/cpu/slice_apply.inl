@@ -80,7 +80,7 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
 
 // Grid sampled at the guide, coefficients applied to the image. The guide comes from make_guide(): an object a range of
 // tiles, guide(tile, image, pitch) → [pixel], where image is [channel][pixel] with rows `pitch` apart, in whole vectors;
-// guide.prefetch(pixel) asks for what a later tile needs.
+// guide.prefetch(pixel) asks for what a later tile needs, guide.reads_image says whether it wants the image at all.
 template <class T, class MakeGuide>
 void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image_tensor, int64_t width,
                    const MakeGuide& make_guide) {
@@ -102,41 +102,39 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
   }
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const int64_t pitch = width + kPad;
-  // work(tile, places, image, result) with image and result [channel][pixel]
-  auto run = [&](int64_t first, int64_t last, auto&& work) {
+  for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
-    T* image = memory.take<T>(pitch * (m.Ci + m.Co), true);
-    T* result = image + pitch * m.Ci;
+    T* image = memory.take<T>(pitch * (m.Ci + m.Co) + width * (g.C + m.Ci), true);
+    T *result = image + pitch * m.Ci, *coefficients = result + pitch * m.Co, *pixels = coefficients + width * g.C;
     Placer<T> placer(g, at, columns);
     auto guide = make_guide();
-    for (int64_t index = first; index < last; ++index) {
-      const Tile tile = tile_at(tiling, index);
-      load_planar(image_tensor, tile, image, pitch);
-      work(tile, placer.find(tile, guide(tile, image, pitch)), image, result);
-      store_planar(out, tile, result, pitch);
-    }
-  };
-  for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     if (g.depth) {
       with_depth(g, [&](auto depth) {
         constexpr int D = decltype(depth)::value;
         Tables<T, D> tables(g, grid);
-        run(first, last, [&](const Tile& tile, const Places<T>& places, const T* pixels, T* result) {
+        for (int64_t index = first; index < last; ++index) {
+          const Tile tile = tile_at(tiling, index);
+          load_planar(image_tensor, tile, image, pitch);
+          const Places<T>& places = placer.find(tile, guide(tile, image, pitch));
           for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
             const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-            apply_span<D>(m, span, places, begin, end, pixels, result, pitch);
+            apply_span<D>(m, span, places, begin, end, image, result, pitch);
           });
-        });
+          store_planar(out, tile, result, pitch);
+        }
       });
       return;
     }
-    Scratch memory;
-    const Samples<T> samples = {memory.take<T>(width * g.C), nullptr, nullptr, nullptr, nullptr};
+    const Samples<T> samples = {coefficients, nullptr, nullptr, nullptr, nullptr};
+    const Block in_block = block_of(image_tensor, 2), out_block = block_of(out, 2);
     Sampler<T> sampler(g, grid);
-    run(first, last, [&](const Tile& tile, const Places<T>& places, const T* pixels, T* result) {
-      sampler.sample(tile, places, samples);
-      apply_tile(m, tile.count, pitch, samples.values, pixels, result);
-    });
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      if (guide.reads_image) load_planar(image_tensor, tile, image, pitch);
+      sampler.sample(tile, placer.find(tile, guide(tile, image, pitch)), samples);
+      apply_tile(m, tile.count, coefficients, block_at(in_block, pixel(image_tensor, tile), tile.count, pixels), result);
+      store_block(out_block, pixel(out, tile), tile.count, result);
+    }
   });
 }
 
@@ -144,6 +142,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
 template <class T>
 class GivenGuide {
  public:
+  static constexpr bool reads_image = false;
   explicit GivenGuide(const Tensor& guide) : guide_(guide) {}
   const T* operator()(const Tile& tile, const T*, int64_t) {
     const char* const from = pixel(guide_, tile);
@@ -224,13 +223,15 @@ void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
 template <class T, int D>
 void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, const Matrix& m) {
   const int64_t width = tile_width(2 * g.C), pitch = width + kPad;
+  const Block in_block = block_of(a.image, 2), grad_block = block_of(a.grad, 2);
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const Columns<T> columns(g, a.at);
   splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
-    T* image = memory.take<T>(pitch * (2 * m.Ci + m.Co + 2) + width * g.C, true);
+    T* image = memory.take<T>(pitch * (2 * m.Ci + m.Co + 2) + width * (g.C + m.Ci + m.Co), true);
     T *grad = image + pitch * m.Ci, *d_image = grad + pitch * m.Co, *guide = d_image + pitch * m.Ci;
     T *d_guide = guide + pitch, *contributions = d_guide + pitch;
+    T *pixels = contributions + width * g.C, *grads = pixels + width * m.Ci;
     Placer<T> placer(g, a.at, columns);
     Tables<T, D> tables(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
@@ -246,7 +247,8 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
         });
       }
       if (splatter) {
-        apply_tile_d_coefficients(m, tile.count, pitch, image, grad, contributions);
+        apply_tile_d_coefficients(m, tile.count, block_at(in_block, pixel(a.image, tile), tile.count, pixels),
+                                  block_at(grad_block, pixel(a.grad, tile), tile.count, grads), contributions);
         splatter->add(tile, places, contributions);
       }
       if (a.d_image.data) store_planar(a.d_image, tile, d_image, pitch);
@@ -274,23 +276,25 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
   struct Worker {
     const SliceApplyGradArgs& a;
     const Matrix& m;
-    int64_t width;
+    Block in_block, grad_block;
     Scratch memory;
-    T *image, *d_image, *grad;
-    Worker(const SliceApplyGradArgs& args, const Matrix& matrix, int64_t tile) : a(args), m(matrix), width(tile) {
+    T *image, *d_image, *grad_numbers;
+    const T* grad = nullptr;
+    Worker(const SliceApplyGradArgs& args, const Matrix& matrix, int64_t width)
+        : a(args), m(matrix), in_block(block_of(a.image, 2)), grad_block(block_of(a.grad, 2)) {
       image = memory.template take<T>(width * (2 * m.Ci + m.Co));
       d_image = image + width * m.Ci;
-      grad = d_image + width * m.Ci;
+      grad_numbers = d_image + width * m.Ci;
     }
     const T* contribute(const Tile& tile, T* d_coefficients) {
-      load_planar(a.image, tile, image, width);
-      load_planar(a.grad, tile, grad, width);
-      apply_tile_d_coefficients(m, tile.count, width, image, grad, d_coefficients);
+      grad = block_at(grad_block, pixel(a.grad, tile), tile.count, grad_numbers);
+      apply_tile_d_coefficients(m, tile.count, block_at(in_block, pixel(a.image, tile), tile.count, image), grad,
+                                d_coefficients);
       return d_coefficients;
     }
     void finish(const Tile& tile, const T* coefficients) {
-      apply_tile_d_image(m, tile.count, width, coefficients, grad, d_image);
-      store_planar(a.d_image, tile, d_image, width);
+      apply_tile_d_image(m, tile.count, coefficients, grad, d_image);
+      store_block(block_of(a.d_image, 2), pixel(a.d_image, tile), tile.count, d_image);
     }
   };
   sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, width, a.d_image.data != nullptr,

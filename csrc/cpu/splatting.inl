@@ -18,33 +18,49 @@ class Splatter {
  public:
   // `sums` holds grid rows from `first_row` on, [y][x][z][c], all zero.
   Splatter(const Lattice& lattice, double* sums, int64_t first_row)
-      : g_(lattice), sums_(sums), first_row_(first_row), padded_(ceil_div(g_.C, Vec<T>::kLanes) * Vec<T>::kLanes) {
-    if (g_.table) {
+      : g_(lattice),
+        sums_(sums),
+        first_row_(first_row),
+        padded_(ceil_div(g_.C, Vec<T>::kLanes) * Vec<T>::kLanes) {
+    if (g_.spans) {
       // One depth past the last, which gets what weighs nothing.
       half_ = (g_.Gd + 1) * 2 * padded_;
       span_ = memory_.template take<T>(2 * half_ + 2 * g_.column + 4 * kSize, true);
       merged_ = span_ + 2 * half_;
       weights_ = merged_ + 2 * g_.column;
     } else {
-      wide_ = memory_.template take<double>(g_.C);
+      pair_ = memory_.template take<double>(2 * g_.C);
     }
   }
 
   // contributions: [pixel][channel]
   void add(const Tile& tile, const Places<T>& at, const T* contributions) {
     const int64_t C = g_.C;
-    if (g_.table) {
-      add_spans(tile, at, [&](int64_t i, auto&& put) {
-        for_vectors<T>(C, [&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
+    if (g_.spans) {
+      with_vectors<T>(C, [&](auto each) {
+        add_spans(tile, at, [&](int64_t i, auto&& put) {
+          each([&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
+        });
       });
       return;
     }
     for (int64_t i = 0; i < tile.count; ++i) {
-      for (int64_t c = 0; c < C; ++c) wide_[c] = static_cast<double>(contributions[i * C + c]);
-      const int64_t ky = at.ky[i], above = min_of(ky + 1, g_.Gh - 1);
-      const double ty = at.ty[i];
-      add_pair(grid_row(ky), at, i, 1.0 - ty);
-      add_pair(grid_row(above), at, i, ty);
+      // Both depths, which lie one after the other; at the last one there is none above.
+      const double tz = at.tz[i];
+      const int64_t kz = at.kz[i], numbers = kz + 1 < g_.Gd ? 2 * C : C;
+      for (int64_t c = 0; c < C; ++c) {
+        const double d = static_cast<double>(contributions[i * C + c]);
+        pair_[c] = d * (1.0 - tz);
+        pair_[C + c] = d * tz;
+      }
+      const int64_t kx = at.kx[i], left = kx * g_.column, right = min_of(kx + 1, g_.Gw - 1) * g_.column;
+      const double ty = at.ty[i], tx = at.tx[i];
+      double* const below = grid_row(at.ky[i]) + kz * C;
+      double* const above = grid_row(min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1)) + kz * C;
+      add_pair(below + left, (1.0 - ty) * (1.0 - tx), numbers);
+      add_pair(below + right, (1.0 - ty) * tx, numbers);
+      add_pair(above + left, ty * (1.0 - tx), numbers);
+      add_pair(above + right, ty * tx, numbers);
     }
   }
 
@@ -144,19 +160,10 @@ class Splatter {
     last_ = 0;
   }
 
-  // weight · contribution to the four cells of one grid row
-  void add_pair(double* row, const Places<T>& at, int64_t i, double weight) const {
-    const int64_t kx = at.kx[i], kz = at.kz[i];
-    const double tx = at.tx[i], tz = at.tz[i];
-    const int64_t xs[2] = {kx * g_.column, min_of(kx + 1, g_.Gw - 1) * g_.column};
-    const int64_t zs[2] = {kz * g_.C, min_of(kz + 1, g_.Gd - 1) * g_.C};
-    const double wx[2] = {weight * (1.0 - tx), weight * tx}, wz[2] = {1.0 - tz, tz};
-    for (int j = 0; j < 4; ++j) {
-      double* to = row + xs[j >> 1] + zs[j & 1];
-      const Vec<double> w = broadcast(wx[j >> 1] * wz[j & 1]);
-      for_vectors<double>(
-          g_.C, [&](int64_t c, auto lanes) { lanes.put(to + c, madd(w, lanes.get(wide_ + c), lanes.get(to + c))); });
-    }
+  void add_pair(double* to, double weight, int64_t numbers) const {
+    const Vec<double> w = broadcast(weight);
+    for_vectors<double>(
+        numbers, [&](int64_t c, auto lanes) { lanes.put(to + c, madd(w, lanes.get(pair_ + c), lanes.get(to + c))); });
   }
 
   const Lattice g_;
@@ -168,7 +175,7 @@ class Splatter {
   int64_t half_ = 0;
   T *span_ = nullptr, *merged_ = nullptr;
   T* weights_ = nullptr;    // [4][pixel]: of a tile's pixels for left and right in the lower depth, then in the upper
-  double* wide_ = nullptr;  // one pixel's contributions
+  double* pair_ = nullptr;  // one pixel's contributions to the two depths around it
   int64_t count_ = 0, y_ = 0, ky_ = 0, kx_ = 0, first_ = g_.Gd, last_ = 0;
   double ty_ = 0.0;
 };
@@ -204,16 +211,20 @@ class GridSums {
   void store(const Tensor& to, int64_t n) const {
     const Block cells = block_of(to, 3);
     for_rows(g_.Gh, g_.Gh * row_size_, [&](int64_t y) {
-      Scratch memory;
-      T* column = memory.take<T>(g_.column);
+      const double* rows[kBands];  // of the bands that have this one
+      int64_t count = 0;
+      for (int64_t b = 0; b < bands_; ++b)
+        if (y >= top_[b] && y < bottom_[b]) rows[count++] = sums(b) + (y - top_[b]) * row_size_;
+      Scratch memory, column_memory;
+      double* BO_RESTRICT sum = memory.take<double>(g_.column);
+      T* BO_RESTRICT column = column_memory.take<T>(g_.column);
       for (int64_t x = 0; x < g_.Gw; ++x) {
-        for (int64_t i = 0; i < g_.column; ++i) {
-          double sum = 0.0;
-          for (int64_t b = 0; b < bands_; ++b) {
-            if (y >= top_[b] && y < bottom_[b]) sum += sums(b)[(y - top_[b]) * row_size_ + x * g_.column + i];
-          }
-          column[i] = static_cast<T>(sum);
+        for (int64_t i = 0; i < g_.column; ++i) sum[i] = 0.0;
+        for (int64_t b = 0; b < count; ++b) {
+          const double* BO_RESTRICT from = rows[b] + x * g_.column;
+          for (int64_t i = 0; i < g_.column; ++i) sum[i] += from[i];
         }
+        for (int64_t i = 0; i < g_.column; ++i) column[i] = static_cast<T>(sum[i]);
         store_block(cells, to.data + n * to.strides[0] + y * to.strides[1] + x * to.strides[2], g_.Gd, column);
       }
     });

@@ -33,27 +33,11 @@ BO_INLINE void with_depth(const Lattice& g, F&& f) {
   }
 }
 
-// Calls f(begin, end) for the runs of a tile's pixels between the same two columns.
-template <class T, class F>
-BO_INLINE void for_spans(const Places<T>& at, int64_t count, F&& f) {
-  for (int64_t begin = 0; begin < count;) {
-    const int32_t kx = at.kx[begin];
-    int64_t inside = begin, end = count;  // kx[inside] is this span's, kx[end] is beyond it
-    if (at.kx[count - 1] == kx) inside = count - 1;
-    while (end - inside > 1) {
-      const int64_t middle = inside + (end - inside) / 2;
-      (at.kx[middle] == kx ? inside : end) = middle;
-    }
-    f(begin, end);
-    begin = end;
-  }
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward
 
 // The tables of one span: the left column's, and the steps from there to the right one's, each first the values at the
-// cells [coefficient][kStride], then the steps to the next depth, which are `plane` numbers further.
+// cells [coefficient][D], then the steps to the next depth, which are `plane` numbers further.
 template <class T>
 struct SpanTables {
   const T *left, *step;
@@ -64,17 +48,15 @@ struct SpanTables {
 template <class T, int D>
 class Tables {
  public:
-  // How often a table lies in memory, and the numbers from one coefficient's to the next one's.
-  static constexpr int kCopies = D == 8 ? kTableCopies<T> : 1;
-  static constexpr int kStride = D * kCopies;
-
   Tables(const Lattice& lattice, const Tensor& grid)
       : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), numbers_(2 * g_.C * D) {
     const int64_t row = g_.Gw * numbers_;
-    left_ = memory_.template take<T>((3 * kCopies + 1) * numbers_ + 2 * row);
-    right_ = left_ + kCopies * numbers_;
-    step_ = right_ + kCopies * numbers_;
-    row_[0] = step_ + kCopies * numbers_;
+    // A register may reach over the end of the last table.
+    const int64_t padded = numbers_ + kPad;
+    left_ = memory_.template take<T>(3 * padded + 2 * row + numbers_, true);
+    right_ = left_ + padded;
+    step_ = right_ + padded;
+    row_[0] = step_ + padded;
     row_[1] = row_[0] + row;
     column_ = row_[1] + row;
   }
@@ -88,8 +70,8 @@ class Tables {
       ty_ = ty;
       kx_ = -2;
     }
-    const SpanTables<T> tables = {left_, step_, kCopies * numbers_ / 2};
-    if (kx == kx_) return tables;
+    const int64_t plane = numbers_ / 2;
+    if (kx == kx_) return {left_, step_, plane};
     if (kx == kx_ + 1) {
       T* const swapped = left_;
       left_ = right_;
@@ -98,18 +80,16 @@ class Tables {
       mix_column(kx, left_);
     }
     mix_column(min_of(kx + 1, g_.Gw - 1), right_);
-    for (int64_t i = 0; i < kCopies * numbers_; i += Vec<T>::kLanes)
-      store(step_ + i, load(right_ + i) - load(left_ + i));
+    for (int64_t i = 0; i < numbers_; i += Vec<T>::kLanes) store(step_ + i, load(right_ + i) - load(left_ + i));
     kx_ = kx;
-    return {left_, step_, tables.plane};
+    return {left_, step_, plane};
   }
 
  private:
   void mix_column(int64_t x, T* to) const {
     const T *a = row_[0] + x * numbers_, *b = row_[1] + x * numbers_;
     const Vec<T> ty = broadcast(ty_);
-    for (int64_t i = 0; i < numbers_; i += Vec<T>::kLanes / kCopies)
-      store(to + i * kCopies, lerp(load_copies<kCopies>(a + i), load_copies<kCopies>(b + i), ty));
+    for (int64_t i = 0; i < numbers_; i += Vec<T>::kLanes) store(to + i, lerp(load(a + i), load(b + i), ty));
   }
   // Grid rows ky and ky + 1, a column's values [coefficient][D] and then its steps.
   void load_rows(int64_t n, int64_t ky) {
@@ -147,25 +127,44 @@ class Tables {
   T ty_ = T(0);
 };
 
-// The coefficient whose table begins at number `at` of the tables, and its slope in depth, for a vector of pixels
+// The cells of a vector of pixels, as lookups want them.
 template <int D, class T>
-BO_INLINE Vec<T> coefficient(const SpanTables<T>& tables, int64_t at, const Indices<T>& k, const Vec<T>& tz,
+class Cells {
+ public:
+  explicit BO_INLINE_MEMBER Cells(const Indices<T>& k) : first_(k), second_(k) {
+    if constexpr (kShared) second_ = other_table(k);
+  }
+  // Entry k of table c of those at `tables`
+  BO_INLINE_MEMBER Vec<T> of(const T* tables, int64_t c) const {
+    if constexpr (kShared) {
+      return lookup<16>(tables + (c - c % 2) * D, c % 2 ? second_ : first_);
+    } else {
+      return lookup<D>(tables + c * D, first_);
+    }
+  }
+
+ private:
+  static constexpr bool kShared = D == 8 && kTablesInRegister<T> == 2;
+  Indices<T> first_, second_;
+};
+
+// Coefficient c and its slope in depth, for a vector of pixels
+template <int D, class T>
+BO_INLINE Vec<T> coefficient(const SpanTables<T>& tables, int64_t c, const Cells<D, T>& k, const Vec<T>& tz,
                              const Vec<T>& tx, Vec<T>& slope) {
-  const T *left = tables.left + at, *step = tables.step + at;
-  const Vec<T> d_left = lookup<D>(left + tables.plane, k), d_step = lookup<D>(step + tables.plane, k);
+  const Vec<T> d_left = k.of(tables.left + tables.plane, c), d_step = k.of(tables.step + tables.plane, c);
   slope = madd(tx, d_step, d_left);
-  return madd(tx, madd(tz, d_step, lookup<D>(step, k)), madd(tz, d_left, lookup<D>(left, k)));
+  return madd(tx, madd(tz, d_step, k.of(tables.step, c)), madd(tz, d_left, k.of(tables.left, c)));
 }
 
 // out(i, Σ_j A_ij·in(j) (+ A_i,Ci)) for a vector of pixels
 template <int D, class T, class M, class In, class Out>
 BO_INLINE void apply_lookup(const M& m, const SpanTables<T>& tables, const Indices<T>& k, const Vec<T>& tz,
                             const Vec<T>& tx, const In& in, const Out& out) {
+  const Cells<D, T> cells(k);
   for (int64_t i = 0; i < m.Co; ++i) {
     Vec<T> unused;
-    auto A = [&](int64_t j) {
-      return coefficient<D>(tables, (i * m.L + j) * Tables<T, D>::kStride, k, tz, tx, unused);
-    };
+    auto A = [&](int64_t j) { return coefficient(tables, i * m.L + j, cells, tz, tx, unused); };
     Vec<T> sum = m.L > m.Ci ? A(m.Ci) : broadcast(T(0));
     for (int64_t j = 0; j < m.Ci; ++j) sum = madd(A(j), in(j), sum);
     out(i, sum);
@@ -192,13 +191,14 @@ void apply_span(const M& m, const SpanTables<T>& tables, const Places<T>& at, in
 template <int D, class T, class M, class In, class Grad, class DIn>
 BO_INLINE Vec<T> gradient_lookup(const M& m, const SpanTables<T>& tables, const Indices<T>& k, const Vec<T>& tz,
                                  const Vec<T>& tx, const In& in, const Grad& grad, const DIn& d_in) {
+  const Cells<D, T> cells(k);
   Vec<T> slopes = broadcast(T(0));
   for (int64_t j = 0; j < m.L; ++j) {
     Vec<T> sum = broadcast(T(0)), slope_sum = broadcast(T(0));
     for (int64_t i = 0; i < m.Co; ++i) {
       Vec<T> slope;
       const Vec<T> g = grad(i);
-      const Vec<T> a = coefficient<D>(tables, (i * m.L + j) * Tables<T, D>::kStride, k, tz, tx, slope);
+      const Vec<T> a = coefficient(tables, i * m.L + j, cells, tz, tx, slope);
       sum = madd(a, g, sum);
       slope_sum = madd(slope, g, slope_sum);
     }
