@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sysconfig
@@ -61,6 +62,43 @@ def sanitize(session: nox.Session) -> None:
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         },
+    )
+
+
+def run_kernel_test(session: nox.Session, *options: str, emulator: tuple[str, ...] = ()) -> None:
+    """Build tests/cpp with these options of CMake and run it; spoilt results must make it fail."""
+    session.install("cmake", "ninja")
+    build = session.create_tmp()
+    wanted = ("-DBILATERAL_OPS_CPP_TEST=ON", "-DBILATERAL_OPS_WARNINGS=ON", *options)
+    session.run("cmake", "-S", ".", "-B", build, "-G", "Ninja", *wanted)
+    session.run("cmake", "--build", build)
+    test = (*emulator, f"{build}/tests/cpp/test_kernels")
+    session.run(*test, external=True)
+    session.run(*test, "--break", external=True, success_codes=[1])
+
+
+@nox.session
+def cpp(session: nox.Session) -> None:
+    """The kernels' own test, without Python, under every instruction set of this processor."""
+    run_kernel_test(session)
+
+
+@nox.session
+def neon(session: nox.Session) -> None:
+    """The same for aarch64: compiled for it and run in qemu, or as it is where this is one."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return run_kernel_test(session)
+    compiler, emulator = "aarch64-linux-gnu-g++", "qemu-aarch64"
+    missing = [tool for tool in (compiler, emulator) if not shutil.which(tool)]
+    if missing:
+        session.error(f"{' and '.join(missing)} not found: apt-get install g++-aarch64-linux-gnu qemu-user")
+    return run_kernel_test(
+        session,
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        emulator=(emulator,),
     )
 
 

@@ -7,6 +7,8 @@
 extern const bilateral_ops::Kernels bilateral_ops_kernels_scalar;
 #if defined(BO_BUILD_X86)
 extern const bilateral_ops::Kernels bilateral_ops_kernels_avx2, bilateral_ops_kernels_avx512;
+#elif defined(BO_BUILD_AARCH64)
+extern const bilateral_ops::Kernels bilateral_ops_kernels_neon;
 #endif
 
 namespace bilateral_ops {
@@ -32,6 +34,8 @@ const Build builds[] = {
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
      }},
     {&bilateral_ops_kernels_avx2, runs_avx2},
+#elif defined(BO_BUILD_AARCH64)
+    {&bilateral_ops_kernels_neon, [] { return true; }},
 #endif
     {&bilateral_ops_kernels_scalar, [] { return true; }},
 };

@@ -1,0 +1,439 @@
+// Is every operation of simd.h, lane by lane, the formula that it stands for? Compiled once for each instruction set.
+//
+// As in the kernels, nothing of the standard library is instantiated here.
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "../../csrc/cpu/simd.h"
+#include "question.h"
+
+#define BO_STRING_(x) #x
+#define BO_STRING(x) BO_STRING_(x)
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+namespace {
+
+constexpr int kMost = 64;  // more than any array below has
+constexpr int kRounds = 4096;
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using type = uint32_t;
+  static constexpr float least = FLT_MIN, most = FLT_MAX, unit = FLT_EPSILON;
+  static constexpr int exponent = 127;
+};
+template <>
+struct Bits<double> {
+  using type = uint64_t;
+  static constexpr double least = DBL_MIN, most = DBL_MAX, unit = DBL_EPSILON;
+  static constexpr int exponent = 1023;
+};
+
+class Random {
+ public:
+  uint64_t bits() {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return (state_ ^ (state_ >> 32)) * 0x9e3779b97f4a7c15u;
+  }
+  int below(int n) { return static_cast<int>((bits() >> 33) % static_cast<uint64_t>(n)); }
+  template <class T>
+  T uniform(T from, T to) {
+    return from + (to - from) * static_cast<T>(static_cast<double>(bits() >> 11) * 0x1p-53);
+  }
+  // A special number, a plain one, or any bits at all.
+  template <class T>
+  T number() {
+    const T infinity = static_cast<T>(HUGE_VAL), tiny = Bits<T>::least * Bits<T>::unit;
+    const T special[] = {T(0),
+                         T(1),
+                         T(2),
+                         T(0.5),
+                         infinity,
+                         tiny,
+                         3 * tiny,
+                         Bits<T>::least,
+                         Bits<T>::most,
+                         static_cast<T>(nan("")),
+                         1 + Bits<T>::unit};
+    const int kind = below(4);
+    if (kind == 0) return special[below(11)] * (below(2) ? T(1) : T(-1));
+    if (kind < 3) return uniform(T(-4), T(4));
+    const typename Bits<T>::type any = static_cast<typename Bits<T>::type>(bits());
+    T value;
+    memcpy(&value, &any, sizeof value);
+    return value;
+  }
+
+ private:
+  uint64_t state_ = 1;
+};
+
+// The same number: any NaN is as good as another, the two zeros are not.
+template <class T>
+bool same(T a, T b) {
+  return (a != a && b != b) || memcmp(&a, &b, sizeof a) == 0;
+}
+
+template <class T>
+const char* name_of() {
+  return sizeof(T) == 4 ? "float" : "double";
+}
+
+template <class T>
+void compare(Question& question, T* got, const T* wanted, int n) {
+  if (question.to_be_broken()) got[0] = same(got[0], T(3)) ? T(4) : T(3);
+  for (int i = 0; i < n; ++i) question.expect(same(got[i], wanted[i]), name_of<T>(), got[i], wanted[i]);
+}
+
+// Compares a vector, lane by lane.
+template <class T>
+void compare(Question& question, const Vec<T>& got, const T* wanted) {
+  T lanes[kMost];
+  store(lanes, got);
+  compare(question, lanes, wanted, Vec<T>::kLanes);
+}
+
+// `vector`, of four vectors, against `formula`, of four numbers, which may use fewer.
+template <class T, class V, class F>
+void elementwise(Question& question, V&& vector, F&& formula) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  Random random;
+  T in[4][kLanes], wanted[kLanes];
+  for (int round = 0; round < kRounds; ++round) {
+    for (int l = 0; l < kLanes; ++l) {
+      for (T* numbers : in) numbers[l] = random.number<T>();
+      if (random.below(4) == 0) in[1][l] = in[0][l];  // for comparisons
+      wanted[l] = formula(in[0][l], in[1][l], in[2][l], in[3][l]);
+    }
+    compare(question, vector(load(in[0]), load(in[1]), load(in[2]), load(in[3])), wanted);
+  }
+}
+
+// Calls f with a float and with a double.
+template <class F>
+void for_types(F&& f) {
+  f(float());
+  f(double());
+}
+
+void arithmetic() {
+#define BO_ELEMENTWISE(text, expression)                        \
+  {                                                             \
+    Question question(BO_STRING(BO_ISA), text);                 \
+    for_types([&](auto t) {                                     \
+      using T = decltype(t);                                    \
+      const auto formula = [](auto a, auto b, auto c, auto d) { \
+        (void)a, (void)b, (void)c, (void)d;                     \
+        return expression;                                      \
+      };                                                        \
+      elementwise<T>(question, formula, formula);               \
+    });                                                         \
+  }
+  BO_ELEMENTWISE("a + b", a + b)
+  BO_ELEMENTWISE("a - b", a - b)
+  BO_ELEMENTWISE("a * b", a * b)
+  BO_ELEMENTWISE("a / b", a / b)
+  BO_ELEMENTWISE("madd", madd(a, b, c))
+  BO_ELEMENTWISE("fused", fused(a, b, c))
+  BO_ELEMENTWISE("lerp", lerp(a, b, c))
+#undef BO_ELEMENTWISE
+  {
+    Question question(BO_STRING(BO_ISA), "where_equal");
+    for_types([&](auto t) {
+      elementwise<decltype(t)>(
+          question, [](auto x, auto y, auto a, auto b) { return where_equal(x, y, a, b); },
+          [](auto x, auto y, auto a, auto b) { return x == y ? a : b; });
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "where_greater");
+    for_types([&](auto t) {
+      elementwise<decltype(t)>(
+          question, [](auto x, auto y, auto a, auto b) { return where_greater(x, y, a, b); },
+          [](auto x, auto y, auto a, auto b) { return x > y ? a : b; });
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "broadcast");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        const T a = random.number<T>();
+        T wanted[kMost];
+        for (T& number : wanted) number = a;
+        compare(question, broadcast(a), wanted);
+      }
+    });
+  }
+  {
+    // Adding zero makes one of the two zeros, which of them relu gives is left open.
+    Question question(BO_STRING(BO_ISA), "relu passes NaN on");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      elementwise<T>(
+          question, [](auto a, auto, auto, auto) { return relu(a) + broadcast(T(0)); },
+          [](auto a, auto, auto, auto) { return (a != a || a > 0 ? a : T(0)) + T(0); });
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "times_power, for every exponent");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int n = 1 - Bits<T>::exponent; n <= Bits<T>::exponent; ++n) {
+        T a[kMost], wanted[kMost];
+        for (int l = 0; l < Vec<T>::kLanes; ++l) {
+          a[l] = random.number<T>();
+          wanted[l] = a[l] * static_cast<T>(ldexp(1.0, n));
+        }
+        compare(question, times_power(load(a), broadcast(static_cast<T>(n))), wanted);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "total");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      const T infinity = static_cast<T>(HUGE_VAL);
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        // Whole numbers, whose sum is exact in any order; in some rounds infinities and NaN among them.
+        T a[kMost], sum = T(0);
+        for (int l = 0; l < Vec<T>::kLanes; ++l) {
+          a[l] = static_cast<T>(random.below(2001) - 1000);
+          if (round % 4 == 0 && random.below(8) == 0) a[l] = infinity;
+          if (round % 8 == 0 && random.below(8) == 0) a[l] = -infinity;
+          sum += a[l];
+        }
+        T got = total(load(a));
+        compare(question, &got, &sum, 1);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "sigmoid, to 4 ulp");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      const T edge = sizeof(T) == 4 ? T(110) : T(760);
+      const T special[] = {T(0),          -T(0),          static_cast<T>(HUGE_VAL), -static_cast<T>(HUGE_VAL),
+                           Bits<T>::most, -Bits<T>::most, Bits<T>::least,           static_cast<T>(nan(""))};
+      Random random;
+      for (int round = 0; round < 4 * kRounds; ++round) {
+        T v[kMost], got[kMost];
+        for (int l = 0; l < Vec<T>::kLanes; ++l) {
+          const T reach = round % 2 ? edge : T(8);
+          v[l] = random.below(16) ? random.uniform(-reach, reach) : special[random.below(8)];
+        }
+        store(got, sigmoid(load(v)));
+        if (question.to_be_broken()) got[0] = T(3);
+        for (int l = 0; l < Vec<T>::kLanes; ++l) {
+          const long double wanted = 1.0L / (1.0L + expl(-static_cast<long double>(v[l])));
+          // Below the normal numbers it may be zero.
+          const long double error = fabsl(got[l] - wanted), bound = 4 * Bits<T>::unit * wanted + Bits<T>::least;
+          const bool right = v[l] != v[l] ? got[l] != got[l] : error <= bound;
+          question.expect(right, name_of<T>(), got[l], static_cast<double>(wanted));
+        }
+      }
+    });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Memory: what is read ends at `edge`; what is written has guards around it.
+
+// Numbers with others before and behind them.
+template <class N>
+class Guarded {
+ public:
+  Guarded() {
+    for (int i = 0; i < 3 * kMost; ++i) numbers_[i] = guard(i);
+  }
+  N* inside() { return numbers_ + kMost; }
+  void expect_untouched(Question& question, int written) {
+    if (question.to_be_broken()) numbers_[kMost + written] += N(1);
+    for (int i = 0; i < 3 * kMost; ++i) {
+      if (i >= kMost && i < kMost + written) continue;
+      question.expect(numbers_[i] == guard(i), "beside what was stored", static_cast<double>(numbers_[i]),
+                      static_cast<double>(guard(i)));
+    }
+  }
+
+ private:
+  static N guard(int i) { return static_cast<N>(1000 + i); }
+  N numbers_[3 * kMost];
+};
+
+// n random numbers, the last of them the last that can be read.
+template <class T>
+T* at_edge(char* edge, int n, Random& random) {
+  T* const p = reinterpret_cast<T*>(edge) - n;
+  for (int i = 0; i < n; ++i) p[i] = random.number<T>();
+  return p;
+}
+
+void memory(char* edge) {
+  {
+    Question question(BO_STRING(BO_ISA), "load, and load_part of every length, read no further");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int round = 0; round < 64; ++round)
+        for (int n = 0; n <= Vec<T>::kLanes; ++n) {
+          const T* const p = at_edge<T>(edge, n, random);
+          T wanted[kMost] = {};
+          memcpy(wanted, p, static_cast<size_t>(n) * sizeof(T));
+          compare(question, n < Vec<T>::kLanes ? load_part(p, n) : load(p), wanted);
+        }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "store, and store_part of every length, write no further");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int round = 0; round < 64; ++round)
+        for (int n = 0; n <= Vec<T>::kLanes; ++n) {
+          T a[kMost];
+          for (T& number : a) number = random.number<T>();
+          Guarded<T> to;
+          if (n < Vec<T>::kLanes) {
+            store_part(to.inside(), load(a), n);
+          } else {
+            store(to.inside(), load(a));
+          }
+          to.expect_untouched(question, n);
+          compare(question, to.inside(), a, n);
+        }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "for_vectors copies every length");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int n = 0; n <= kMost; ++n) {
+        const T* const p = at_edge<T>(edge, n, random);
+        Guarded<T> to;
+        for_vectors<T>(n, [&](int64_t first, auto lanes) { lanes.put(to.inside() + first, lanes.get(p + first)); });
+        to.expect_untouched(question, n);
+        compare(question, to.inside(), p, n);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "store_truncated");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        T a[kLanes], wanted[kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+          a[l] = random.uniform(T(0), round % 2 ? T(16) : T(1 << 24));
+          if (random.below(4) == 0) a[l] = floor(a[l]);
+          wanted[l] = floor(a[l]);
+        }
+        Guarded<int32_t> to;
+        compare(question, store_truncated(to.inside(), load(a)), wanted);
+        to.expect_untouched(question, kLanes);
+        for (int l = 0; l < kLanes; ++l)
+          question.expect(to.inside()[l] == static_cast<int32_t>(wanted[l]), name_of<T>(), to.inside()[l], wanted[l]);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "accumulate");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        const double weight = random.number<double>();
+        T a[kLanes];
+        double wanted[kLanes];
+        Guarded<double> to;
+        for (int l = 0; l < kLanes; ++l) {
+          a[l] = random.number<T>();
+          to.inside()[l] = random.number<double>();
+          wanted[l] = madd(static_cast<double>(a[l]), weight, to.inside()[l]);
+        }
+        accumulate(to.inside(), load(a), weight);
+        to.expect_untouched(question, kLanes);
+        compare(question, to.inside(), wanted, kLanes);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "load3");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        const T* const p = at_edge<T>(edge, 3 * kLanes, random);
+        Vec<T> got[3];
+        load3(p, got[0], got[1], got[2]);
+        for (int c = 0; c < 3; ++c) {
+          T wanted[kLanes];
+          for (int l = 0; l < kLanes; ++l) wanted[l] = p[3 * l + c];
+          compare(question, got[c], wanted);
+        }
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "store3 is the way back");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        const T* const p = at_edge<T>(edge, 3 * kLanes, random);
+        Vec<T> a, b, c;
+        load3(p, a, b, c);
+        Guarded<T> to;
+        store3(to.inside(), a, b, c);
+        to.expect_untouched(question, 3 * kLanes);
+        compare(question, to.inside(), p, 3 * kLanes);
+      }
+    });
+  }
+}
+
+template <int D>
+void lookups(char* edge) {
+  Question question(BO_STRING(BO_ISA), D == 8 ? "lookup<8>, every index in every lane" : "lookup<16>, the same");
+  for_types([&](auto t) {
+    using T = decltype(t);
+    constexpr int kLanes = Vec<T>::kLanes;
+    Random random;
+    for (int step = 0; step < D; ++step)
+      for (int first = 0; first < D; ++first) {
+        int32_t index[kMost];
+        T wanted[kLanes];
+        const T* const table = at_edge<T>(edge, D, random);
+        for (int l = 0; l < kLanes; ++l) {
+          index[l] = (first + step * l) % D;
+          wanted[l] = table[index[l]];
+        }
+        compare(question, lookup<D>(table, load_indices(index, T())), wanted);
+      }
+  });
+}
+
+}  // namespace
+
+void check_lanes(char* edge) {
+  arithmetic();
+  memory(edge);
+  lookups<8>(edge);
+  lookups<16>(edge);
+}
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops
