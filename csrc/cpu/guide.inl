@@ -105,7 +105,7 @@ class SortedCurves {
     alignas(64) T tree[kKnots], shift[kKnots], slope[kKnots], value[kKnots];
     bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
   };
-  static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
+  BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
     T s[kKnots], b[kKnots];
     for (int64_t k = 0; k < knots; ++k) {
       int64_t at = k;
@@ -116,6 +116,7 @@ class SortedCurves {
       s[at] = shifts[k];
       b[at] = slopes[k];
     }
+    for (int64_t k = knots; k < kKnots; ++k) s[k] = infinity(T());
     double slope = 0.0, value = 0.0;
     bool rises = false, falls = false, flat = false;
     for (int64_t m = 0; m < kKnots; ++m) {
@@ -135,10 +136,7 @@ class SortedCurves {
     // In order, the nodes of the level with 2^d nodes are those knots in the middle of 2^d equal parts.
     c.tree[0] = T(0);
     for (int64_t nodes = 1, part = kKnots; nodes < kKnots; nodes *= 2, part /= 2)
-      for (int64_t i = 0; i < nodes; ++i) {
-        const int64_t k = i * part + part / 2;
-        c.tree[nodes + i] = k < knots ? s[k] : infinity(T());
-      }
+      for (int64_t i = 0; i < nodes; ++i) c.tree[nodes + i] = s[i * part + part / 2];
   }
 
   Scratch memory_;
