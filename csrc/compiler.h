@@ -16,6 +16,13 @@
 #define BO_INLINE_MEMBER inline __attribute__((always_inline))
 #endif
 
+// For member functions that run once: where compilers unroll what they have inlined, g++ 12 may take minutes over it.
+#if defined(_MSC_VER)
+#define BO_NOINLINE_MEMBER __declspec(noinline)
+#else
+#define BO_NOINLINE_MEMBER __attribute__((noinline))
+#endif
+
 #if defined(_MSC_VER)
 #define BO_RESTRICT __restrict
 #else

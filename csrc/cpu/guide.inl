@@ -105,7 +105,7 @@ class SortedCurves {
     alignas(64) T tree[kKnots], shift[kKnots], slope[kKnots], value[kKnots];
     bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
   };
-  static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
+  BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
     T s[kKnots], b[kKnots];
     for (int64_t k = 0; k < knots; ++k) {
       int64_t at = k;
