@@ -10,6 +10,8 @@ import pytest
 from cases import (
     ALL_F32,
     DIFFERENTIABLE,
+    F16,
+    F32,
     GUIDES,
     LAYOUTS,
     SUBJECTS,
@@ -125,6 +127,20 @@ def test_out_may_be_the_image_itself(subject: str, layout: str | None) -> None:
             image[...] = example["image"]
             assert forward(bilateral_ops, subject, {**example, "image": image}, out=out) is out
             assert_same_bits(out, want, f"{layout} {kinds}")
+
+
+@pytest.mark.parametrize("dtype", [F16, F32], ids=str)
+@pytest.mark.parametrize("depth", [3, 24], ids="depth {}".format)
+def test_grids_that_are_converted_row_by_row_give_the_same_bits(dtype: Any, depth: int) -> None:
+    # Several image rows a grid row, several tiles an image row, and more than one grid.
+    rng = np.random.default_rng(depth)
+    grid = rng.standard_normal((2, 3, 5, depth, 4)).astype(dtype)
+    guide = rng.random((2, 11, 300)).astype(dtype)
+    strided = np.empty(grid.shape[::-1], dtype).T
+    strided[...] = grid
+    want = bilateral_ops.slice(grid.astype(F32), guide.astype(F32)).astype(dtype)
+    assert_same_bits(bilateral_ops.slice(grid, guide), want)
+    assert_same_bits(bilateral_ops.slice(strided, guide), want)
 
 
 def test_out_between_the_inputs_elements_is_no_overlap() -> None:

@@ -128,6 +128,18 @@ def test_splatted_ones_add_up_to_the_pixels(module: Any, align_corners: bool, xy
     np.testing.assert_allclose(total.sum((1, 2, 3)), 7 * 29, rtol=1e-13)
 
 
+@pytest.mark.parametrize("depth", [2, 8, 24])
+@pytest.mark.parametrize("cells", [1, 3, 90, 700], ids="{} columns".format)
+def test_however_long_the_run_of_pixels_between_two_columns_their_sum_is_right(cells: int, depth: int) -> None:
+    rng = np.random.default_rng(cells)
+    guide = rng.random((3, 1400), np.float32)
+    values = rng.standard_normal((3, 1400, 3)).astype(np.float32)
+    got = bilateral_ops.splat(guide, values, (2, cells, depth))
+    want = specification.splat(guide.astype(F64), values.astype(F64), (2, cells, depth))
+    scale = specification.splat(guide.astype(F64), np.abs(values.astype(F64)), (2, cells, depth))
+    assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(scale)
+
+
 @MODULES
 def test_total_variation_of_a_ramp_is_the_sum_of_its_squared_slopes(module: Any) -> None:
     i, j, k = np.indices((4, 5, 6))

@@ -36,6 +36,7 @@ from cases import (
 )
 
 import bilateral_ops
+from bilateral_ops.reference import numpy as specification
 
 CORNERS = pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
 #: Few pixels between two columns of cells, and many.
@@ -384,3 +385,36 @@ def test_a_number_is_looked_at_each_time() -> None:
         given["b2"] = bias
         want = 1 / (1 + np.exp(-bias))
         assert np.abs(forward(bilateral_ops, "guide_nn", given) - want).max() < (0.5 if bias == 0 else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@pytest.mark.parametrize("knots", [1, 4, 5, 13, 16, 17], ids="{} knots".format)
+@pytest.mark.parametrize("slopes", ["rising", "falling", "mixed", "some flat", "one infinite", "one NaN"])
+def test_curves_of_any_number_are_their_sum_at_any_number(dtype: Any, knots: int, slopes: str) -> None:
+    # Few knots, a table of them, more than a table has: three ways to one meaning. Several knots are equal.
+    rng = np.random.default_rng(knots)
+    shifts = rng.choice(np.linspace(-0.5, 1.5, max(2, knots // 2)), (3, knots))
+    values = rng.uniform(0.1, 1, (3, knots))
+    if slopes == "falling":
+        values *= -1
+    elif slopes == "mixed":
+        values *= np.where(np.arange(knots) % 2, 1, -1)
+    elif slopes != "rising":
+        values[:, knots // 2] = {"some flat": 0, "one infinite": np.inf, "one NaN": np.nan}[slopes]
+    image = np.zeros((1, 40, 3))
+    image[0, :, 1] = np.resize([-np.inf, np.inf, np.nan, -1e30, 1e30, *shifts[1], *rng.uniform(-1, 2, 9)], 40)
+    parameters = {
+        "ccm": np.eye(3),
+        "ccm_bias": np.zeros(3),
+        "shifts": shifts,
+        "slopes": values,
+        "mix": np.array([0.0, 1e-3, 0.0]),
+        "mix_bias": np.asarray(0.5),
+    }
+    parameters = {name: value.astype(dtype) for name, value in parameters.items()}
+    image = image.astype(dtype)
+    got = bilateral_ops.guide_curves(image, **parameters)
+    want = specification.guide_curves(
+        image.astype(F64), **{name: value.astype(F64) for name, value in parameters.items()}
+    )
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 if dtype == F32 else 1e-14)
