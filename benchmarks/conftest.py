@@ -15,7 +15,7 @@ import bilateral_ops
 from bilateral_ops import _bench, _core
 
 #: Seconds that the rounds of one benchmark may take; slow peers get three rounds whatever they take.
-SECONDS = 1.0
+SECONDS = 0.6
 
 
 def pytest_configure(config: pytest.Config) -> None:

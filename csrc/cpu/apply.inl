@@ -49,7 +49,8 @@ void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coeffi
           for (int64_t j = 0; j < m.Ci; ++j) sum = madd(row[j], in[j], sum);
         } else {
           Vec<T> sums = broadcast(T(0));
-          for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { sums = madd(lanes.get(row + j), lanes.get(in + j), sums); });
+          for_vectors<T>(m.Ci,
+                         [&](int64_t j, auto lanes) { sums = madd(lanes.get(row + j), lanes.get(in + j), sums); });
           sum += total(sums);
         }
         out[p * m.Co + i] = sum;
@@ -137,7 +138,8 @@ void apply_backward_as(const ApplyGradArgs& a) {
       if (a.d_coefficients.data) {
         char* const place = pixel(a.d_coefficients, tile);
         T* const target = block_target(d_cells, place, d_coefficients);
-        apply_tile_d_coefficients(m, tile.count, block_at(pixels, pixel(a.image, tile), tile.count, image), grad, target);
+        apply_tile_d_coefficients(m, tile.count, block_at(pixels, pixel(a.image, tile), tile.count, image), grad,
+                                  target);
         if (target == d_coefficients) store_block(d_cells, place, tile.count, d_coefficients);
       }
       if (a.d_image.data) {

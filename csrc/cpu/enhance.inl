@@ -27,8 +27,7 @@ class ComputedGuide {
 template <class Guide>
 void enhance_forward_as(const EnhanceArgs& a, const Guide& guide) {
   const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
-  sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width,
-                                   [&] { return ComputedGuide<Guide>(guide); });
+  sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width, [&] { return ComputedGuide<Guide>(guide); });
 }
 
 void enhance_forward(const EnhanceArgs& a) {

@@ -106,7 +106,8 @@ void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO
     store(d + i, slope);
   }
   for (; i < n; ++i) {
-    const Position<T> p = locate(u[i], static_cast<T>(axis.scale), static_cast<T>(axis.shift), static_cast<T>(axis.last));
+    const Position<T> p =
+        locate(u[i], static_cast<T>(axis.scale), static_cast<T>(axis.shift), static_cast<T>(axis.last));
     k[i] = p.k;
     t[i] = p.t;
     d[i] = p.slope;
@@ -267,7 +268,8 @@ class Sampler {
     }
     built_ = max_of(built_, end);
   }
-  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one each.
+  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one
+  // each.
   const T* column(int64_t n, int64_t y, int64_t x) {
     if (in_place_) return reinterpret_cast<const T*>(cell(n, y, x));
     RowCopy& row = copies_[y & 1];

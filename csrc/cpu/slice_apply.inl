@@ -33,8 +33,8 @@ BO_INLINE void for_span_vectors(Tables<T, D>& tables, const Tile& tile, const Pl
 }
 
 // HDRnet's matrices under a lattice with tables, a tile in three passes: channels and guide, where the guide falls, the
-// lookup. (In one, a vector of pixels would wait for its cell while there is no room to begin with the next one.) S: the
-// storage of the pixels.
+// lookup. (In one, a vector of pixels would wait for its cell while there is no room to begin with the next one.) S:
+// the storage of the pixels.
 template <class S, int D, class T, class Guide>
 void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
                       const Tiling& tiling, const Columns<T>& columns, Guide& guide, int64_t first, int64_t last) {
@@ -70,8 +70,7 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
           guide.prefetch(p);
           apply_lookup<D>(
               Matrix34(), span, load_indices(cells + p, T()), load(fractions + p), load(places.tx + p),
-              [&](int64_t j) { return load(channels[j] + p); },
-              [&](int64_t i, const Vec<T>& v) { result[i] = v; });
+              [&](int64_t j) { return load(channels[j] + p); }, [&](int64_t i, const Vec<T>& v) { result[i] = v; });
         },
         [&](int64_t p, Vec<T>* result) { store3<S>(to + p / kLanes * Pixels::kBytes, result); });
     sink.put(tile);
@@ -79,8 +78,9 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
 }
 
 // Grid sampled at the guide, coefficients applied to the image. The guide comes from make_guide(): an object a range of
-// tiles, guide(tile, image, pitch) → [pixel], where image is [channel][pixel] with rows `pitch` apart, in whole vectors;
-// guide.prefetch(pixel) asks for what a later tile needs, guide.reads_image says whether it wants the image at all.
+// tiles, guide(tile, image, pitch) → [pixel], where image is [channel][pixel] with rows `pitch` apart, in whole
+// vectors; guide.prefetch(pixel) asks for what a later tile needs, guide.reads_image says whether it wants the image at
+// all.
 template <class T, class MakeGuide>
 void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image_tensor, int64_t width,
                    const MakeGuide& make_guide) {
@@ -132,7 +132,8 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
       const Tile tile = tile_at(tiling, index);
       if (guide.reads_image) load_planar(image_tensor, tile, image, pitch);
       sampler.sample(tile, placer.find(tile, guide(tile, image, pitch)), samples);
-      apply_tile(m, tile.count, coefficients, block_at(in_block, pixel(image_tensor, tile), tile.count, pixels), result);
+      apply_tile(m, tile.count, coefficients, block_at(in_block, pixel(image_tensor, tile), tile.count, pixels),
+                 result);
       store_block(out_block, pixel(out, tile), tile.count, result);
     }
   });
@@ -190,14 +191,16 @@ void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
       const char* const in_pixels = image.load(tile);
       const char* const grad_pixels = grad.load(tile);
       if (splatter)
-        splatter->add_outer(tile, places, reinterpret_cast<const T*>(in_pixels), reinterpret_cast<const T*>(grad_pixels));
+        splatter->add_outer(tile, places, reinterpret_cast<const T*>(in_pixels),
+                            reinterpret_cast<const T*>(grad_pixels));
       if (!a.d_image.data && !a.d_guide.data) continue;
       char* const to = a.d_image.data ? d_image.target(tile) : nullptr;
       for_span_vectors<4>(
           tables, tile, places,
           [&](int64_t p, const SpanTables<T>& span, Vec<T>* result) {
-            const char *const in_here = in_pixels + p / kLanes * Pixels::kBytes,
-                       *const grad_here = grad_pixels + p / kLanes * Pixels::kBytes;
+            const char *const in_here = in_pixels + p / kLanes * Pixels::kBytes, *const grad_here =
+                                                                                     grad_pixels +
+                                                                                     p / kLanes * Pixels::kBytes;
             prefetch_ahead<Pixels::kBytes>(in_here);
             prefetch_ahead<Pixels::kBytes>(grad_here);
             Vec<T> in[3], d_out[3];

@@ -274,10 +274,11 @@ BO_INLINE void prefetch_next(const char* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) BO_PREFETCH(reinterpret_cast<const char*>(next + static_cast<uintptr_t>(i)));
 }
 
-// The same where a loop goes through many tiles' memory without pause: what lies `Bytes` long this far ahead.
+// The same a little at a time, from a loop that has other work meanwhile: the `Bytes` that lie a tile or so ahead.
 template <int64_t Bytes>
 BO_INLINE void prefetch_ahead(const char* from) {
-  const uintptr_t ahead = reinterpret_cast<uintptr_t>(from) + 2048;
+  constexpr uintptr_t kAhead = 2048;
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(from) + kAhead;
   for (int64_t i = 0; i < Bytes; i += 64) BO_PREFETCH(reinterpret_cast<const char*>(ahead + static_cast<uintptr_t>(i)));
 }
 
@@ -355,9 +356,7 @@ class Pixels3 {
     return scratch_;
   }
   // Where a tile's pixels are to be written; put() then takes them to their place.
-  char* target(const Tile& tile) {
-    return direct_ && tile.count % Vec<T>::kLanes == 0 ? pixel(t_, tile) : scratch_;
-  }
+  char* target(const Tile& tile) { return direct_ && tile.count % Vec<T>::kLanes == 0 ? pixel(t_, tile) : scratch_; }
   void put(const Tile& tile) {
     char* const to = pixel(t_, tile);
     if (direct_ && tile.count % Vec<T>::kLanes == 0) return;

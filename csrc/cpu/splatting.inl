@@ -18,10 +18,7 @@ class Splatter {
  public:
   // `sums` holds grid rows from `first_row` on, [y][x][z][c], all zero.
   Splatter(const Lattice& lattice, double* sums, int64_t first_row)
-      : g_(lattice),
-        sums_(sums),
-        first_row_(first_row),
-        padded_(ceil_div(g_.C, Vec<T>::kLanes) * Vec<T>::kLanes) {
+      : g_(lattice), sums_(sums), first_row_(first_row), padded_(ceil_div(g_.C, Vec<T>::kLanes) * Vec<T>::kLanes) {
     if (g_.spans) {
       // One depth past the last, which gets what weighs nothing.
       half_ = (g_.Gd + 1) * 2 * padded_;
@@ -149,11 +146,9 @@ class Splatter {
     const double weights[2] = {1.0 - ty_, ty_};
     for (int64_t up = 0; up < 2; ++up)
       for (int64_t side = 0; side < 2; ++side) {
-        double* BO_RESTRICT to =
-            grid_row(min_of(ky_ + up, g_.Gh - 1)) + min_of(kx_ + side, g_.Gw - 1) * g_.column;
+        double* BO_RESTRICT to = grid_row(min_of(ky_ + up, g_.Gh - 1)) + min_of(kx_ + side, g_.Gw - 1) * g_.column;
         const T* BO_RESTRICT from = merged_ + side * g_.column;
-        for (int64_t i = first_ * C; i < end * C; ++i)
-          to[i] = madd(weights[up], static_cast<double>(from[i]), to[i]);
+        for (int64_t i = first_ * C; i < end * C; ++i) to[i] = madd(weights[up], static_cast<double>(from[i]), to[i]);
       }
     count_ = 0;
     first_ = g_.Gd;

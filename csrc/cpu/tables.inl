@@ -8,8 +8,7 @@
 // pixels between two columns these are four tables of D = 8 or 16 numbers a coefficient, and a table is one register or
 // two: a pixel's lookup is an in-register permutation, for as many pixels at once as a register has lanes.
 //
-// Backward is the mirror image: a register holds the weights of a pixel in all depths of both columns, and the span's
-// sums for all coefficients stay in registers.
+// (The transpose has no such tables: of a register of weights in all depths, a pixel would use a quarter.)
 #pragma once
 
 #include "apply.inl"
