@@ -3,6 +3,10 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(BO_BUILD_X86)
+#include <cpuid.h>
+#endif
+
 // A new instruction set is one isa_*.cpp, its flags in CMakeLists.txt, and its line in `builds`.
 extern const bilateral_ops::Kernels bilateral_ops_kernels_scalar;
 #if defined(BO_BUILD_X86)
@@ -15,9 +19,12 @@ namespace bilateral_ops {
 namespace {
 
 #if defined(BO_BUILD_X86)
-bool runs_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+// clang 14's __builtin_cpu_supports does not know of it.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
 }
+bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
 #endif
 
 struct Build {

@@ -120,6 +120,19 @@ void for_types(F&& f) {
   f(double());
 }
 
+// A finite number that is not negative
+template <class T>
+T limit(T v) {
+  return v > 0 && v <= Bits<T>::most ? v : T(0);
+}
+template <class T>
+Vec<T> limit(const Vec<T>& v) {
+  T lanes[kMost];
+  store(lanes, v);
+  for (int l = 0; l < Vec<T>::kLanes; ++l) lanes[l] = limit(lanes[l]);
+  return load(lanes);
+}
+
 void arithmetic() {
 #define BO_ELEMENTWISE(text, expression)                        \
   {                                                             \
@@ -155,6 +168,42 @@ void arithmetic() {
       elementwise<decltype(t)>(
           question, [](auto x, auto y, auto a, auto b) { return where_greater(x, y, a, b); },
           [](auto x, auto y, auto a, auto b) { return x > y ? a : b; });
+    });
+  }
+  {
+    // `most` as locate() has it: not negative.
+    Question question(BO_STRING(BO_ISA), "clamp, where NaN is 0");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      elementwise<T>(
+          question, [](auto a, auto most, auto, auto) { return clamp(a, limit(most)); },
+          [](auto a, auto most, auto, auto) { return a > 0 ? (a < limit(most) ? a : limit(most)) : T(0); });
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "where_inside");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      elementwise<T>(
+          question, [](auto a, auto most, auto x, auto) { return where_inside(a, most, x); },
+          [](auto a, auto most, auto x, auto) { return a > 0 && a < most ? x : T(0); });
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "first_of, for every number of lanes");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int round = 0; round < 64; ++round)
+        for (int n = 0; n <= Vec<T>::kLanes; ++n) {
+          T a[kMost], b[kMost], wanted[kMost];
+          for (int l = 0; l < Vec<T>::kLanes; ++l) {
+            a[l] = random.number<T>();
+            b[l] = random.number<T>();
+            wanted[l] = l < n ? a[l] : b[l];
+          }
+          compare(question, first_of(n, load(a), load(b)), wanted);
+        }
     });
   }
   {
@@ -326,27 +375,6 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "store_truncated");
-    for_types([&](auto t) {
-      using T = decltype(t);
-      constexpr int kLanes = Vec<T>::kLanes;
-      Random random;
-      for (int round = 0; round < kRounds; ++round) {
-        T a[kLanes], wanted[kLanes];
-        for (int l = 0; l < kLanes; ++l) {
-          a[l] = random.uniform(T(0), round % 2 ? T(16) : T(1 << 24));
-          if (random.below(4) == 0) a[l] = floor(a[l]);
-          wanted[l] = floor(a[l]);
-        }
-        Guarded<int32_t> to;
-        compare(question, store_truncated(to.inside(), load(a)), wanted);
-        to.expect_untouched(question, kLanes);
-        for (int l = 0; l < kLanes; ++l)
-          question.expect(to.inside()[l] == static_cast<int32_t>(wanted[l]), name_of<T>(), to.inside()[l], wanted[l]);
-      }
-    });
-  }
-  {
     Question question(BO_STRING(BO_ISA), "accumulate");
     for_types([&](auto t) {
       using T = decltype(t);
@@ -369,38 +397,158 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "load3");
+    Question question(BO_STRING(BO_ISA), "deinterleave, and interleave is the way back");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
       Random random;
       for (int round = 0; round < 64; ++round) {
         const T* const p = at_edge<T>(edge, 3 * kLanes, random);
-        Vec<T> got[3];
-        load3(p, got[0], got[1], got[2]);
+        Vec<T> v[3] = {load(p), load(p + kLanes), load(p + 2 * kLanes)};
+        deinterleave(v);
         for (int c = 0; c < 3; ++c) {
           T wanted[kLanes];
           for (int l = 0; l < kLanes; ++l) wanted[l] = p[3 * l + c];
-          compare(question, got[c], wanted);
+          compare(question, v[c], wanted);
         }
+        interleave(v);
+        for (int c = 0; c < 3; ++c) compare(question, v[c], p + c * kLanes);
       }
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "store3 is the way back");
+    Question question(BO_STRING(BO_ISA), "repeat3_one and spread3 read three numbers");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
       Random random;
       for (int round = 0; round < 64; ++round) {
-        const T* const p = at_edge<T>(edge, 3 * kLanes, random);
-        Vec<T> a, b, c;
-        load3(p, a, b, c);
-        Guarded<T> to;
-        store3(to.inside(), a, b, c);
-        to.expect_untouched(question, 3 * kLanes);
-        compare(question, to.inside(), p, 3 * kLanes);
+        const T* const p = at_edge<T>(edge, 3, random);
+        for (int v = 0; v * kLanes < 12; ++v) {
+          T repeated[kLanes], spread[kMost], wanted[kLanes];
+          for (int l = 0; l < kLanes; ++l) {
+            const int i = v * kLanes + l;
+            repeated[l] = i % 4 < 3 ? p[i % 4] : T(1);
+            wanted[l] = p[i < 12 ? i / 4 : 0];
+          }
+          compare(question, repeat3_one(p, v), repeated);
+          store(spread, spread3(p, v));
+          compare(question, spread, wanted, 12 - v * kLanes < kLanes ? 12 - v * kLanes : kLanes);
+        }
       }
+    });
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Indices
+
+// Compares indices, as they are stored; integers to 2^24 are exact in either type.
+template <class T>
+void compare(Question& question, const Indices<T>& got, const int32_t* wanted) {
+  Guarded<int32_t> to;
+  store_indices(to.inside(), got);
+  to.expect_untouched(question, Vec<T>::kLanes);
+  if (question.to_be_broken()) ++to.inside()[0];
+  for (int l = 0; l < Vec<T>::kLanes; ++l)
+    question.expect(to.inside()[l] == wanted[l], name_of<T>(), to.inside()[l], wanted[l]);
+}
+
+void indices(char* edge) {
+  {
+    Question question(BO_STRING(BO_ISA), "load_indices reads, store_indices writes no further");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        int32_t* const p = reinterpret_cast<int32_t*>(edge) - kLanes;
+        for (int l = 0; l < kLanes; ++l) p[l] = static_cast<int32_t>(random.bits() >> 33);
+        compare<T>(question, load_indices(p, T()), p);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "truncated, and to_numbers");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        T a[kLanes], numbers[kLanes];
+        int32_t wanted[kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+          a[l] = random.uniform(T(0), round % 2 ? T(16) : T(1 << 24));
+          if (random.below(4) == 0) a[l] = floor(a[l]);
+          numbers[l] = floor(a[l]);
+          wanted[l] = static_cast<int32_t>(numbers[l]);
+        }
+        compare<T>(question, truncated(load(a)), wanted);
+        compare(question, to_numbers(truncated(load(a))), numbers);
+        compare(question, to_numbers(load_indices(wanted, T())), numbers);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "broadcast_index");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      for (int32_t i = 0; i < 32; ++i) {
+        int32_t wanted[kMost];
+        for (int32_t& index : wanted) index = i;
+        compare<T>(question, broadcast_index(i, T()), wanted);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "descend, to either side from every index");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        T x[kLanes], y[kLanes];
+        int32_t i[kLanes], wanted[3][kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+          x[l] = random.number<T>();
+          y[l] = random.below(4) ? random.number<T>() : x[l];
+          i[l] = random.below(16);
+          const int32_t right = x[l] > y[l] ? 1 : 0;
+          wanted[0][l] = 2 * i[l] + right;
+          wanted[1][l] = 2 * i[l] + 2 + right;
+          wanted[2][l] = 2 * i[l] - 16 + right;
+        }
+        const Indices<T> from = load_indices(i, T());
+        compare<T>(question, descend<0>(from, load(x), load(y)), wanted[0]);
+        compare<T>(question, descend<2>(from, load(x), load(y)), wanted[1]);
+        compare<T>(question, descend<-16>(from, load(x), load(y)), wanted[2]);
+      }
+    });
+  }
+  {
+    // As curves look for their knots: a tree of 15 numbers, then the number at its leaf.
+    Question question(BO_STRING(BO_ISA), "descend and lookup<16> find every leaf");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      T tree[16] = {};
+      for (int nodes = 1, part = 16; nodes < 16; nodes *= 2, part /= 2)
+        for (int i = 0; i < nodes; ++i) tree[nodes + i] = static_cast<T>(i * part + part / 2);
+      for (int first = 0; first < 16; ++first)
+        for (int step = 0; step < 16; ++step) {
+          T q[kLanes];
+          int32_t wanted[kLanes];
+          for (int l = 0; l < kLanes; ++l) {
+            wanted[l] = (first + step * l) % 16;
+            q[l] = static_cast<T>(wanted[l]) + T(0.5);
+          }
+          const Vec<T> x = load(q);
+          Indices<T> i = descend<2>(broadcast_index(0, T()), x, broadcast(tree[1]));
+          i = descend<0>(i, x, lookup<16>(tree, i));
+          i = descend<0>(i, x, lookup<16>(tree, i));
+          i = descend<-16>(i, x, lookup<16>(tree, i));
+          compare<T>(question, i, wanted);
+        }
     });
   }
 }
@@ -416,14 +564,91 @@ void lookups(char* edge) {
       for (int first = 0; first < D; ++first) {
         int32_t index[kMost];
         T wanted[kLanes];
-        const T* const table = at_edge<T>(edge, D, random);
+        // A register of tables may be read, of which a table is the first, or the second.
+        constexpr int kTables = D == 8 ? kTablesInRegister<T> : 1;
+        const T* const table = at_edge<T>(edge, D * kTables, random);
         for (int l = 0; l < kLanes; ++l) {
           index[l] = (first + step * l) % D;
           wanted[l] = table[index[l]];
         }
         compare(question, lookup<D>(table, load_indices(index, T())), wanted);
+        if constexpr (kTables == 2) {
+          for (int l = 0; l < kLanes; ++l) wanted[l] = table[D + index[l]];
+          compare(question, lookup<16>(table, other_table(load_indices(index, T()))), wanted);
+        }
       }
   });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Storage formats, against math.h's own conversions
+
+template <class Format>
+bool same_stored(typename Format::Bits a, typename Format::Bits b) {
+  return a == b || same(Format::value(a), Format::value(b));  // any NaN is as good as another here too
+}
+
+template <class Format>
+void stores(Question& question, Random& random, const float* v) {
+  using B = typename Format::Bits;
+  constexpr int kLanes = Vec<float>::kLanes;
+  Guarded<unsigned char> to;
+  store_as(Format(), reinterpret_cast<char*>(to.inside()), load(v));
+  to.expect_untouched(question, kLanes * static_cast<int>(sizeof(B)));
+  B got[kLanes];
+  memcpy(got, to.inside(), sizeof got);
+  if (question.to_be_broken()) got[random.below(kLanes)] ^= 1;
+  for (int l = 0; l < kLanes; ++l) {
+    const B wanted = Format::bits(v[l]);
+    question.expect(same_stored<Format>(got[l], wanted), "bits", got[l], wanted);
+  }
+}
+
+template <class Format>
+void format(char* edge, const char* loading, const char* storing) {
+  using B = typename Format::Bits;
+  constexpr int kLanes = Vec<float>::kLanes, kAll = 1 << (8 * sizeof(B));
+  Random random;
+  {
+    Question question(BO_STRING(BO_ISA), loading);
+    for (int first = 0; first < kAll; first += kLanes) {
+      B bits[kLanes];
+      float wanted[kLanes];
+      for (int l = 0; l < kLanes; ++l) {
+        bits[l] = static_cast<B>(first + l);
+        wanted[l] = Format::value(bits[l]);
+      }
+      char* const p = edge - sizeof bits;
+      memcpy(p, bits, sizeof bits);
+      compare(question, load_as(Format(), p), wanted);
+    }
+  }
+  {
+    Question question(BO_STRING(BO_ISA), storing);
+    float v[kLanes];
+    // What each number of the format, and each tie between two of them, is next to.
+    for (int first = 0; first < kAll; first += kLanes) {
+      for (int step = -2; step <= 2; ++step)
+        for (int tie = 0; tie < 2; ++tie) {
+          for (int l = 0; l < kLanes; ++l) {
+            const B here = static_cast<B>(first + l), next = static_cast<B>(first + l + 1);
+            const float low = Format::value(here), high = Format::value(next);
+            const float middle = static_cast<float>((static_cast<double>(low) + static_cast<double>(high)) / 2);
+            v[l] = bits_float(float_bits(tie ? middle : low) + static_cast<uint32_t>(step));
+          }
+          stores<Format>(question, random, v);
+        }
+    }
+    // Every sign and exponent, with the ends of its fractions and others.
+    for (uint32_t top = 0; top < 512; ++top)
+      for (int round = 0; round < 64; ++round) {
+        for (int l = 0; l < kLanes; ++l) {
+          const uint32_t any = static_cast<uint32_t>(random.bits() >> 41);
+          v[l] = bits_float(top << 23 | (round == 0 ? static_cast<uint32_t>(l) : round == 1 ? 0x7fffffu - l : any));
+        }
+        stores<Format>(question, random, v);
+      }
+  }
 }
 
 }  // namespace
@@ -431,6 +656,19 @@ void lookups(char* edge) {
 void check_lanes(char* edge) {
   arithmetic();
   memory(edge);
+  indices(edge);
+  format<F16>(edge, "load_as float16, all bits", "store_as float16, as math.h rounds");
+  format<BF16>(edge, "load_as bfloat16, all bits", "store_as bfloat16, as math.h rounds");
+  format<U8>(edge, "load_as uint8, all bits", "store_as uint8, as math.h rounds");
+  format<U16>(edge, "load_as uint16, all bits", "store_as uint16, as math.h rounds");
+  {
+    Question question(BO_STRING(BO_ISA), "infinity is above every number");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      T got = infinity(T()), wanted = static_cast<T>(HUGE_VAL);
+      compare(question, &got, &wanted, 1);
+    });
+  }
   lookups<8>(edge);
   lookups<16>(edge);
 }

@@ -169,14 +169,22 @@ double stored(DType dtype, double v) {
 using Generator = std::mt19937_64;
 int below(Generator& random, int n) { return static_cast<int>(random() % static_cast<uint64_t>(n)); }
 
-// A tensor in memory whose other bytes are 0xFF: contiguous, or permuted, reversed, with steps and unaligned.
+// Contiguous; with an image's channels before its rows (a view of NCHW); or permuted, reversed, with steps and
+// unaligned.
+enum class Layout { contiguous, planar, any };
+constexpr int kLayouts = 3;
+Layout layout(int number) { return static_cast<Layout>(number % kLayouts); }
+
+// A tensor in memory whose other bytes are 0xFF.
 class Vessel {
  public:
-  Vessel(const Shape& shape, DType dtype, bool contiguous, Generator& random) : volume_(volume(shape)) {
+  Vessel(const Shape& shape, DType dtype, Layout layout, Generator& random) : volume_(volume(shape)) {
     const int rank = static_cast<int>(shape.size());
+    const bool contiguous = layout != Layout::any;
     std::vector<int> order(shape.size());
     for (int axis = 0; axis < rank; ++axis) order[axis] = rank - 1 - axis;
-    if (!contiguous) std::shuffle(order.begin(), order.end(), random);
+    if (layout == Layout::planar && rank == 4) order = {2, 1, 3, 0};
+    if (layout == Layout::any) std::shuffle(order.begin(), order.end(), random);
     tensor_ = {nullptr, dtype, rank, {}, {}};
     int64_t stride = static_cast<int64_t>(size_of(dtype)), first = kMargin + (contiguous ? 0 : below(random, 4));
     for (const int axis : order) {
@@ -301,6 +309,11 @@ Geometry geometry(Draw& draw, bool with_guide) {
   g.Gh = draw.from(1, 4);
   g.Gw = draw.maybe() ? draw.from(1, 3) : draw.from(1, 9);
   g.Gd = draw.from(1, 17);
+  if (draw.maybe()) {
+    // A grid that registers hold: up to 8 or 16 cells in depth, and spans of 8 pixels and more.
+    g.Gd = draw.maybe() ? draw.from(1, 8) : draw.from(9, 16);
+    g.Gw = std::min(g.Gw, std::max<int64_t>(1, g.W / 8));
+  }
   g.window.align_corners = draw.from(0, 3) == 0;
   g.window.full_height = g.H;
   g.window.full_width = g.W;
@@ -439,7 +452,8 @@ Guide guide(Draw& draw, int64_t Ci) {
       return nearest;
     };
   } else {
-    const int64_t K = draw.from(1, 17);
+    // Few knots, those that registers hold, and more.
+    const int64_t K = draw.maybe() ? draw.from(5, 16) : draw.maybe() ? draw.from(1, 4) : draw.from(17, 19);
     g.parameters = {draw.argument(Role::values, {Ci, Ci}), draw.argument(Role::values, {Ci}),
                     draw.argument(Role::values, {Ci, K}),  draw.argument(Role::values, {Ci, K}, -0.3, 0.5),
                     draw.argument(Role::values, {Ci}),     draw.argument(Role::values, {}, 0.0, 1.0)};
@@ -558,13 +572,13 @@ struct Answer {
   std::vector<Numbers> results;
   bool untouched_outside = true;
 };
-Answer evaluate(const Call& call, const Kinds& kinds, bool contiguous, bool spoil_outside = false) {
+Answer evaluate(const Call& call, const Kinds& kinds, Layout layout, bool spoil_outside = false) {
   Generator random(1);
   std::vector<Vessel> vessels;
   Tensors tensors;
   for (const Array& array : call.arrays) {
     const DType dtype = dtype_of(array.role, kinds);
-    vessels.emplace_back(array.shape, dtype, contiguous, random);
+    vessels.emplace_back(array.shape, dtype, layout, random);
     size_t i = 0;
     if (!array.is_result) vessels.back().for_elements([&](char* p) { put(p, dtype, array.numbers[i++]); });
     tensors.push_back(vessels.back().tensor());
@@ -592,7 +606,7 @@ double largest(const Numbers& numbers) {
 // A call, and what is wanted of it.
 struct Example {
   Kinds kinds;
-  bool contiguous;
+  Layout layout;
   Call call;
   std::vector<Numbers> wanted, of_scalar;  // exactly; and by the scalar build with these dtypes
   Numbers scales;                          // a result's tolerance is kTolerance unit roundoffs of this
@@ -600,16 +614,16 @@ struct Example {
 Example example(const Operation& operation, const Kinds& kinds, int number, Generator& random) {
   Draw draw{random, kinds, number == 0, {}};
   operation.draw(draw);
-  Example e{kinds, number % 2 == 0, std::move(draw.call), {}, {}, {}};
+  Example e{kinds, layout(number), std::move(draw.call), {}, {}, {}};
   select_isa("scalar");
-  e.wanted = evaluate(e.call, kExact, true).results;
-  e.of_scalar = evaluate(e.call, kinds, e.contiguous).results;
+  e.wanted = evaluate(e.call, kExact, Layout::contiguous).results;
+  e.of_scalar = evaluate(e.call, kinds, e.layout).results;
   for (const Numbers& numbers : e.wanted) e.scales.push_back(largest(numbers));
   for (int repeat = 0; repeat < 3; ++repeat) {
     Call perturbed = e.call;
     for (Array& array : perturbed.arrays)
       for (double& v : array.numbers) v += v * kShare * (static_cast<double>(random() >> 11) * 0x1p-52 - 1.0);
-    const std::vector<Numbers> moved = evaluate(perturbed, kExact, true).results;
+    const std::vector<Numbers> moved = evaluate(perturbed, kExact, Layout::contiguous).results;
     for (size_t r = 0; r < moved.size(); ++r) {
       double most = 0.0;
       for (size_t i = 0; i < moved[r].size(); ++i) most = std::max(most, std::fabs(moved[r][i] - e.wanted[r][i]));
@@ -656,7 +670,7 @@ void check_operation(const Operation& operation, int rounds) {
   for (const char* const* isa = available_isas(); *isa; ++isa) {
     select_isa(*isa);
     std::vector<Answer> answers;
-    for (const Example& e : examples) answers.push_back(evaluate(e.call, e.kinds, e.contiguous));
+    for (const Example& e : examples) answers.push_back(evaluate(e.call, e.kinds, e.layout));
     const auto ask = [&](const char* what, auto&& check) {
       const std::string text = name + ": " + what;
       Question question(*isa, text.c_str());
@@ -664,16 +678,18 @@ void check_operation(const Operation& operation, int rounds) {
     };
     ask("near float64", check_answer);
     ask("nothing written beside the results", [](Question& question, const Example& e, const Answer& answer) {
-      const bool untouched = question.to_be_broken() ? evaluate(e.call, e.kinds, e.contiguous, true).untouched_outside
+      const bool untouched = question.to_be_broken() ? evaluate(e.call, e.kinds, e.layout, true).untouched_outside
                                                      : answer.untouched_outside;
       question.expect(untouched, e.kinds.name, untouched ? 0 : 1, 0);
     });
     ask("any strides, the same bits", [](Question& question, const Example& e, const Answer& answer) {
-      compare_bits(question, e, evaluate(e.call, e.kinds, !e.contiguous).results, answer.results);
+      for (int other = 0; other < kLayouts; ++other)
+        if (layout(other) != e.layout)
+          compare_bits(question, e, evaluate(e.call, e.kinds, layout(other)).results, answer.results);
     });
     ask("3 threads, the same bits", [](Question& question, const Example& e, const Answer& answer) {
       set_num_threads(3);
-      compare_bits(question, e, evaluate(e.call, e.kinds, e.contiguous).results, answer.results);
+      compare_bits(question, e, evaluate(e.call, e.kinds, e.layout).results, answer.results);
       set_num_threads(1);
     });
     // Where the baseline fuses products and sums as well.
