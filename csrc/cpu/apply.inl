@@ -29,7 +29,7 @@ BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   }
 }
 
-// Of fewer channels a row is summed one by one: adding up a vector's lanes would take longer.
+// Fewer channels are worked on one by one: most of a vector would be empty, and adding up its lanes takes time.
 constexpr int64_t kFewChannels = 8;
 
 // Everything pixel by pixel, as it lies in memory: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and
@@ -66,6 +66,14 @@ void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRIC
   with_matrix(matrix, [&](const auto& m) {
     for (int64_t p = 0; p < count; ++p) {
       const T *A = coefficients + p * m.Co * m.L, *g = grad + p * m.Co;
+      if (m.Ci < kFewChannels) {
+        for (int64_t j = 0; j < m.Ci; ++j) {
+          T sum = T(0);
+          for (int64_t i = 0; i < m.Co; ++i) sum = madd(A[i * m.L + j], g[i], sum);
+          d_image[p * m.Ci + j] = sum;
+        }
+        continue;
+      }
       for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) {
         Vec<T> sum = broadcast(T(0));
         for (int64_t i = 0; i < m.Co; ++i) sum = madd(lanes.get(A + i * m.L + j), broadcast(g[i]), sum);

@@ -534,8 +534,30 @@ BO_INLINE __m256i lane_mask(int64_t n) {
 }
 BO_INLINE Vec<float> load_part(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
 BO_INLINE Vec<double> load_part(const double* p, int64_t n) { return {_mm256_maskload_pd(p, lane_mask(2 * n))}; }
-BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) { _mm256_maskstore_ps(p, lane_mask(n), a.v); }
-BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) { _mm256_maskstore_pd(p, lane_mask(2 * n), a.v); }
+// By halves, as some processors take tens of cycles for a masked store.
+BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
+  __m128 rest = _mm256_castps256_ps128(a.v);
+  if (n & 4) {
+    _mm_storeu_ps(p, rest);
+    rest = _mm256_extractf128_ps(a.v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(p), rest);
+    rest = _mm_movehl_ps(rest, rest);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, rest);
+}
+BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
+  __m128d rest = _mm256_castpd256_pd128(a.v);
+  if (n & 2) {
+    _mm_storeu_pd(p, rest);
+    rest = _mm256_extractf128_pd(a.v, 1);
+    p += 2;
+  }
+  if (n & 1) _mm_store_sd(p, rest);
+}
 BO_INLINE double total(const Vec<double>& a) {
   const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
