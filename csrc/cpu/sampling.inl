@@ -168,7 +168,7 @@ class Placer {
       const Position<double> row = locate_row(g_, at_, tile.y);
       to.row_k = row.k;
       to.row_t = static_cast<T>(row.t);
-      for (int64_t i = 0; !(g_.table && g_.spans) && i < kTileWidth; ++i) {
+      for (int64_t i = 0; !g_.spans && i < kTileWidth; ++i) {
         to.ky[i] = to.row_k;
         to.ty[i] = to.row_t;
       }
@@ -225,11 +225,7 @@ class Sampler {
   Sampler(const Lattice& lattice, const Tensor& grid)
       : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), item_(cells_) {
     // An unaligned or converted grid goes through scratch, a column at a time.
-    in_place_ = cells_.dense && item_size(grid.dtype) == sizeof(T) &&
-                (reinterpret_cast<uintptr_t>(grid.data) | static_cast<uintptr_t>(grid.strides[0]) |
-                 static_cast<uintptr_t>(grid.strides[1]) | static_cast<uintptr_t>(grid.strides[2])) %
-                        sizeof(T) ==
-                    0;
+    in_place_ = cells_.dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T));
     const int64_t size = item_size(grid.dtype);
     item_.dense = (item_.c2 == 1 || item_.stride2 == size) && (item_.c1 == 1 || item_.stride1 == size * item_.c2);
   }

@@ -100,6 +100,13 @@ BO_INLINE bool interleaved3(const Tensor& t) {
   const int64_t size = item_size(t.dtype);
   return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
 }
+// Whether the items at every place of the first three axes begin at multiples of `size` bytes, as typed pointers must.
+BO_INLINE bool aligned(const Tensor& t, size_t size) {
+  return (reinterpret_cast<uintptr_t>(t.data) | static_cast<uintptr_t>(t.strides[0]) |
+          static_cast<uintptr_t>(t.strides[1]) | static_cast<uintptr_t>(t.strides[2])) %
+             size ==
+         0;
+}
 // Calls f with the storage in which pixels are worked on where they lie: the compute type, or bytes.
 template <class F>
 BO_INLINE void with_pixels(const Tensor&, const Tensor&, double, F&& f) {
@@ -340,7 +347,8 @@ template <class S, class T>
 class Pixels3 {
  public:
   static constexpr int64_t kBytes = 3 * Vec<T>::kLanes * S::size;  // of a vector of pixels
-  explicit Pixels3(const Tensor& t) : t_(t), direct_(interleaved3(t) && item_size(t.dtype) == S::size) {}
+  explicit Pixels3(const Tensor& t)
+      : t_(t), direct_(interleaved3(t) && item_size(t.dtype) == S::size && aligned(t, S::size)) {}
   Pixels3(const Pixels3& other) : Pixels3(other.t_) {}
 
   const char* load(const Tile& tile) {
