@@ -6,7 +6,6 @@ Autograd does not know of these operations yet: a tensor that requires a gradien
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
