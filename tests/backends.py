@@ -127,7 +127,10 @@ FakeArray.__module__ = "cupy"
 
 
 class FakeCuPy(ModuleType):
-    """As much of CuPy as ``frameworks/_cupy.py`` uses. Each device has a current stream, 1000 + its number."""
+    """As much of CuPy as ``frameworks/_cupy.py`` uses. Each device has a current stream, 1000 + its number.
+
+    Of what ``reference/cupy.py`` uses, it has what asks for no device.
+    """
 
     ndarray = FakeArray
 
@@ -138,6 +141,12 @@ class FakeCuPy(ModuleType):
         self.cuda = SimpleNamespace(
             Device=self._device, get_current_stream=lambda: SimpleNamespace(ptr=1000 + self.current)
         )
+
+    def get_array_module(self, *_: Any) -> ModuleType:
+        return np
+
+    def ElementwiseKernel(self, *_: Any) -> None:
+        return None
 
     @contextmanager
     def _device(self, number: int) -> Iterator[None]:
@@ -187,20 +196,23 @@ def _memories(arguments: Any) -> tuple[Any, ...]:
     return tuple(map(memory, arguments))
 
 
-def _framework_of(cupy: FakeCuPy) -> Any:
-    """``frameworks/_cupy.py``, loaded once more to work with this CuPy."""
-    path = Path(bilateral_ops.__file__).parent / "frameworks" / "_cupy.py"
-    spec = importlib.util.spec_from_file_location("bilateral_ops.frameworks._cupy_in_tests", path)
-    framework = importlib.util.module_from_spec(spec)
+def _loaded(file: str, cupy: ModuleType) -> Any:
+    """A module of the package, loaded once more to work with this CuPy."""
+    folder = Path(bilateral_ops.__file__).parent
+    name = f"bilateral_ops.{file.removesuffix('.py').replace('/', '.')}_in_tests"
+    spec = importlib.util.spec_from_file_location(name, folder / file)
+    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        spec.loader.exec_module(framework)
-    return framework
+        spec.loader.exec_module(module)
+    return module
 
 
 FAKE_CUPY = FakeCuPy()
-FAKE_FRAMEWORK = _framework_of(FAKE_CUPY)
+FAKE_FRAMEWORK = _loaded("frameworks/_cupy.py", FAKE_CUPY)
 bilateral_ops._dispatch._cache[FakeArray] = FAKE_FRAMEWORK
+#: ``reference.cupy``, for NumPy arrays.
+CUPY_REFERENCE = _loaded("reference/cupy.py", FAKE_CUPY)
 
 
 def fake_cupy_on(device: int = 0) -> Through:
