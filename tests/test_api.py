@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backends import CUPY_REFERENCE
 from cases import ALL_F32, GUIDES, OPERATIONS, arguments, arrays, backward, fields, forward, python
 
 import bilateral_ops
@@ -68,12 +69,22 @@ def test_operations_are_the_public_functions(operation: Any) -> None:
         assert operation.vjp.__name__ == f"{operation.name}_vjp"
 
 
-@pytest.mark.parametrize("module", ["numpy", "numba"])
+@pytest.mark.parametrize("module", ["numpy", "numba", "cupy"])
 @EACH
 def test_references_have_the_same_signatures(operation: Any, module: str) -> None:
-    twin = pytest.importorskip(f"bilateral_ops.reference.{module}", exc_type=ImportError)
+    twin = CUPY_REFERENCE
+    if module != "cupy":
+        twin = pytest.importorskip(f"bilateral_ops.reference.{module}", exc_type=ImportError)
     for name in (operation.name, f"{operation.name}_vjp") if operation.vjp else (operation.name,):
         assert parameters(getattr(twin, name)) == parameters(getattr(bilateral_ops, name)), name
+
+
+def test_a_missing_framework_of_a_reference_is_named() -> None:
+    for name in ("numba", "cupy"):
+        code = f"import sys; sys.modules['{name}'] = None; import bilateral_ops.reference.{name}"
+        finished = python(code)
+        assert finished.returncode == 1
+        assert f"which is not installed; pip install 'bilateral_ops[{name}]'." in finished.stderr
 
 
 @EACH
@@ -149,7 +160,7 @@ def test_every_operation_has_a_benchmark() -> None:
 
 def test_importing_imports_no_framework() -> None:
     heavy = ["torch", "jax", "jaxlib", "cupy", "numba", "scipy", "skimage", "matplotlib", "tqdm", "ml_dtypes", "PIL"]
-    heavy += ["bilateral_ops.reference.numpy", "bilateral_ops.reference.numba"]
+    heavy += ["bilateral_ops.reference.numpy", "bilateral_ops.reference.numba", "bilateral_ops.frameworks._cupy"]
     finished = python(f"import sys, bilateral_ops; print([m for m in {heavy} if m in sys.modules])")
     assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
 
