@@ -33,6 +33,9 @@ WARP = 32
 #: Bytes of registers that one batch of blocks may take.
 REGISTER_BYTES = 192 << 20
 
+#: Blocks of code that a batch may run through.
+MOST_STEPS = 1_000_000
+
 Mask = Any  # True, or a vector of bool: the threads that execute something
 
 _codes: weakref.WeakKeyDictionary[Any, Code] = weakref.WeakKeyDictionary()
@@ -112,9 +115,7 @@ class Batch:
         self.parameters = np.frombuffer(launch.parameters.ljust(len(launch.parameters) + 16, b"\xff"), np.uint8)
 
         self.dynamic_start = -(-kernel.shared_bytes // 16) * 16
-        self.shared_bytes = (
-            self.dynamic_start + launch.dynamic_shared if launch.dynamic_shared else kernel.shared_bytes
-        )
+        self.shared_bytes = self.dynamic_start + launch.dynamic_shared if launch.dynamic_shared else kernel.shared_bytes
         self.shared = Private(self.shared_bytes, self.slots)
         self.local = Private(kernel.local_bytes, n)
         self.namespace = self._bind()
@@ -191,12 +192,16 @@ class Batch:
         blocks, labels = self.kernel.blocks, self.kernel.labels
         pending: dict[int, Mask] = {0: True}
         waiting: dict[int, Mask] = {}  # at a barrier: block of code that comes after it → threads
+        steps = 0
         held: dict[int, Mask] = {}  # at a warp operation that some of its lanes have not reached
         while pending or waiting or held:
             if not pending:
                 if not self._release(waiting, pending):
                     self._deadlock(waiting, held)
                 continue
+            steps += 1
+            if steps > MOST_STEPS:
+                raise KernelError(f"{self.kernel.name} does not end")
             at = min(pending)
             m = pending.pop(at)
             if at in held:
@@ -230,7 +235,7 @@ class Batch:
 
     def _predicate(self, instruction: Instruction) -> Any:
         value = self.namespace[self._view_of(instruction.predicate or "")]
-        return ~value if instruction.negated else value
+        return ~value if instruction.negated else value.copy()  # the register changes, the mask must not
 
     def _view_of(self, register: str, dtype: str = "b") -> str:
         size, row = self.code.row_of[register]
@@ -397,7 +402,9 @@ class Batch:
                 else:
                     out[some] = value
 
-    def store(self, m: Mask, space: str, base: Any, offset: int, dtype: str, values: tuple[Any, ...], site: int) -> None:
+    def store(
+        self, m: Mask, space: str, base: Any, offset: int, dtype: str, values: tuple[Any, ...], site: int
+    ) -> None:
         item = int(dtype[1:])
         size = item * len(values)
         threads, address = self._where(m, base, offset, size, site)
