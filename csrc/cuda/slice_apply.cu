@@ -2,6 +2,7 @@
 #include "kernels.cuh"
 #include "sampled_apply.cuh"
 #include "splatting.cuh"
+#include "strips.cuh"
 
 namespace bilateral_ops {
 
@@ -30,6 +31,9 @@ __global__ void __launch_bounds__(kTile) image_gradients(SliceApplyGradArgs a, L
 namespace cuda {
 
 void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
+  if (coarse_34(a.at, a.grid, a.image) && launch_strips(to, StripArray{a.at.guide}, a.at, a.out, a.grid, a.image)) {
+    return;
+  }
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     launch_sampled_apply<T>(to, GuideArray<T>{a.at.guide}, a.at, a.out, a.grid, a.image);
