@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +24,15 @@ import bilateral_ops
 
 
 class Through:
-    """The package as users of another framework see it, for callers who hold NumPy arrays."""
+    """The package (or a reference) as users of another framework see it, for callers who hold NumPy arrays."""
 
-    def __init__(self, send: Callable[[Any], Any], fetch: Callable[[Any], Any]) -> None:
-        self._send, self._fetch = send, fetch
+    def __init__(
+        self, send: Callable[[Any], Any], fetch: Callable[[Any], Any], module: ModuleType = bilateral_ops
+    ) -> None:
+        self._send, self._fetch, self._module = send, fetch, module
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = getattr(bilateral_ops, name)
+        function = getattr(self._module, name)
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             return self.fetched(function(*map(self.sent, arguments), **self.sent(keywords)))
@@ -86,6 +89,8 @@ def cuda() -> Through | str:
     try:
         import cupy
 
+        if os.environ.get("BILATERAL_OPS_NEED_GPU") == "sanitizer":
+            cupy.cuda.set_allocator(None)  # every array by itself, so that what is out of its bounds is seen
         cupy.zeros(1)
         return Through(cupy.asarray, cupy.asnumpy)
     except Exception as error:  # of CuPy, of its CUDA libraries or of the driver: each has its own
@@ -121,6 +126,9 @@ class FakeArray:
 
     def __getitem__(self, index: Any) -> FakeArray:
         return FakeArray(self.memory[index], self.device.id)
+
+    def swapaxes(self, *axes: int) -> FakeArray:
+        return FakeArray(self.memory.swapaxes(*axes), self.device.id)
 
 
 FakeArray.__module__ = "cupy"

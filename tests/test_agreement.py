@@ -57,18 +57,18 @@ def _kinds(subject: str, case: str) -> list[Kinds]:
 
 
 @_pairs(SUBJECTS)
-def test_forward(subject: str, case: str, isa: str) -> None:
+def test_forward(subject: str, case: str, backend: Any) -> None:
     for kinds in _kinds(subject, case):
         example = forward_example(subject, case, kinds)
-        got = forward(bilateral_ops, subject, example.arguments, **example.keywords)
+        got = forward(backend, subject, example.arguments, **example.keywords)
         assert_forward(got, example.result, example.dtype, f"{kinds}")
 
 
 @_pairs(DIFFERENTIABLE, without=KINKED)
-def test_backward(subject: str, case: str, isa: str) -> None:
+def test_backward(subject: str, case: str, backend: Any) -> None:
     for kinds in _kinds(subject, case):
         example = backward_example(subject, case, kinds)
-        got = backward(bilateral_ops, subject, example.arguments, example.grad, **example.keywords)
+        got = backward(backend, subject, example.arguments, example.grad, **example.keywords)
         assert got._fields == OPERATIONS[subject].arguments
         for name, gradient in got._asdict().items():
             where = f"{kinds} {name}"

@@ -46,7 +46,10 @@ def run(op: str, kernel: str, arguments: Sequence[Any], stream: int, allocate: C
     try:
         getattr(kernels(), kernel)(*arguments, stream, allocate)
     except RuntimeError as error:
-        raise RuntimeError(f"{op}: {error}") from error
+        if type(error) is not RuntimeError:  # the framework's own, of the allocation
+            raise
+        reason = str(error).partition(": ")[2]  # what it says first is the kernel's name
+        raise RuntimeError(f"{op}: {reason}") from None
 
 
 def place(address: int, shape: Sequence[int], strides: Sequence[int], dtype: Any) -> Any:
