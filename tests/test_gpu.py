@@ -60,7 +60,7 @@ def test_layout_does_not_matter(subject: str, on_device: Any) -> None:
     want = everything(on_device, subject, given, grad)
 
     def reversed_axes(array: Any) -> Any:
-        sent = on_device.sent(np.ascontiguousarray(array.T))
+        sent = on_device.sent(np.array(array.T, order="C"))
         for axis in range(array.ndim // 2):
             sent = sent.swapaxes(axis, array.ndim - 1 - axis)
         return sent
