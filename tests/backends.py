@@ -82,28 +82,33 @@ def torch_on(device: str) -> Through:
 
 @functools.cache
 def cuda() -> Through | str:
-    """The package on a CUDA device, by CuPy or else PyTorch; why not, where that can't be."""
+    """The package on a CUDA device, by CuPy or else PyTorch; why not, where that can't be.
+
+    The environment variable ``BILATERAL_OPS_GPU`` chooses between the two.
+    """
     if importlib.util.find_spec("bilateral_ops._cuda") is None:
         return "bilateral_ops was built without CUDA"
     reasons = []
-    try:
-        import cupy
+    for name in (os.environ.get("BILATERAL_OPS_GPU"),) if "BILATERAL_OPS_GPU" in os.environ else ("cupy", "torch"):
+        try:
+            return {"cupy": _cupy_on_cuda, "torch": _torch_on_cuda}[name]()
+        except Exception as error:  # of the framework, of its CUDA libraries or of the driver: each has its own
+            reasons.append(f"{name}: {type(error).__name__}")
+    return f"no CUDA device by {', '.join(reasons)}"
 
-        if os.environ.get("BILATERAL_OPS_NEED_GPU") == "sanitizer":
-            cupy.cuda.set_allocator(None)  # every array by itself, so that what is out of its bounds is seen
-        cupy.zeros(1)
-        return Through(cupy.asarray, cupy.asnumpy)
-    except Exception as error:  # of CuPy, of its CUDA libraries or of the driver: each has its own
-        reasons.append(f"CuPy: {type(error).__name__}")
-    try:
-        import torch
 
-        if torch.cuda.is_available():
-            return torch_on("cuda")
-        reasons.append("PyTorch: no CUDA device")
-    except ImportError as error:
-        reasons.append(f"PyTorch: {type(error).__name__}")
-    return f"no CUDA device by {'; '.join(reasons)}"
+def _cupy_on_cuda() -> Through:
+    import cupy
+
+    cupy.zeros(1)
+    return Through(cupy.asarray, cupy.asnumpy)
+
+
+def _torch_on_cuda() -> Through:
+    import torch
+
+    torch.zeros(1, device="cuda")
+    return torch_on("cuda")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

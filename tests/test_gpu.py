@@ -13,6 +13,7 @@ from cases import (
     ALL_F32,
     DIFFERENTIABLE,
     F32,
+    OPERATIONS,
     SUBJECTS,
     arguments,
     assert_forward,
@@ -136,3 +137,11 @@ def test_cupy_reference(subject: str, on_device: Any) -> None:
                 if gradients[name] is not None:
                     dtype = example.arguments[name].dtype
                     assert_gradient(gradients[name], want, example.contributions[name], dtype, f"{case} {kinds} {name}")
+
+
+def test_the_benchmark_of_a_device_runs_dry(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cuda = pytest.importorskip("on_cuda", reason="benchmarks/ is not here")
+    monkeypatch.setattr(on_cuda, "ROUNDS", 1)
+    text = on_cuda.report(on_cuda.Host(), {"24x16": (16, 24)})
+    for name in OPERATIONS:
+        assert f"\n| `{name}` |" in text
