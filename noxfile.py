@@ -14,20 +14,22 @@ from pathlib import Path
 import nox
 
 nox.options.sessions = ["lint", "tests"]
+# Where nvcc is found tests build the CUDA module for one architecture: what they run does not depend on how many.
+CUDA = "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=90"
 nox.options.default_venv_backend = "venv"
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Build the package and run its tests (CPU)."""
-    session.install(".[test]")
+    """Build the package and run its tests."""
+    session.install(".[test]", CUDA)
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX and CuPy, which are too large to ask of everyone."""
-    session.install(".[test,cupy]", "torch==2.13.0", "jax")
+    session.install(".[test,cupy]", "torch==2.13.0", "jax", CUDA)
     session.run("pytest", "tests/test_frameworks.py", "tests/test_gradcheck.py", *session.posargs)
 
 
@@ -47,6 +49,7 @@ def sanitize(session: nox.Session) -> None:
         "pytest",
         "-Ccmake.define.BILATERAL_OPS_SANITIZE=ON",
         "-Ccmake.define.BILATERAL_OPS_WARNINGS=ON",
+        "-Ccmake.define.BILATERAL_OPS_CUDA=off",
         "-Cinstall.strip=false",
     )
     libraries = [
@@ -105,7 +108,7 @@ def neon(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Time every operation beside its peers and write docs/benchmarks/ (half an hour; leave the machine alone)."""
-    session.install(".[bench]", "torch==2.13.0", "jax")
+    session.install(".[bench]", "torch==2.13.0", "jax", CUDA)
     file = str(Path(session.create_tmp(), "benchmarks.json"))
     options = ["--benchmark-columns=median,rounds", "--benchmark-sort=mean", "--benchmark-group-by=group"]
     session.run("pytest", "benchmarks", f"--benchmark-json={file}", *options, *session.posargs)
@@ -177,17 +180,18 @@ def dist(session: nox.Session) -> None:
 
 
 def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:
-    """The sdist must be the repository without its CI, the wheel `src` with the compiled module, and nothing else."""
+    """The sdist must be the repository without its CI, the wheel `src` with the compiled modules, and nothing else."""
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
     with tarfile.open(sdist) as tar:
         in_sdist = {name.partition("/")[2] for name in tar.getnames()}
     with zipfile.ZipFile(wheel) as file:
         in_wheel = {name for name in file.namelist() if ".dist-info/" not in name and not name.endswith("/")}
     wanted = {name for name in tracked if not name.startswith((".ci/", ".github/"))}
-    module = f"bilateral_ops/_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    names = ("_core", "_cuda") if shutil.which("nvcc") else ("_core",)
+    modules = {f"bilateral_ops/{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in names}
     for archive, found, expected in (
         (sdist, in_sdist, wanted | {"PKG-INFO"}),
-        (wheel, in_wheel, {name[4:] for name in wanted if name.startswith("src/")} | {module}),
+        (wheel, in_wheel, {name[4:] for name in wanted if name.startswith("src/")} | modules),
     ):
         if missing := expected - found:
             session.error(f"{archive} lacks {', '.join(sorted(missing))}")

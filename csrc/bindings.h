@@ -73,16 +73,16 @@ template <class Call, class... Extra>
 void define_operations(py::module_& m) {
   using Table = typename Call::Table;
 
-  m.def("slice_forward", [](Object out, Object grid, Object guide, Object xy, Object window, bool align_corners,
-                            Extra... extra) {
-    Call call("slice", extra...);
-    const bool batched = call.rank(guide) == 3;
-    SliceArgs a{};
-    a.out = call.output(out, batched, 5);
-    a.grid = call.input(grid, batched, 6);
-    a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
-    call.run(&Table::slice_forward, a);
-  });
+  m.def("slice_forward",
+        [](Object out, Object grid, Object guide, Object xy, Object window, bool align_corners, Extra... extra) {
+          Call call("slice", extra...);
+          const bool batched = call.rank(guide) == 3;
+          SliceArgs a{};
+          a.out = call.output(out, batched, 5);
+          a.grid = call.input(grid, batched, 6);
+          a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
+          call.run(&Table::slice_forward, a);
+        });
 
   m.def("slice_backward", [](Object d_grid, Object d_guide, Object d_xy, Object grid, Object guide, Object xy,
                              Object grad, Object window, bool align_corners, Extra... extra) {
@@ -111,18 +111,18 @@ void define_operations(py::module_& m) {
     call.run(&Table::apply_forward, a);
   });
 
-  m.def("apply_backward", [](Object d_coefficients, Object d_image, Object coefficients, Object image, Object grad,
-                             Extra... extra) {
-    Call call("apply_vjp", extra...);
-    const bool batched = call.rank(image) == 4;
-    ApplyGradArgs a{};
-    a.d_coefficients = call.output(d_coefficients, batched, 5);
-    a.d_image = call.output(d_image, batched, 4);
-    a.coefficients = call.input(coefficients, batched, 5);
-    a.image = call.input(image, batched, 4);
-    a.grad = call.input(grad, batched, 4);
-    call.run(&Table::apply_backward, a);
-  });
+  m.def("apply_backward",
+        [](Object d_coefficients, Object d_image, Object coefficients, Object image, Object grad, Extra... extra) {
+          Call call("apply_vjp", extra...);
+          const bool batched = call.rank(image) == 4;
+          ApplyGradArgs a{};
+          a.d_coefficients = call.output(d_coefficients, batched, 5);
+          a.d_image = call.output(d_image, batched, 4);
+          a.coefficients = call.input(coefficients, batched, 5);
+          a.image = call.input(image, batched, 4);
+          a.grad = call.input(grad, batched, 4);
+          call.run(&Table::apply_backward, a);
+        });
 
   m.def("slice_apply_forward", [](Object out, Object grid, Object guide, Object image, Object xy, Object window,
                                   bool align_corners, Extra... extra) {
@@ -136,33 +136,34 @@ void define_operations(py::module_& m) {
     call.run(&Table::slice_apply_forward, a);
   });
 
-  m.def("slice_apply_backward", [](Object d_grid, Object d_guide, Object d_image, Object d_xy, Object grid,
-                                   Object guide, Object image, Object xy, Object grad, Object window,
-                                   bool align_corners, Extra... extra) {
-    Call call("slice_apply_vjp", extra...);
-    const bool batched = call.rank(guide) == 3;
-    SliceApplyGradArgs a{};
-    a.d_grid = call.output(d_grid, batched, 6);
-    a.d_guide = call.output(d_guide, batched, 3);
-    a.d_image = call.output(d_image, batched, 4);
-    a.d_xy = call.output(d_xy, batched, 4);
-    a.grid = call.input(grid, batched, 6);
-    a.image = call.input(image, batched, 4);
-    a.grad = call.input(grad, batched, 4);
-    a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
-    if (a.d_grid.data || a.d_guide.data || a.d_image.data || a.d_xy.data) call.run(&Table::slice_apply_backward, a);
-  });
+  m.def("slice_apply_backward",
+        [](Object d_grid, Object d_guide, Object d_image, Object d_xy, Object grid, Object guide, Object image,
+           Object xy, Object grad, Object window, bool align_corners, Extra... extra) {
+          Call call("slice_apply_vjp", extra...);
+          const bool batched = call.rank(guide) == 3;
+          SliceApplyGradArgs a{};
+          a.d_grid = call.output(d_grid, batched, 6);
+          a.d_guide = call.output(d_guide, batched, 3);
+          a.d_image = call.output(d_image, batched, 4);
+          a.d_xy = call.output(d_xy, batched, 4);
+          a.grid = call.input(grid, batched, 6);
+          a.image = call.input(image, batched, 4);
+          a.grad = call.input(grad, batched, 4);
+          a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
+          if (a.d_grid.data || a.d_guide.data || a.d_image.data || a.d_xy.data)
+            call.run(&Table::slice_apply_backward, a);
+        });
 
-  m.def("guide_forward", [](Object out, Object image, const std::string& kind, const py::tuple& parameters,
-                            Extra... extra) {
-    Call call(("guide_" + kind).c_str(), extra...);
-    const bool batched = call.rank(image) == 4;
-    GuideArgs a{};
-    a.out = call.output(out, batched, 3);
-    a.image = call.input(image, batched, 4);
-    a.parameters = guide_parameters(call, kind, parameters);
-    call.run(&Table::guide_forward, a);
-  });
+  m.def("guide_forward",
+        [](Object out, Object image, const std::string& kind, const py::tuple& parameters, Extra... extra) {
+          Call call(("guide_" + kind).c_str(), extra...);
+          const bool batched = call.rank(image) == 4;
+          GuideArgs a{};
+          a.out = call.output(out, batched, 3);
+          a.image = call.input(image, batched, 4);
+          a.parameters = guide_parameters(call, kind, parameters);
+          call.run(&Table::guide_forward, a);
+        });
 
   m.def("guide_backward", [](Object d_image, const py::tuple& d_parameters, Object image, const std::string& kind,
                              const py::tuple& parameters, Object grad, Extra... extra) {

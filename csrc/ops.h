@@ -115,8 +115,8 @@ struct TotalVariationGradArgs {
   Tensor grid, grad;
 };
 
-// One build of everything: of an instruction set, or for CUDA, where a call takes a Context besides. A new operation adds
-// two lines here.
+// One build of everything: of an instruction set, or for CUDA, where a call takes a Context besides. A new operation
+// adds two lines here.
 template <class... Context>
 struct KernelTable {
   const char* name;

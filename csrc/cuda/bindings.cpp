@@ -63,7 +63,7 @@ struct Loan {
 Loan borrow(bo::Object object, int64_t stream) {
   // The protocol's name of the default stream is 1.
   const py::int_ consumer(stream == 0 ? 1 : stream);
-  static const py::object version = py::make_tuple(1, 0);
+  const py::tuple version = py::make_tuple(1, 0);
   Loan loan;
   const py::object lend = object.attr("__dlpack__");
   try {

@@ -29,8 +29,8 @@ int cuda_device_count(const char* operation) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver) {
-    throw std::runtime_error(std::string(operation) +
-                             ": needs an NVIDIA driver for CUDA " + std::to_string(CUDART_VERSION / 1000) +
+    throw std::runtime_error(std::string(operation) + ": needs an NVIDIA driver for CUDA " +
+                             std::to_string(CUDART_VERSION / 1000) +
                              ", and there is none or an older one; install or update it, or copy the arrays to the "
                              "host.");
   }

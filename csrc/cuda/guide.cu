@@ -78,8 +78,7 @@ BO_DEVICE void network_gradient(const T* numbers, const GuideShape& s, const Pla
 template <class T>
 BO_DEVICE double curves_tile(const T* numbers, const GuideShape& s, const Planes<T>& at, int width, int count,
                              int64_t e) {
-  const int64_t Ci = s.Ci, K = s.K, bias = Ci * Ci, shifts = bias + Ci, slopes = shifts + Ci * K,
-                mix = slopes + Ci * K;
+  const int64_t Ci = s.Ci, K = s.K, bias = Ci * Ci, shifts = bias + Ci, slopes = shifts + Ci * K, mix = slopes + Ci * K;
   const T *a, *b = nullptr;  // the sum is of a·b, or of a
   if (e < shifts) {
     a = at.d_q + (e < bias ? e / Ci : e - bias) * width;
@@ -130,18 +129,18 @@ BO_DEVICE double network_tile(const T* numbers, const GuideShape& s, const Plane
 
 // Each block adds up its tiles, a thread a parameter. sums: [block][parameter]
 template <class T>
-__global__ void __launch_bounds__(kTile) guide_gradients(Tensor d_image, Tensor image, Tensor grad,
-                                                         Numbers<T> parameters, Tiling tiles, Room<T> room,
-                                                         double* sums) {
+__global__ void __launch_bounds__(kTile)
+    guide_gradients(Tensor d_image, Tensor image, Tensor grad, Numbers<T> parameters, Tiling tiles, Room<T> room,
+                    double* sums) {
   BO_DYNAMIC_SHARED(memory);
   const GuideShape shape = parameters.shape;
   const int64_t plane = shape.Ci * room.width;
   const T* const numbers = numbers_of(parameters, memory);
   T* const planes = room_of(room, memory + parameters.shared());
-  const Planes<T> at = shape.kind == GuideKind::curves
-                           ? Planes<T>{planes,        nullptr, planes + plane, planes + 2 * plane, planes + 3 * plane,
-                                       planes + 4 * plane}
-                           : Planes<T>{planes, planes + plane, nullptr, nullptr, nullptr, planes + 2 * plane};
+  const Planes<T> at =
+      shape.kind == GuideKind::curves
+          ? Planes<T>{planes, nullptr, planes + plane, planes + 2 * plane, planes + 3 * plane, planes + 4 * plane}
+          : Planes<T>{planes, planes + plane, nullptr, nullptr, nullptr, planes + 2 * plane};
   double* const own = sums ? sums + blockIdx.x * shape.count : nullptr;
   const int p = static_cast<int>(threadIdx.x), width = room.width;
   for (int64_t e = p; sums && e < shape.count; e += kTile) own[e] = 0.0;
@@ -225,7 +224,8 @@ void guide_backward(const GuideGradArgs& a, Launch& to) {
     }
     if (!wanted && !a.d_image.data) return;
     // Blocks that depend on shapes alone, as their sums are added in order.
-    const int64_t blocks = min_of(max_of<int64_t>(1, tiles.count), min_of<int64_t>(room.blocks, wanted ? 1024 : kMostBlocks));
+    const int64_t blocks =
+        min_of(max_of<int64_t>(1, tiles.count), min_of<int64_t>(room.blocks, wanted ? 1024 : kMostBlocks));
     double* const sums = wanted ? workspace<double>(to, blocks * numbers.shape.count) : nullptr;
     launch(to, guide_gradients<T>, blocks, kTile, numbers.shared() + room.shared(), a.d_image, a.image, a.grad, numbers,
            tiles, room, sums);

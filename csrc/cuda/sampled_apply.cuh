@@ -31,9 +31,8 @@ struct ComputedGuide {
 
 // Any matrices, grids and layouts.
 template <class T, class Guide>
-__global__ void __launch_bounds__(kTile)
-    sampled_apply(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image, Lattice<T> g, Tiling tiles,
-                  Room<T> room) {
+__global__ void __launch_bounds__(kTile) sampled_apply(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image,
+                                                       Lattice<T> g, Tiling tiles, Room<T> room) {
   BO_DYNAMIC_SHARED(memory);
   __shared__ Places<T> places;
   const T* const numbers = guide.begin(memory);
@@ -67,8 +66,8 @@ void launch_sampled_apply(Launch& to, const Guide& guide, const Sampling& at, co
                           const Tensor& image) {
   const Room<T> room = make_room<T>(to, image.shape[3]);
   const Tiling tiles = make_tiling(out, room.width);
-  launch(to, sampled_apply<T, Guide>, min_of(tiles.count, room.blocks), kTile, guide.shared() + room.shared(), guide, at,
-         out, grid, image, make_lattice<T>(at, grid, out), tiles, room);
+  launch(to, sampled_apply<T, Guide>, min_of(tiles.count, room.blocks), kTile, guide.shared() + room.shared(), guide,
+         at, out, grid, image, make_lattice<T>(at, grid, out), tiles, room);
 }
 
 }  // namespace bilateral_ops

@@ -85,8 +85,8 @@ struct Cells {
 template <class T>
 BO_DEVICE Cells<T> cells_around(const Tensor& grid, const Lattice<T>& g, int64_t n, const Place<T>& at) {
   Cells<T> c;
-  c.lowest = grid.data + n * grid.strides[0] + at.y.k * grid.strides[1] + at.x.k * grid.strides[2] +
-             at.z.k * grid.strides[3];
+  c.lowest =
+      grid.data + n * grid.strides[0] + at.y.k * grid.strides[1] + at.x.k * grid.strides[2] + at.z.k * grid.strides[3];
   c.up = at.y.k + 1 < g.Gh ? grid.strides[1] : 0;
   c.right = at.x.k + 1 < g.Gw ? grid.strides[2] : 0;
   c.above = at.z.k + 1 < g.Gd ? grid.strides[3] : 0;

@@ -6,8 +6,8 @@
 // pixels have coordinates of their own, a part is a whole grid, of a slice of the image's pixels. A block makes a part;
 // a second kernel adds up, for each cell, all parts that have it.
 //
-// In a block, a thread owns the cells of one parity in y, x and z, of one channel. Of a pixel's eight cells there is one
-// of each parity: every thread adds each pixel once, in the pixels' order, and no two add to the same number.
+// In a block, a thread owns the cells of one parity in y, x and z, of one channel. Of a pixel's eight cells there is
+// one of each parity: every thread adds each pixel once, in the pixels' order, and no two add to the same number.
 #pragma once
 
 #include "sampling.cuh"
@@ -37,12 +37,12 @@ constexpr int kSplatTile = 64;      // pixels that a block of splat_parts adds a
 constexpr int kSplatChannels = 32;  // most channels that it adds to
 
 struct Parts {
-  bool whole;                    // each is a whole grid
-  int64_t rectangles, slices;    // of one image
-  int64_t rows, columns;         // cells of a part: 2 × 2, or the grid's
-  int64_t size;                  // numbers of a part
-  int64_t chunks, chunk;         // in how many turns of how many channels a part is made
-  bool shared;                   // they fit shared memory
+  bool whole;                  // each is a whole grid
+  int64_t rectangles, slices;  // of one image
+  int64_t rows, columns;       // cells of a part: 2 × 2, or the grid's
+  int64_t size;                // numbers of a part
+  int64_t chunks, chunk;       // in how many turns of how many channels a part is made
+  bool shared;                 // they fit shared memory
 };
 template <class T>
 Parts make_parts(const Lattice<T>& g, bool xy) {
@@ -54,8 +54,8 @@ Parts make_parts(const Lattice<T>& g, bool xy) {
   s.columns = xy ? g.Gw : 2;
   s.size = s.rows * s.columns * g.Gd * g.C;
   // As many slices as keep a device busy and pay for the memory of their sums.
-  const int64_t most = xy ? min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8))
-                          : 1024 / s.rectangles;
+  const int64_t most =
+      xy ? min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)) : 1024 / s.rectangles;
   s.slices = max_of<int64_t>(1, min_of(most, pixels / s.rectangles / 2048));
   s.chunk = min_of<int64_t>(g.C, kSplatChannels);
   s.chunks = ceil_div(g.C, s.chunk);
@@ -140,7 +140,8 @@ __global__ void __launch_bounds__(8 * kSplatChannels)
 
 // The sum of a cell's parts, in a fixed order.
 template <class T>
-__global__ void __launch_bounds__(256) add_parts(Tensor d_grid, Lattice<T> g, Parts parts, const double* __restrict__ all) {
+__global__ void __launch_bounds__(256)
+    add_parts(Tensor d_grid, Lattice<T> g, Parts parts, const double* __restrict__ all) {
   const int64_t column = g.Gd * g.C, count = d_grid.shape[0] * g.Gh * g.Gw * column;
   for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count; e += gridDim.x * int64_t(256)) {
     const int64_t cell = e / column, in_column = e - cell * column, row = cell / g.Gw, x = cell - row * g.Gw;

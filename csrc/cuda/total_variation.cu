@@ -40,8 +40,8 @@ BO_DEVICE Number number_at(const Tensor& grid, int64_t n, int64_t e) {
 
 // sums: [image][block]
 template <class T>
-__global__ void __launch_bounds__(kThreads) square_differences(Tensor grid, Weights w, int64_t numbers, int64_t blocks,
-                                                               double* sums) {
+__global__ void __launch_bounds__(kThreads)
+    square_differences(Tensor grid, Weights w, int64_t numbers, int64_t blocks, double* sums) {
   __shared__ double warps[kThreads / 32];
   for (int64_t unit = blockIdx.x; unit < grid.shape[0] * blocks; unit += gridDim.x) {
     const int64_t n = unit / blocks, block = unit - n * blocks;
