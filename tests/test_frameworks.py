@@ -293,6 +293,16 @@ def test_a_tensor_that_requires_a_gradient_is_refused_while_autograd_records() -
         assert not bilateral_ops.slice(**given).requires_grad
 
 
+def test_gradcheck_of_an_operation_with_tensors() -> None:
+    pytest.importorskip("torch")
+    given = arguments("slice_apply", H=4, W=5)
+    report = bilateral_ops.gradcheck(
+        bilateral_ops.slice_apply, {name: to_torch(array) for name, array in given.items()}
+    )
+    assert report
+    assert {row.argument for row in report.rows} == set(given)
+
+
 def test_autograd_learns_that_out_was_written() -> None:
     torch = pytest.importorskip("torch")
     given = {name: to_torch(array) for name, array in example().items()}

@@ -54,8 +54,7 @@ def run(op: str, kernel: str, arguments: Sequence[Any], stream: int, allocate: C
 
 def place(address: int, shape: Sequence[int], strides: Sequence[int], dtype: Any) -> Any:
     """A NumPy array at an address, strides in bytes. On a device it has nothing that the host could read."""
-    view = np.asarray(_Place(address, shape, strides, dtype.str))
-    return view if view.dtype == dtype else view.view(dtype)  # bfloat16 is NumPy's V2
+    return np.asarray(_Place(address, shape, strides, dtype.str))
 
 
 class _Place:
