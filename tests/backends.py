@@ -88,10 +88,12 @@ def cuda() -> Through | str:
     """
     if importlib.util.find_spec("bilateral_ops._cuda") is None:
         return "bilateral_ops was built without CUDA"
+    ways = {"cupy": _cupy_on_cuda, "torch": _torch_on_cuda}
+    chosen = os.environ.get("BILATERAL_OPS_GPU")
     reasons = []
-    for name in (os.environ.get("BILATERAL_OPS_GPU"),) if "BILATERAL_OPS_GPU" in os.environ else ("cupy", "torch"):
+    for name in [chosen] if chosen else ways:
         try:
-            return {"cupy": _cupy_on_cuda, "torch": _torch_on_cuda}[name]()
+            return ways[name]()
         except Exception as error:  # of the framework, of its CUDA libraries or of the driver: each has its own
             reasons.append(f"{name}: {type(error).__name__}")
     return f"no CUDA device by {', '.join(reasons)}"
@@ -164,8 +166,10 @@ class FakeCuPy(ModuleType):
     @contextmanager
     def _device(self, number: int) -> Iterator[None]:
         before, self.current = self.current, number
-        yield
-        self.current = before
+        try:
+            yield
+        finally:
+            self.current = before
 
     def empty(self, shape: Any, dtype: Any) -> FakeArray:
         made = FakeArray(np.empty(shape, dtype), self.current)

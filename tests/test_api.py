@@ -163,7 +163,12 @@ def test_every_operation_has_a_benchmark() -> None:
 
 def test_importing_imports_no_framework() -> None:
     heavy = ["torch", "jax", "jaxlib", "cupy", "numba", "scipy", "skimage", "matplotlib", "tqdm", "ml_dtypes", "PIL"]
-    heavy += ["bilateral_ops.reference.numpy", "bilateral_ops.reference.numba", "bilateral_ops.frameworks._cupy"]
+    heavy += [
+        "bilateral_ops.reference.numpy",
+        "bilateral_ops.reference.numba",
+        "bilateral_ops.frameworks._cupy",
+        "bilateral_ops._cuda",
+    ]
     finished = python(f"import sys, bilateral_ops; print([m for m in {heavy} if m in sys.modules])")
     assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
 

@@ -48,8 +48,8 @@ def run(op: str, kernel: str, arguments: Sequence[Any], stream: int, allocate: C
     except RuntimeError as error:
         if type(error) is not RuntimeError:  # the framework's own, of the allocation
             raise
-        reason = str(error).partition(": ")[2]  # what it says first is the kernel's name
-        raise RuntimeError(f"{op}: {reason}") from None
+        kernel, _, reason = str(error).partition(": ")
+        raise RuntimeError(f"{op}: {reason or kernel}") from error
 
 
 def place(address: int, shape: Sequence[int], strides: Sequence[int], dtype: Any) -> Any:
