@@ -1,7 +1,9 @@
 // slice_apply: forward, then backward. Equations: ../ops.h
 #include "kernels.cuh"
+#include "rectangles.cuh"
 #include "sampled_apply.cuh"
 #include "splatting.cuh"
+#include "strips.cuh"
 
 namespace bilateral_ops {
 
@@ -30,6 +32,9 @@ __global__ void __launch_bounds__(kTile) image_gradients(SliceApplyGradArgs a, L
 namespace cuda {
 
 void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
+  if (coarse_34(a.at, a.grid, a.image) && launch_strips(to, StripArray{a.at.guide}, a.at, a.out, a.grid, a.image)) {
+    return;
+  }
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     launch_sampled_apply<T>(to, GuideArray<T>{a.at.guide}, a.at, a.out, a.grid, a.image);
@@ -37,6 +42,7 @@ void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
 }
 
 void slice_apply_backward(const SliceApplyGradArgs& a, Launch& to) {
+  if (coarse_34(a.at, a.grid, a.image) && !a.d_xy.data) return launch_rectangles(to, a);
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     const OuterSource source{a.grad, a.image, a.grid.shape[5]};
