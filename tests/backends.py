@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,13 +24,15 @@ import bilateral_ops
 
 
 class Through:
-    """The package as users of another framework see it, for callers who hold NumPy arrays."""
+    """The package (or a reference) as users of another framework see it, for callers who hold NumPy arrays."""
 
-    def __init__(self, send: Callable[[Any], Any], fetch: Callable[[Any], Any]) -> None:
-        self._send, self._fetch = send, fetch
+    def __init__(
+        self, send: Callable[[Any], Any], fetch: Callable[[Any], Any], module: ModuleType = bilateral_ops
+    ) -> None:
+        self._send, self._fetch, self._module = send, fetch, module
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        function = getattr(bilateral_ops, name)
+        function = getattr(self._module, name)
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             return self.fetched(function(*map(self.sent, arguments), **self.sent(keywords)))
@@ -79,26 +82,35 @@ def torch_on(device: str) -> Through:
 
 @functools.cache
 def cuda() -> Through | str:
-    """The package on a CUDA device, by CuPy or else PyTorch; why not, where that can't be."""
+    """The package on a CUDA device, by CuPy or else PyTorch; why not, where that can't be.
+
+    The environment variable ``BILATERAL_OPS_GPU`` chooses between the two.
+    """
     if importlib.util.find_spec("bilateral_ops._cuda") is None:
         return "bilateral_ops was built without CUDA"
+    ways = {"cupy": _cupy_on_cuda, "torch": _torch_on_cuda}
+    chosen = os.environ.get("BILATERAL_OPS_GPU")
     reasons = []
-    try:
-        import cupy
+    for name in [chosen] if chosen else ways:
+        try:
+            return ways[name]()
+        except Exception as error:  # of the framework, of its CUDA libraries or of the driver: each has its own
+            reasons.append(f"{name}: {type(error).__name__}")
+    return f"no CUDA device by {', '.join(reasons)}"
 
-        cupy.zeros(1)
-        return Through(cupy.asarray, cupy.asnumpy)
-    except Exception as error:  # of CuPy, of its CUDA libraries or of the driver: each has its own
-        reasons.append(f"CuPy: {type(error).__name__}")
-    try:
-        import torch
 
-        if torch.cuda.is_available():
-            return torch_on("cuda")
-        reasons.append("PyTorch: no CUDA device")
-    except ImportError as error:
-        reasons.append(f"PyTorch: {type(error).__name__}")
-    return f"no CUDA device by {'; '.join(reasons)}"
+def _cupy_on_cuda() -> Through:
+    import cupy
+
+    cupy.zeros(1)
+    return Through(cupy.asarray, cupy.asnumpy)
+
+
+def _torch_on_cuda() -> Through:
+    import torch
+
+    torch.zeros(1, device="cuda")
+    return torch_on("cuda")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -121,6 +133,9 @@ class FakeArray:
 
     def __getitem__(self, index: Any) -> FakeArray:
         return FakeArray(self.memory[index], self.device.id)
+
+    def swapaxes(self, *axes: int) -> FakeArray:
+        return FakeArray(self.memory.swapaxes(*axes), self.device.id)
 
 
 FakeArray.__module__ = "cupy"
@@ -151,8 +166,10 @@ class FakeCuPy(ModuleType):
     @contextmanager
     def _device(self, number: int) -> Iterator[None]:
         before, self.current = self.current, number
-        yield
-        self.current = before
+        try:
+            yield
+        finally:
+            self.current = before
 
     def empty(self, shape: Any, dtype: Any) -> FakeArray:
         made = FakeArray(np.empty(shape, dtype), self.current)

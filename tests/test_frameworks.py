@@ -166,12 +166,23 @@ def test_cuda_kernels_that_do_not_load_say_why(no_kernels: None, monkeypatch: py
 
 def test_a_failed_launch_names_the_operation(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any) -> None:
-        raise RuntimeError("no CUDA driver.")
+        raise RuntimeError("slice: the device is lost.")
 
     monkeypatch.setattr(kernels, "slice_backward", failing, raising=False)
-    given = example("splat")
-    sent = {name: fake_cupy_on().sent(value) for name, value in given.items()}
-    refused(RuntimeError, "splat: no CUDA driver.", "splat", sent)
+    sent = fake_cupy_on().sent(example("splat"))
+    refused(RuntimeError, "splat: the device is lost.", "splat", sent)
+
+
+def test_the_frameworks_own_errors_pass(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def failing(*_: Any) -> None:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 1: no")
+
+    monkeypatch.setattr(kernels, "guide_forward", failing, raising=False)
+    with pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory\. Tried to allocate 1: no$"):
+        bilateral_ops.guide_luma(FakeArray(example("guide_luma")["image"], 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,6 +291,16 @@ def test_a_tensor_that_requires_a_gradient_is_refused_while_autograd_records() -
     refused(RuntimeError, sentence, "slice", given)
     with torch.inference_mode():
         assert not bilateral_ops.slice(**given).requires_grad
+
+
+def test_gradcheck_of_an_operation_with_tensors() -> None:
+    pytest.importorskip("torch")
+    given = arguments("slice_apply", H=4, W=5)
+    report = bilateral_ops.gradcheck(
+        bilateral_ops.slice_apply, {name: to_torch(array) for name, array in given.items()}
+    )
+    assert report
+    assert {row.argument for row in report.rows} == set(given)
 
 
 def test_autograd_learns_that_out_was_written() -> None:

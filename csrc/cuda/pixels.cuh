@@ -1,5 +1,5 @@
-// Four neighbouring pixels of three channels in a thread's registers: 128-bit accesses of float32 (64 of 16-bit numbers,
-// 32 of bytes) where the channels of a pixel, or the pixels of a channel, lie one after another.
+// Four neighbouring pixels of three channels in a thread's registers: 128-bit accesses of float32 (64 of 16-bit
+// numbers, 32 of bytes) where the channels of a pixel, or the pixels of a channel, lie one after another.
 #pragma once
 
 #include "arrays.cuh"
@@ -136,8 +136,8 @@ BO_DEVICE void stage_cells(const Tensor& grid, int64_t n, int64_t y, int64_t x, 
   } else {
     for (int e = static_cast<int>(threadIdx.x); e < count; e += threads) {
       const int cell = e / kMatrix, c = e - cell * kMatrix, column = cell / depth, z = cell - column * depth;
-      to[e] = get<float>(grid.dtype, from + column * grid.strides[2] + z * grid.strides[3] +
-                                         (c / 4) * grid.strides[4] + (c % 4) * grid.strides[5]);
+      to[e] = get<float>(grid.dtype, from + column * grid.strides[2] + z * grid.strides[3] + (c / 4) * grid.strides[4] +
+                                         (c % 4) * grid.strides[5]);
     }
   }
 }

@@ -1,5 +1,6 @@
 // slice_apply: forward, then backward. Equations: ../ops.h
 #include "kernels.cuh"
+#include "rectangles.cuh"
 #include "sampled_apply.cuh"
 #include "splatting.cuh"
 #include "strips.cuh"
@@ -41,6 +42,7 @@ void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
 }
 
 void slice_apply_backward(const SliceApplyGradArgs& a, Launch& to) {
+  if (coarse_34(a.at, a.grid, a.image) && !a.d_xy.data) return launch_rectangles(to, a);
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     const OuterSource source{a.grad, a.image, a.grid.shape[5]};

@@ -55,10 +55,10 @@ Parts make_parts(const Lattice<T>& g, bool xy) {
   s.size = s.rows * s.columns * g.Gd * g.C;
   // As many slices as keep a device busy and pay for the memory of their sums.
   const int64_t most =
-      xy ? min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)) : 1024 / s.rectangles;
+      xy ? min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)) : 512 / s.rectangles;
   s.slices = max_of<int64_t>(1, min_of(most, pixels / s.rectangles / 2048));
   s.chunk = min_of<int64_t>(g.C, kSplatChannels);
-  s.chunks = ceil_div(g.C, s.chunk);
+  s.chunks = s.chunk ? ceil_div(g.C, s.chunk) : 0;
   s.shared = s.rows * s.columns * g.Gd * s.chunk * 8 <= (24 << 10);
   return s;
 }
@@ -166,19 +166,23 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+template <class T>
+void add_all_parts(Launch& to, const Lattice<T>& g, const Parts& parts, const double* all, const Tensor& d_grid) {
+  launch(to, add_parts<T>, ceil_div(g.N * g.Gh * g.Gw * g.Gd * g.C, 256), 256, 0, d_grid, g, parts, all);
+}
+
 // d_grid from what the source contributes.
 template <class T, class Source>
 void splat(Launch& to, const Source& source, const Sampling& at, const Tensor& pixels, const Tensor& d_grid) {
   const Lattice<T> g = make_lattice<T>(at, d_grid, pixels);
-  const int64_t numbers = g.Gh * g.Gw * g.Gd * g.C;
-  if (d_grid.shape[0] == 0 || numbers == 0) return;
+  if (g.N == 0 || g.C == 0) return;
   const Parts parts = make_parts(g, at.xy.data);
-  const int64_t units = g.N * parts.rectangles * parts.slices * parts.chunks;
-  double* const all = workspace<double>(to, g.N * parts.rectangles * parts.slices * parts.size);
+  const int64_t images = g.N * parts.rectangles * parts.slices;
+  double* const all = workspace<double>(to, images * parts.size);
   const size_t sums = parts.shared ? parts.rows * parts.columns * g.Gd * parts.chunk * sizeof(double) : 0;
-  launch(to, splat_parts<T, Source>, units, static_cast<int>(8 * parts.chunk),
+  launch(to, splat_parts<T, Source>, images * parts.chunks, static_cast<int>(8 * parts.chunk),
          sums + kSplatTile * static_cast<size_t>(parts.chunk) * sizeof(T), source, at, g, parts, all);
-  launch(to, add_parts<T>, ceil_div(g.N * numbers, 256), 256, 0, d_grid, g, parts, all);
+  add_all_parts(to, g, parts, all, d_grid);
 }
 
 // The gradients by what decides where a pixel falls: Σ_c contribution·∂value/∂p along an axis of the grid, times ∂p/∂u.

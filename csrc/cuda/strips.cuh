@@ -1,9 +1,9 @@
 // slice_apply's forward, and enhance, for HDRnet's matrices under a grid that is coarse beside the image.
 //
 // A block takes a strip of 128 pixels' width and some rows, and brings the cells around it to shared memory. Its warps
-// take a row at a time: they interpolate those cells in y, once for all the row's pixels, and each thread then looks four
-// pixels up between two columns and two depths of that table. A pixel costs twelve 128-bit reads of shared memory; cells
-// at different depths of a column lie in different banks, as 12 and 32 have but 4 in common.
+// take a row at a time: they interpolate those cells in y, once for all the row's pixels, and each thread then looks
+// four pixels up between two columns and two depths of that table. A pixel costs twelve 128-bit reads of shared memory;
+// cells at different depths of a column lie in different banks, as 12 and 32 have but 4 in common.
 #pragma once
 
 #include "guide.cuh"
@@ -68,7 +68,9 @@ struct StripGuide {
     if (kKind == GuideKind::luma) {
 #pragma unroll
       for (int q = 0; q < 4; ++q)
-        to[q] = guide_value(kKind, values, 3, 0, [&](int64_t j) { return j == 0 ? in[q][0] : j == 1 ? in[q][1] : in[q][2]; });
+        to[q] = guide_value(kKind, values, 3, 0, [&](int64_t j) {
+          return j == 0 ? in[q][0] : j == 1 ? in[q][1] : in[q][2];
+        });
     } else if (kKind == GuideKind::curves) {
       const float *bias = values + 9, *shifts = bias + 3, *slopes = shifts + 3 * K, *mix = slopes + 3 * K;
 #pragma unroll
@@ -121,7 +123,7 @@ struct StripGuide {
 };
 
 template <class Guide>
-__global__ void __launch_bounds__(kStripThreads, 2)
+__global__ void __launch_bounds__(kStripThreads, 3)
     apply_strips(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image, Lattice<float> g, Strips s) {
   BO_DYNAMIC_SHARED(memory);
   const float* const numbers = guide.begin(memory);
@@ -173,8 +175,7 @@ __global__ void __launch_bounds__(kStripThreads, 2)
         reinterpret_cast<Four<float>*>(table)[e] = to;
       }
       float pixels[4][3], depths[4];
-      load_pixels(image.dtype,
-                  image.data + n * image.strides[0] + y * image.strides[1] + (left + x) * image.strides[2],
+      load_pixels(image.dtype, image.data + n * image.strides[0] + y * image.strides[1] + (left + x) * image.strides[2],
                   image.strides[2], image.strides[3], inside, pixels);
       guide.four(numbers, n, y, left + x, inside, pixels, depths);
       __syncwarp();
@@ -183,7 +184,8 @@ __global__ void __launch_bounds__(kStripThreads, 2)
         const Position<float> z = locate(depths[q], g.z);
         const int at_column = column_k[x + q] - first_column;
         const float tx = column_t[x + q];
-        const Four<float>* const lower = reinterpret_cast<const Four<float>*>(table + at_column * column + z.k * kMatrix);
+        const Four<float>* const lower =
+            reinterpret_cast<const Four<float>*>(table + at_column * column + z.k * kMatrix);
         const int right = at_column + 1 < columns ? column / 4 : 0, up = z.k + 1 < depth ? kMatrix / 4 : 0;
         float result[3];
 #pragma unroll
@@ -191,8 +193,7 @@ __global__ void __launch_bounds__(kStripThreads, 2)
           const Four<float> v00 = lower[i], v01 = lower[i + right], v10 = lower[i + up], v11 = lower[i + up + right];
           float m[4];
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-            m[j] = lerp(lerp(v00.at[j], v01.at[j], tx), lerp(v10.at[j], v11.at[j], tx), z.t);
+          for (int j = 0; j < 4; ++j) m[j] = lerp(lerp(v00.at[j], v01.at[j], tx), lerp(v10.at[j], v11.at[j], tx), z.t);
           result[i] = m[3];
 #pragma unroll
           for (int j = 0; j < 3; ++j) result[i] = madd(m[j], pixels[q][j], result[i]);

@@ -39,7 +39,7 @@ def framework_of(op: str, name: str, value: Any) -> Any:
             raise RuntimeError(
                 f"{op}: {name} is a {root}.{kind.__name__}, and this version computes on {_SERVED}; {_REMEDIES[root]}."
             )
-        if root in _FRAMEWORKS and root in sys.modules:
+        if root in _FRAMEWORKS and sys.modules.get(root):
             framework = import_module(f"{__package__}.frameworks.{_FRAMEWORKS[root]}")
             if isinstance(value, framework.ARRAY):
                 _cache[kind] = framework

@@ -46,13 +46,15 @@ def run(op: str, kernel: str, arguments: Sequence[Any], stream: int, allocate: C
     try:
         getattr(kernels(), kernel)(*arguments, stream, allocate)
     except RuntimeError as error:
-        raise RuntimeError(f"{op}: {error}") from error
+        if type(error) is not RuntimeError:  # the framework's own, of the allocation
+            raise
+        kernel, _, reason = str(error).partition(": ")
+        raise RuntimeError(f"{op}: {reason or kernel}") from error
 
 
 def place(address: int, shape: Sequence[int], strides: Sequence[int], dtype: Any) -> Any:
     """A NumPy array at an address, strides in bytes. On a device it has nothing that the host could read."""
-    view = np.asarray(_Place(address, shape, strides, dtype.str))
-    return view if view.dtype == dtype else view.view(dtype)  # bfloat16 is NumPy's V2
+    return np.asarray(_Place(address, shape, strides, dtype.str))
 
 
 class _Place:

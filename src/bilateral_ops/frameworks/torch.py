@@ -91,14 +91,14 @@ def _each(change: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(changed(value) for value in arguments)
 
 
-def _place(tensor: Any) -> Any:
-    return _at(tensor, np.dtype(f"V{tensor.element_size()}"))
-
-
 def _host_array(tensor: Any) -> Any:
-    return _at(tensor, _numpy.dtype_of(kind_of(tensor)))
+    tensor = tensor.detach()
+    if tensor.dtype is torch.bfloat16:  # which PyTorch does not hand to NumPy
+        return tensor.view(torch.int16).numpy().view(_numpy.dtype_of("bfloat16"))
+    return tensor.numpy()
 
 
-def _at(tensor: Any, dtype: Any) -> Any:
-    strides = (stride * dtype.itemsize for stride in tensor.stride())
-    return _dlpack.place(tensor.data_ptr(), tensor.shape, tuple(strides), dtype)
+def _place(tensor: Any) -> Any:
+    size = tensor.element_size()
+    strides = [stride * size for stride in tensor.stride()]
+    return _dlpack.place(tensor.data_ptr(), tensor.shape, strides, np.dtype(f"V{size}"))
