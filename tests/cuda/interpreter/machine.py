@@ -232,6 +232,7 @@ class Batch:
                 waiting[at + 1] = union(waiting.get(at + 1), m)
             else:
                 go(pending, at + 1, m)
+        self._check_shared()
 
     def _predicate(self, instruction: Instruction) -> Any:
         value = self.namespace[self._view_of(instruction.predicate or "")]
@@ -282,8 +283,6 @@ class Batch:
             go(pending, after, True if complete.all() else complete)
             if complete.all():
                 self._check_shared()
-        if not pending and not waiting:
-            self._check_shared()
         return moved
 
     def _deadlock(self, waiting: dict[int, Mask], held: dict[int, Mask]) -> None:

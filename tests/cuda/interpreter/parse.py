@@ -181,7 +181,7 @@ def _body(kernel: Kernel, text: str, at: int) -> None:
 
 
 def _statement(kernel: Kernel, statement: str, scopes: list[dict[str, str]]) -> None:
-    if statement.startswith((".pragma", ".loc", ".file")):
+    if statement.startswith((".pragma ", ".loc ", ".file ")):
         return
     if match := _REGISTERS.fullmatch(statement):
         for name in (part.strip() for part in match[2].split(",")):

@@ -388,7 +388,7 @@ class Translator:
         self.write(i.operands[0], "u32", f"logic3({arguments}, {int(i.operands[4], 0)})", m)
 
     def _bits(self, i: Instruction, m: str) -> None:
-        self._strict(i)
+        self._strict(i, "shiftamt")
         kind = self._kind(i)
         function = {
             "popc": "count_ones",
@@ -397,7 +397,10 @@ class Translator:
             "bfind": "find_top_bit",
         }[i.name]
         result = kind if i.name == "brev" else "u32"
-        self.write(i.operands[0], result, f"{function}({self.read(i.operands[1], kind)})", m)
+        value = f"{function}({self.read(i.operands[1], kind)})"
+        if "shiftamt" in i.opcode:  # how far to shift left, for the bit to be the highest
+            value = f"where({value} == 0xFFFFFFFF, {value}, {8 * SIZE[kind] - 1} - {value})"
+        self.write(i.operands[0], result, value, m)
 
     _popc = _clz = _brev = _bfind = _bits
 

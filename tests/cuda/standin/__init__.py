@@ -15,14 +15,18 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from interpreter import Kernel, KernelError, Launch, Memory, parse, run
+from interpreter.memory import ALLOCATED, WRITTEN
 from interpreter.traffic import Traffic
 
 from . import devices, fatbinary
 from .arrays import DeviceArray, empty, laid_out
 
-__all__ = ["DeviceArray", "Standin", "empty", "installed", "laid_out"]
+__all__ = ["ARCHITECTURES", "DeviceArray", "Standin", "empty", "installed", "laid_out"]
 
+#: Two architectures, far from one another, whose PTX is in the objects.
+ARCHITECTURES = (75, 90)
 _LAUNCH_FAILURE = 719
 
 
@@ -95,7 +99,7 @@ class Standin:
     options: Options = field(default_factory=Options)
     launches: list[Launch] = field(default_factory=list)  # since `reset`
     failure: BaseException | None = None  # of a launch
-    workspaces: list[DeviceArray] = field(default_factory=list)
+    workspace_bytes: list[int] = field(default_factory=list)  # of the last call
 
     def __post_init__(self) -> None:
         self.module: ModuleType = importlib.import_module("bilateral_ops._cuda_standin")
@@ -135,7 +139,7 @@ class Standin:
         """A fresh device: nothing allocated, nothing launched."""
         self.architecture = architecture or self.architecture
         self.options = Options(**options)
-        self.launches, self.failure, self.workspaces = [], None, []
+        self.launches, self.failure, self.workspace_bytes = [], None, []
         self.memory.reset()
         self._opted = {}
         self.state.device, self.state.device_count, self.state.driver = 0, 2, 1
@@ -144,9 +148,11 @@ class Standin:
     def call(self, name: str, *arguments: Any, stream: int = 0) -> None:
         """A function of the module, on a stream. What a kernel did wrong is raised as it was found."""
 
+        workspaces: list[DeviceArray] = []
+
         def allocate(size: int) -> DeviceArray:
-            self.workspaces.append(empty(self, (size,), "u1"))
-            return self.workspaces[-1]
+            workspaces.append(empty(self, (size,), "u1"))
+            return workspaces[-1]
 
         self.failure = None
         try:
@@ -157,13 +163,20 @@ class Standin:
             raise
         finally:
             # The caller's allocator takes the workspace back when the call returns.
-            for array in self.workspaces:
-                if array.address in (self.memory.base + start for start in self.memory.starts):
-                    self._take_back(array)
-            self.workspaces = []
+            for array in workspaces:
+                self.memory.free(array.address)
+            self.workspace_bytes = [array.size for array in workspaces]
 
-    def _take_back(self, array: DeviceArray) -> None:
-        self.memory.free(array.address)
+    def assert_written(self, array: DeviceArray) -> None:
+        """Every element of an array was written, by the host or a kernel."""
+        if array.size:
+            memory = array.memory
+            strides = (*memory.strides, 1)
+            start = array.address - self.memory.base
+            states = np.lib.stride_tricks.as_strided(
+                self.memory.state[start:], (*memory.shape, memory.itemsize), strides, writeable=False
+            )
+            assert (states == ALLOCATED | WRITTEN).all(), "a kernel left a part of its result unwritten"
 
     # --- callbacks of runtime.c --------------------------------------------------------------------------------------
 
@@ -237,8 +250,6 @@ class Standin:
 
 
 def _bytes_of(offset: int, size: int) -> Any:
-    import numpy as np
-
     return np.arange(offset, offset + size)
 
 
