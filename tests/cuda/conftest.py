@@ -11,6 +11,7 @@ import pytest
 import standin
 from backends import Through
 
+
 @pytest.fixture(scope="session")
 def nvcc() -> str:
     """The path of nvcc."""

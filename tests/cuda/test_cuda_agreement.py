@@ -159,7 +159,9 @@ def test_a_tile_has_the_whole_images_bits(kinds: Kinds, device: Any, on_device: 
             assert_same_bits(getattr(got, name), np.ascontiguousarray(want), name)
         total = total + got.grid.astype(np.float64)
     scale = np.abs(total).max()
-    np.testing.assert_allclose(total, gradients.grid.astype(np.float64), atol=scale * (2e-3 if kinds.rest == F16 else 1e-5))
+    np.testing.assert_allclose(
+        total, gradients.grid.astype(np.float64), atol=scale * (2e-3 if kinds.rest == F16 else 1e-5)
+    )
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf], ids=str)

@@ -40,10 +40,10 @@ def kernels(nvcc: str, source: str, architecture: int) -> dict[str, Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernels.ptx")
         subprocess.run(
-            [nvcc, "-std=c++17", "-O3", f"-arch=compute_{architecture}", "-ptx", "-o", file, FOLDER / source], check=True
+            [nvcc, "-std=c++17", "-O3", f"-arch=compute_{architecture}", "-ptx", "-o", file, FOLDER / source],
+            check=True,
         )
         return parse(file.read_text())
-
 
 
 class Device:
