@@ -28,9 +28,9 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def frameworks(session: nox.Session) -> None:
-    """The tests that need PyTorch and JAX, which are too large to ask of everyone."""
-    session.install(".[test]", "torch==2.13.0", "jax", CUDA)
-    session.run("pytest", "tests/test_gradcheck.py", *session.posargs)
+    """The tests that need PyTorch, JAX and CuPy, which are too large to ask of everyone."""
+    session.install(".[test,cupy]", "torch==2.13.0", "jax", CUDA)
+    session.run("pytest", "tests/test_frameworks.py", "tests/test_gradcheck.py", *session.posargs)
 
 
 @nox.session
@@ -114,6 +114,44 @@ def bench(session: nox.Session) -> None:
     session.run("pytest", "benchmarks", f"--benchmark-json={file}", *options, *session.posargs)
     if not session.posargs:  # a part of the benchmarks is no report
         session.run("python", "benchmarks/report.py", file)
+
+
+#: What is run on a device: every test whose name says so.
+ON_A_DEVICE = ("tests/test_gpu.py", "tests/test_agreement.py", "tests/test_gradients.py", "-k", "gpu or cuda")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests that need a CUDA device, by CuPy and by PyTorch; fails where there is none."""
+    session.install(".[test,cupy,torch]")
+    for framework in ("cupy", "torch"):
+        session.run("pytest", *ON_A_DEVICE, *session.posargs, env={"BILATERAL_OPS_GPU": framework})
+
+
+@nox.session(name="compute-sanitizer")
+def compute_sanitizer(session: nox.Session) -> None:
+    """Some of them under each tool of NVIDIA's compute-sanitizer, which comes with CUDA."""
+    session.install(".[test,torch]")
+    cases = "cuda and (plain or batched or single or xy or window)"
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        session.run(
+            "compute-sanitizer",
+            f"--tool={tool}",
+            "--error-exitcode=1",
+            "python",
+            *("-m", "pytest", *ON_A_DEVICE[:-1], cases),
+            *session.posargs,
+            external=True,
+            # An allocation for every tensor, so that what is out of its bounds is seen.
+            env={"BILATERAL_OPS_GPU": "torch", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        )
+
+
+@nox.session(name="bench-cuda")
+def bench_cuda(session: nox.Session) -> None:
+    """Time every operation on this machine's CUDA device beside its peers and write docs/benchmarks/cuda.md."""
+    session.install(".[bench,cupy,torch]")
+    session.run("python", "benchmarks/on_cuda.py", "--write", *session.posargs)
 
 
 @nox.session
