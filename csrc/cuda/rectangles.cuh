@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
   for (int64_t part = blockIdx.x; part < units; part += gridDim.x) {
     const int64_t corner = part / parts.slices, slice = part - corner * parts.slices;
     const int64_t n = corner / parts.rectangles, rectangle = corner - n * parts.rectangles;
-    const int64_t ky = rectangle / g.Gw, kx = rectangle - ky * g.Gw;
+    const int64_t row = rectangle / parts.across, ky = parts.top + row;
+    const int64_t kx = parts.left + rectangle - row * parts.across;
     if (t < 4) {
       const bool x = t & 1;
       bounds[t] = first_pixel(x ? g.x : g.y, x ? g.left : g.top, x ? g.W : g.H, (x ? kx : ky) + (t >> 1));
