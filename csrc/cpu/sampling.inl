@@ -56,7 +56,9 @@ struct Places {
   T row_t;
   const int32_t* kx;
   const T* tx;
-  int32_t kz[kSize];
+  const int32_t* end_of;  // the pixel after the last one in a column; null where columns are not kept
+  int64_t first;          // the tile's first pixel
+  alignas(64) int32_t kz[kSize];
   T tz[kSize], dz[kSize];  // d is dp/du
   // Where pixels have coordinates of their own, or are looked up one by one:
   int32_t ky[kSize], own_kx[kSize];
@@ -94,23 +96,24 @@ class AxisVecs {
  private:
   const Vec<T> scale_, below_, last_;
 };
+// d, the slopes, may be null: not wanted.
 template <class T>
-void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k, T* BO_RESTRICT t,
-                T* BO_RESTRICT d) {
+BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k,
+                          T* BO_RESTRICT t, T* BO_RESTRICT d) {
   const AxisVecs<T> rule(axis);
   int64_t i = 0;
   for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) {
     Vec<T> fraction, slope;
     store_indices(k + i, rule.locate(load(u + i), fraction, slope));
     store(t + i, fraction);
-    store(d + i, slope);
+    if (d) store(d + i, slope);
   }
   for (; i < n; ++i) {
     const Position<T> p =
         locate(u[i], static_cast<T>(axis.scale), static_cast<T>(axis.shift), static_cast<T>(axis.last));
     k[i] = p.k;
     t[i] = p.t;
-    d[i] = p.slope;
+    if (d) d[i] = p.slope;
   }
 }
 
@@ -120,17 +123,20 @@ class Columns {
  public:
   Columns(const Lattice& g, const Sampling& at) {
     if (at.xy.data || g.W > kMost) return;
-    t_ = memory_.template take<T>((g.W + kPad) * 2, true);
+    t_ = memory_.template take<T>((g.W + kPad) * 2 + g.Gw, true);
     k_ = reinterpret_cast<int32_t*>(t_ + g.W + kPad);
+    end_of_ = k_ + g.W + kPad;
     locate_columns(g, at, 0, g.W, k_, t_);
+    for (int64_t x = 0; x < g.W; ++x) end_of_[k_[x]] = static_cast<int32_t>(x + 1);
   }
   const int32_t* k() const { return k_; }  // null: not kept
   const T* t() const { return t_; }
+  const int32_t* end_of() const { return end_of_; }
 
  private:
   static constexpr int64_t kMost = 1 << 16;
   Scratch memory_;
-  int32_t* k_ = nullptr;
+  int32_t *k_ = nullptr, *end_of_ = nullptr;
   T* t_ = nullptr;
 };
 
@@ -143,9 +149,10 @@ class Placer {
   }
 
   // guide: [pixel]
-  const Places<T>& find(const Tile& tile, const T* guide) {
+  template <bool kSlopes = true>
+  BO_INLINE_MEMBER const Places<T>& find(const Tile& tile, const T* guide) {
     Places<T>& to = *to_;
-    locate_run(g_.z, tile.count, guide, to.kz, to.tz, to.dz);
+    locate_run(g_.z, tile.count, guide, to.kz, to.tz, kSlopes ? to.dz : nullptr);
     for (int64_t i = tile.count; i < tile.count + kPad; ++i) to.kz[i] = 0;
     return find(tile);
   }
@@ -154,6 +161,8 @@ class Placer {
     Places<T>& to = *to_;
     to.kx = to.own_kx;
     to.tx = to.own_tx;
+    to.end_of = nullptr;
+    to.first = tile.x;
     if (at_.xy.data) {
       T u[kTileWidth];
       const char* xy = pixel(at_.xy, tile);
@@ -176,6 +185,7 @@ class Placer {
     if (columns_.k()) {
       to.kx = columns_.k() + tile.x;
       to.tx = columns_.t() + tile.x;
+      to.end_of = columns_.end_of();
     } else {
       locate_columns(g_, at_, tile.x, tile.count, to.own_kx, to.own_tx);
     }
@@ -196,11 +206,12 @@ template <class T, class F>
 BO_INLINE void for_spans(const Places<T>& at, int64_t count, F&& f) {
   for (int64_t begin = 0; begin < count;) {
     const int32_t kx = at.kx[begin];
-    int64_t inside = begin, end = count;  // kx[inside] is this span's, kx[end] is beyond it
-    if (at.kx[count - 1] == kx) inside = count - 1;
-    while (end - inside > 1) {
-      const int64_t middle = inside + (end - inside) / 2;
-      (at.kx[middle] == kx ? inside : end) = middle;
+    int64_t end;
+    if (at.end_of) {
+      end = min_of<int64_t>(at.end_of[kx] - at.first, count);
+    } else {
+      end = begin + 1;
+      while (end < count && at.kx[end] == kx) ++end;
     }
     f(begin, end);
     begin = end;

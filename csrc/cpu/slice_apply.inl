@@ -32,47 +32,52 @@ BO_INLINE void for_span_vectors(Tables<T, D>& tables, const Tile& tile, const Pl
   });
 }
 
-// HDRnet's matrices under a lattice with tables, a tile in three passes: channels and guide, where the guide falls, the
-// lookup. (In one, a vector of pixels would wait for its cell while there is no room to begin with the next one.) S:
-// the storage of the pixels.
+// What to do once a vector of pixels: ask for the pixels of a later tile. (A class, as g++ takes a lambda that does no more
+// for one without effect.)
+template <int64_t Bytes, int64_t Lanes, class Guide>
+struct Prefetcher {
+  const char *from, *to;
+  const Guide& guide;
+  BO_INLINE_MEMBER void operator()(int64_t p) const {
+    prefetch_ahead<Bytes>(from + p / Lanes * Bytes);
+    prefetch_ahead<Bytes>(to + p / Lanes * Bytes);
+    guide.prefetch(p);
+  }
+};
+
+// HDRnet's matrices under a lattice with tables, a tile in four passes: the image's channels, where the guide falls, the
+// lookup, the result's pixels. (In one, a vector of pixels would wait for its cell while there is no room to begin with
+// the next one.) S: the storage of the pixels.
 template <class S, int D, class T, class Guide>
 void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
                       const Tiling& tiling, const Columns<T>& columns, Guide& guide, int64_t first, int64_t last) {
   using Pixels = Pixels3<S, T>;
-  constexpr int64_t kLanes = Vec<T>::kLanes;
+  constexpr int64_t kLanes = Vec<T>::kLanes, kPitch = kTileWidth + kPad;
   Pixels source(image), sink(out);
   Placer<T> placer(g, at, columns);
   Tables<T, D> tables(g, grid);
-  const AxisVecs<T> depth(g.z);
-  alignas(64) T channels[3][kTileWidth];
-  alignas(64) T fractions[kTileWidth];
-  alignas(64) int32_t cells[kTileWidth];
+  alignas(64) T channels[3 * kPitch];
+  alignas(64) T results[3 * kPitch];
   for (int64_t index = first; index < last; ++index) {
     const Tile tile = tile_at(tiling, index);
-    const Places<T>& places = placer.find(tile);
     const char* const from = source.load(tile);
+    char* const to = sink.target(tile);
     for (int64_t p = 0; p < tile.count; p += kLanes) {
       Vec<T> in[3];
       load3<S>(from + p / kLanes * Pixels::kBytes, in);
-      for (int c = 0; c < 3; ++c) store(channels[c] + p, in[c]);
+      for (int c = 0; c < 3; ++c) store(channels + c * kPitch + p, in[c]);
     }
-    const T* const plane = guide(tile, channels[0], kTileWidth);
+    const Places<T>& places = placer.template find<false>(tile, guide(tile, channels, kPitch));
+    for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
+      const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
+      apply_span<D>(Matrix34(), span, places, begin, end, channels, results, kPitch,
+                    Prefetcher<Pixels::kBytes, kLanes, Guide>{from, to, guide});
+    });
     for (int64_t p = 0; p < tile.count; p += kLanes) {
-      Vec<T> fraction, slope;
-      store_indices(cells + p, depth.locate(load(plane + p), fraction, slope));
-      store(fractions + p, fraction);
+      Vec<T> result[3];
+      for (int c = 0; c < 3; ++c) result[c] = load(results + c * kPitch + p);
+      store3<S>(to + p / kLanes * Pixels::kBytes, result);
     }
-    char* const to = sink.target(tile);
-    for_span_vectors<3>(
-        tables, tile, places,
-        [&](int64_t p, const SpanTables<T>& span, Vec<T>* result) {
-          prefetch_ahead<Pixels::kBytes>(from + p / kLanes * Pixels::kBytes);
-          guide.prefetch(p);
-          apply_lookup<D>(
-              Matrix34(), span, load_indices(cells + p, T()), load(fractions + p), load(places.tx + p),
-              [&](int64_t j) { return load(channels[j] + p); }, [&](int64_t i, const Vec<T>& v) { result[i] = v; });
-        },
-        [&](int64_t p, Vec<T>* result) { store3<S>(to + p / kLanes * Pixels::kBytes, result); });
     sink.put(tile);
   }
 }
@@ -118,7 +123,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
           const Places<T>& places = placer.find(tile, guide(tile, image, pitch));
           for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
             const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-            apply_span<D>(m, span, places, begin, end, image, result, pitch);
+            apply_span<D>(m, span, places, begin, end, image, result, pitch, [](int64_t) {});
           });
           store_planar(out, tile, result, pitch);
         }

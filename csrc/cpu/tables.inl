@@ -171,11 +171,12 @@ BO_INLINE void apply_lookup(const M& m, const SpanTables<T>& tables, const Indic
 }
 
 // Pixels are worked on in whole vectors: the lanes past a span's end write what the next span overwrites, or padding.
-// Image and out are [channel][pixel] with rows `pitch` apart.
-template <int D, class T, class M>
-void apply_span(const M& m, const SpanTables<T>& tables, const Places<T>& at, int64_t begin, int64_t end,
-                const T* BO_RESTRICT image, T* BO_RESTRICT out, int64_t pitch) {
+// Image and out are [channel][pixel] with rows `pitch` apart. meanwhile(pixel) is called once a vector.
+template <int D, class T, class M, class Meanwhile>
+BO_INLINE void apply_span(const M& m, const SpanTables<T>& tables, const Places<T>& at, int64_t begin, int64_t end,
+                          const T* BO_RESTRICT image, T* BO_RESTRICT out, int64_t pitch, const Meanwhile& meanwhile) {
   for (int64_t p = begin; p < end; p += Vec<T>::kLanes) {
+    meanwhile(p);
     apply_lookup<D>(
         m, tables, load_indices(at.kz + p, T()), load(at.tz + p), load(at.tx + p),
         [&](int64_t j) { return load(image + j * pitch + p); },

@@ -38,6 +38,8 @@ constexpr int kSplatChannels = 32;  // most channels that it adds to
 
 struct Parts {
   bool whole;                  // each is a whole grid
+  int64_t top, left;           // the cells that the first rectangle lies above and right of
+  int64_t down, across;        // rectangles in a column and a row of them
   int64_t rectangles, slices;  // of one image
   int64_t rows, columns;       // cells of a part: 2 × 2, or the grid's
   int64_t size;                // numbers of a part
@@ -49,7 +51,15 @@ Parts make_parts(const Lattice<T>& g, bool xy) {
   Parts s;
   const int64_t pixels = g.H * g.W;
   s.whole = xy;
-  s.rectangles = xy ? 1 : g.Gh * g.Gw;
+  s.top = s.left = 0;
+  s.down = s.across = 1;
+  if (!xy && pixels > 0) {
+    s.top = locate_pixel(g.top, g.y).k;
+    s.left = locate_pixel(g.left, g.x).k;
+    s.down = locate_pixel(g.top + g.H - 1, g.y).k + 1 - s.top;
+    s.across = locate_pixel(g.left + g.W - 1, g.x).k + 1 - s.left;
+  }
+  s.rectangles = s.down * s.across;
   s.rows = xy ? g.Gh : 2;
   s.columns = xy ? g.Gw : 2;
   s.size = s.rows * s.columns * g.Gd * g.C;
@@ -79,7 +89,7 @@ BO_DEVICE int64_t first_pixel(const PixelAxis& axis, int64_t first, int64_t coun
 
 // parts: [image][rectangle][slice][row][column][z][channel]
 template <class T, class Source>
-__global__ void __launch_bounds__(8 * kSplatChannels)
+__global__ void __launch_bounds__(8 * kSplatChannels, 2)
     splat_parts(Source source, Sampling at, Lattice<T> g, Parts parts, double* all) {
   BO_DYNAMIC_SHARED(memory);
   __shared__ Places<T> places;
@@ -92,7 +102,8 @@ __global__ void __launch_bounds__(8 * kSplatChannels)
     const int64_t part = unit / parts.chunks, first_channel = (unit - part * parts.chunks) * chunk;
     const int64_t corner = part / parts.slices, slice = part - corner * parts.slices;
     const int64_t n = corner / parts.rectangles, rectangle = corner - n * parts.rectangles;
-    const int64_t ky = parts.whole ? 0 : rectangle / g.Gw, kx = parts.whole ? 0 : rectangle - ky * g.Gw;
+    const int64_t row = rectangle / parts.across, ky = parts.top + row;
+    const int64_t kx = parts.left + rectangle - row * parts.across;
     const int channels = static_cast<int>(min_of<int64_t>(chunk, g.C - first_channel));
     if (t < 4) {
       const bool x = t & 1;
@@ -152,9 +163,10 @@ __global__ void __launch_bounds__(256)
       for (int64_t s = 0; s < parts.slices; ++s) sum += image[s * parts.size + (y * g.Gw + x) * column + in_column];
     } else {
       for (int64_t side = 0; side < 4; ++side) {  // of the rectangle in which this cell has that place
-        const int64_t ky = y - (side >> 1), kx = x - (side & 1);
-        if (ky < 0 || kx < 0) continue;
-        const double* const from = image + (ky * g.Gw + kx) * parts.slices * parts.size + side * column + in_column;
+        const int64_t down = y - (side >> 1) - parts.top, across = x - (side & 1) - parts.left;
+        if (down < 0 || down >= parts.down || across < 0 || across >= parts.across) continue;
+        const double* const from =
+            image + (down * parts.across + across) * parts.slices * parts.size + side * column + in_column;
         for (int64_t s = 0; s < parts.slices; ++s) sum += from[s * parts.size];
       }
     }
