@@ -1,9 +1,9 @@
 """The compiled CUDA kernels (csrc/cuda/bindings.cpp). They trust their arguments: _signature.py has checked them.
 
 Each takes what its namesake in _core takes, as arrays on one CUDA device that lend themselves by DLPack; then the
-stream (the address of a cudaStream_t, 0 for the default one) and a function that allocates at least so many bytes there,
-as an array whose memory is reused only after what is on the stream by then. Nothing waits for the device. A launch that
-fails is a RuntimeError, as is a driver that is not there.
+stream (the address of a cudaStream_t, 0 for the default one) and a function that allocates at least so many bytes
+there, as an array whose memory is reused only after what is on the stream by then. Nothing waits for the device. A
+launch that fails is a RuntimeError, as is a driver that is not there.
 """
 
 from collections.abc import Callable
