@@ -39,6 +39,7 @@ __global__ void __launch_bounds__(kTile, 8) apply_gradients(ApplyGradArgs a, Out
         put(a.d_coefficients.dtype, pixel(a.d_coefficients, tile, p) + channel(a.d_coefficients, 3, c),
             outer.at<T>(tile, p, c));
       });
+    __syncthreads();  // as the image may be written over
     if (a.d_image.data)
       for_channels(a.d_image, tile, Ci, [&](int p, int64_t j) {
         T sum = T(0);

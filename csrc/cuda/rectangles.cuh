@@ -76,9 +76,10 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
       const int64_t end = min_of(begin + kRound * kRectangleWarps, items);
       const int64_t group = turn * 32 + group_of, x = 4 * (first + group);
       const int count = static_cast<int>(min_of<int64_t>(per_row, groups - turn * 32));
-      // This thread's pixels: those it works on, and those it may read, as whole groups are read whole.
+      // This thread's pixels: those it works on, and those it reads: whole groups, unless another block may be writing
+      // over the others.
       const int ours = row_of < rows && group < groups ? inside_of(x, left, right) : 0;
-      const int near = ours && x + 4 <= g.W ? 15 : ours;
+      const int near = ours && x + 4 <= g.W && a.d_image.data != a.image.data ? 15 : ours;
       __syncwarp();
       Four<float> tx;
 #pragma unroll

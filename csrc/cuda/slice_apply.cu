@@ -48,10 +48,11 @@ void slice_apply_backward(const SliceApplyGradArgs& a, Launch& to) {
     const OuterSource source{a.grad, a.image, a.grid.shape[5]};
     const Tiling tiles = make_tiling(a.grad);
     const Lattice<T> g = make_lattice<T>(a.at, a.grid, a.grad);
-    if (a.d_image.data) launch(to, image_gradients<T>, tiles.count, kTile, 0, a, g, tiles);
     if (a.d_guide.data || a.d_xy.data)
       launch(to, slopes<T, OuterSource>, tiles.count, kTile, 0, source, a.at, a.d_guide, a.d_xy, a.grid, g, tiles);
     if (a.d_grid.data) splat<T>(to, source, a.at, a.grad, a.d_grid);
+    // The last, as it may be written over the image.
+    if (a.d_image.data) launch(to, image_gradients<T>, tiles.count, kTile, 0, a, g, tiles);
   });
 }
 

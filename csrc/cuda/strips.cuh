@@ -24,7 +24,7 @@ struct Strips {
 // Most grid rows (or columns) around `pixels` neighbouring pixels
 inline int cells_of(const PixelAxis& axis, int pixels) {
   const double reach = (pixels - 1) * axis.step / axis.size + 3.0;
-  return static_cast<int>(min_of(reach, axis.last + 1.0));
+  return static_cast<int>(min_of(min_of(reach, axis.last + 1.0), 1e6));  // which no shared memory holds, either
 }
 inline size_t strip_bytes(const Lattice<float>& g, const Strips& s) {
   const size_t column = static_cast<size_t>(g.Gd) * kMatrix;
