@@ -60,7 +60,8 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
     const int64_t top = bounds[0] + height * slice / parts.slices;
     const int64_t bottom = bounds[0] + height * (slice + 1) / parts.slices;
 
-    // Groups of four pixels that begin at multiples of four; a warp's 32 are of some rows, or of a part of one.
+    // Groups of four pixels that begin at multiples of four. An item is what a warp works on at a time, a group a
+    // thread: some rows, or a part of one.
     const int64_t first = left / 4, groups = right > left ? ceil_div(right, 4) - first : 0;
     const int per_row = static_cast<int>(min_of<int64_t>(groups, 32));
     const int rows = per_row ? 32 / per_row : 1;
@@ -73,7 +74,7 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
 
     for (int64_t round = 0; round < turns * ceil_div(items, kRound * kRectangleWarps); ++round) {
       const int64_t turn = round % turns, begin = round / turns * (kRound * kRectangleWarps);
-      const int64_t end = min_of(begin + kRound * kRectangleWarps, items);
+      const int64_t end = min_of(bottom, top + (begin + kRound * kRectangleWarps) * rows);
       const int64_t group = turn * 32 + group_of, x = 4 * (first + group);
       const int count = static_cast<int>(min_of<int64_t>(per_row, groups - turn * 32));
       // This thread's pixels: those it works on, and those it reads: whole groups, unless another block may be writing
@@ -86,9 +87,9 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
       for (int q = 0; q < 4; ++q) tx.at[q] = static_cast<float>(locate_pixel(x + q + g.left, g.x).t);
       own(kAcross) = tx;
       float sums[2][kDepths][2][3] = {};  // [row][depth][column][i] of cells, of this thread's z and j
-      for (int64_t item = begin + warp; item < end; item += kRectangleWarps) {
-        const int64_t y = top + item * rows + row_of;
-        const int inside = y < bottom ? ours : 0, readable = y < bottom ? near : 0;
+      for (int64_t row_y = top + (begin + warp) * rows; row_y < end; row_y += kRectangleWarps * rows) {
+        const int64_t y = row_y + row_of;
+        const int inside = y < end ? ours : 0, readable = y < end ? near : 0;
         float in[4][3], grad[4][3], depths[4];
         load_pixels(a.image.dtype,
                     a.image.data + n * a.image.strides[0] + y * a.image.strides[1] + x * a.image.strides[2],
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
         load_four(guide.dtype, guide.data + n * guide.strides[0] + y * guide.strides[1] + x * guide.strides[2],
                   guide.strides[2], readable, depths);
         const float ty = static_cast<float>(locate_pixel(y + g.top, g.y).t);
-        __syncwarp();  // the last item's planes have been read
+        __syncwarp();  // the planes of the rows before have been read
         planes[kDown * kPlane + lane] = ty;
 #pragma unroll
         for (int c = 0; c < 3; ++c) {
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
         own(kDepth) = at_depth;
         __syncwarp();
 
-        const int here = static_cast<int>(min_of<int64_t>(rows, bottom - top - item * rows));
+        const int here = static_cast<int>(min_of<int64_t>(rows, end - row_y));
         for (int row = 0; row < here; ++row) {
           float row_sums[kDepths][2][3] = {};
           const float* const from = planes + 4 * row * per_row;
