@@ -15,20 +15,27 @@ import nox
 
 nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "venv"
+# Where nvcc is found: one architecture, as what is tested does not depend on how many …
+CUDA = "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=90"
+# … or what tests/cuda runs without a GPU: two architectures' PTX, which is compiled faster than either's machine code.
+CUDA_TEST = (
+    "-Ccmake.define.BILATERAL_OPS_CUDA_TEST=ON",
+    "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=75-virtual;90-virtual",
+)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Build the package and run its tests (CPU)."""
-    session.install(".[test]")
+    """Build the package and run its tests."""
+    session.install(".[test]", *CUDA_TEST)
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def frameworks(session: nox.Session) -> None:
-    """The tests that need PyTorch and JAX, which are too large to ask of everyone."""
-    session.install(".[test]", "torch==2.13.0", "jax")
-    session.run("pytest", "tests/test_gradcheck.py", *session.posargs)
+    """The tests that need PyTorch, JAX and CuPy, which are too large to ask of everyone."""
+    session.install(".[test,cupy]", "torch==2.13.0", "jax", CUDA)
+    session.run("pytest", "tests/test_frameworks.py", "tests/test_gradcheck.py", *session.posargs)
 
 
 @nox.session
@@ -47,6 +54,7 @@ def sanitize(session: nox.Session) -> None:
         "pytest",
         "-Ccmake.define.BILATERAL_OPS_SANITIZE=ON",
         "-Ccmake.define.BILATERAL_OPS_WARNINGS=ON",
+        "-Ccmake.define.BILATERAL_OPS_CUDA=off",
         "-Cinstall.strip=false",
     )
     libraries = [
@@ -105,12 +113,50 @@ def neon(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Time every operation beside its peers and write docs/benchmarks/ (half an hour; leave the machine alone)."""
-    session.install(".[bench]", "torch==2.13.0", "jax")
+    session.install(".[bench]", "torch==2.13.0", "jax", CUDA)
     file = str(Path(session.create_tmp(), "benchmarks.json"))
     options = ["--benchmark-columns=median,rounds", "--benchmark-sort=mean", "--benchmark-group-by=group"]
     session.run("pytest", "benchmarks", f"--benchmark-json={file}", *options, *session.posargs)
     if not session.posargs:  # a part of the benchmarks is no report
         session.run("python", "benchmarks/report.py", file)
+
+
+#: What is run on a device: every test whose name says so.
+ON_A_DEVICE = ("tests/test_gpu.py", "tests/test_agreement.py", "tests/test_gradients.py", "-k", "gpu or cuda")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests that need a CUDA device, by CuPy and by PyTorch; fails where there is none."""
+    session.install(".[test,cupy,torch]")
+    for framework in ("cupy", "torch"):
+        session.run("pytest", *ON_A_DEVICE, *session.posargs, env={"BILATERAL_OPS_GPU": framework})
+
+
+@nox.session(name="compute-sanitizer")
+def compute_sanitizer(session: nox.Session) -> None:
+    """Some of them under each tool of NVIDIA's compute-sanitizer, which comes with CUDA."""
+    session.install(".[test,torch]")
+    cases = "cuda and (plain or batched or single or xy or window)"
+    for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
+        session.run(
+            "compute-sanitizer",
+            f"--tool={tool}",
+            "--error-exitcode=1",
+            "python",
+            *("-m", "pytest", *ON_A_DEVICE[:-1], cases),
+            *session.posargs,
+            external=True,
+            # An allocation for every tensor, so that what is out of its bounds is seen.
+            env={"BILATERAL_OPS_GPU": "torch", "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        )
+
+
+@nox.session(name="bench-cuda")
+def bench_cuda(session: nox.Session) -> None:
+    """Time every operation on this machine's CUDA device beside its peers and write docs/benchmarks/cuda.md."""
+    session.install(".[bench,cupy,torch]")
+    session.run("python", "benchmarks/on_cuda.py", "--write", *session.posargs)
 
 
 @nox.session
@@ -139,17 +185,18 @@ def dist(session: nox.Session) -> None:
 
 
 def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:
-    """The sdist must be the repository without its CI, the wheel `src` with the compiled module, and nothing else."""
+    """The sdist must be the repository without its CI, the wheel `src` with the compiled modules, and nothing else."""
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
     with tarfile.open(sdist) as tar:
         in_sdist = {name.partition("/")[2] for name in tar.getnames()}
     with zipfile.ZipFile(wheel) as file:
         in_wheel = {name for name in file.namelist() if ".dist-info/" not in name and not name.endswith("/")}
     wanted = {name for name in tracked if not name.startswith((".ci/", ".github/"))}
-    module = f"bilateral_ops/_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    names = ("_core", "_cuda") if shutil.which("nvcc") else ("_core",)
+    modules = {f"bilateral_ops/{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in names}
     for archive, found, expected in (
         (sdist, in_sdist, wanted | {"PKG-INFO"}),
-        (wheel, in_wheel, {name[4:] for name in wanted if name.startswith("src/")} | {module}),
+        (wheel, in_wheel, {name[4:] for name in wanted if name.startswith("src/")} | modules),
     ):
         if missing := expected - found:
             session.error(f"{archive} lacks {', '.join(sorted(missing))}")

@@ -10,7 +10,9 @@
 #endif
 
 // The same for member functions.
-#if defined(_MSC_VER)
+#if defined(__CUDACC__)
+#define BO_INLINE_MEMBER __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
 #define BO_INLINE_MEMBER __forceinline
 #else
 #define BO_INLINE_MEMBER inline __attribute__((always_inline))

@@ -127,8 +127,8 @@ BO_INLINE T lerp(T a, T b, T t) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Guides
 
-// BT.601
-constexpr double kLuma[3] = {0.299, 0.587, 0.114};
+// BT.601's weight of red, green or blue
+BO_INLINE constexpr double luma_weight(int64_t channel) { return channel == 0 ? 0.299 : channel == 1 ? 0.587 : 0.114; }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Storage types: bits → value and value → bits, rounded to nearest even
@@ -193,7 +193,15 @@ BO_INLINE uint16_t to_f16(float v) {
 }
 
 // Integer images hold v·top, top = 255 or 65535. NaN, which an integer cannot say, becomes 0.
-BO_INLINE float from_unit(uint32_t v, float top) { return static_cast<float>(v) / top; }
+BO_INLINE float from_unit(uint32_t v, float top) {
+#if defined(__CUDA_ARCH__)
+  // Division is slow there. For each of the 256 and 65536 levels these are the quotient's bits.
+  const float level = static_cast<float>(v), inverse = 1.0f / top, near = level * inverse;
+  return fused(fused(-near, top, level), inverse, near);
+#else
+  return static_cast<float>(v) / top;
+#endif
+}
 BO_INLINE uint32_t to_unit(float v, float top) {
   const float scaled = v * top;
   const float clipped = scaled > 0.0f ? (scaled < top ? scaled : top) : 0.0f;

@@ -5,7 +5,8 @@
 //   cpu/spans.h     tiles of pixels, storage types and strides
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
 //   cpu/dispatch.*  which of those runs
-//   bindings.cpp    NumPy arrays to Tensors; shapes and dtypes were checked in Python (src/bilateral_ops/_signature.py)
+//   cuda/*.cu       the same for CUDA, one file per operation
+//   bindings.*      Python's arrays to Tensors; shapes and dtypes were checked there (src/bilateral_ops/_signature.py)
 //
 // Dimensions: N batch; H W image; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one axis);
 // Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.
@@ -114,20 +115,23 @@ struct TotalVariationGradArgs {
   Tensor grid, grad;
 };
 
-// One instruction set's build of everything. A new operation adds two lines here.
-struct Kernels {
-  const char* isa;
-  void (*slice_forward)(const SliceArgs&);
-  void (*slice_backward)(const SliceGradArgs&);
-  void (*apply_forward)(const ApplyArgs&);
-  void (*apply_backward)(const ApplyGradArgs&);
-  void (*slice_apply_forward)(const SliceApplyArgs&);
-  void (*slice_apply_backward)(const SliceApplyGradArgs&);
-  void (*guide_forward)(const GuideArgs&);
-  void (*guide_backward)(const GuideGradArgs&);
-  void (*enhance_forward)(const EnhanceArgs&);
-  void (*total_variation_forward)(const TotalVariationArgs&);
-  void (*total_variation_backward)(const TotalVariationGradArgs&);
+// One build of everything: of an instruction set, or for CUDA, where a call takes a Context besides. A new operation
+// adds two lines here.
+template <class... Context>
+struct KernelTable {
+  const char* name;
+  void (*slice_forward)(const SliceArgs&, Context...);
+  void (*slice_backward)(const SliceGradArgs&, Context...);
+  void (*apply_forward)(const ApplyArgs&, Context...);
+  void (*apply_backward)(const ApplyGradArgs&, Context...);
+  void (*slice_apply_forward)(const SliceApplyArgs&, Context...);
+  void (*slice_apply_backward)(const SliceApplyGradArgs&, Context...);
+  void (*guide_forward)(const GuideArgs&, Context...);
+  void (*guide_backward)(const GuideGradArgs&, Context...);
+  void (*enhance_forward)(const EnhanceArgs&, Context...);
+  void (*total_variation_forward)(const TotalVariationArgs&, Context...);
+  void (*total_variation_backward)(const TotalVariationGradArgs&, Context...);
 };
+using Kernels = KernelTable<>;
 
 }  // namespace bilateral_ops

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
+import backends
 import pytest
 
 import bilateral_ops
@@ -29,6 +31,26 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set of this machine in turn."""
     bilateral_ops.set_isa(request.param)
     yield request.param
+    bilateral_ops.set_isa(os.environ.get("BILATERAL_OPS_ISA") or bilateral_ops.available_isas()[0])
+
+
+@pytest.fixture
+def on_device() -> Any:
+    """The package on a CUDA device, NumPy arrays in and out. Skips where there is none; fails in `nox -s gpu`."""
+    found = backends.cuda()
+    if isinstance(found, str):
+        (pytest.fail if os.environ.get("BILATERAL_OPS_GPU") else pytest.skip)(found)
+    return found
+
+
+@pytest.fixture(params=[*bilateral_ops.available_isas(), "cuda"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The package, with every instruction set in turn, and on a CUDA device; NumPy arrays in and out."""
+    if request.param == "cuda":
+        yield request.getfixturevalue("on_device")
+        return
+    bilateral_ops.set_isa(request.param)
+    yield bilateral_ops
     bilateral_ops.set_isa(os.environ.get("BILATERAL_OPS_ISA") or bilateral_ops.available_isas()[0])
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import shutil
+import subprocess
+import sys
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from backends import CUPY_REFERENCE
 from cases import (
     ALL_F32,
     ALL_F64,
+    CASES,
     DIFFERENTIABLE,
     F32,
     F64,
@@ -34,6 +41,8 @@ from cases import (
 import bilateral_ops
 
 #: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
+#: Cases for references, whose code does not depend on the number of pixels.
+USUAL = tuple(c for c in CASES if not c.startswith(("width", "wide", "one long", "large", "many channels")))
 KINKED = ("guide on knots", "guide on knots, corners")
 
 
@@ -49,18 +58,18 @@ def _kinds(subject: str, case: str) -> list[Kinds]:
 
 
 @_pairs(SUBJECTS)
-def test_forward(subject: str, case: str, isa: str) -> None:
+def test_forward(subject: str, case: str, backend: Any) -> None:
     for kinds in _kinds(subject, case):
         example = forward_example(subject, case, kinds)
-        got = forward(bilateral_ops, subject, example.arguments, **example.keywords)
+        got = forward(backend, subject, example.arguments, **example.keywords)
         assert_forward(got, example.result, example.dtype, f"{kinds}")
 
 
 @_pairs(DIFFERENTIABLE, without=KINKED)
-def test_backward(subject: str, case: str, isa: str) -> None:
+def test_backward(subject: str, case: str, backend: Any) -> None:
     for kinds in _kinds(subject, case):
         example = backward_example(subject, case, kinds)
-        got = backward(bilateral_ops, subject, example.arguments, example.grad, **example.keywords)
+        got = backward(backend, subject, example.arguments, example.grad, **example.keywords)
         assert got._fields == OPERATIONS[subject].arguments
         for name, gradient in got._asdict().items():
             where = f"{kinds} {name}"
@@ -71,8 +80,7 @@ def test_backward(subject: str, case: str, isa: str) -> None:
             assert_gradient(gradient, getattr(example.gradients, name), example.contributions[name], dtype, where)
 
 
-def check_numba_reference(subject: str, cases: Collection[str], kinds_to_try: Collection[Kinds]) -> None:
-    numba = importlib.import_module("bilateral_ops.reference.numba")
+def check_reference(module: Any, subject: str, cases: Collection[str], kinds_to_try: Collection[Kinds]) -> None:
     for case in cases_of(subject):
         if case not in cases or case in KINKED:
             continue
@@ -80,12 +88,12 @@ def check_numba_reference(subject: str, cases: Collection[str], kinds_to_try: Co
             if kinds not in kinds_to_try:
                 continue
             example = forward_example(subject, case, kinds)
-            got = forward(numba, subject, example.arguments, **example.keywords)
+            got = forward(module, subject, example.arguments, **example.keywords)
             assert_forward(got, example.result, example.dtype, f"{case} {kinds}")
             if subject not in DIFFERENTIABLE:
                 continue
             example = backward_example(subject, case, kinds)
-            gradients = backward(numba, subject, example.arguments, example.grad, **example.keywords)._asdict()
+            gradients = backward(module, subject, example.arguments, example.grad, **example.keywords)._asdict()
             for name, array in arrays(example.arguments).items():
                 if array.dtype.kind != "u":
                     want, bound = getattr(example.gradients, name), example.contributions[name]
@@ -97,11 +105,11 @@ def test_numba_reference_interpreted() -> None:
     pytest.importorskip("numba")
     code = """
 from cases import *
-from test_agreement import check_numba_reference
-cases = [case for case in CASES if not case.startswith(("width", "wide", "one long", "large", "many channels"))]
+from test_agreement import USUAL, check_reference
+from bilateral_ops.reference import numba
 for subject in SUBJECTS:
     try:
-        check_numba_reference(subject, cases, kinds_of(subject))
+        check_reference(numba, subject, USUAL, kinds_of(subject))
     except Exception as error:
         raise AssertionError(subject) from error
 """
@@ -109,11 +117,49 @@ for subject in SUBJECTS:
     assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_cupy_reference_with_numpy(subject: str) -> None:
+    check_reference(CUPY_REFERENCE, subject, USUAL, kinds_of(subject))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+def test_cupy_references_kernel_is_its_expression(dtype: Any, align_corners: bool, size: int, tmp_path: Path) -> None:
+    """The one piece that NumPy can't run, compiled for the CPU."""
+    if sys.platform == "win32" or not (compiler := shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler to compile CuPy's kernel with")
+    kind = {F32: "float", F64: "double"}[dtype]
+    source, library = tmp_path / "locate.cpp", tmp_path / "locate.so"
+    source.write_text(f"""
+        #include <cmath>
+        using std::isnan;
+        using T = {kind};
+        extern "C" void locate(long long n, const T* us, long long size, bool align_corners, long long* cells,
+                               T* fractions, T* slopes) {{
+          for (long long i = 0; i < n; ++i) {{
+            const T& u = us[i]; long long& cell = cells[i]; T& fraction = fractions[i]; T& slope = slopes[i];
+            {CUPY_REFERENCE._LOCATE}
+          }}
+        }}""")
+    subprocess.run([compiler, "-shared", "-fPIC", "-ffp-contract=off", source, "-o", library], check=True)
+    knots = (np.arange(size) + 0.5) / size if not align_corners else np.arange(size) / max(size - 1, 1)
+    u = np.concatenate([np.linspace(-1, 2, 101), knots, [np.nan, np.inf, -np.inf]]).astype(dtype)
+    cell, fraction, slope = np.full(u.shape, -1, np.int64), np.full_like(u, -1), np.full_like(u, -1)
+    addresses = [ctypes.c_void_p(a.ctypes.data) for a in (u, cell, fraction, slope)]
+    n, cells = ctypes.c_longlong(u.size), ctypes.c_longlong(size)
+    ctypes.CDLL(str(library)).locate(n, addresses[0], cells, ctypes.c_bool(align_corners), *addresses[1:])
+    for got, want in zip((cell, fraction, slope), CUPY_REFERENCE._locate(u, size, align_corners), strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize(
     "subject", [pytest.param(s, marks=() if s == "guide_luma" else pytest.mark.slow) for s in SUBJECTS]
 )
 def test_numba_reference_compiled(subject: str) -> None:
     pytest.importorskip("numba")
+    numba = importlib.import_module("bilateral_ops.reference.numba")
     cases = (
         "plain",
         "batched",
@@ -125,7 +171,7 @@ def test_numba_reference_compiled(subject: str) -> None:
         "no rows",
         "large",
     )
-    check_numba_reference(subject, cases, (ALL_F32, ALL_F64, Kinds(U8, F32, F32)))
+    check_reference(numba, subject, cases, (ALL_F32, ALL_F64, Kinds(U8, F32, F32)))
 
 
 def test_an_error_of_one_tolerance_would_be_seen() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from backends import CUPY_REFERENCE
 from cases import ALL_F32, GUIDES, OPERATIONS, arguments, arrays, backward, fields, forward, python
 
 import bilateral_ops
 from bilateral_ops import _bench
+from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.reference import numpy as reference
 
 EACH = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
@@ -68,12 +72,22 @@ def test_operations_are_the_public_functions(operation: Any) -> None:
         assert operation.vjp.__name__ == f"{operation.name}_vjp"
 
 
-@pytest.mark.parametrize("module", ["numpy", "numba"])
+@pytest.mark.parametrize("module", ["numpy", "numba", "cupy"])
 @EACH
 def test_references_have_the_same_signatures(operation: Any, module: str) -> None:
-    twin = pytest.importorskip(f"bilateral_ops.reference.{module}", exc_type=ImportError)
+    twin = CUPY_REFERENCE
+    if module != "cupy":
+        twin = pytest.importorskip(f"bilateral_ops.reference.{module}", exc_type=ImportError)
     for name in (operation.name, f"{operation.name}_vjp") if operation.vjp else (operation.name,):
         assert parameters(getattr(twin, name)) == parameters(getattr(bilateral_ops, name)), name
+
+
+def test_a_missing_framework_of_a_reference_is_named() -> None:
+    for name in ("numba", "cupy"):
+        code = f"import sys; sys.modules['{name}'] = None; import bilateral_ops.reference.{name}"
+        finished = python(code)
+        assert finished.returncode == 1
+        assert f"which is not installed; pip install 'bilateral_ops[{name}]'." in finished.stderr
 
 
 @EACH
@@ -149,7 +163,12 @@ def test_every_operation_has_a_benchmark() -> None:
 
 def test_importing_imports_no_framework() -> None:
     heavy = ["torch", "jax", "jaxlib", "cupy", "numba", "scipy", "skimage", "matplotlib", "tqdm", "ml_dtypes", "PIL"]
-    heavy += ["bilateral_ops.reference.numpy", "bilateral_ops.reference.numba"]
+    heavy += [
+        "bilateral_ops.reference.numpy",
+        "bilateral_ops.reference.numba",
+        "bilateral_ops.frameworks._cupy",
+        "bilateral_ops._cuda",
+    ]
     finished = python(f"import sys, bilateral_ops; print([m for m in {heavy} if m in sys.modules])")
     assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
 
@@ -187,6 +206,24 @@ def test_show_config_prints_what_this_build_is(capsys: pytest.CaptureFixture[str
     assert rows["threads"] == str(bilateral_ops.get_num_threads())
     assert rows["compiler"].strip()
     assert rows["CUDA"].strip()
+
+
+def test_show_config_says_what_cuda_it_has(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed() -> str:
+        bilateral_ops.show_config()
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("CUDA")).split(None, 1)[1]
+
+    def no_driver() -> int:
+        raise RuntimeError("device_count: needs an NVIDIA driver.")
+
+    kernels = SimpleNamespace(compiler="nvcc 13.0.1", architectures="75-real 90-virtual", device_count=lambda: 1)
+    monkeypatch.setattr(_dlpack, "_kernels", kernels)
+    assert printed() == "nvcc 13.0.1, for 75-real 90-virtual; 1 device"
+    kernels.device_count = no_driver
+    assert printed() == "nvcc 13.0.1, for 75-real 90-virtual; no usable driver"
+    monkeypatch.setattr(_dlpack, "_kernels", None)
+    monkeypatch.setitem(sys.modules, "bilateral_ops._cuda", None)
+    assert printed() == "not built (this is a CPU package)"
 
 
 def test_instruction_sets_can_be_chosen_and_end_in_the_one_that_always_works(isa: str) -> None:

@@ -57,7 +57,7 @@ struct Available {
     for (const Build& build : builds) {
       if (build.runs_here()) {
         kernels[n] = build.kernels;
-        names[n++] = build.kernels->isa;
+        names[n++] = build.kernels->name;
       }
     }
     names[n] = nullptr;

@@ -355,12 +355,12 @@ class Luma {
 
   template <class In>
   BO_INLINE_MEMBER Vec<T> at(const In& in) const {
-    const Vec<T> r = broadcast(T(kLuma[0])), g = broadcast(T(kLuma[1])), b = broadcast(T(kLuma[2]));
+    const Vec<T> r = broadcast(T(luma_weight(0))), g = broadcast(T(luma_weight(1))), b = broadcast(T(luma_weight(2)));
     return madd(b, in(2), madd(g, in(1), r * in(0)));
   }
   void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
     for (int64_t j = 0; j < 3; ++j)
-      for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(kLuma[j]) * grad[p];
+      for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(luma_weight(j)) * grad[p];
   }
 };
 

@@ -7,6 +7,7 @@ import os
 import platform
 
 from . import _core
+from .frameworks import _dlpack
 
 _MOST_THREADS = 65536
 
@@ -70,6 +71,22 @@ def _select_isa(what: str, name: str) -> None:
         raise ValueError(f"{what} must be {' or '.join(available_isas())} on this machine, got {name!r}.")
 
 
+def _cuda_support() -> str:
+    try:
+        kernels = _dlpack.kernels()
+    except ModuleNotFoundError:
+        return "not built (this is a CPU package)"
+    except ImportError as error:
+        return f"built, but can't be loaded ({error})"
+    try:
+        count = kernels.device_count()
+    except RuntimeError:
+        devices = "no usable driver"
+    else:
+        devices = f"{count} device{'s' * (count != 1)}"
+    return f"{kernels.compiler}, for {kernels.architectures}; {devices}"
+
+
 def show_config() -> None:
     """Print version, instruction set, threads, compiler and CUDA support, one a line."""
     rows = {
@@ -77,7 +94,7 @@ def show_config() -> None:
         "ISA": f"{_core.isa()} (available: {', '.join(available_isas())})",
         "threads": str(get_num_threads()),
         "compiler": _core.compiler,
-        "CUDA": "not built (this is a CPU package)",
+        "CUDA": _cuda_support(),
         "platform": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     }
     for name, value in rows.items():

@@ -1,26 +1,27 @@
 """Which framework an array belongs to, by its type. Nothing is imported that the caller does not use.
 
-A framework is a module in ``frameworks/`` with the functions that ``frameworks/_numpy.py`` documents; a new one is that
-module and its line in ``_FRAMEWORKS``.
+A framework is a module in ``frameworks/`` with what ``frameworks/_numpy.py`` defines; a new one is that module and its
+line in ``_FRAMEWORKS``.
 """
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from .frameworks import _numpy
 
-#: Root module of an array type → the framework that serves it.
-_FRAMEWORKS = {"numpy": _numpy}
+#: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
+_FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "torch"}
 #: Root module of an array type → how its arrays reach a framework that is served.
 _REMEDIES = {
-    "torch": "pass tensor.detach().cpu().numpy()",
     "jax": "pass numpy.asarray(array)",
     "jaxlib": "pass numpy.asarray(array)",
-    "cupy": "pass cupy.asnumpy(array)",
 }
+_SERVED = "NumPy, CuPy and PyTorch arrays"
 _cache: dict[type, Any] = {np.ndarray: _numpy}
 
 
@@ -31,21 +32,21 @@ def framework_of(op: str, name: str, value: Any) -> Any:
         return _cache[kind]
     except KeyError:
         pass
-    roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
-    if isinstance(value, np.ndarray):
-        _cache[kind] = _numpy
-        return _numpy
-    for root in roots:
+    for root in dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__):
         if root in _REMEDIES:
             raise RuntimeError(
-                f"{op}: {name} is a {root}.{kind.__name__}, and this version computes on NumPy arrays; "
-                f"{_REMEDIES[root]}."
+                f"{op}: {name} is a {root}.{kind.__name__}, and this version computes on {_SERVED}; {_REMEDIES[root]}."
             )
+        if root in _FRAMEWORKS and sys.modules.get(root):
+            framework = import_module(f"{__package__}.frameworks.{_FRAMEWORKS[root]}")
+            if isinstance(value, framework.ARRAY):
+                _cache[kind] = framework
+                return framework
     if hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
         raise RuntimeError(
             f"{op}: {name} is a {kind.__name__} on device {tuple(value.__dlpack_device__())}, and this version "
-            f"computes on NumPy arrays; copy it to the host, for example with numpy.from_dlpack."
+            f"computes on {_SERVED}; hand it to one of these, for example with torch.from_dlpack."
         )
-    raise TypeError(f"{op}: {name} must be a NumPy array, got {kind.__name__}.")
+    raise TypeError(f"{op}: {name} must be a NumPy, CuPy or PyTorch array, got {kind.__name__}.")

@@ -151,8 +151,8 @@ def gradcheck(
         result. It returns the gradients: a mapping or named tuple is matched by name (a named tuple none of whose
         fields is an argument of ``f``, by position); a plain tuple by position, one for every float argument or one
         for every argument (``None`` where there is none); one array where there is one float argument.
-        By default PyTorch's or JAX's autograd for their arrays, else ``f``'s own where ``f`` is one of this package's
-        operations, ``functools.partial`` of one included.
+        By default ``f``'s own where ``f`` is one of this package's operations, ``functools.partial`` of one included,
+        else PyTorch's or JAX's autograd for their arrays.
     wrt : str or iterable of str, optional
         The arguments to check, by ``f``'s own names (``args[0]``, … where ``f`` names none). Default: every float one.
     rtol : float
@@ -435,8 +435,8 @@ class _Call:
 
     def pullback(self, vjp: Callable[..., Any] | None) -> Callable[[Any], dict[Any, Any]]:
         """``u → {key: Jᵀu}`` at the point; ``u`` flat."""
-        autograd = self.framework.autograd(self) if vjp is None else None
-        own = _own_vjp(self.f) if vjp is None and autograd is None else None
+        own = _own_vjp(self.f) if vjp is None else None
+        autograd = self.framework.autograd(self) if vjp is None and own is None else None
         if vjp is None and autograd is None and own is None:
             raise ValueError("gradcheck: vjp must be given where f is not an operation of this package.")
 

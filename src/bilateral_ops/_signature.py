@@ -27,6 +27,13 @@ _NUMBERS = (int, float, np.generic)
 _MOST_CELLS = 1 << 23
 # Numbers an argument may have for each pixel, or in each grid, so that products of sizes stay whole numbers.
 _MOST_NUMBERS = 1 << 40
+# From here on, numbers of a kind are stored as infinity: halfway between the largest and the power of two above it.
+_OVERFLOW = {
+    "float16": (2 - 2.0**-11) * 2.0**15,
+    "bfloat16": (2 - 2.0**-8) * 2.0**127,
+    "float32": (2 - 2.0**-24) * 2.0**127,
+    "float64": math.inf,
+}
 # Pixel positions are products of whole numbers in double; so far they are exact with any grid in use.
 _MOST_PIXELS = 1 << 40
 
@@ -72,6 +79,18 @@ def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int
     if len(numbers) != count:
         raise ValueError(f"{op}: {name} must be {what}, got {value!r}.")
     return numbers
+
+
+def _real(value: Any) -> float | None:
+    """A Python or NumPy number, infinity where it is beyond all floats; None where it is not a real number."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, np.generic) and value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _shape_text(parts: Iterable[Any]) -> str:
@@ -163,6 +182,7 @@ class Call:
         #: Arguments given as numbers, and the kind that they are to have.
         self._numbers: dict[str, str] = {}
         self._find_framework()
+        self._find_device()
         self._check_kinds()
         self._check_shapes()
 
@@ -172,18 +192,19 @@ class Call:
         call.__dict__.update(self.__dict__)
         call.values = dict(values)
         if values:
+            call._find_device()
             for name, kind in self._numbers.items():
                 call.values[name] = self._number(name, values[name], kind)
         return call
 
     def _number(self, name: str, value: Any, kind: str) -> Any:
         """A number that was given for an argument without axes, as an array of that kind."""
-        number = self.framework.scalar(value, kind)
+        number = _real(value)
         if number is None:
             raise TypeError(f"{self.op}: {name} must be a real number, got {type(value).__name__}.")
-        if np.isinf(number) and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
+        if abs(number) >= _OVERFLOW[kind] and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
             raise ValueError(f"{self.op}: {name} must be in {kind}'s range, got {_brief(value)}.")
-        return number
+        return self.framework.number(number, kind, self.device)
 
     # ------------------------------------------------------------------------------------------------- framework, kinds
 
@@ -200,6 +221,23 @@ class Call:
                 self.framework = framework
             elif framework is not self.framework:
                 raise TypeError(f"{self.op}: {a.name} must belong to the framework of the other arrays.")
+
+    def _find_device(self) -> None:
+        """Where all arrays are, and the result will be."""
+        self.device: Any = None
+        locate = self.framework.locate
+        if locate is None:
+            return
+        first = ""
+        for a in self._given:
+            value = self.values[a.name]
+            if not a.axes and isinstance(value, _NUMBERS):
+                continue
+            device = locate(self.op, a.name, value)
+            if not first:
+                first, self.device = a.name, device
+            elif device != self.device:
+                raise ValueError(f"{self.op}: {a.name} must be on {self.device} to match {first}, got {device}.")
 
     def _check_kinds(self) -> None:
         kind_of = self.framework.kind_of
@@ -373,12 +411,14 @@ class Call:
             shape.extend(sizes[axis] if axis == "*C" else (sizes[axis],))
         kind = self.kinds[self.signature.like] if self.signature.keeps_integers else self.float_kind
         if out is None:
-            return self.framework.empty(tuple(shape), kind)
+            return self.framework.empty(tuple(shape), kind, self.device)
         return self._checked_out("out", out, tuple(shape), kind)
 
     def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
         if framework_of(self.op, label, out) is not self.framework:
             raise TypeError(f"{self.op}: {label} must belong to the framework of the arguments.")
+        if (locate := self.framework.locate) and (device := locate(self.op, label, out)) != self.device:
+            raise ValueError(f"{self.op}: {label} must be on {self.device} as the arguments are, got {device}.")
         if tuple(out.shape) != shape:
             raise ValueError(f"{self.op}: {label} must have shape {_shape_text(shape)}, got {_shape_text(out.shape)}.")
         if (got := self.framework.kind_of(out)) != kind:
@@ -406,7 +446,7 @@ class Call:
                 self.framework.check_out(self.op, label, array, others, None)
                 arrays.append(array)
             else:
-                arrays.append(self.framework.empty(self.shape(name), kind))
+                arrays.append(self.framework.empty(self.shape(name), kind, self.device))
         return fields(*arrays)
 
     def _wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
@@ -438,7 +478,4 @@ class Call:
         return tuple(self.values[a.name] for a in self._given if a.role == "parameter")
 
     def run(self, kernel: str, *arguments: Any) -> None:
-        try:
-            self.framework.run(kernel, *arguments)
-        except MemoryError:
-            raise MemoryError(f"{self.op}: there must be memory for a few grid rows a thread, got none.") from None
+        self.framework.run(self.op, kernel, arguments, self.device)

@@ -22,29 +22,33 @@ from . import Problem
 PIXELWISE = ("image", "coefficients", "values", "grad")
 
 
-def prepare(given: Problem, threads: int) -> Callable[[], Any] | None:
+def prepare(given: Problem, threads: int, device: str = "cpu") -> Callable[[], Any] | None:
     """The problem's call on PyTorch tensors; None where there is none."""
     torch.set_num_threads(threads)
     if given.name == "splat" and given.backward:
         return None  # grid_sample has no second derivative
-    function = _FORWARD[given.name]
     values = dict(given.arguments)
     if given.name == "enhance":
         guide = values.pop("guide")
         values |= {field.name: getattr(guide, field.name) for field in fields(guide)}
-    tensors = {name: _tensor(name, value) for name, value in values.items()}
+    tensors = {name: _tensor(name, value, device) for name, value in values.items()}
+    grad = tensors.pop("grad", None)
+
+    def function() -> Any:
+        with torch.device(device):  # where the functions below make their coordinates
+            return _FORWARD[given.name](**tensors)
+
     if not given.backward:
-        return lambda: function(**tensors)
-    grad = tensors.pop("grad")
+        return function
     leaves = [tensor.requires_grad_() for tensor in tensors.values()]
-    out = function(**tensors)
+    out = function()
     return lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True)
 
 
-def _tensor(name: str, value: Any) -> Any:
+def _tensor(name: str, value: Any, device: str) -> Any:
     if not isinstance(value, (np.ndarray, np.generic)):
         return value
-    tensor = torch.from_numpy(np.array(value))
+    tensor = torch.from_numpy(np.array(value)).to(device)
     if name not in PIXELWISE or tensor.ndim < 3:
         return tensor
     return tensor.movedim((0, 1), (-2, -1)).contiguous().movedim((-2, -1), (0, 1))

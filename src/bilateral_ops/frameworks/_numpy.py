@@ -1,4 +1,7 @@
-"""NumPy arrays. What every framework module offers is what this one defines."""
+"""NumPy arrays. What every framework module offers is what this one defines.
+
+A *device* is what ``locate`` says of an array, and only that framework reads: here there is but one.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,17 @@ import numpy as np
 
 from .. import _core
 
+#: The type of this framework's arrays, subclasses included.
+ARRAY = np.ndarray
+
 _KINDS: dict[Any, str] = {np.dtype(name): name for name in ("float16", "float32", "float64", "uint8", "uint16")}
 # How hard to look for an element that two interleaved views share, before they are taken to overlap.
 _OVERLAP_WORK: Any = 10_000
 _DTYPES = {name: dtype for dtype, name in _KINDS.items()}
+
+#: ``locate(op, name, array)`` returns the array's device, or refuses an array that can't be computed with for a reason
+#: that neither type, dtype nor shape tells. None: no array is refused, and all are on the host.
+locate: Any = None
 
 
 def kind_of(array: Any) -> str:
@@ -28,22 +38,22 @@ def kind_of(array: Any) -> str:
     return str(dtype.name) if dtype.isnative else f"byte-swapped {dtype.name}"
 
 
-def scalar(value: Any, kind: str) -> Any:
-    """A Python or NumPy number as an array of no axes; None where ``value`` is not a real number."""
-    if isinstance(value, bool) or (
-        isinstance(value, np.generic) and value.dtype.kind not in "iuf" and kind_of(value) != "bfloat16"
-    ):
-        return None
-    try:
-        exact = float(value)
-    except OverflowError:
-        exact = np.inf
-    with np.errstate(over="ignore"):
-        return np.asarray(exact).astype(_DTYPES[kind])
+def dtype_of(kind: str) -> Any:
+    """The dtype of a kind of numbers; ``ImportError`` for bfloat16 where ml_dtypes is missing."""
+    if kind not in _DTYPES:
+        from ml_dtypes import bfloat16
+
+        _DTYPES["bfloat16"] = np.dtype(bfloat16)
+    return _DTYPES[kind]
 
 
-def empty(shape: tuple[int, ...], kind: str) -> Any:
-    """A new array on the device of the call."""
+def number(value: float, kind: str, device: Any) -> Any:
+    """A number as an array of no axes."""
+    return np.asarray(value).astype(_DTYPES[kind])
+
+
+def empty(shape: tuple[int, ...], kind: str, device: Any) -> Any:
+    """A new array."""
     return np.empty(shape, _DTYPES[kind])
 
 
@@ -61,9 +71,12 @@ def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], 
             raise ValueError(f"{op}: {label} must not overlap {name}{only}, got arrays that share memory.")
 
 
-def run(kernel: str, *arguments: Any) -> None:
-    """Call a kernel of the compiled core with arrays of this framework."""
-    getattr(_core, kernel)(*arguments)
+def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
+    """Call a kernel with arrays of this framework, all of that device."""
+    try:
+        getattr(_core, kernel)(*arguments)
+    except MemoryError:
+        raise MemoryError(f"{op}: there must be memory for a few grid rows a thread, got none.") from None
 
 
 def _same_place(a: Any, b: Any) -> bool:

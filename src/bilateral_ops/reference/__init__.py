@@ -1,6 +1,7 @@
 """The operations written plainly, to compare with.
 
-``reference.numpy`` is the specification: float64, slow, meant to be read. ``reference.numba`` is what one would write
-with Numba without this package; it needs the extra ``bilateral_ops[numba]``. Both have the operations' own names and
-arguments, and ``NAME_vjp`` for each gradient. Importing this package imports neither.
+``reference.numpy`` is the specification: float64, slow, meant to be read. ``reference.numba`` and ``reference.cupy``
+are what one would write with Numba and with CuPy without this package; they need the extras ``bilateral_ops[numba]``
+and ``bilateral_ops[cupy]``. All have the operations' own names and arguments, and ``NAME_vjp`` for each gradient.
+Importing this package imports none of them.
 """

@@ -1,0 +1,181 @@
+// The module _cuda: arrays on a CUDA device, lent by DLPack, to Tensors; a kernel put on a stream.
+//
+// Every function takes, after what its namesake in _core takes, the stream (the address of a cudaStream_t, 0 for the
+// default one) and allocate(bytes), which returns an array of at least so many bytes on the same device. Nothing waits
+// for the device.
+#include "../bindings.h"
+
+#include <cstring>
+#include <vector>
+
+#include "../compiler.h"
+#include "device.h"
+
+namespace bo = bilateral_ops;
+namespace py = pybind11;
+
+namespace bilateral_ops {
+const char* cuda_compiler();
+int cuda_device_count(const char* operation);
+}  // namespace bilateral_ops
+
+namespace {
+
+// DLPack 1.x as far as it is needed here; the layouts are fixed for good.
+struct DLDevice {
+  int32_t type, id;
+};
+struct DLDataType {
+  uint8_t code, bits;
+  uint16_t lanes;
+};
+struct DLTensor {
+  void* data;
+  DLDevice device;
+  int32_t ndim;
+  DLDataType dtype;
+  int64_t* shape;
+  int64_t* strides;  // in elements; null: one after another
+  uint64_t byte_offset;
+};
+struct DLManagedTensor {  // of a capsule "dltensor"
+  DLTensor tensor;
+  void* manager;
+  void (*deleter)(DLManagedTensor*);
+};
+struct DLManagedTensorVersioned {  // of a capsule "dltensor_versioned"
+  uint32_t major, minor;
+  void* manager;
+  void (*deleter)(DLManagedTensorVersioned*);
+  uint64_t flags;
+  DLTensor tensor;
+};
+constexpr int32_t kCuda = 2, kCudaManaged = 13;
+constexpr uint64_t kReadOnly = 1;
+constexpr int kUInt = 1, kFloat = 2, kBFloat = 4;
+
+struct Loan {
+  py::object capsule;  // to be kept; its end, unless somebody renames it, ends the loan
+  const DLTensor* tensor;
+  bool read_only;
+};
+
+Loan borrow(bo::Object object, int64_t stream) {
+  // The protocol's name of the default stream is 1.
+  const py::int_ consumer(stream == 0 ? 1 : stream);
+  const py::tuple version = py::make_tuple(1, 0);
+  Loan loan;
+  const py::object lend = object.attr("__dlpack__");
+  try {
+    loan.capsule = lend(py::arg("stream") = consumer, py::arg("max_version") = version);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+    loan.capsule = lend(py::arg("stream") = consumer);  // of before DLPack 1.0
+  }
+  PyObject* const capsule = loan.capsule.ptr();
+  if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
+    const auto* managed =
+        static_cast<const DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+    if (managed->major != 1) throw py::buffer_error("_cuda: an array of an unknown version of DLPack");
+    loan.tensor = &managed->tensor;
+    loan.read_only = managed->flags & kReadOnly;
+  } else if (PyCapsule_IsValid(capsule, "dltensor")) {
+    loan.tensor = &static_cast<const DLManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
+    loan.read_only = false;
+  } else {
+    throw py::type_error("_cuda: __dlpack__ returned no DLPack capsule");
+  }
+  return loan;
+}
+
+bo::DType dtype_of(const DLDataType& type) {
+  if (type.lanes == 1) {
+    if (type.code == kFloat && type.bits == 16) return bo::DType::f16;
+    if (type.code == kFloat && type.bits == 32) return bo::DType::f32;
+    if (type.code == kFloat && type.bits == 64) return bo::DType::f64;
+    if (type.code == kBFloat && type.bits == 16) return bo::DType::bf16;
+    if (type.code == kUInt && type.bits == 8) return bo::DType::u8;
+    if (type.code == kUInt && type.bits == 16) return bo::DType::u16;
+  }
+  throw py::type_error("_cuda: unsupported dtype, DLPack's code " + std::to_string(type.code) + " of " +
+                       std::to_string(type.bits) + " bits");
+}
+
+class DeviceCall {
+ public:
+  using Table = bo::CudaKernels;
+  DeviceCall(const char* operation, int64_t stream, const py::object& allocate)
+      : operation_(operation), stream_(stream), allocate_(allocate) {
+    loans_.reserve(16);
+  }
+
+  int rank(bo::Object object) const { return object.attr("ndim").cast<int>(); }
+  bo::Tensor input(bo::Object object, bool batched, int rank) { return view(object, batched, rank, false); }
+  bo::Tensor output(bo::Object object, bool batched, int rank) { return view(object, batched, rank, true); }
+
+  template <class Args>
+  void run(void (*Table::*kernel)(const Args&, bo::Launch&), const Args& args) {
+    bo::Launch launch{operation_.c_str(), reinterpret_cast<void*>(stream_), &DeviceCall::allocate, this};
+    const Table& kernels = bo::cuda_kernels();
+    py::gil_scoped_release release;
+    const bo::CurrentDevice device(launch.operation, device_);
+    (kernels.*kernel)(args, launch);
+  }
+
+ private:
+  bo::Tensor view(bo::Object object, bool batched, int rank, bool written) {
+    bo::Tensor t{};
+    if (object.is_none()) return t;
+    const DLTensor& array = lend(object, written);
+    t.dtype = dtype_of(array.dtype);
+    const int64_t size = array.dtype.bits / 8;
+    bo::set_axes(
+        t, array.ndim, batched, rank, [&](int axis) { return array.shape[axis]; },
+        [&](int axis) {
+          int64_t stride = size;
+          for (int after = axis + 1; !array.strides && after < array.ndim; ++after) stride *= array.shape[after];
+          return array.strides ? array.strides[axis] * size : stride;
+        });
+    t.data = static_cast<char*>(array.data) + array.byte_offset;
+    // An array without elements may have no address, and yet it was given.
+    static char somewhere;
+    if (!t.data) t.data = &somewhere;
+    return t;
+  }
+  const DLTensor& lend(bo::Object object, bool written) {
+    loans_.push_back(borrow(object, stream_));
+    const Loan& loan = loans_.back();
+    const DLDevice device = loan.tensor->device;
+    if (device.type != kCuda && device.type != kCudaManaged) {
+      throw py::type_error("_cuda: expected an array on a CUDA device");
+    }
+    if (device_ >= 0 && device_ != device.id) throw std::invalid_argument("_cuda: arrays on different devices");
+    device_ = device.id;
+    if (written && loan.read_only) throw std::invalid_argument("_cuda: an output is read-only");
+    return *loan.tensor;
+  }
+  static void* allocate(void* self, size_t bytes) {
+    auto* const call = static_cast<DeviceCall*>(self);
+    py::gil_scoped_acquire acquire;
+    // The array ends with the call; its memory is for work on this stream until the stream is done with it.
+    const DLTensor& array = call->lend(call->allocate_(bytes), true);
+    return static_cast<char*>(array.data) + array.byte_offset;
+  }
+
+  const std::string operation_;
+  const int64_t stream_;
+  const py::object allocate_;
+  std::vector<Loan> loans_;
+  int device_ = -1;
+};
+
+}  // namespace
+
+PYBIND11_MODULE(BO_MODULE, m, py::mod_gil_not_used()) {
+  m.doc() = "Compiled CUDA kernels of bilateral_ops; its functions trust their arguments.";
+  m.attr("__version__") = BO_VERSION;
+  m.attr("compiler") = bo::cuda_compiler();
+  m.attr("architectures") = BO_ARCHITECTURES;
+  m.def("device_count", [] { return bo::cuda_device_count("device_count"); });
+  bo::define_operations<DeviceCall, int64_t, const py::object&>(m);
+}

@@ -1,0 +1,60 @@
+// The table of kernels, and the current device.
+#include "kernels.cuh"
+#include "launch.cuh"
+
+namespace bilateral_ops {
+
+const CudaKernels& cuda_kernels() {
+  static const CudaKernels table = {"cuda",
+                                    cuda::slice_forward,
+                                    cuda::slice_backward,
+                                    cuda::apply_forward,
+                                    cuda::apply_backward,
+                                    cuda::slice_apply_forward,
+                                    cuda::slice_apply_backward,
+                                    cuda::guide_forward,
+                                    cuda::guide_backward,
+                                    cuda::enhance_forward,
+                                    cuda::total_variation_forward,
+                                    cuda::total_variation_backward};
+  return table;
+}
+
+const char* cuda_compiler() {
+  return "nvcc " BO_STRINGIZE(__CUDACC_VER_MAJOR__) "." BO_STRINGIZE(__CUDACC_VER_MINOR__) "." BO_STRINGIZE(
+      __CUDACC_VER_BUILD__);
+}
+
+int cuda_device_count(const char* operation) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) {
+    throw std::runtime_error(std::string(operation) + ": needs an NVIDIA driver for CUDA " +
+                             std::to_string(CUDART_VERSION / 1000) +
+                             ", and there is none or an older one; install or update it, or copy the arrays to the "
+                             "host.");
+  }
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    fail(operation, error);
+  }
+  return count;
+}
+
+CurrentDevice::CurrentDevice(const char* operation, int device) : before_(0), changed_(false) {
+  cuda_device_count(operation);
+  cudaError_t error = cudaGetDevice(&before_);
+  if (error == cudaSuccess && before_ != device) {
+    error = cudaSetDevice(device);
+    changed_ = error == cudaSuccess;
+  }
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    fail(operation, error);
+  }
+}
+CurrentDevice::~CurrentDevice() {
+  if (changed_) cudaSetDevice(before_);
+}
+
+}  // namespace bilateral_ops

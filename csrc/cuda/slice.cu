@@ -1,0 +1,48 @@
+// slice: forward, then backward (which is splat, too). Equations: ../ops.h
+#include "kernels.cuh"
+#include "splatting.cuh"
+
+namespace bilateral_ops {
+
+template <class T>
+__global__ void __launch_bounds__(kTile) slice_values(SliceArgs a, Lattice<T> g, Tiling tiles) {
+  __shared__ Places<T> places;
+  for (int64_t index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    const Tile tile = tile_at(tiles, index);
+    const int t = static_cast<int>(threadIdx.x);
+    if (t < tile.count) places.set(t, place(g, a.at, tile, t));
+    __syncthreads();
+    for_channels(a.out, tile, g.C, [&](int p, int64_t c) {
+      const Cells<T> cells = cells_around(a.grid, g, tile.n, places.get(p));
+      put(a.out.dtype, pixel(a.out, tile, p) + channel(a.out, 3, c),
+          sample(a.grid.dtype, cells, channel(a.grid, 4, c)));
+    });
+    __syncthreads();
+  }
+}
+
+namespace cuda {
+
+void slice_forward(const SliceArgs& a, Launch& to) {
+  with_compute_type(a.grid.dtype, [&](auto t) {
+    using T = decltype(t);
+    const Tiling tiles = make_tiling(a.out);
+    launch(to, slice_values<T>, tiles.count, kTile, 0, a, make_lattice<T>(a.at, a.grid, a.out), tiles);
+  });
+}
+
+void slice_backward(const SliceGradArgs& a, Launch& to) {
+  with_compute_type(a.grad.dtype, [&](auto t) {
+    using T = decltype(t);
+    const GradSource source{a.grad};
+    if (a.d_guide.data || a.d_xy.data) {
+      const Tiling tiles = make_tiling(a.grad);
+      launch(to, slopes<T, GradSource>, tiles.count, kTile, 0, source, a.at, a.d_guide, a.d_xy, a.grid,
+             make_lattice<T>(a.at, a.grid, a.grad), tiles);
+    }
+    if (a.d_grid.data) splat<T>(to, source, a.at, a.grad, a.d_grid);
+  });
+}
+
+}  // namespace cuda
+}  // namespace bilateral_ops

@@ -1,0 +1,204 @@
+"""Do the CUDA kernels, as nvcc compiled them, agree with the reference, in every order in which blocks may run?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import standin
+from backends import Through
+from cases import (
+    ALL_F32,
+    ALL_F64,
+    DIFFERENTIABLE,
+    F16,
+    F32,
+    LAYOUTS,
+    OPERATIONS,
+    SUBJECTS,
+    U8,
+    Kinds,
+    arrays,
+    assert_forward,
+    assert_gradient,
+    assert_same_bits,
+    backward,
+    backward_example,
+    cases_of,
+    forward,
+    forward_example,
+    kinds_of,
+    laid_out,
+    replaced,
+)
+from standin import ARCHITECTURES
+
+import bilateral_ops
+
+KINKED = ("guide on knots", "guide on knots, corners")
+#: Large for an interpreter.
+LARGE = ("large", "one long row", "one long column", "3 to 9", "wide 3 to 9", "many channels", "wide many channels")
+
+
+def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
+    pairs = [(subject, case) for subject in subjects for case in cases_of(subject) if case not in without]
+    return pytest.mark.parametrize(("subject", "case"), pairs, ids=[f"{subject}: {case}" for subject, case in pairs])
+
+
+def _runs(subject: str, case: str) -> list[tuple[int, Kinds]]:
+    """Kinds in turn on each architecture, starting with another one for each case; of large images only float32."""
+    kinds = [ALL_F32] if case in LARGE else kinds_of(subject)
+    first = list(cases_of(subject)).index(case)
+    return [(ARCHITECTURES[(first + i) % len(ARCHITECTURES)], k) for i, k in enumerate(kinds)]
+
+
+def _check_backward(package: Any, subject: str, case: str, kinds: Kinds) -> None:
+    example = backward_example(subject, case, kinds)
+    got = backward(package, subject, example.arguments, example.grad, **example.keywords)
+    assert got._fields == OPERATIONS[subject].arguments
+    for name, gradient in got._asdict().items():
+        if name not in example.arguments or example.arguments[name].dtype.kind == "u":
+            assert gradient is None, name
+            continue
+        dtype = example.arguments[name].dtype
+        want, bound = getattr(example.gradients, name), example.contributions[name]
+        assert_gradient(gradient, want, bound, dtype, f"{kinds} {name}")
+
+
+@_pairs(SUBJECTS)
+def test_forward(subject: str, case: str, device: Any, on_device: Through) -> None:
+    for architecture, kinds in _runs(subject, case):
+        device.reset(architecture)
+        example = forward_example(subject, case, kinds)
+        got = forward(on_device, subject, example.arguments, **example.keywords)
+        assert_forward(got, example.result, example.dtype, f"{kinds}")
+
+
+@_pairs(DIFFERENTIABLE, without=KINKED)
+def test_backward(subject: str, case: str, device: Any, on_device: Through) -> None:
+    for architecture, kinds in _runs(subject, case):
+        device.reset(architecture)
+        _check_backward(on_device, subject, case, kinds)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_layouts(subject: str, layout: str, device: Any, on_device: Through) -> None:
+    """Strides and addresses of any kind give the same bits; the bytes between the elements are out of bounds."""
+    for kinds in (ALL_F32, next((k for k in kinds_of(subject) if k.image in (U8, F16)), ALL_F64)):
+        given = forward_example(subject, "batched", kinds).arguments
+        example = forward_example(subject, "batched", kinds)
+        plain = forward(on_device, subject, given, **example.keywords)
+        odd = replaced(given, **{name: laid_out(array, layout) for name, array in arrays(given).items()})
+        out = {"out": standin.laid_out(device, laid_out(np.zeros_like(plain), layout))}
+        got = forward(on_device, subject, odd, **example.keywords, **(out if subject != "total_variation" else {}))
+        assert_same_bits(got, plain, f"{kinds}")
+        if subject in DIFFERENTIABLE:
+            grad = np.asarray(plain, F32 if plain.dtype.kind == "u" else plain.dtype)
+            want = backward(on_device, subject, given, grad, **example.keywords)
+            found = backward(on_device, subject, odd, laid_out(grad, layout), **example.keywords)
+            for name in want._fields:
+                assert_same_bits(getattr(found, name), getattr(want, name), f"{kinds} {name}")
+
+
+@pytest.mark.parametrize("case", ["wide batched", "batched", "xy batched"])
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_order_of_blocks_does_not_matter(subject: str, case: str, device: Any, on_device: Through) -> None:
+    if case not in cases_of(subject):
+        pytest.skip(f"the same as another case for {subject}")
+    orders: tuple[dict[str, Any], ...] = ({"seed": 0}, {"seed": 1, "together": 1}, {"seed": 2, "together": 3})
+    results = []
+    for options in orders:
+        device.reset(90, races=False, **options)
+        example = forward_example(subject, case, ALL_F32)
+        found = {"result": forward(on_device, subject, example.arguments, **example.keywords).copy()}
+        if subject in DIFFERENTIABLE:
+            example = backward_example(subject, case, ALL_F32)
+            got = backward(on_device, subject, example.arguments, example.grad, **example.keywords)
+            found |= {name: None if value is None else value.copy() for name, value in got._asdict().items()}
+        results.append(found)
+    for other in results[1:]:
+        for name, want in results[0].items():
+            assert_same_bits(other[name], want, name)
+
+
+@pytest.mark.parametrize("kinds", [ALL_F32, Kinds(U8, F32, F32)], ids=str)
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s == "apply" or s == "slice_apply" or "enhance" in s])
+def test_out_may_be_the_image(subject: str, kinds: Kinds, device: Any) -> None:
+    for case in ("wide", "batched"):
+        if case not in cases_of(subject):
+            continue
+        example = forward_example(subject, case, kinds)
+        through = Through(lambda array: standin.laid_out(device, array), lambda array: array.memory)
+        sent = through.sent(example.arguments)
+        assert sent["image"].shape == example.result.shape
+        got = forward(bilateral_ops, subject, sent, out=sent["image"], **example.keywords)
+        assert got is sent["image"]
+        assert_forward(got.memory, example.result, example.dtype, case)
+
+
+@pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64, Kinds(F16, F16, F16)], ids=str)
+def test_a_tile_has_the_whole_images_bits(kinds: Kinds, device: Any, on_device: Through) -> None:
+    device.reset(90, races=False)
+    given = forward_example("slice_apply", "wide batched", kinds).arguments
+    n, height, width = given["guide"].shape
+    grad = np.asarray(given["image"])
+    whole = on_device.slice_apply(*given.values())
+    gradients = on_device.slice_apply_vjp(*given.values(), grad)
+    total = 0.0
+    for top, left, h, w in ((0, 0, 2, 19), (0, 19, 2, width - 19), (2, 0, height - 2, width)):
+        rows, columns = slice(top, top + h), slice(left, left + w)
+        part = {name: array if name == "grid" else array[:, rows, columns] for name, array in given.items()}
+        window = (top, left, height, width)
+        got = on_device.slice_apply(*part.values(), window=window)
+        assert_same_bits(got, np.ascontiguousarray(whole[:, rows, columns]))
+        got = on_device.slice_apply_vjp(*part.values(), grad[:, rows, columns], window=window)
+        for name in ("guide", "image"):
+            want = getattr(gradients, name)[:, rows, columns]
+            assert_same_bits(getattr(got, name), np.ascontiguousarray(want), name)
+        total = total + got.grid.astype(np.float64)
+    scale = np.abs(total).max()
+    np.testing.assert_allclose(
+        total, gradients.grid.astype(np.float64), atol=scale * (2e-3 if kinds.rest == F16 else 1e-5)
+    )
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("subject", ["slice", "slice_apply", "splat"])
+def test_special_guides(subject: str, special: float, device: Any, on_device: Through) -> None:
+    """A NaN stays in its pixel, and in a VJP in the columns around it; infinities clamp. As on the CPU."""
+    for case in ("wide", "batched"):
+        example = forward_example(subject, case, ALL_F32)
+        guide = example.arguments["guide"].copy()
+        guide[..., 2, 5] = special
+        given = {**example.arguments, "guide": guide}
+        got, want = (forward(package, subject, given) for package in (on_device, bilateral_ops))
+        assert np.array_equal(np.isnan(got), np.isnan(want))
+        keep = ~np.isnan(want)
+        assert_forward(np.where(keep, got, 0), np.where(keep, want, 0).astype(np.float64), F32)
+        if subject == "splat":
+            continue
+        if np.isnan(special):
+            pixels = np.isnan(got).reshape(*guide.shape, -1).all(-1)
+            assert np.array_equal(pixels, np.isnan(guide))
+        grad = np.ones_like(got)
+        gradients = backward(on_device, subject, given, grad)
+        assert np.isfinite(gradients.guide[~np.isnan(guide)]).all()
+        around = np.isnan(gradients.grid).reshape(*gradients.grid.shape[: guide.ndim], -1).any(-1)
+        assert around.sum() <= 4 * max(1, int(np.isnan(guide).sum()))
+        assert around.any() <= np.isnan(special)
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("subject", ["apply", "slice_apply", "guide_curves", "guide_nn", "guide_luma", "enhance(luma)"])
+def test_special_images(subject: str, special: float, device: Any, on_device: Through) -> None:
+    example = forward_example(subject, "wide", ALL_F32)
+    image = example.arguments["image"].copy()
+    image[2, 5, 0] = special
+    given = {**example.arguments, "image": image}
+    got, want = (forward(package, subject, given) for package in (on_device, bilateral_ops))
+    elsewhere = np.ones(image.shape[:2], bool)
+    elsewhere[2, 5] = False
+    assert_forward(got[elsewhere], want[elsewhere].astype(np.float64), F32)
+    assert np.array_equal(np.isnan(got), np.isnan(want))

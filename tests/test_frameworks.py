@@ -1,0 +1,409 @@
+"""Do arrays of other frameworks, and on other devices, give what NumPy arrays do, or a sentence that says why not?
+
+Without a GPU, CUDA is played by ``backends.py``: arrays that say where they are, and kernels that compute on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import FAKE_CUPY, FAKE_FRAMEWORK, FakeArray, FakeKernels, Through, fake_cupy_on, from_torch, to_torch
+from backends import torch_on as torch_through
+from cases import (
+    ALL_F32,
+    BF16,
+    DIFFERENTIABLE,
+    F32,
+    SUBJECTS,
+    arguments,
+    assert_same_bits,
+    backward,
+    forward,
+    kinds_of,
+    python,
+    random_like,
+    replaced,
+)
+
+import bilateral_ops
+from bilateral_ops import _dispatch
+from bilateral_ops.frameworks import _dlpack
+
+EVERY = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
+ALL = pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
+SIZE = {"N": 2, "H": 5, "W": 19}
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> FakeKernels:
+    made = FakeKernels()
+    monkeypatch.setattr(_dlpack, "_kernels", made)
+    FAKE_CUPY.allocated.clear()
+    return made
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dlpack, "_kernels", None)
+    monkeypatch.setitem(sys.modules, "bilateral_ops._cuda", None)
+
+
+def everything(module: Any, subject: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All that the subject computes, by name."""
+    result = forward(module, subject, given)
+    if subject not in DIFFERENTIABLE:
+        return {"result": result}
+    integer = "image" in given and given["image"].dtype.kind == "u"
+    grad = random_like(result.shape, F32 if integer else result.dtype)
+    return {"result": result, **backward(module, subject, given, grad)._asdict()}
+
+
+def assert_same_as_numpy(through: Through, subject: str, given: dict[str, Any]) -> None:
+    got = everything(through, subject, given)
+    for name, want in everything(bilateral_ops, subject, given).items():
+        assert_same_bits(got[name], want, name)
+
+
+def example(subject: str = "slice_apply", **options: Any) -> dict[str, Any]:
+    return arguments(subject, ALL_F32, **{**SIZE, **options})
+
+
+def refused(error: type[Exception], sentence: str, subject: str, given: dict[str, Any], **keywords: Any) -> None:
+    with pytest.raises(error) as raised:
+        forward(bilateral_ops, subject, given, **keywords)
+    assert str(raised.value) == sentence
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# CuPy
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_cupy_arrays_go_to_the_cuda_kernels(subject: str, kinds: Any, kernels: FakeKernels) -> None:
+    for options in ({}, {"xy": True}) if subject in ("slice", "slice_apply", "splat") else ({},):
+        assert_same_as_numpy(fake_cupy_on(1), subject, arguments(subject, kinds, **SIZE, **options))
+    assert {call.stream for call in kernels.calls} == {1001}
+    assert {array.device.id for array in FAKE_CUPY.allocated} == {1}
+    assert all(call.workspace.dtype == np.uint8 and call.workspace.shape == (256,) for call in kernels.calls)
+
+
+def test_a_result_of_cupy_is_cupys(kernels: FakeKernels) -> None:
+    on = fake_cupy_on()
+    given = replaced(example(), **{name: on.sent(array) for name, array in example().items()})
+    assert isinstance(forward(bilateral_ops, "slice_apply", given), FakeArray)
+    out = FakeArray(np.empty((2, 5, 19, 3), np.float32), 0)
+    assert forward(bilateral_ops, "slice_apply", given, out=out) is out
+    assert_same_bits(out.memory, forward(bilateral_ops, "slice_apply", example()))
+
+
+def test_a_type_from_cupy_is_recognised_by_its_ancestors(monkeypatch: pytest.MonkeyPatch, kernels: FakeKernels) -> None:
+    class Derived(FakeArray):
+        pass
+
+    monkeypatch.setitem(sys.modules, "cupy", FAKE_CUPY)
+    monkeypatch.setitem(sys.modules, "bilateral_ops.frameworks._cupy", FAKE_FRAMEWORK)
+    monkeypatch.setattr(_dispatch, "_cache", {})
+    array = Derived(np.ones((4, 5, 3), np.float32), 0)
+    assert isinstance(bilateral_ops.guide_luma(array), FakeArray)
+    assert kernels.calls
+
+
+@pytest.mark.parametrize("value", [0.25, 1, np.float32(0.25), np.float64(0.25)])
+def test_a_number_becomes_an_array_on_the_device(value: Any, kernels: FakeKernels) -> None:
+    given = {**example("guide_nn"), "b2": value}
+    for _ in range(2):  # the second time from memory
+        assert_same_bits(forward(fake_cupy_on(2), "guide_nn", given), forward(bilateral_ops, "guide_nn", given))
+    assert {array.device.id for array in FAKE_CUPY.allocated} == {2}
+
+
+def test_all_arrays_must_be_on_one_device_on_every_call(kernels: FakeKernels) -> None:
+    def on(**devices: int) -> dict[str, Any]:
+        return {name: FakeArray(array, devices.get(name, 0)) for name, array in example().items()}
+
+    forward(bilateral_ops, "slice_apply", on())
+    forward(bilateral_ops, "slice_apply", on(grid=3, guide=3, image=3))
+    assert [call.stream for call in kernels.calls] == [1000, 1003]
+    sentence = "slice_apply: image must be on cuda:0 to match grid, got cuda:1."
+    refused(ValueError, sentence, "slice_apply", on(image=1))
+    sentence = "slice_apply: guide must be on cuda:2 to match grid, got cuda:0."
+    refused(ValueError, sentence, "slice_apply", on(grid=2))
+    out = FakeArray(np.empty((2, 5, 19, 3), np.float32), 1)
+    sentence = "slice_apply: out must be on cuda:0 as the arguments are, got cuda:1."
+    refused(ValueError, sentence, "slice_apply", on(), out=out)
+
+
+def test_arrays_of_two_frameworks_do_not_mix(kernels: FakeKernels) -> None:
+    given = example()
+    sentence = "slice_apply: guide must belong to the framework of the other arrays."
+    refused(TypeError, sentence, "slice_apply", {**given, "guide": FakeArray(given["guide"], 0)})
+    sentence = "slice_apply: out must belong to the framework of the arguments."
+    refused(TypeError, sentence, "slice_apply", given, out=FakeArray(given["image"], 0))
+
+
+def test_without_cuda_kernels_the_sentence_says_what_to_do(no_kernels: None) -> None:
+    sentence = (
+        "guide_luma: image is on cuda:0, and this bilateral_ops was built without CUDA; install it from source where "
+        "nvcc is found, or pass cupy.asnumpy(image)."
+    )
+    refused(RuntimeError, sentence, "guide_luma", {"image": FakeArray(example("guide_luma")["image"], 0)})
+
+
+def test_cuda_kernels_that_do_not_load_say_why(no_kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Any:
+        raise ImportError("libfoo.so: undefined symbol: bar")
+
+    monkeypatch.setattr(_dlpack, "import_module", broken)
+    with pytest.raises(RuntimeError, match=r"guide_luma: image is on cuda:0.*undefined symbol: bar.*cupy.asnumpy"):
+        bilateral_ops.guide_luma(FakeArray(example("guide_luma")["image"], 0))
+
+
+def test_a_failed_launch_names_the_operation(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("slice: the device is lost.")
+
+    monkeypatch.setattr(kernels, "slice_backward", failing, raising=False)
+    sent = fake_cupy_on().sent(example("splat"))
+    refused(RuntimeError, "splat: the device is lost.", "splat", sent)
+
+
+def test_the_frameworks_own_errors_pass(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def failing(*_: Any) -> None:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 1: no")
+
+    monkeypatch.setattr(kernels, "guide_forward", failing, raising=False)
+    with pytest.raises(OutOfMemoryError, match=r"^CUDA out of memory\. Tried to allocate 1: no$"):
+        bilateral_ops.guide_luma(FakeArray(example("guide_luma")["image"], 0))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# out, by address
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["CuPy", "PyTorch"])
+def through(request: pytest.FixtureRequest, kernels: FakeKernels) -> Through:
+    """A framework whose arrays share the memory of the NumPy arrays that are sent."""
+    if request.param == "CuPy":
+        return fake_cupy_on()
+    torch = pytest.importorskip("torch")
+    return Through(torch.from_numpy, from_torch)
+
+
+def test_out_may_be_the_image_and_no_other_input(through: Through) -> None:
+    given = example(Co=3)
+    want = forward(bilateral_ops, "slice_apply", given)
+    image = given["image"].copy()
+    assert_same_bits(forward(through, "slice_apply", {**given, "image": image}, out=image), want)
+    assert_same_bits(image, want)
+
+    rows = np.zeros((2, 6, 19, 3), np.float32)
+    refusal = r"slice_apply: out must not overlap image, unless it is the same view, got arrays that share memory\."
+    with pytest.raises(ValueError, match=refusal):
+        forward(through, "slice_apply", {**given, "image": rows[:, 1:]}, out=rows[:, :-1])
+    pixels = np.zeros((2, 5, 19, 4), np.float32)
+    with pytest.raises(ValueError, match=r"slice_apply: out must not overlap guide, got arrays that share memory\."):
+        forward(through, "slice_apply", {**given, "guide": pixels[..., 1]}, out=pixels[..., :3])
+    pixels[..., 3] = given["guide"]  # beside one another they share no element
+    assert_same_bits(forward(through, "slice_apply", {**given, "guide": pixels[..., 3]}, out=pixels[..., :3]), want)
+
+
+def test_out_must_not_overlap_itself(through: Through) -> None:
+    row = np.zeros((2, 1, 19, 3), np.float32)
+    row = np.lib.stride_tricks.as_strided(row, (2, 5, 19, 3), (row.strides[0], 0, *row.strides[2:]))
+    with pytest.raises(ValueError, match=r"slice_apply: out must not overlap itself, got strides \(228, 0, 12, 4\) "):
+        forward(through, "slice_apply", example(), out=row)
+
+
+def test_gradients_go_into_out(through: Through) -> None:
+    given = example()
+    grad = random_like((2, 5, 19, 3), F32)
+    want = backward(bilateral_ops, "slice_apply", given, grad)
+    out = {name: np.empty_like(getattr(want, name)) for name in ("grid", "image")}
+    got = backward(through, "slice_apply", given, grad, out=out, wrt=("grid", "image"))
+    for name in out:
+        assert_same_bits(out[name], getattr(want, name))
+    assert got.guide is got.xy is None
+    both, incoming = np.zeros_like(want.grid), np.ones((2, 5, 19, 3, 4), np.float32)
+    with pytest.raises(ValueError, match=r"slice_vjp: out\['grid'\] must not overlap grid, got"):
+        backward(through, "slice", {"grid": both, "guide": given["guide"]}, incoming, out={"grid": both})
+
+
+def test_empty_arrays_overlap_nothing(through: Through) -> None:
+    given = example(N=0)
+    assert forward(through, "slice_apply", given, out=given["image"]).shape == (0, 5, 19, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# PyTorch
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_pytorch_tensors_on_the_cpu(subject: str, kinds: Any) -> None:
+    pytest.importorskip("torch")
+    for options in ({}, {"xy": True}) if subject in ("slice", "slice_apply", "splat") else ({},):
+        assert_same_as_numpy(torch_through("cpu"), subject, arguments(subject, kinds, **SIZE, **options))
+
+
+def test_pytorch_tensors_of_any_strides() -> None:
+    pytest.importorskip("torch")
+    given = example()
+    want = forward(bilateral_ops, "slice_apply", given)
+    planar = to_torch(np.moveaxis(given["image"], -1, 1)).movedim(1, -1)
+    wide = to_torch(np.repeat(given["guide"], 2, axis=2))[..., ::2]
+    grid = to_torch(given["grid"][:1]).expand(2, -1, -1, -1, -1, -1)
+    want = forward(bilateral_ops, "slice_apply", {**given, "grid": np.repeat(given["grid"][:1], 2, axis=0)})
+    assert_same_bits(from_torch(bilateral_ops.slice_apply(grid, wide, planar)), want)
+
+
+def test_pytorch_numbers_and_parameters() -> None:
+    torch = pytest.importorskip("torch")
+    for kind in (np.float32, BF16):
+        given = {**example("guide_nn"), "b2": 0.3}
+        given = {name: a.astype(kind) if isinstance(a, np.ndarray) else a for name, a in given.items()}
+        want = forward(bilateral_ops, "guide_nn", given)
+        assert_same_bits(forward(torch_through("cpu"), "guide_nn", given), want)
+    parameter = torch.nn.Parameter(to_torch(example("slice")["grid"]))
+    guide = to_torch(example("slice")["guide"])
+    with torch.no_grad():
+        assert type(bilateral_ops.slice(parameter, guide)) is torch.Tensor
+
+
+def test_a_tensor_that_requires_a_gradient_is_refused_while_autograd_records() -> None:
+    torch = pytest.importorskip("torch")
+    given = {name: to_torch(array) for name, array in example("slice").items()}
+    bilateral_ops.slice(**given)
+    given["grid"].requires_grad_()  # which the memory of checked calls does not see
+    sentence = (
+        "slice: grid requires a gradient, which this version does not record; pass grid.detach(), or call under "
+        "torch.no_grad(), and take gradients from the functions named *_vjp."
+    )
+    refused(RuntimeError, sentence, "slice", given)
+    with torch.inference_mode():
+        assert not bilateral_ops.slice(**given).requires_grad
+
+
+def test_gradcheck_of_an_operation_with_tensors() -> None:
+    pytest.importorskip("torch")
+    given = arguments("slice_apply", H=4, W=5)
+    report = bilateral_ops.gradcheck(
+        bilateral_ops.slice_apply, {name: to_torch(array) for name, array in given.items()}
+    )
+    assert report
+    assert {row.argument for row in report.rows} == set(given)
+
+
+def test_autograd_learns_that_out_was_written() -> None:
+    torch = pytest.importorskip("torch")
+    given = {name: to_torch(array) for name, array in example().items()}
+    out = torch.ones(2, 5, 19, 3)
+    weight = torch.ones(1, requires_grad=True)
+    product = (out * weight).sum()
+    bilateral_ops.slice_apply(**given, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+def test_pytorch_tensors_that_cannot_be_computed_on() -> None:
+    torch = pytest.importorskip("torch")
+    image = torch.rand(4, 5, 3)
+    for bad, error, parts in (
+        (image.to("meta"), RuntimeError, ("image is on meta", "image.cpu()")),
+        (image.to_sparse(), TypeError, ("image must be a plain tensor", "sparse_coo", "to_dense()")),
+        (torch.complex(image, image).conj().imag, TypeError, ("a negated view", "resolve_neg()")),
+        (image.long(), TypeError, ("image must be float16", "got int64")),
+        (torch.Size([4, 5, 3]), TypeError, ("image must be a NumPy, CuPy or PyTorch array", "got Size")),
+    ):
+        with pytest.raises(error) as raised:
+            bilateral_ops.guide_luma(bad)
+        for part in parts:
+            assert part in str(raised.value)
+
+
+def test_pytorch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The road to the device, on tensors that only say they are there."""
+    torch = pytest.importorskip("torch")
+    framework = pytest.importorskip("bilateral_ops.frameworks.torch")
+
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda", 1)
+
+    def on_device(tensor: Any) -> Any:
+        return tensor.as_subclass(OnDevice)
+
+    entered = []
+
+    @contextlib.contextmanager
+    def device(which: Any) -> Iterator[None]:
+        entered.append(which)
+        yield
+        entered.append(None)
+
+    empty = torch.empty
+
+    def allocate(*shape: Any, dtype: Any, device: Any) -> Any:
+        assert device == OnDevice.device
+        return on_device(empty(*shape, dtype=dtype))
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77 if entered[-1] else 0))
+    monkeypatch.setattr(torch, "empty", allocate)
+    monkeypatch.setattr(framework, "number", lambda value, kind, device: on_device(torch.tensor(value)))
+    monkeypatch.setattr("backends._memories", lambda given: framework._each(framework._host_array, given))
+    through = Through(lambda array: on_device(to_torch(array)), lambda t: from_torch(t.as_subclass(torch.Tensor)))
+    for subject in SUBJECTS:
+        assert_same_as_numpy(through, subject, example(subject))
+    given = {**example("guide_nn"), "b2": 0.5}
+    assert_same_bits(forward(through, "guide_nn", given), forward(bilateral_ops, "guide_nn", given))
+    assert {call.stream for call in kernels.calls} == {77}
+    assert all(call.workspace.shape == (256,) and call.workspace.dtype == torch.uint8 for call in kernels.calls)
+    assert entered[-1] is None
+    mixed = {**through.sent(example("slice")), "guide": to_torch(example("slice")["guide"])}
+    refused(ValueError, "slice: guide must be on cuda:1 to match grid, got cpu.", "slice", mixed)
+
+
+def test_bfloat16_tensors_without_ml_dtypes() -> None:
+    pytest.importorskip("torch")
+    code = """
+import sys
+sys.modules["ml_dtypes"] = None
+import torch, bilateral_ops
+try:
+    bilateral_ops.guide_luma(torch.ones(2, 2, 3, dtype=torch.bfloat16))
+except RuntimeError as error:
+    print(error)
+"""
+    finished = python(code)
+    assert finished.stdout.strip() == (
+        "guide_luma: bfloat16 on the CPU needs ml_dtypes, which is not installed; "
+        "pip install 'bilateral_ops[bfloat16]'."
+    ), finished.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# CuPy itself, which can make arrays without a GPU, of memory that it is told of
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_real_cupys_arrays_are_read_rightly(no_kernels: None) -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    framework = pytest.importorskip("bilateral_ops.frameworks._cupy")
+    host = np.zeros((4, 5, 3), np.float32)
+    memory = cupy.cuda.UnownedMemory(host.ctypes.data, host.nbytes, host, 0)
+    array = cupy.ndarray(host.shape, np.float32, cupy.cuda.MemoryPointer(memory, 0))
+    for view, twin in ((array, host), (array[::-1, 1::2], host[::-1, 1::2]), (array[..., 0], host[..., 0])):
+        place = framework._place(view)
+        assert (place.__array_interface__["data"], place.strides) == (twin.__array_interface__["data"], twin.strides)
+        assert framework.kind_of(view) == "float32"
+    with pytest.raises(RuntimeError, match=r"guide_luma: image is on cuda:0, .* or pass cupy.asnumpy\(image\)\."):
+        bilateral_ops.guide_luma(array)
