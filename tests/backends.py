@@ -59,13 +59,17 @@ class Through:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def to_torch(array: Any, device: str = "cpu") -> Any:
+def shared_with_torch(array: Any) -> Any:
+    """A tensor in the array's memory."""
     import torch
 
-    plain = np.array(array, order="C")
-    if plain.dtype == BF16:
-        return torch.from_numpy(plain.view(np.int16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(plain).to(device)
+    if array.dtype == BF16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_torch(array: Any, device: str = "cpu") -> Any:
+    return shared_with_torch(np.array(array, order="C")).to(device)
 
 
 def from_torch(tensor: Any) -> Any:

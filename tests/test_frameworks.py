@@ -13,8 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import FAKE_CUPY, FAKE_FRAMEWORK, FakeArray, FakeKernels, Through, fake_cupy_on, from_torch, to_torch
-from backends import torch_on as torch_through
+from backends import (
+    FAKE_CUPY,
+    FAKE_FRAMEWORK,
+    FakeArray,
+    FakeKernels,
+    Through,
+    fake_cupy_on,
+    from_torch,
+    shared_with_torch,
+    to_torch,
+    torch_on,
+)
 from cases import (
     ALL_F32,
     BF16,
@@ -195,17 +205,19 @@ def through(request: pytest.FixtureRequest, kernels: FakeKernels) -> Through:
     """A framework whose arrays share the memory of the NumPy arrays that are sent."""
     if request.param == "CuPy":
         return fake_cupy_on()
-    torch = pytest.importorskip("torch")
-    return Through(torch.from_numpy, from_torch)
+    pytest.importorskip("torch")
+    return Through(shared_with_torch, from_torch)
 
 
 def test_out_may_be_the_image_and_no_other_input(through: Through) -> None:
-    given = example(Co=3)
-    want = forward(bilateral_ops, "slice_apply", given)
-    image = given["image"].copy()
-    assert_same_bits(forward(through, "slice_apply", {**given, "image": image}, out=image), want)
-    assert_same_bits(image, want)
+    for kinds in kinds_of("slice_apply"):
+        given = arguments("slice_apply", kinds, **SIZE)
+        want, image = forward(bilateral_ops, "slice_apply", given), given["image"].copy()
+        assert_same_bits(forward(through, "slice_apply", {**given, "image": image}, out=image), want)
+        assert_same_bits(image, want)
 
+    given = example()
+    want = forward(bilateral_ops, "slice_apply", given)
     rows = np.zeros((2, 6, 19, 3), np.float32)
     refusal = r"slice_apply: out must not overlap image, unless it is the same view, got arrays that share memory\."
     with pytest.raises(ValueError, match=refusal):
@@ -252,7 +264,7 @@ def test_empty_arrays_overlap_nothing(through: Through) -> None:
 def test_pytorch_tensors_on_the_cpu(subject: str, kinds: Any) -> None:
     pytest.importorskip("torch")
     for options in ({}, {"xy": True}) if subject in ("slice", "slice_apply", "splat") else ({},):
-        assert_same_as_numpy(torch_through("cpu"), subject, arguments(subject, kinds, **SIZE, **options))
+        assert_same_as_numpy(torch_on("cpu"), subject, arguments(subject, kinds, **SIZE, **options))
 
 
 def test_pytorch_tensors_of_any_strides() -> None:
@@ -272,7 +284,7 @@ def test_pytorch_numbers_and_parameters() -> None:
         given = {**example("guide_nn"), "b2": 0.3}
         given = {name: a.astype(kind) if isinstance(a, np.ndarray) else a for name, a in given.items()}
         want = forward(bilateral_ops, "guide_nn", given)
-        assert_same_bits(forward(torch_through("cpu"), "guide_nn", given), want)
+        assert_same_bits(forward(torch_on("cpu"), "guide_nn", given), want)
     parameter = torch.nn.Parameter(to_torch(example("slice")["grid"]))
     guide = to_torch(example("slice")["guide"])
     with torch.no_grad():
@@ -359,12 +371,21 @@ def test_pytorch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77 if entered[-1] else 0))
     monkeypatch.setattr(torch, "empty", allocate)
     monkeypatch.setattr(framework, "number", lambda value, kind, device: on_device(torch.tensor(value)))
-    monkeypatch.setattr("backends._memories", lambda given: framework._each(framework._host_array, given))
+
+    def lent(tensor: Any) -> Any:
+        assert not tensor.requires_grad, "DLPack would refuse it"
+        return framework._host_array(tensor)
+
+    monkeypatch.setattr("backends._memories", lambda given: framework._each(lent, given))
     through = Through(lambda array: on_device(to_torch(array)), lambda t: from_torch(t.as_subclass(torch.Tensor)))
     for subject in SUBJECTS:
         assert_same_as_numpy(through, subject, example(subject))
     given = {**example("guide_nn"), "b2": 0.5}
-    assert_same_bits(forward(through, "guide_nn", given), forward(bilateral_ops, "guide_nn", given))
+    want = forward(bilateral_ops, "guide_nn", given)
+    assert_same_bits(forward(through, "guide_nn", given), want)
+    with torch.no_grad():
+        sent = {name: value if name == "b2" else value.requires_grad_() for name, value in through.sent(given).items()}
+        assert_same_bits(through.fetched(forward(bilateral_ops, "guide_nn", sent)), want)
     assert {call.stream for call in kernels.calls} == {77}
     assert all(call.workspace.shape == (256,) and call.workspace.dtype == torch.uint8 for call in kernels.calls)
     assert entered[-1] is None
