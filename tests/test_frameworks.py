@@ -36,6 +36,7 @@ from cases import (
     backward,
     forward,
     kinds_of,
+    operation,
     python,
     random_like,
     replaced,
@@ -181,6 +182,27 @@ def test_a_failed_launch_names_the_operation(kernels: FakeKernels, monkeypatch: 
     monkeypatch.setattr(kernels, "slice_backward", failing, raising=False)
     sent = fake_cupy_on().sent(example("splat"))
     refused(RuntimeError, "splat: the device is lost.", "splat", sent)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_compiled_kernels_name_a_missing_driver(subject: str) -> None:
+    """All that a call needs of the compiled module but the device."""
+    pytest.importorskip("numpy", "2.1")  # whose DLPack is 1.0
+    compiled = pytest.importorskip("bilateral_ops._cuda", reason="built without CUDA")
+    try:
+        compiled.device_count()
+    except RuntimeError:
+        pass
+    else:
+        pytest.skip("there is a driver")
+    given = example(subject)
+    grad = None if subject not in DIFFERENTIABLE else random_like(forward(bilateral_ops, subject, given).shape, F32)
+    sentence = r"{}: needs an NVIDIA driver for CUDA \d+, .* install or update it, or copy the arrays to the host\."
+    with pytest.raises(RuntimeError, match=sentence.format(operation(subject))):
+        forward(fake_cupy_on(), subject, given)
+    if grad is not None:
+        with pytest.raises(RuntimeError, match=sentence.format(f"{subject}_vjp")):
+            backward(fake_cupy_on(), subject, given, grad)
 
 
 def test_the_frameworks_own_errors_pass(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +353,7 @@ def test_pytorch_tensors_that_cannot_be_computed_on() -> None:
     image = torch.rand(4, 5, 3)
     for bad, error, parts in (
         (image.to("meta"), RuntimeError, ("image is on meta", "image.cpu()")),
-        (image.to_sparse(), TypeError, ("image must be a plain tensor", "sparse_coo", "to_dense()")),
+        (image.to_sparse(), TypeError, ("image must be a dense tensor, got sparse_coo", "to_dense()")),
         (torch.complex(image, image).conj().imag, TypeError, ("a negated view", "resolve_neg()")),
         (image.long(), TypeError, ("image must be float16", "got int64")),
         (torch.Size([4, 5, 3]), TypeError, ("image must be a NumPy, CuPy or PyTorch array", "got Size")),
