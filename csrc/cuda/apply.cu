@@ -10,7 +10,7 @@ BO_DEVICE T coefficient(const Tensor& t, const Tile& tile, int p, int64_t i, int
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTile) apply_matrices(ApplyArgs a, Tiling tiles, Room<T> room) {
+__global__ void __launch_bounds__(kTile, 8) apply_matrices(ApplyArgs a, Tiling tiles, Room<T> room) {
   BO_DYNAMIC_SHARED(memory);
   T* const in = room_of(room, memory);
   const int64_t Ci = a.image.shape[3], Co = a.out.shape[3];
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kTile) apply_matrices(ApplyArgs a, Tiling tile
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTile) apply_gradients(ApplyGradArgs a, OuterSource outer, Tiling tiles) {
+__global__ void __launch_bounds__(kTile, 8) apply_gradients(ApplyGradArgs a, OuterSource outer, Tiling tiles) {
   const int64_t Ci = a.image.shape[3], Co = a.grad.shape[3];
   for (int64_t index = blockIdx.x; index < tiles.count; index += gridDim.x) {
     const Tile tile = tile_at(tiles, index);

@@ -74,6 +74,10 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
       const int64_t turn = round % turns, begin = round / turns * (kRound * kRectangleWarps);
       const int64_t end = min_of(begin + kRound * kRectangleWarps, items);
       const int64_t group = turn * 32 + group_of, x = 4 * (first + group);
+      const int count = static_cast<int>(min_of<int64_t>(per_row, groups - turn * 32));
+      // This thread's pixels: those it works on, and those it may read, as whole groups are read whole.
+      const int ours = row_of < rows && group < groups ? inside_of(x, left, right) : 0;
+      const int near = ours && x + 4 <= g.W ? 15 : ours;
       __syncwarp();
       Four<float> tx;
 #pragma unroll
@@ -82,10 +86,7 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
       float sums[2][kDepths][2][3] = {};  // [row][depth][column][i] of cells, of this thread's z and j
       for (int64_t item = begin + warp; item < end; item += kRectangleWarps) {
         const int64_t y = top + item * rows + row_of;
-        const bool there = row_of < rows && y < bottom && group < groups;
-        const int inside = there ? inside_of(x, left, right) : 0;
-        // Whole groups are read whole, neighbours' pixels too.
-        const int readable = there && x + 4 <= g.W ? 15 : inside;
+        const int inside = y < bottom ? ours : 0, readable = y < bottom ? near : 0;
         float in[4][3], grad[4][3], depths[4];
         load_pixels(a.image.dtype,
                     a.image.data + n * a.image.strides[0] + y * a.image.strides[1] + x * a.image.strides[2],
@@ -156,7 +157,6 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
         __syncwarp();
 
         const int here = static_cast<int>(min_of<int64_t>(rows, bottom - top - item * rows));
-        const int count = static_cast<int>(min_of<int64_t>(per_row, groups - turn * 32));
         for (int row = 0; row < here; ++row) {
           float row_sums[kDepths][2][3] = {};
           const float* const from = planes + 4 * row * per_row;

@@ -31,8 +31,8 @@ struct ComputedGuide {
 
 // Any matrices, grids and layouts.
 template <class T, class Guide>
-__global__ void __launch_bounds__(kTile) sampled_apply(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image,
-                                                       Lattice<T> g, Tiling tiles, Room<T> room) {
+__global__ void __launch_bounds__(kTile, 4) sampled_apply(Guide guide, Sampling at, Tensor out, Tensor grid,
+                                                          Tensor image, Lattice<T> g, Tiling tiles, Room<T> room) {
   BO_DYNAMIC_SHARED(memory);
   __shared__ Places<T> places;
   const T* const numbers = guide.begin(memory);

@@ -79,7 +79,7 @@ BO_DEVICE int64_t first_pixel(const PixelAxis& axis, int64_t first, int64_t coun
 
 // parts: [image][rectangle][slice][row][column][z][channel]
 template <class T, class Source>
-__global__ void __launch_bounds__(8 * kSplatChannels)
+__global__ void __launch_bounds__(8 * kSplatChannels, 2)
     splat_parts(Source source, Sampling at, Lattice<T> g, Parts parts, double* all) {
   BO_DYNAMIC_SHARED(memory);
   __shared__ Places<T> places;

@@ -12,7 +12,8 @@
 
 namespace bilateral_ops {
 
-constexpr int kStrip = 128, kStripWarps = 8, kStripThreads = 32 * kStripWarps, kMostStripRows = 64;
+constexpr int kStrip = 128, kStripWarps = 4, kStripThreads = 32 * kStripWarps, kMostStripRows = 64;
+static_assert(kStripThreads == kStrip && kStripThreads >= kMostStripRows, "a thread locates a column, and a row");
 
 struct Strips {
   int64_t across, down, count;  // per row, per column, of all images
@@ -37,7 +38,7 @@ inline Strips make_strips(const Lattice<float>& g, const Sampling& at) {
   s.cell_columns = cells_of(g.x, kStrip);
   for (;; s.rows /= 2) {
     s.cell_rows = cells_of(g.y, s.rows);
-    if (s.rows <= kStripWarps || (blocks() * g.N >= 256 && strip_bytes(g, s) <= (36 << 10))) break;
+    if (s.rows <= 8 || (blocks() * g.N >= 256 && strip_bytes(g, s) <= (36 << 10))) break;
   }
   s.across = ceil_div(g.W, kStrip);
   s.down = ceil_div(g.H, s.rows);
@@ -50,10 +51,12 @@ struct StripArray {
   Tensor guide;
   BO_INLINE_MEMBER size_t shared() const { return 0; }
   __device__ const float* begin(char*) const { return nullptr; }
-  __device__ void four(const float*, int64_t n, int64_t y, int64_t x, int inside, const float (&)[4][3],
-                       float (&to)[4]) const {
-    load_four(guide.dtype, guide.data + n * guide.strides[0] + y * guide.strides[1] + x * guide.strides[2],
-              guide.strides[2], inside, to);
+  __device__ const char* pixel(int64_t n, int64_t y, int64_t x) const {
+    return guide.data + n * guide.strides[0] + y * guide.strides[1] + x * guide.strides[2];
+  }
+  __device__ int64_t row() const { return guide.strides[1]; }
+  __device__ void four(const float*, const char* from, int inside, const float (&)[4][3], float (&to)[4]) const {
+    load_four(guide.dtype, from, guide.strides[2], inside, to);
   }
 };
 // … or computed as guide_value does for one, parameters being read once for the four.
@@ -62,8 +65,9 @@ struct StripGuide {
   Numbers<float> numbers;
   BO_INLINE_MEMBER size_t shared() const { return numbers.shared(); }
   __device__ const float* begin(char* memory) const { return numbers_of(numbers, memory); }
-  __device__ void four(const float* values, int64_t, int64_t, int64_t, int, const float (&in)[4][3],
-                       float (&to)[4]) const {
+  __device__ const char* pixel(int64_t, int64_t, int64_t) const { return nullptr; }
+  __device__ int64_t row() const { return 0; }
+  __device__ void four(const float* values, const char*, int, const float (&in)[4][3], float (&to)[4]) const {
     const int K = static_cast<int>(numbers.shape.K);
     if (kKind == GuideKind::luma) {
 #pragma unroll
@@ -123,7 +127,7 @@ struct StripGuide {
 };
 
 template <class Guide>
-__global__ void __launch_bounds__(kStripThreads, 3)
+__global__ void __launch_bounds__(kStripThreads, 5)
     apply_strips(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image, Lattice<float> g, Strips s) {
   BO_DYNAMIC_SHARED(memory);
   const float* const numbers = guide.begin(memory);
@@ -141,15 +145,14 @@ __global__ void __launch_bounds__(kStripThreads, 3)
     const int64_t left = (index - band * s.across) * kStrip, top = (band - n * s.down) * s.rows;
     const int width = static_cast<int>(min_of<int64_t>(kStrip, g.W - left));
     const int height = static_cast<int>(min_of<int64_t>(s.rows, g.H - top));
-    if (t < kStrip) {
-      // Threads past the end take the last column, so that they look no cell up that is not there.
-      const Position<double> p = locate_pixel(left + min_of(t, width - 1) + g.left, g.x);
-      column_k[t] = p.k;
-      column_t[t] = static_cast<float>(p.t);
-    } else if (t < kStrip + height) {
-      const Position<double> p = locate_pixel(top + (t - kStrip) + g.top, g.y);
-      row_k[t - kStrip] = p.k;
-      row_t[t - kStrip] = static_cast<float>(p.t);
+    // Threads past the end take the last column, so that they look no cell up that is not there.
+    const Position<double> across = locate_pixel(left + min_of(t, width - 1) + g.left, g.x);
+    column_k[t] = across.k;
+    column_t[t] = static_cast<float>(across.t);
+    if (t < height) {
+      const Position<double> down = locate_pixel(top + t + g.top, g.y);
+      row_k[t] = down.k;
+      row_t[t] = static_cast<float>(down.t);
     }
     __syncthreads();
     const int first_row = row_k[0], first_column = column_k[0];
@@ -160,8 +163,11 @@ __global__ void __launch_bounds__(kStripThreads, 3)
     __syncthreads();
 
     const int x = 4 * lane, inside = inside_of(x, 0, width);
+    const int64_t y = top + warp;
+    const char* from = image.data + n * image.strides[0] + y * image.strides[1] + (left + x) * image.strides[2];
+    char* to = out.data + n * out.strides[0] + y * out.strides[1] + (left + x) * out.strides[2];
+    const char* depths_from = guide.pixel(n, y, left + x);
     for (int row = warp; row < height; row += kStripWarps) {
-      const int64_t y = top + row;
       // The row's table: two rows of cells interpolated at the pixels' y, [column][z][12]
       const int below = row_k[row] - first_row, above = min_of(below + 1, rows - 1);
       const float ty = row_t[row];
@@ -169,15 +175,14 @@ __global__ void __launch_bounds__(kStripThreads, 3)
       const Four<float>* const b = reinterpret_cast<const Four<float>*>(cells + above * columns * column);
       for (int e = lane; e < columns * column / 4; e += 32) {
         const Four<float> u = a[e], v = b[e];
-        Four<float> to;
+        Four<float> between;
 #pragma unroll
-        for (int c = 0; c < 4; ++c) to.at[c] = lerp(u.at[c], v.at[c], ty);
-        reinterpret_cast<Four<float>*>(table)[e] = to;
+        for (int c = 0; c < 4; ++c) between.at[c] = lerp(u.at[c], v.at[c], ty);
+        reinterpret_cast<Four<float>*>(table)[e] = between;
       }
       float pixels[4][3], depths[4];
-      load_pixels(image.dtype, image.data + n * image.strides[0] + y * image.strides[1] + (left + x) * image.strides[2],
-                  image.strides[2], image.strides[3], inside, pixels);
-      guide.four(numbers, n, y, left + x, inside, pixels, depths);
+      load_pixels(image.dtype, from, image.strides[2], image.strides[3], inside, pixels);
+      guide.four(numbers, depths_from, inside, pixels, depths);
       __syncwarp();
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
@@ -201,8 +206,10 @@ __global__ void __launch_bounds__(kStripThreads, 3)
 #pragma unroll
         for (int i = 0; i < 3; ++i) pixels[q][i] = result[i];
       }
-      store_pixels(out.dtype, out.data + n * out.strides[0] + y * out.strides[1] + (left + x) * out.strides[2],
-                   out.strides[2], out.strides[3], inside, pixels);
+      store_pixels(out.dtype, to, out.strides[2], out.strides[3], inside, pixels);
+      from += kStripWarps * image.strides[1];
+      to += kStripWarps * out.strides[1];
+      depths_from += kStripWarps * guide.row();
       __syncwarp();
     }
     __syncthreads();

@@ -1,0 +1,135 @@
+"""Which accesses of a launch nothing orders.
+
+Two accesses to the same byte, one of them a write and not both atomic, race unless one thread makes both, or threads of
+one block with a barrier between them, or threads of one warp with `__syncwarp` between them. Accesses are noted while
+a launch runs and judged when it (for shared memory: an interval between barriers) is over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .errors import Race
+from .memory import Memory
+
+LOAD, STORE, ATOMIC = 0, 1, 2
+_KINDS = {"load": LOAD, "store": STORE, "atomic": ATOMIC}
+_WORDS = ("loads", "stores", "atomically changes")
+
+
+class Log:
+    def __init__(self, enabled: bool):
+        self.enabled = enabled
+        self._global: list[tuple[Any, ...]] = []
+        self._shared: list[tuple[Any, ...]] = []
+
+    def add_global(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
+        if self.enabled:
+            who = batch.block[threads], batch.lin[threads], batch.epoch[threads], batch.warp_epoch[threads]
+            self._global.append((_KINDS[what], offset, size, *who, batch.code.sites[site].text))
+
+    def add_shared(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
+        if self.enabled:
+            who = batch.block[threads], batch.lin[threads], batch.epoch[threads], batch.warp_epoch[threads]
+            self._shared.append((_KINDS[what], offset, size, *who, batch.code.sites[site].text))
+
+    def check_shared(self) -> None:
+        """Judge shared memory. Only between barriers of all blocks, or at their end."""
+        entries, self._shared = self._shared, []
+        if any(entry[0] for entry in entries):
+            _judge(entries, "shared memory")
+
+    def check_global(self, memory: Memory) -> None:
+        """Judge global memory, allocation by allocation: what was not written cannot race."""
+        entries, self._global = self._global, []
+        starts = np.array(memory.starts or [0])
+
+        def allocations(entry: tuple[Any, ...]) -> Any:
+            return np.searchsorted(starts, entry[1], "right") - 1
+
+        owners = [allocations(entry) for entry in entries]
+        written = {int(i) for entry, owner in zip(entries, owners) if entry[0] for i in np.unique(owner)}
+        for allocation in written:
+            part = []
+            for entry, owner in zip(entries, owners):
+                mine = owner == allocation
+                if mine.all():
+                    part.append(entry)
+                elif mine.any():
+                    kind, offset, size, *who, text = entry
+                    part.append((kind, offset[mine], size, *(w[mine] for w in who), text))
+            _judge(part, "global memory")
+
+
+def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
+    # The largest piece that no access cuts.
+    unit = min(entry[2] for entry in entries)
+    for entry in entries:
+        while unit > 1 and (entry[1] % unit).any():
+            unit //= 2
+    columns: list[list[Any]] = [[] for _ in range(7)]  # unit, block, thread, epoch, warp epoch, kind, entry
+    for number, (kind, offset, size, block, thread, epoch, warp_epoch, _) in enumerate(entries):
+        count = size // unit
+        places = (offset[:, None] // unit + np.arange(count)).reshape(-1)
+        columns[0].append(places)
+        for column, values in zip(columns[1:5], (block, thread, epoch, warp_epoch)):
+            column.append(np.repeat(values, count))
+        columns[5].append(np.full(len(places), kind, np.int8))
+        columns[6].append(np.full(len(places), number, np.int32))
+    place, block, thread, epoch, warp_epoch, kind, number = (np.concatenate(column) for column in columns)
+
+    # Only places that were written to, by one of several threads.
+    low = int(place.min())
+    written = np.zeros(int(place.max()) - low + 1, bool)
+    written[place[kind != LOAD] - low] = True
+    chosen = written[place - low]
+    place, block, thread, epoch, warp_epoch, kind, number = (
+        v[chosen] for v in (place, block, thread, epoch, warp_epoch, kind, number)
+    )
+    if len(place) == 0:
+        return
+    who = block.astype(np.int64) * 2048 + thread
+    first = np.empty(len(written), np.int64)
+    first[place - low] = who  # any one of them
+    several = np.zeros(len(written), bool)
+    several[place[first[place - low] != who] - low] = True
+    chosen = several[place - low]
+    if not chosen.any():
+        return
+    place, block, thread, epoch, warp_epoch, kind, number, who = (
+        v[chosen] for v in (place, block, thread, epoch, warp_epoch, kind, number, who)
+    )
+
+    def fail(group: Any) -> None:
+        write = int(group[np.flatnonzero(kind[group] != LOAD)[0]])
+        other = int(next(i for i in group if who[i] != who[write]))
+        texts = [entries[int(number[i])][7] for i in (write, other)]
+        names = [f"thread {int(thread[i])} of block {int(block[i])}" for i in (write, other)]
+        raise Race(
+            f"{where}: {names[0]} {_WORDS[int(kind[write])]} what {names[1]} {_WORDS[int(kind[other])]}, and nothing "
+            f"orders the two: {texts[0]} / {texts[1]}"
+        )
+
+    # 1. Blocks are never ordered. 2. Threads of a block are ordered by barriers. 3. Lanes of a warp by warp barriers.
+    for keys, member in (
+        ((place,), block),
+        ((place, block, epoch), thread // 32),
+        ((place, block, epoch, thread // 32, warp_epoch), thread),
+    ):
+        order = np.lexsort(keys[::-1])
+        changes = np.zeros(len(order), bool)
+        changes[0] = True
+        for key in keys:
+            changes[1:] |= np.diff(key[order]) != 0
+        group = np.cumsum(changes) - 1
+        starts = np.flatnonzero(changes)
+        members, kinds = member[order], kind[order]
+        differs = np.minimum.reduceat(members, starts) != np.maximum.reduceat(members, starts)
+        writes = np.maximum.reduceat(kinds, starts) != LOAD
+        atomic = np.minimum.reduceat(kinds, starts) == ATOMIC
+        bad = differs & writes & ~atomic
+        if bad.any():
+            which = int(np.flatnonzero(bad)[0])
+            fail(order[group == which])

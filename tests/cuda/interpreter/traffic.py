@@ -1,0 +1,58 @@
+"""What accesses cost, as hardware counts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+SECTOR, BANKS, WORD = 32, 32, 4
+
+
+@dataclass
+class Count:
+    requests: int = 0  # instructions of warps
+    bytes: int = 0  # that threads asked for
+    units: int = 0  # sectors of global, wavefronts of shared memory
+
+
+@dataclass
+class Traffic:
+    """Counts by space and kind: `counts["global", "load"]`."""
+
+    counts: dict[tuple[str, str], Count] = field(default_factory=dict)
+    touched: dict[str, set[int]] = field(default_factory=lambda: {"load": set(), "store": set()})  # sectors
+
+    def __getitem__(self, key: tuple[str, str]) -> Count:
+        return self.counts.setdefault(key, Count())
+
+    def add(self, batch: Any, space: str, what: str, address: Any, size: int, threads: Any) -> None:
+        space = "global" if space == "const" else space
+        count = self[space, what]
+        warp = batch.warp[threads].astype(np.int64)
+        count.requests += len(np.unique(warp))
+        count.bytes += len(threads) * size
+        if space == "global":
+            # An aligned access lies in one sector, if it is no larger.
+            parts = [address // SECTOR + i for i in range(-(-size // SECTOR))]
+            for sectors in parts:
+                pairs = np.unique(np.stack([warp, sectors]), axis=1)
+                count.units += pairs.shape[1]
+                self.touched["load" if what == "load" else "store"].update(np.unique(sectors).tolist())
+        elif space == "shared":
+            count.units += _wavefronts(warp, batch.lane[threads], address, size)
+
+
+def _wavefronts(warp: Any, lane: Any, address: Any, size: int) -> int:
+    """A warp's access is cut into halves or quarters where lanes ask for 8 or 16 bytes; of each part, distinct words of
+    one bank come one after the other."""
+    words = max(size // WORD, 1)
+    part = warp * words + lane // (32 // words)
+    part, word = np.repeat(part, words), (address[:, None] // WORD + np.arange(words)).reshape(-1)
+    part, word = np.unique(np.stack([part, word]), axis=1)
+    _, index, hits = np.unique(np.stack([part, word % BANKS]), axis=1, return_index=True, return_counts=True)
+    worst: dict[int, int] = {}
+    for p, h in zip(part[index].tolist(), hits.tolist()):
+        worst[p] = max(worst.get(p, 0), h)
+    return sum(worst.values())
