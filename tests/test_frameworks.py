@@ -6,8 +6,10 @@ Without a GPU, CUDA is played by ``backends.py``: arrays that say where they are
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,9 +34,13 @@ from cases import (
     F32,
     SUBJECTS,
     arguments,
+    assert_forward,
+    assert_gradient,
     assert_same_bits,
     backward,
+    backward_example,
     forward,
+    forward_example,
     kinds_of,
     operation,
     python,
@@ -203,6 +209,43 @@ def test_the_compiled_kernels_name_a_missing_driver(subject: str) -> None:
     if grad is not None:
         with pytest.raises(RuntimeError, match=sentence.format(f"{subject}_vjp")):
             backward(fake_cupy_on(), subject, given, grad)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_cupy_arrays_are_computed_by_the_compiled_kernels(subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole road but CuPy itself and the device, whose part the stand-in of tests/cuda/ plays."""
+    pytest.importorskip("bilateral_ops._cuda_standin", reason="built without BILATERAL_OPS_CUDA_TEST")
+    monkeypatch.syspath_prepend(Path(__file__).parent / "cuda")
+    standin = importlib.import_module("standin")
+    device = standin.the_standin()
+    device.reset(90)
+    monkeypatch.setattr(_dlpack, "_kernels", device.module)
+
+    class Lent(FakeArray):
+        def __init__(self, array: Any) -> None:
+            super().__init__(array.memory, array.device)
+            self.array = array
+
+        def __dlpack__(self, **keywords: Any) -> Any:
+            return self.array.__dlpack__(**keywords)
+
+    def empty(shape: Any, dtype: Any) -> Lent:
+        shape = (shape,) if isinstance(shape, int) else shape
+        return Lent(standin.empty(device, shape, dtype, FAKE_CUPY.current))
+
+    monkeypatch.setattr(FAKE_CUPY, "empty", empty)
+    monkeypatch.setitem(_dispatch._cache, Lent, FAKE_FRAMEWORK)
+    through = Through(lambda array: Lent(standin.laid_out(device, array, 1)), lambda array: array.memory.copy())
+
+    given = forward_example(subject, "plain", ALL_F32)
+    assert_forward(forward(through, subject, given.arguments), given.result, F32)
+    if subject in DIFFERENTIABLE:
+        given = backward_example(subject, "plain", ALL_F32)
+        gradients = backward(through, subject, given.arguments, given.grad)._asdict()
+        for name, got in gradients.items():
+            if got is not None:
+                assert_gradient(got, getattr(given.gradients, name), given.contributions[name], F32, name)
+    assert {launch.stream for launch in device.launches} == {1001}
 
 
 def test_the_frameworks_own_errors_pass(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,3 +493,10 @@ def test_the_real_cupys_arrays_are_read_rightly(no_kernels: None) -> None:
         assert framework.kind_of(view) == "float32"
     with pytest.raises(RuntimeError, match=r"guide_luma: image is on cuda:0, .* or pass cupy.asnumpy\(image\)\."):
         bilateral_ops.guide_luma(array)
+
+
+def test_the_cupy_reference_with_the_real_cupy() -> None:
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    reference = importlib.import_module("bilateral_ops.reference.cupy")
+    given = forward_example("slice_apply", "plain", ALL_F32)  # in NumPy's arrays, which need no device
+    assert_forward(forward(reference, "slice_apply", given.arguments), given.result, F32)
