@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -59,13 +60,17 @@ class Through:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def to_torch(array: Any, device: str = "cpu") -> Any:
+def shared_with_torch(array: Any) -> Any:
+    """A tensor in the array's memory."""
     import torch
 
-    plain = np.array(array, order="C")
-    if plain.dtype == BF16:
-        return torch.from_numpy(plain.view(np.int16)).view(torch.bfloat16).to(device)
-    return torch.from_numpy(plain).to(device)
+    if array.dtype == BF16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_torch(array: Any, device: str = "cpu") -> Any:
+    return shared_with_torch(np.array(array, order="C")).to(device)
 
 
 def from_torch(tensor: Any) -> Any:
@@ -133,6 +138,15 @@ class FakeArray:
 
     def __getitem__(self, index: Any) -> FakeArray:
         return FakeArray(self.memory[index], self.device.id)
+
+    def __dlpack__(self, **_: Any) -> Any:
+        """NumPy's capsule, changed to say CUDA."""
+        capsule = self.memory.__dlpack__(max_version=(1, 0))
+        pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        where = pointer_of(capsule, b"dltensor_versioned") + 40  # after version, manager, deleter, flags and data
+        (ctypes.c_int32 * 2).from_address(where)[:] = 2, self.device.id
+        return capsule
 
     def swapaxes(self, *axes: int) -> FakeArray:
         return FakeArray(self.memory.swapaxes(*axes), self.device.id)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cases import (
@@ -459,6 +460,20 @@ def test_sentence_says(subject: str, changes: dict[str, Any], error: Any, parts:
     assert_sentence(raised.value, f"{operation(subject.removesuffix('_vjp'))}{'_vjp' * subject.endswith('_vjp')}")
     for part in parts:
         assert part in str(raised.value), part
+
+
+@pytest.mark.parametrize("kind", [F16, BF16, F32], ids=str)
+def test_a_number_is_refused_where_it_would_become_infinite(kind: Any) -> None:
+    info = ml_dtypes.finfo(kind)
+    halfway = float(info.max) + 0.5 * float(2 ** (info.maxexp - 1 - info.nmant))  # to the next power of two
+
+    def call_with(value: float) -> Any:
+        return call("guide_nn", kinds=Kinds(kind, kind, kind), w2=np.zeros(4, kind), b2=value)
+
+    assert (call_with(-np.nextafter(halfway, 0)) == 0).all()
+    with pytest.raises(ValueError, match=f"guide_nn: b2 must be in {kind.name}'s range, got -"):
+        call_with(-halfway)
+    assert (call_with(-np.inf) == 0).all()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

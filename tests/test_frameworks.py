@@ -6,15 +6,27 @@ Without a GPU, CUDA is played by ``backends.py``: arrays that say where they are
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from backends import FAKE_CUPY, FAKE_FRAMEWORK, FakeArray, FakeKernels, Through, fake_cupy_on, from_torch, to_torch
-from backends import torch_on as torch_through
+from backends import (
+    FAKE_CUPY,
+    FAKE_FRAMEWORK,
+    FakeArray,
+    FakeKernels,
+    Through,
+    fake_cupy_on,
+    from_torch,
+    shared_with_torch,
+    to_torch,
+    torch_on,
+)
 from cases import (
     ALL_F32,
     BF16,
@@ -22,10 +34,15 @@ from cases import (
     F32,
     SUBJECTS,
     arguments,
+    assert_forward,
+    assert_gradient,
     assert_same_bits,
     backward,
+    backward_example,
     forward,
+    forward_example,
     kinds_of,
+    operation,
     python,
     random_like,
     replaced,
@@ -173,6 +190,64 @@ def test_a_failed_launch_names_the_operation(kernels: FakeKernels, monkeypatch: 
     refused(RuntimeError, "splat: the device is lost.", "splat", sent)
 
 
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_compiled_kernels_name_a_missing_driver(subject: str) -> None:
+    """All that a call needs of the compiled module but the device."""
+    pytest.importorskip("numpy", "2.1")  # whose DLPack is 1.0
+    compiled = pytest.importorskip("bilateral_ops._cuda", reason="built without CUDA")
+    try:
+        compiled.device_count()
+    except RuntimeError:
+        pass
+    else:
+        pytest.skip("there is a driver")
+    given = example(subject)
+    grad = None if subject not in DIFFERENTIABLE else random_like(forward(bilateral_ops, subject, given).shape, F32)
+    sentence = r"{}: needs an NVIDIA driver for CUDA \d+, .* install or update it, or copy the arrays to the host\."
+    with pytest.raises(RuntimeError, match=sentence.format(operation(subject))):
+        forward(fake_cupy_on(), subject, given)
+    if grad is not None:
+        with pytest.raises(RuntimeError, match=sentence.format(f"{subject}_vjp")):
+            backward(fake_cupy_on(), subject, given, grad)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_cupy_arrays_are_computed_by_the_compiled_kernels(subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole road but CuPy itself and the device, whose part the stand-in of tests/cuda/ plays."""
+    pytest.importorskip("bilateral_ops._cuda_standin", reason="built without BILATERAL_OPS_CUDA_TEST")
+    monkeypatch.syspath_prepend(Path(__file__).parent / "cuda")
+    standin = importlib.import_module("standin")
+    device = standin.the_standin()
+    device.reset(90)
+    monkeypatch.setattr(_dlpack, "_kernels", device.module)
+
+    class Lent(FakeArray):
+        def __init__(self, array: Any) -> None:
+            super().__init__(array.memory, array.device)
+            self.array = array
+
+        def __dlpack__(self, **keywords: Any) -> Any:
+            return self.array.__dlpack__(**keywords)
+
+    def empty(shape: Any, dtype: Any) -> Lent:
+        shape = (shape,) if isinstance(shape, int) else shape
+        return Lent(standin.empty(device, shape, dtype, FAKE_CUPY.current))
+
+    monkeypatch.setattr(FAKE_CUPY, "empty", empty)
+    monkeypatch.setitem(_dispatch._cache, Lent, FAKE_FRAMEWORK)
+    through = Through(lambda array: Lent(standin.laid_out(device, array, 1)), lambda array: array.memory.copy())
+
+    given = forward_example(subject, "plain", ALL_F32)
+    assert_forward(forward(through, subject, given.arguments), given.result, F32)
+    if subject in DIFFERENTIABLE:
+        given = backward_example(subject, "plain", ALL_F32)
+        gradients = backward(through, subject, given.arguments, given.grad)._asdict()
+        for name, got in gradients.items():
+            if got is not None:
+                assert_gradient(got, getattr(given.gradients, name), given.contributions[name], F32, name)
+    assert {launch.stream for launch in device.launches} == {1001}
+
+
 def test_the_frameworks_own_errors_pass(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
     class OutOfMemoryError(RuntimeError):
         pass
@@ -195,17 +270,19 @@ def through(request: pytest.FixtureRequest, kernels: FakeKernels) -> Through:
     """A framework whose arrays share the memory of the NumPy arrays that are sent."""
     if request.param == "CuPy":
         return fake_cupy_on()
-    torch = pytest.importorskip("torch")
-    return Through(torch.from_numpy, from_torch)
+    pytest.importorskip("torch")
+    return Through(shared_with_torch, from_torch)
 
 
 def test_out_may_be_the_image_and_no_other_input(through: Through) -> None:
-    given = example(Co=3)
-    want = forward(bilateral_ops, "slice_apply", given)
-    image = given["image"].copy()
-    assert_same_bits(forward(through, "slice_apply", {**given, "image": image}, out=image), want)
-    assert_same_bits(image, want)
+    for kinds in kinds_of("slice_apply"):
+        given = arguments("slice_apply", kinds, **SIZE)
+        want, image = forward(bilateral_ops, "slice_apply", given), given["image"].copy()
+        assert_same_bits(forward(through, "slice_apply", {**given, "image": image}, out=image), want)
+        assert_same_bits(image, want)
 
+    given = example()
+    want = forward(bilateral_ops, "slice_apply", given)
     rows = np.zeros((2, 6, 19, 3), np.float32)
     refusal = r"slice_apply: out must not overlap image, unless it is the same view, got arrays that share memory\."
     with pytest.raises(ValueError, match=refusal):
@@ -252,7 +329,7 @@ def test_empty_arrays_overlap_nothing(through: Through) -> None:
 def test_pytorch_tensors_on_the_cpu(subject: str, kinds: Any) -> None:
     pytest.importorskip("torch")
     for options in ({}, {"xy": True}) if subject in ("slice", "slice_apply", "splat") else ({},):
-        assert_same_as_numpy(torch_through("cpu"), subject, arguments(subject, kinds, **SIZE, **options))
+        assert_same_as_numpy(torch_on("cpu"), subject, arguments(subject, kinds, **SIZE, **options))
 
 
 def test_pytorch_tensors_of_any_strides() -> None:
@@ -272,7 +349,7 @@ def test_pytorch_numbers_and_parameters() -> None:
         given = {**example("guide_nn"), "b2": 0.3}
         given = {name: a.astype(kind) if isinstance(a, np.ndarray) else a for name, a in given.items()}
         want = forward(bilateral_ops, "guide_nn", given)
-        assert_same_bits(forward(torch_through("cpu"), "guide_nn", given), want)
+        assert_same_bits(forward(torch_on("cpu"), "guide_nn", given), want)
     parameter = torch.nn.Parameter(to_torch(example("slice")["grid"]))
     guide = to_torch(example("slice")["guide"])
     with torch.no_grad():
@@ -319,7 +396,7 @@ def test_pytorch_tensors_that_cannot_be_computed_on() -> None:
     image = torch.rand(4, 5, 3)
     for bad, error, parts in (
         (image.to("meta"), RuntimeError, ("image is on meta", "image.cpu()")),
-        (image.to_sparse(), TypeError, ("image must be a plain tensor", "sparse_coo", "to_dense()")),
+        (image.to_sparse(), TypeError, ("image must be a dense tensor, got sparse_coo", "to_dense()")),
         (torch.complex(image, image).conj().imag, TypeError, ("a negated view", "resolve_neg()")),
         (image.long(), TypeError, ("image must be float16", "got int64")),
         (torch.Size([4, 5, 3]), TypeError, ("image must be a NumPy, CuPy or PyTorch array", "got Size")),
@@ -359,12 +436,21 @@ def test_pytorch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77 if entered[-1] else 0))
     monkeypatch.setattr(torch, "empty", allocate)
     monkeypatch.setattr(framework, "number", lambda value, kind, device: on_device(torch.tensor(value)))
-    monkeypatch.setattr("backends._memories", lambda given: framework._each(framework._host_array, given))
+
+    def lent(tensor: Any) -> Any:
+        assert not tensor.requires_grad, "DLPack would refuse it"
+        return framework._host_array(tensor)
+
+    monkeypatch.setattr("backends._memories", lambda given: framework._each(lent, given))
     through = Through(lambda array: on_device(to_torch(array)), lambda t: from_torch(t.as_subclass(torch.Tensor)))
     for subject in SUBJECTS:
         assert_same_as_numpy(through, subject, example(subject))
     given = {**example("guide_nn"), "b2": 0.5}
-    assert_same_bits(forward(through, "guide_nn", given), forward(bilateral_ops, "guide_nn", given))
+    want = forward(bilateral_ops, "guide_nn", given)
+    assert_same_bits(forward(through, "guide_nn", given), want)
+    with torch.no_grad():
+        sent = {name: value if name == "b2" else value.requires_grad_() for name, value in through.sent(given).items()}
+        assert_same_bits(through.fetched(forward(bilateral_ops, "guide_nn", sent)), want)
     assert {call.stream for call in kernels.calls} == {77}
     assert all(call.workspace.shape == (256,) and call.workspace.dtype == torch.uint8 for call in kernels.calls)
     assert entered[-1] is None
@@ -407,3 +493,10 @@ def test_the_real_cupys_arrays_are_read_rightly(no_kernels: None) -> None:
         assert framework.kind_of(view) == "float32"
     with pytest.raises(RuntimeError, match=r"guide_luma: image is on cuda:0, .* or pass cupy.asnumpy\(image\)\."):
         bilateral_ops.guide_luma(array)
+
+
+def test_the_cupy_reference_with_the_real_cupy() -> None:
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    reference = importlib.import_module("bilateral_ops.reference.cupy")
+    given = forward_example("slice_apply", "plain", ALL_F32)  # in NumPy's arrays, which need no device
+    assert_forward(forward(reference, "slice_apply", given.arguments), given.result, F32)

@@ -32,11 +32,11 @@ def locate(op: str, name: str, tensor: Any) -> Any:
             f"{op}: {name} requires a gradient, which this version does not record; pass {name}.detach(), or call "
             f"under torch.no_grad(), and take gradients from the functions named *_vjp."
         )
-    if tensor.layout is not torch.strided or tensor.is_neg():
-        form = "a negated view" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
-        raise TypeError(
-            f"{op}: {name} must be a plain tensor, got {form}; pass {name}.to_dense() or {name}.resolve_neg()."
-        )
+    if tensor.layout is not torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; pass {name}.to_dense().")
+    if tensor.is_neg():
+        raise TypeError(f"{op}: {name} must be a plain tensor, got a negated view; pass {name}.resolve_neg().")
     device = tensor.device
     if device.type == "cuda":
         _dlpack.require(op, name, device, f"pass {name}.cpu()")
