@@ -80,7 +80,7 @@ MUTANTS = {
         "sum = madd(numbers[j * shape.Ci + i], at.d_q[i * width + p], sum)",
         "guide",
         "guide_curves",
-        "plain",
+        "window",
         AssertionError,
     ),
     "a missing barrier": Mutant(
