@@ -1,6 +1,7 @@
 """Bugs, planted one at a time in a copy of the kernels, and the check that must see each.
 
-A mutant's .cu is compiled to PTX, and its kernels take the place of the real ones in the stand-in: host code is the same.
+A mutant's .cu is compiled to PTX, and its kernels take the place of the real ones in the stand-in: host code is the
+same.
 `pytest tests/cuda/test_mutants.py` plants them all.
 """
 

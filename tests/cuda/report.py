@@ -115,15 +115,15 @@ def page(device: Any) -> str:
         "",
         "<!-- Written by tests/cuda/report.py -->",
         "",
-        "**No figure on this page is a measurement.** They are static: registers and shared memory are ptxas's, bytes and "
-        "wavefronts were counted while an interpreter ran the compiled kernels, and times are bytes over the memory "
-        "bandwidth of data sheets, which no kernel can beat and which says nothing of how near one comes.",
+        "**No figure on this page is a measurement.** They are static: registers and shared memory are ptxas's, bytes "
+        "and wavefronts were counted while an interpreter ran the compiled kernels, and times are bytes over the "
+        "memory bandwidth of data sheets, which no kernel can beat and which says nothing of how near one comes.",
         "",
         f"## Bytes and floors, {WIDTH} × {HEIGHT}",
         "",
-        "float32, RGB, a grid of 16 × 16 × 8 matrices of 3 × 4. *Counted*: 32-byte sectors, each once for each block that "
-        "touches it, the grid's cells and the sums of its gradient included. *Wavefronts*: turns of shared memory per access; *ideal*, "
-        "if no two lanes met in a bank and none read the same word.",
+        "float32, RGB, a grid of 16 × 16 × 8 matrices of 3 × 4. *Counted*: 32-byte sectors, each once for each "
+        "block that touches it, the grid's cells and the sums of its gradient included. *Wavefronts*: turns of shared "
+        "memory per access; *ideal*, if no two lanes met in a bank and none read the same word.",
         "",
         "| operation | direction | least bytes a pixel | counted | wavefronts per access (ideal) | "
         + " | ".join(f"floor, {name}" for name in BANDWIDTH)
@@ -131,9 +131,10 @@ def page(device: Any) -> str:
         "|---|---|---|---|---|" + "---|" * len(BANDWIDTH),
     ]
     for work, c in counted.items():
+        over = 100 * (c.bytes / work.least - 1)
         floors = " | ".join(f"{work.least * HEIGHT * WIDTH / b * 1e6:.1f} µs" for b in BANDWIDTH.values())
         lines.append(
-            f"| {work.name} | {work.direction} | {work.least} | {c.bytes:.1f} (+{100 * (c.bytes / work.least - 1):.0f} %) "
+            f"| {work.name} | {work.direction} | {work.least} | {c.bytes:.1f} (+{over:.0f} %) "
             f"| {c.wavefronts:.2f} ({c.ideal:.2f}) | {floors} |"
         )
     lines += [

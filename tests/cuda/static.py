@@ -55,7 +55,7 @@ def wide_accesses(kernel: Kernel) -> dict[str, int]:
     for block in kernel.blocks:
         for i in block:
             if i.name in ("ld", "st") and (
-                "v4" in i.opcode and i.opcode[-1][1:] == "32" or i.opcode[-2:] == ("v2", "f64")
+                ("v4" in i.opcode and i.opcode[-1][1:] == "32") or i.opcode[-2:] == ("v2", "f64")
             ):
                 space = next((s for s in ("global", "shared") if s in i.opcode), "generic")
                 counts[f"{i.name}.{space}"] = counts.get(f"{i.name}.{space}", 0) + 1
