@@ -98,8 +98,8 @@ class AxisVecs {
 };
 // d, the slopes, may be null: not wanted.
 template <class T>
-BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k,
-                          T* BO_RESTRICT t, T* BO_RESTRICT d) {
+BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k, T* BO_RESTRICT t,
+                          T* BO_RESTRICT d) {
   const AxisVecs<T> rule(axis);
   int64_t i = 0;
   for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) {
@@ -322,6 +322,7 @@ class Sampler {
         each([&](int64_t c, auto lanes) {
           const Vec<T> lower = lerp(lanes.get(left + lower_at + c), lanes.get(right + lower_at + c), tx);
           const Vec<T> upper = lerp(lanes.get(left + upper_at + c), lanes.get(right + upper_at + c), tx);
+          if (kValues && !kSlopes) prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(values + i * C + c));
           if (kValues) lanes.put(values + i * C + c, lerp(lower, upper, tz));
           if (kSlopes) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
         });

@@ -10,6 +10,8 @@
 
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
 #include <immintrin.h>
+// g++ would load vectors that are blended several times from memory for every blend.
+#define BO_IN_REGISTERS(x, y, z) asm("" : "+v"(x), "+v"(y), "+v"(z))
 #elif defined(BO_SIMD_NEON)
 #include <arm_neon.h>
 #endif
@@ -124,13 +126,6 @@ template <class T>
 BO_INLINE Vec<T> where_inside(const Vec<T>& a, const Vec<T>& most, const Vec<T>& x) {
   Vec<T> r;
   BO_LANES r.v[l] = a.v[l] > T(0) && a.v[l] < most.v[l] ? x.v[l] : T(0);
-  return r;
-}
-// The first n lanes of a, the others of b
-template <class T>
-BO_INLINE Vec<T> first_of(int64_t n, const Vec<T>& a, const Vec<T>& b) {
-  Vec<T> r;
-  BO_LANES r.v[l] = l < n ? a.v[l] : b.v[l];
   return r;
 }
 // Numbers ≥ 0 without their fractions, and back
@@ -351,12 +346,6 @@ BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most
   const __mmask8 above = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_GT_OQ);
   return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
-  return {_mm512_mask_mov_ps(b.v, static_cast<__mmask16>((1u << n) - 1), a.v)};
-}
-BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
-  return {_mm512_mask_mov_pd(b.v, static_cast<__mmask8>((1u << n) - 1), a.v)};
-}
 BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
 BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
 BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
@@ -391,7 +380,8 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
 // Element i of channel c stands at 3i + c, and 3 and 16 have no common divisor: the channel's elements have different
 // lanes in the three vectors, so that a blend of these and one permutation gather them.
 BO_INLINE void deinterleave(Vec<float>* v) {
-  const __m512 x = v[0].v, y = v[1].v, z = v[2].v;
+  __m512 x = v[0].v, y = v[1].v, z = v[2].v;
+  BO_IN_REGISTERS(x, y, z);
   const __m512i lane_a = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13);
   const __m512i lane_b = _mm512_setr_epi32(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14);
   const __m512i lane_c = _mm512_setr_epi32(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15);
@@ -411,7 +401,8 @@ BO_INLINE void interleave(Vec<float>* v) {
   v[2].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z);
 }
 BO_INLINE void deinterleave(Vec<double>* v) {
-  const __m512d x = v[0].v, y = v[1].v, z = v[2].v;
+  __m512d x = v[0].v, y = v[1].v, z = v[2].v;
+  BO_IN_REGISTERS(x, y, z);
   const __m512i lane_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
   const __m512i lane_b = _mm512_setr_epi64(1, 4, 7, 2, 5, 0, 3, 6);
   const __m512i lane_c = _mm512_setr_epi64(2, 5, 0, 3, 6, 1, 4, 7);
@@ -625,12 +616,6 @@ BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most
   const __m256d above = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_GT_OQ);
   return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, most.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
-  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(lane_mask(n)))};
-}
-BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
-  return {_mm256_blendv_pd(b.v, a.v, _mm256_castsi256_pd(lane_mask(2 * n)))};
-}
 BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
 BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
 BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
@@ -667,7 +652,8 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
 }
 // As with AVX-512: three and eight have no common divisor either.
 BO_INLINE void deinterleave(Vec<float>* v) {
-  const __m256 x = v[0].v, y = v[1].v, z = v[2].v;
+  __m256 x = v[0].v, y = v[1].v, z = v[2].v;
+  BO_IN_REGISTERS(x, y, z);
   const __m256i lane_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i lane_b = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
   const __m256i lane_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
@@ -688,7 +674,8 @@ BO_INLINE void interleave(Vec<float>* v) {
 }
 // x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3
 BO_INLINE void deinterleave(Vec<double>* v) {
-  const __m256d x = v[0].v, y = v[1].v, z = v[2].v;
+  __m256d x = v[0].v, y = v[1].v, z = v[2].v;
+  BO_IN_REGISTERS(x, y, z);
   // a0 a3 a2 a1, b1 b0 b3 b2, c2 c1 c0 c3
   v[0].v = _mm256_permute4x64_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 2), 0x6c);
   v[1].v = _mm256_permute_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 4), 5);
@@ -937,14 +924,6 @@ BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, c
 }
 BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
   return {where_inside(a.low, most.low, x.low), where_inside(a.high, most.high, x.high)};
-}
-BO_INLINE Vec<float> first_of(int64_t n, const Vec<float>& a, const Vec<float>& b) {
-  const int32x4_t low = {0, 1, 2, 3}, high = {4, 5, 6, 7}, count = vdupq_n_s32(static_cast<int32_t>(n));
-  return {vbslq_f32(vcgtq_s32(count, low), a.low, b.low), vbslq_f32(vcgtq_s32(count, high), a.high, b.high)};
-}
-BO_INLINE Vec<double> first_of(int64_t n, const Vec<double>& a, const Vec<double>& b) {
-  const int64x2_t low = {0, 1}, high = {2, 3}, count = vdupq_n_s64(n);
-  return {vbslq_f64(vcgtq_s64(count, low), a.low, b.low), vbslq_f64(vcgtq_s64(count, high), a.high, b.high)};
 }
 BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
 // The low halves of four integers, of which nothing else matters

@@ -9,50 +9,57 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// Work on a tile's vectors of pixels, span by span: f(first pixel of the vector, tables of the span, result), which is
-// R vectors, then put(first pixel, result). A vector that reaches over a column of cells is worked on for either span.
-template <int R, class T, int D, class F, class Put>
-BO_INLINE void for_span_vectors(Tables<T, D>& tables, const Tile& tile, const Places<T>& places, const F& f,
-                                const Put& put) {
-  constexpr int64_t kLanes = Vec<T>::kLanes;
-  Vec<T> before[R];
-  for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
-    const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-    for (int64_t p = begin / kLanes * kLanes; p < end; p += kLanes) {
-      Vec<T> result[R];
-      f(p, span, result);
-      if (p < begin)
-        for (int c = 0; c < R; ++c) result[c] = first_of(begin - p, before[c], result[c]);
-      if (p + kLanes <= end || end == tile.count) {
-        put(p, result);
-      } else {
-        for (int c = 0; c < R; ++c) before[c] = result[c];
-      }
-    }
-  });
+// kLanes pixels at a time between interleaved memory of storage S and [channel][pixel].
+template <class S, class T>
+BO_INLINE void pixels_to_planes(const char* from, int64_t count, T* to, int64_t pitch) {
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+    Vec<T> v[3];
+    load3<S>(from + 3 * p * S::size, v);
+    for (int c = 0; c < 3; ++c) store(to + c * pitch + p, v[c]);
+  }
+}
+template <class S, class T>
+BO_INLINE void planes_to_pixels(const T* from, int64_t pitch, int64_t count, char* to) {
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+    Vec<T> v[3];
+    for (int c = 0; c < 3; ++c) v[c] = load(from + c * pitch + p);
+    store3<S>(to + 3 * p * S::size, v);
+  }
 }
 
-// What to do once a vector of pixels: ask for the pixels of a later tile. (A class, as g++ takes a lambda that does no more
-// for one without effect.)
-template <int64_t Bytes, int64_t Lanes, class Guide>
-struct Prefetcher {
+// What is done once a vector of pixels meanwhile: their like in a later tile is asked for. (Classes, as g++ takes a
+// lambda that does no more than that for one without effect.)
+template <class S, class T, class Guide>
+struct ForwardPrefetch {
   const char *from, *to;
   const Guide& guide;
   BO_INLINE_MEMBER void operator()(int64_t p) const {
-    prefetch_ahead<Bytes>(from + p / Lanes * Bytes);
-    prefetch_ahead<Bytes>(to + p / Lanes * Bytes);
+    constexpr int64_t kLanes = Vec<T>::kLanes, kBytes = 3 * kLanes * S::size;
+    prefetch_ahead<kBytes>(from + p / kLanes * kBytes);
+    prefetch_ahead<kBytes>(to + p / kLanes * kBytes);
     guide.prefetch(p);
   }
 };
+template <class S, class T>
+struct BackwardPrefetch {
+  const char *image, *grad, *d_image, *d_guide;
+  BO_INLINE_MEMBER void operator()(int64_t p) const {
+    constexpr int64_t kLanes = Vec<T>::kLanes, kBytes = kLanes * S::size;
+    prefetch_ahead<3 * kBytes>(image + 3 * (p / kLanes * kBytes));
+    prefetch_ahead<3 * kBytes>(grad + 3 * (p / kLanes * kBytes));
+    prefetch_ahead<3 * kBytes>(d_image + 3 * (p / kLanes * kBytes));
+    prefetch_ahead<kBytes>(d_guide + p / kLanes * kBytes);
+  }
+};
 
-// HDRnet's matrices under a lattice with tables, a tile in four passes: the image's channels, where the guide falls, the
-// lookup, the result's pixels. (In one, a vector of pixels would wait for its cell while there is no room to begin with
-// the next one.) S: the storage of the pixels.
+// HDRnet's matrices under a lattice with tables, a tile in four passes: the image's channels, where the guide falls,
+// the lookup, the result's pixels. (In one, a vector of pixels would wait for its cell while there is no room to begin
+// with the next one.) S: the storage of the pixels.
 template <class S, int D, class T, class Guide>
 void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
                       const Tiling& tiling, const Columns<T>& columns, Guide& guide, int64_t first, int64_t last) {
   using Pixels = Pixels3<S, T>;
-  constexpr int64_t kLanes = Vec<T>::kLanes, kPitch = kTileWidth + kPad;
+  constexpr int64_t kPitch = kTileWidth + kPad;
   Pixels source(image), sink(out);
   Placer<T> placer(g, at, columns);
   Tables<T, D> tables(g, grid);
@@ -62,22 +69,14 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
     const Tile tile = tile_at(tiling, index);
     const char* const from = source.load(tile);
     char* const to = sink.target(tile);
-    for (int64_t p = 0; p < tile.count; p += kLanes) {
-      Vec<T> in[3];
-      load3<S>(from + p / kLanes * Pixels::kBytes, in);
-      for (int c = 0; c < 3; ++c) store(channels + c * kPitch + p, in[c]);
-    }
+    pixels_to_planes<S>(from, tile.count, channels, kPitch);
     const Places<T>& places = placer.template find<false>(tile, guide(tile, channels, kPitch));
     for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
       const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
       apply_span<D>(Matrix34(), span, places, begin, end, channels, results, kPitch,
-                    Prefetcher<Pixels::kBytes, kLanes, Guide>{from, to, guide});
+                    ForwardPrefetch<S, T, Guide>{from, to, guide});
     });
-    for (int64_t p = 0; p < tile.count; p += kLanes) {
-      Vec<T> result[3];
-      for (int c = 0; c < 3; ++c) result[c] = load(results + c * kPitch + p);
-      store3<S>(to + p / kLanes * Pixels::kBytes, result);
-    }
+    planes_to_pixels<S>(results, kPitch, tile.count, to);
     sink.put(tile);
   }
 }
@@ -152,7 +151,7 @@ class GivenGuide {
   explicit GivenGuide(const Tensor& guide) : guide_(guide) {}
   const T* operator()(const Tile& tile, const T*, int64_t) {
     const char* const from = pixel(guide_, tile);
-    if (guide_.strides[2] == sizeof(T) && plain<T>(guide_.dtype, from) && tile.count % Vec<T>::kLanes == 0) {
+    if (guide_.strides[2] == sizeof(T) && plain<T>(guide_.dtype, from)) {
       here_ = reinterpret_cast<const T*>(from);
     } else {
       load_run(guide_.dtype, from, guide_.strides[2], tile.count, plane_, 1);
@@ -181,12 +180,16 @@ template <class T, int D>
 void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
   using S = Plain<T, T>;
   using Pixels = Pixels3<S, T>;
-  constexpr int64_t kLanes = Vec<T>::kLanes;
+  constexpr int64_t kPitch = kTileWidth + kPad;
   const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
   const Columns<T> columns(g, a.at);
   splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Pixels image(a.image), grad(a.grad), d_image(a.d_image);
-    T guide[kTileWidth], d_guide[kTileWidth];
+    alignas(64) T in[3 * kPitch];
+    alignas(64) T d_out[3 * kPitch];
+    alignas(64) T d_in[3 * kPitch];
+    alignas(64) T guide[kTileWidth];
+    alignas(64) T d_guide[kPitch];
     Placer<T> placer(g, a.at, columns);
     Tables<T, D> tables(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
@@ -199,29 +202,19 @@ void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
         splatter->add_outer(tile, places, reinterpret_cast<const T*>(in_pixels),
                             reinterpret_cast<const T*>(grad_pixels));
       if (!a.d_image.data && !a.d_guide.data) continue;
-      char* const to = a.d_image.data ? d_image.target(tile) : nullptr;
-      for_span_vectors<4>(
-          tables, tile, places,
-          [&](int64_t p, const SpanTables<T>& span, Vec<T>* result) {
-            const char *const in_here = in_pixels + p / kLanes * Pixels::kBytes, *const grad_here =
-                                                                                     grad_pixels +
-                                                                                     p / kLanes * Pixels::kBytes;
-            prefetch_ahead<Pixels::kBytes>(in_here);
-            prefetch_ahead<Pixels::kBytes>(grad_here);
-            Vec<T> in[3], d_out[3];
-            load3<S>(in_here, in);
-            load3<S>(grad_here, d_out);
-            const Vec<T> slopes = gradient_lookup<D>(
-                Matrix34(), span, load_indices(places.kz + p, T()), load(places.tz + p), load(places.tx + p),
-                [&](int64_t j) { return in[j]; }, [&](int64_t i) { return d_out[i]; },
-                [&](int64_t j, const Vec<T>& v) { result[j] = v; });
-            result[3] = slopes * load(places.dz + p);
-          },
-          [&](int64_t p, Vec<T>* result) {
-            if (to) store3<S>(to + p / kLanes * Pixels::kBytes, result);
-            store(d_guide + p, result[3]);
-          });
-      if (a.d_image.data) d_image.put(tile);
+      pixels_to_planes<S>(in_pixels, tile.count, in, kPitch);
+      pixels_to_planes<S>(grad_pixels, tile.count, d_out, kPitch);
+      char* const to = d_image.target(tile);
+      const char* const plane = pixel(a.d_guide.data ? a.d_guide : a.at.guide, tile);
+      for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
+        const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
+        span_gradients<D>(Matrix34(), span, places, begin, end, in, d_out, d_in, d_guide, kPitch,
+                          BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
+      });
+      if (a.d_image.data) {
+        planes_to_pixels<S>(d_in, kPitch, tile.count, to);
+        d_image.put(tile);
+      }
       if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
     }
   });
@@ -251,7 +244,7 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
       if (a.d_image.data || a.d_guide.data) {
         for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
           const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-          span_gradients<D>(m, span, places, begin, end, image, grad, d_image, d_guide, pitch);
+          span_gradients<D>(m, span, places, begin, end, image, grad, d_image, d_guide, pitch, [](int64_t) {});
         });
       }
       if (splatter) {

@@ -35,7 +35,7 @@ class Splatter {
     const int64_t C = g_.C;
     if (g_.spans) {
       with_vectors<T>(C, [&](auto each) {
-        add_spans(tile, at, [&](int64_t i, auto&& put) {
+        add_spans(tile, at, [=](int64_t i, auto&& put) {
           each([&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
         });
       });
@@ -64,7 +64,7 @@ class Splatter {
   // The contributions of 3 × 4 matrices under a lattice with tables, grad_i·in_j (in_3 = 1), which then need not be
   // stored. image, grad: [pixel][3]
   void add_outer(const Tile& tile, const Places<T>& at, const T* image, const T* grad) {
-    add_spans(tile, at, [&](int64_t i, auto&& put) {
+    add_spans(tile, at, [=](int64_t i, auto&& put) {
       for (int v = 0; v * Vec<T>::kLanes < 12; ++v)
         put(v * Vec<T>::kLanes, spread3(grad + 3 * i, v) * repeat3_one(image + 3 * i, v));
     });
@@ -93,6 +93,11 @@ class Splatter {
       store(weights_ + 2 * kSize + i, left * tz);
       store(weights_ + 3 * kSize + i, tx * tz);
     }
+    int32_t first = at.kz[0], last = first;
+    for (int64_t i = 0; i < tile.count; ++i) {
+      first = min_of(first, at.kz[i]);
+      last = max_of(last, at.kz[i]);
+    }
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
       if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kMost)) add_span();
       y_ = tile.y;
@@ -100,29 +105,32 @@ class Splatter {
       kx_ = at.kx[begin];
       ty_ = at.row_t;
       count_ += end - begin;
-      // Copies, as for all the compiler knows the sums may be stored over the members.
-      const int64_t padded = padded_, half = half_;
+      first_ = min_of<int64_t>(first_, first);
+      last_ = max_of<int64_t>(last_, last);
+      // Copies, as for all the compiler knows the sums may be stored over what is used here.
+      const F values = contribute;
+      const int64_t padded = padded_;
       const int32_t* const depths = at.kz;
       const T* const weights = weights_;
-      T* const sums = span_;
-      int64_t first = first_, last = last_;
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t kz = depths[i];
-        first = kz < first ? kz : first;
-        last = kz > last ? kz : last;
-        T* const to = sums + (i & 1) * half + 2 * kz * padded;
+      const auto add_pixel = [=](int64_t i, T* sums) {
+        T* const to = sums + 2 * depths[i] * padded;
         const Vec<T> w0 = broadcast(weights[i]), w1 = broadcast(weights[kSize + i]),
                      w2 = broadcast(weights[2 * kSize + i]), w3 = broadcast(weights[3 * kSize + i]);
-        contribute(i, [&](int64_t c, const Vec<T>& d) {
+        values(i, [&](int64_t c, const Vec<T>& d) {
           T* const cell = to + c;
           store(cell, madd(w0, d, load(cell)));
           store(cell + padded, madd(w1, d, load(cell + padded)));
           store(cell + 2 * padded, madd(w2, d, load(cell + 2 * padded)));
           store(cell + 3 * padded, madd(w3, d, load(cell + 3 * padded)));
         });
+      };
+      T *const even = span_, *const odd = span_ + half_;
+      int64_t i = begin;
+      for (; i + 1 < end; i += 2) {
+        add_pixel(i, even);
+        add_pixel(i + 1, odd);
       }
-      first_ = first;
-      last_ = last;
+      if (i < end) add_pixel(i, even);
     });
   }
 

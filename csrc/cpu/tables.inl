@@ -212,11 +212,12 @@ BO_INLINE Vec<T> gradient_lookup(const M& m, const SpanTables<T>& tables, const 
   return slopes;
 }
 
-template <int D, class T, class M>
-void span_gradients(const M& m, const SpanTables<T>& tables, const Places<T>& at, int64_t begin, int64_t end,
-                    const T* BO_RESTRICT image, const T* BO_RESTRICT grad, T* BO_RESTRICT d_image,
-                    T* BO_RESTRICT d_guide, int64_t pitch) {
+template <int D, class T, class M, class Meanwhile>
+BO_INLINE void span_gradients(const M& m, const SpanTables<T>& tables, const Places<T>& at, int64_t begin, int64_t end,
+                              const T* BO_RESTRICT image, const T* BO_RESTRICT grad, T* BO_RESTRICT d_image,
+                              T* BO_RESTRICT d_guide, int64_t pitch, const Meanwhile& meanwhile) {
   for (int64_t p = begin; p < end; p += Vec<T>::kLanes) {
+    meanwhile(p);
     const Vec<T> slopes = gradient_lookup<D>(
         m, tables, load_indices(at.kz + p, T()), load(at.tz + p), load(at.tx + p),
         [&](int64_t j) { return load(image + j * pitch + p); }, [&](int64_t i) { return load(grad + i * pitch + p); },

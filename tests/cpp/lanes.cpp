@@ -190,23 +190,6 @@ void arithmetic() {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "first_of, for every number of lanes");
-    for_types([&](auto t) {
-      using T = decltype(t);
-      Random random;
-      for (int round = 0; round < 64; ++round)
-        for (int n = 0; n <= Vec<T>::kLanes; ++n) {
-          T a[kMost], b[kMost], wanted[kMost];
-          for (int l = 0; l < Vec<T>::kLanes; ++l) {
-            a[l] = random.number<T>();
-            b[l] = random.number<T>();
-            wanted[l] = l < n ? a[l] : b[l];
-          }
-          compare(question, first_of(n, load(a), load(b)), wanted);
-        }
-    });
-  }
-  {
     Question question(BO_STRING(BO_ISA), "broadcast");
     for_types([&](auto t) {
       using T = decltype(t);
