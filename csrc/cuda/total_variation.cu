@@ -78,7 +78,8 @@ __global__ void __launch_bounds__(kThreads) add_squares(Tensor out, int64_t bloc
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) variation_gradients(TotalVariationGradArgs a, Weights w, int64_t numbers) {
+__global__ void __launch_bounds__(kThreads, 4)
+    variation_gradients(TotalVariationGradArgs a, Weights w, int64_t numbers) {
   const T wy = static_cast<T>(w.of[0]), wx = static_cast<T>(w.of[1]), wz = static_cast<T>(w.of[2]);
   const int64_t count = a.grid.shape[0] * numbers;
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += gridDim.x * int64_t(kThreads)) {

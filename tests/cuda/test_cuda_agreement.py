@@ -142,7 +142,7 @@ def test_out_may_be_the_image(subject: str, kinds: Kinds, device: Any) -> None:
 def test_a_tile_has_the_whole_images_bits(kinds: Kinds, device: Any, on_device: Through) -> None:
     device.reset(90, races=False)
     given = forward_example("slice_apply", "wide batched", kinds).arguments
-    n, height, width = given["guide"].shape
+    _, height, width = given["guide"].shape
     grad = np.asarray(given["image"])
     whole = on_device.slice_apply(*given.values())
     gradients = on_device.slice_apply_vjp(*given.values(), grad)

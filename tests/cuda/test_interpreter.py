@@ -342,7 +342,7 @@ def test_what_is_not_known_is_an_error() -> None:
 
 
 def test_traffic(nvcc: str) -> None:
-    """A copy of float4: two loads and two stores of 512 bytes a warp, 16 sectors each. A stride of 32 words: one bank."""
+    """A copy of float4: two loads and two stores of a warp, 16 and 4 sectors. A stride of 32 words: one bank."""
     device = Device()
     kernel, traffic = kernels(nvcc, "features.cu", 75)["vectors"], Traffic()
     outputs = [device.memory.allocate(64 * 16), device.memory.allocate(64 * 4)]

@@ -1,7 +1,8 @@
 """A launch, run: all threads of some blocks advance together, block by block of code, the earliest first.
 
-Threads that part at a branch wait for one another at the earliest block of code that any of them is in, so they meet
-again where the paths do. Nothing depends on that: a barrier or a shuffle is executed when those that it names are there.
+Threads that part at a branch wait for one another at the earliest block of code that any of them is in, so they
+meet again where the paths do. Nothing depends on that: a barrier or a shuffle is executed when those that it names are
+there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .errors import (
     Unsupported,
 )
 from .memory import Memory
-from .parse import SIZE, Instruction, Kernel
+from .parse import Instruction, Kernel
 from .races import Log
 from .traffic import Traffic
 from .translate import WINDOWS, Code, Translator
@@ -389,7 +390,7 @@ class Batch:
         item = int(dtype[1:])
         size = item * len(outs)
         threads, address = self._where(m, base, offset, size, site)
-        for part, which, some, places in self._spaces(space, threads, address):
+        for part, _, some, places in self._spaces(space, threads, address):
             target, at = self._resolve(part, some, places, size, "load", site)
             typed, index = target[: len(target) // item * item].view(dtype), at // item
             for number, out in enumerate(outs):
@@ -601,4 +602,3 @@ _FUNCTIONS = {
 }
 _FUNCTIONS |= {"both": both, "bfloat": lambda bits: np.asarray(bits).view(arithmetic.BF16)}
 _FUNCTIONS |= {f"{kind}_": np.dtype(kind).type for kind in ("u1", "u2", "u4", "u8", "i2", "i4", "i8", "f4", "f8")}
-assert SIZE["b64"] == 8

@@ -22,10 +22,16 @@ class Traffic:
     """Counts by space and kind: `counts["global", "load"]`."""
 
     counts: dict[tuple[str, str], Count] = field(default_factory=dict)
-    touched: dict[str, set[int]] = field(default_factory=lambda: {"load": set(), "store": set()})  # sectors
+    _sectors: dict[str, list[Any]] = field(default_factory=dict)  # by kind, a number for each of a block
 
     def __getitem__(self, key: tuple[str, str]) -> Count:
         return self.counts.setdefault(key, Count())
+
+    def sectors(self, what: str) -> int:
+        """Of global memory, each once for each block that touches it: what is moved where a block's second access of a
+        sector finds it in the cache."""
+        parts = self._sectors.get(what)
+        return len(np.unique(np.concatenate(parts))) if parts else 0
 
     def add(self, batch: Any, space: str, what: str, address: Any, size: int, threads: Any) -> None:
         space = "global" if space == "const" else space
@@ -39,7 +45,8 @@ class Traffic:
             for sectors in parts:
                 pairs = np.unique(np.stack([warp, sectors]), axis=1)
                 count.units += pairs.shape[1]
-                self.touched["load" if what == "load" else "store"].update(np.unique(sectors).tolist())
+                mine = (batch.block[threads].astype(np.int64) << 40) + (sectors & ((1 << 40) - 1))
+                self._sectors.setdefault(what, []).append(np.unique(mine))
         elif space == "shared":
             count.units += _wavefronts(warp, batch.lane[threads], address, size)
 

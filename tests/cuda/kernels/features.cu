@@ -1,5 +1,5 @@
-// One feature of the instruction set a kernel. in_* are vectors, a thread takes one element; test_interpreter.py has the
-// same in NumPy.
+// One feature of the instruction set a kernel. in_* are vectors, a thread takes one element; test_interpreter.py has
+// the same in NumPy.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
@@ -11,9 +11,10 @@ KERNEL floats(const float* a, const float* b, const float* c, float* out, int n)
   INDEX;
   if (i >= n) return;
   const float x = a[i], y = b[i], z = c[i];
-  const float results[] = {fmaf(x, y, z), x * y,      x / y,         sqrtf(fabsf(x)), fminf(x, y),   fmaxf(x, z),
-                           floorf(x),     rintf(y),   truncf(z),     ceilf(x),        copysignf(x, y), __fadd_rd(x, y),
-                           -x,            __frcp_rn(y), x < y ? x : z, x != y ? z : x};
+  const float results[] = {fmaf(x, y, z),   x * y,           x / y,    sqrtf(fabsf(x)), fminf(x, y),
+                           fmaxf(x, z),     floorf(x),       rintf(y), truncf(z),       ceilf(x),
+                           copysignf(x, y), __fadd_rd(x, y), -x,       __frcp_rn(y),    x < y ? x : z,
+                           x != y ? z : x};
 #pragma unroll
   for (int k = 0; k < 16; ++k) out[i * 16 + k] = results[k];
 }
@@ -87,14 +88,10 @@ KERNEL approximations(const float* a, float* out, int n) {
 KERNEL lanes(const int* a, int* out, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x, v = a[i];
   const unsigned all = 0xffffffffu;
-  const int results[] = {__shfl_up_sync(all, v, 3),
-                         __shfl_down_sync(all, v, 5),
-                         __shfl_xor_sync(all, v, 9),
-                         __shfl_sync(all, v, v & 31),
-                         __shfl_down_sync(all, v, 2, 8),
-                         static_cast<int>(__ballot_sync(all, v & 1)),
-                         __any_sync(all, v > 90),
-                         __all_sync(all, v >= 0)};
+  const int results[] = {__shfl_up_sync(all, v, 3),      __shfl_down_sync(all, v, 5),
+                         __shfl_xor_sync(all, v, 9),     __shfl_sync(all, v, v & 31),
+                         __shfl_down_sync(all, v, 2, 8), static_cast<int>(__ballot_sync(all, v & 1)),
+                         __any_sync(all, v > 90),        __all_sync(all, v >= 0)};
 #pragma unroll
   for (int k = 0; k < 8; ++k) out[i * 8 + k] = results[k];
   (void)n;

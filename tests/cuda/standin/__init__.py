@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from interpreter import Kernel, KernelError, Launch, Memory, parse, run
+from interpreter import Kernel, Launch, Memory, parse, run
 from interpreter.memory import ALLOCATED, WRITTEN
 from interpreter.traffic import Traffic
 
@@ -257,6 +257,3 @@ def _bytes_of(offset: int, size: int) -> Any:
 def the_standin() -> Standin:
     """There is one: the module's state is the process's."""
     return Standin()
-
-
-assert issubclass(KernelError, Exception)

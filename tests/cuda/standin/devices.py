@@ -69,7 +69,8 @@ def refusal(
 ) -> tuple[int, str] | None:
     """The error with which a device refuses a launch, and why; None where it does not.
 
-    `opted` is the dynamic shared memory that the kernel was given by cudaFuncSetAttribute, `bound` its __launch_bounds__.
+    `opted` is the dynamic shared memory that the kernel was given by cudaFuncSetAttribute, `bound` its
+    __launch_bounds__.
     """
     threads = block[0] * block[1] * block[2]
     for name, size, most in (("grid", grid, device.grid), ("block", block, device.block)):

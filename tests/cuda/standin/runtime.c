@@ -1,5 +1,5 @@
-// Stands in for the CUDA runtime: the symbols that nvcc's objects and csrc/cuda need, and no others. That it links shows
-// that nothing there allocates, copies or waits.
+// Stands in for the CUDA runtime: the symbols that nvcc's objects and csrc/cuda need, and no others. That it links
+// shows that nothing there allocates, copies or waits.
 //
 // Kernels are known by their host stubs; a launch goes to a callback, which runs the kernel's PTX. The rest is state
 // that a test may set: devices, the error that the next calls return, the driver's absence.
@@ -107,14 +107,8 @@ cudaError_t cudaLaunchKernel(const void* stub, dim3 grid, dim3 block, void** arg
   }
   const Kernel* kernel = find(stub);
   if (!kernel || !state.launch) return record(kInvalidFunction);
-  const LaunchRequest request = {kernel->name,
-                                 kernel->image,
-                                 {grid.x, grid.y, grid.z},
-                                 {block.x, block.y, block.z},
-                                 shared,
-                                 arguments,
-                                 (uintptr_t)stream,
-                                 state.device};
+  const LaunchRequest request = {kernel->name, kernel->image, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
+                                 shared,       arguments,     (uintptr_t)stream,        state.device};
   return record(state.launch(&request));
 }
 // A kernel's stub, which nvcc writes, launches so; only the address of a stub is used here.

@@ -1,0 +1,198 @@
+"""Bugs, planted one at a time in a copy of the kernels, and the check that must see each.
+
+A mutant's .cu is compiled to PTX, and its kernels take the place of the real ones in the stand-in: host code is the
+same.
+`pytest tests/cuda/test_mutants.py` plants them all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from interpreter import (
+    BadMask,
+    BarrierError,
+    Kernel,
+    KernelError,
+    OutOfBounds,
+    Race,
+    Uninitialised,
+    parse,
+)
+
+SOURCES = Path(__file__).parents[2] / "csrc"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str  # in csrc/, where the bug is planted
+    old: str  # what stands there once
+    new: str
+    compiled: str  # the .cu that is compiled with it
+    subject: str  # called forward and backward …
+    case: str  # … with this case
+    #: What sees it: a kind of KernelError, or AssertionError where the answer is wrong.
+    caught: type[BaseException]
+
+
+MUTANTS = {
+    "an index off by one": Mutant(
+        "cuda/sampling.cuh",
+        "c.right = at.x.k + 1 < g.Gw",
+        "c.right = at.x.k + 1 < g.Gw + 1",
+        "slice",
+        "slice",
+        "plain",
+        OutOfBounds,
+    ),
+    "a lost last pixel": Mutant(
+        "cuda/arrays.cuh",
+        "for (int64_t e = threadIdx.x; e < tile.count * channels; e += blockDim.x) {",
+        "for (int64_t e = threadIdx.x; e < (tile.count - 1) * channels; e += blockDim.x) {",
+        "apply",
+        "apply",
+        "plain",
+        Uninitialised,
+    ),
+    "a pixel beyond the last": Mutant(
+        "cuda/splatting.cuh",
+        "if (p >= tile.count) continue;",
+        "if (p > tile.count) continue;",
+        "slice",
+        "slice",
+        "plain",
+        OutOfBounds,
+    ),
+    "swapped strides": Mutant(
+        "cuda/apply.cu",
+        "i * t.strides[3] + j * t.strides[4]",
+        "i * t.strides[4] + j * t.strides[3]",
+        "apply",
+        "apply",
+        "no offset 4 to 3",
+        KernelError,
+    ),
+    "a transposed matrix": Mutant(
+        "cuda/guide.cu",
+        "sum = madd(numbers[i * shape.Ci + j], at.d_q[i * width + p], sum)",
+        "sum = madd(numbers[j * shape.Ci + i], at.d_q[i * width + p], sum)",
+        "guide",
+        "guide_curves",
+        "window",
+        AssertionError,
+    ),
+    "a missing barrier": Mutant(
+        "cuda/total_variation.cu",
+        "    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;\n    __syncthreads();",
+        "    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;",
+        "total_variation",
+        "total_variation",
+        "plain",
+        Race,
+    ),
+    "a missing barrier between turns": Mutant(
+        "cuda/apply.cu",
+        "    stage(a.image, tile, Ci, room.width, in);\n    __syncthreads();",
+        "    stage(a.image, tile, Ci, room.width, in);",
+        "apply",
+        "apply",
+        "plain",
+        Race,
+    ),
+    "a missing warp barrier": Mutant(
+        "cuda/strips.cuh",
+        "      guide.four(numbers, depths_from, inside, pixels, depths);\n      __syncwarp();",
+        "      guide.four(numbers, depths_from, inside, pixels, depths);",
+        "slice_apply",
+        "slice_apply",
+        "wide",
+        Race,
+    ),
+    "a barrier that not all reach": Mutant(
+        "cuda/total_variation.cu",
+        "      sums[unit] = total;\n    }\n    __syncthreads();",
+        "      sums[unit] = total;\n      __syncthreads();\n    }",
+        "total_variation",
+        "total_variation",
+        "plain",
+        BarrierError,
+    ),
+    "a shuffle of lanes that are not there": Mutant(
+        "cuda/reduction.cuh",
+        "for (int64_t i = threadIdx.x % 32; i < count; i += 32) sum += from[i * step];\n  return warp_sum(sum);",
+        "if (threadIdx.x % 32 >= count) return 0.0;\n"
+        "  for (int64_t i = threadIdx.x % 32; i < count; i += 32) sum += from[i * step];\n  return warp_sum(sum);",
+        "total_variation",
+        "total_variation",
+        "plain",
+        BadMask,
+    ),
+    "a sum that threads share without atomics": Mutant(
+        "cuda/splatting.cuh",
+        "sums[cell * step + own] += static_cast<double>",
+        "sums[cell * step + own / 2] += static_cast<double>",
+        "slice",
+        "slice",
+        "plain",
+        Race,
+    ),
+    "a sum that blocks share without atomics": Mutant(
+        "cuda/guide.cu",
+        "double* const own = sums ? sums + blockIdx.x * shape.count : nullptr;",
+        "double* const own = sums;",
+        "guide",
+        "guide_nn",
+        "wide batched",
+        Race,
+    ),
+    "a number nobody zeroed": Mutant(
+        "cuda/guide.cu",
+        "for (int64_t e = p; sums && e < shape.count; e += kTile) own[e] = 0.0;",
+        "",
+        "guide",
+        "guide_nn",
+        "plain",
+        Uninitialised,
+    ),
+    "the wrong side of a cell": Mutant(
+        "cuda/splatting.cuh",
+        "const T weight = (y ? ty : T(1) - ty)",
+        "const T weight = (y ? T(1) - ty : ty)",
+        "slice",
+        "slice",
+        "plain",
+        AssertionError,
+    ),
+    "shared memory too short": Mutant(
+        "cuda/arrays.cuh",
+        "to[c * width + p] = get<T>",
+        "to[(c + 1) * width + p] = get<T>",
+        "guide",
+        "guide_luma",
+        "plain",
+        OutOfBounds,
+    ),
+}
+
+
+def planted(mutant: Mutant, folder: Path) -> Path:
+    """A copy of csrc/ with the bug."""
+    copy = folder / "csrc"
+    shutil.copytree(SOURCES, copy)
+    file = copy / mutant.file
+    text = file.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.file} has {text.count(mutant.old)} times, not once: {mutant.old}")
+    file.write_text(text.replace(mutant.old, mutant.new))
+    return copy
+
+
+def kernels(nvcc: str, csrc: Path, name: str, architecture: int, folder: Path) -> dict[str, Kernel]:
+    """The kernels of csrc/cuda/NAME.cu, compiled as the package compiles them."""
+    out = folder / f"{name}.ptx"
+    options = ["-std=c++17", "-O3", "-fmad=false", f"-arch=compute_{architecture}", "-ptx"]
+    subprocess.run([nvcc, *options, "-o", out, csrc / "cuda" / f"{name}.cu"], check=True)
+    return parse(out.read_text())

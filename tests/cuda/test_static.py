@@ -1,0 +1,46 @@
+"""Do the kernels keep within registers, without spills, and access memory 16 bytes at a time?"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report
+import static
+
+
+@pytest.mark.parametrize("architecture", [75, 80, 90])
+def test_limits(architecture: int, device: Any, tmp_path: Path) -> None:
+    ptxas = shutil.which("ptxas")
+    if ptxas is None:
+        pytest.skip("ptxas was not found")
+    found = static.resources(device.ptx, architecture, ptxas, tmp_path)
+    source = max(known for known in device.ptx if known <= architecture)
+    assert set(found) == set(device.kernels[source])
+    problems = [p for name, used in found.items() for p in static.exceeded(name, used, device.kernels[source][name])]
+    assert not problems, "\n".join(problems)
+
+
+def test_every_limit_can_be_exceeded(device: Any) -> None:
+    kernels = device.kernels[90]
+    strips = next(name for name in kernels if "apply_strips" in name)
+    good = static.Resources(64, 0, 0, 0)
+    assert not static.exceeded(strips, good, kernels[strips])
+    for change in ({"registers": 110}, {"stack": 8}, {"spilled": 4}):
+        assert static.exceeded(strips, dataclasses.replace(good, **change), kernels[strips]), change
+    narrow = dataclasses.replace(kernels[strips], blocks=[])
+    assert static.exceeded(strips, good, narrow)
+    for limit in static.LIMITS:
+        assert any(static.limit_of(name) is limit for name in kernels), f"no kernel has the limit {limit}"
+
+
+@pytest.mark.parametrize("architecture", [75, 90])
+def test_every_pixel_is_moved_once(architecture: int, device: Any) -> None:
+    """The bytes that warps ask for are the image's, and few more."""
+    for work in report.works():
+        counted = report.count(device, work, architecture)
+        over = counted.bytes / work.least - 1
+        assert -0.01 < over < report.MOST_OVER[work.direction], f"{work}: {counted.bytes:.1f} bytes a pixel"
