@@ -98,8 +98,8 @@ class AxisVecs {
 };
 // d, the slopes, may be null: not wanted.
 template <class T>
-BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k, T* BO_RESTRICT t,
-                          T* BO_RESTRICT d) {
+BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k,
+                          T* BO_RESTRICT t, T* BO_RESTRICT d) {
   const AxisVecs<T> rule(axis);
   int64_t i = 0;
   for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) {

@@ -32,8 +32,8 @@ BO_INLINE void for_span_vectors(Tables<T, D>& tables, const Tile& tile, const Pl
   });
 }
 
-// What to do once a vector of pixels: ask for the pixels of a later tile. (A class, as g++ takes a lambda that does no
-// more for one without effect.)
+// What to do once a vector of pixels: ask for the pixels of a later tile. (A class, as g++ takes a lambda that does no more
+// for one without effect.)
 template <int64_t Bytes, int64_t Lanes, class Guide>
 struct Prefetcher {
   const char *from, *to;
@@ -45,9 +45,9 @@ struct Prefetcher {
   }
 };
 
-// HDRnet's matrices under a lattice with tables, a tile in four passes: the image's channels, where the guide falls,
-// the lookup, the result's pixels. (In one, a vector of pixels would wait for its cell while there is no room to begin
-// with the next one.) S: the storage of the pixels.
+// HDRnet's matrices under a lattice with tables, a tile in four passes: the image's channels, where the guide falls, the
+// lookup, the result's pixels. (In one, a vector of pixels would wait for its cell while there is no room to begin with
+// the next one.) S: the storage of the pixels.
 template <class S, int D, class T, class Guide>
 void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
                       const Tiling& tiling, const Columns<T>& columns, Guide& guide, int64_t first, int64_t last) {
