@@ -37,7 +37,7 @@ from standin import ARCHITECTURES
 import bilateral_ops
 
 KINKED = ("guide on knots", "guide on knots, corners")
-#: Large for an interpreter.
+#: Large for an interpreter: their races are those of smaller ones.
 LARGE = ("large", "one long row", "one long column", "3 to 9", "wide 3 to 9", "many channels", "wide many channels")
 
 
@@ -77,7 +77,7 @@ def _check_backward(package: Any, subject: str, case: str, kinds: Kinds) -> None
 @_pairs(SUBJECTS)
 def test_forward(subject: str, case: str, device: Any, on_device: Through) -> None:
     for architecture, kinds in _runs(subject, case):
-        device.reset(architecture)
+        device.reset(architecture, races=case not in LARGE)
         example = forward_example(subject, case, kinds)
         got = forward(on_device, subject, example.arguments, **example.keywords)
         assert_forward(got, example.result, example.dtype, f"{kinds}")
@@ -86,7 +86,7 @@ def test_forward(subject: str, case: str, device: Any, on_device: Through) -> No
 @_pairs(DIFFERENTIABLE, without=KINKED)
 def test_backward(subject: str, case: str, device: Any, on_device: Through) -> None:
     for architecture, kinds in _runs(subject, case):
-        device.reset(architecture)
+        device.reset(architecture, races=case not in LARGE)
         _check_backward(on_device, subject, case, kinds)
 
 
