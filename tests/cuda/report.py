@@ -25,7 +25,7 @@ from bilateral_ops import CurvesGuide, _samples
 
 #: What is asked about: a window of an image of this size, float32 RGB, under a grid of 16 × 16 × 8 matrices of 3 × 4.
 HEIGHT, WIDTH = 1080, 1920
-WINDOW = {"H": 128, "W": 512}
+WINDOW = {"H": 128, "W": 256}
 AT = (128, 512, HEIGHT, WIDTH)
 #: Bytes a second, of data sheets.
 BANDWIDTH = {"H100": 3.35e12, "RTX 4090": 1.008e12}
