@@ -23,6 +23,7 @@ from cases import (
     as_float64,
     assert_same_bits,
     backward,
+    backward_example,
     cases_of,
     clear_of_kinks,
     forward,
@@ -204,6 +205,21 @@ def test_out_is_filled_and_returned(subject: str) -> None:
             assert_same_bits(out[chosen[0]], getattr(want, chosen[0]))
 
 
+@pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64, Kinds(F16, F16, F16)], ids=str)
+@pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if "image" in arguments(s)])
+@pytest.mark.parametrize("width", [33, 300])
+@pytest.mark.usefixtures("isa")
+def test_the_images_gradient_may_be_written_over_the_image(subject: str, kinds: Kinds, width: int) -> None:
+    given = arguments(subject, kinds, N=2, W=width)
+    grad = random_like(forward(bilateral_ops, subject, given).shape, kinds.image)
+    want = backward(bilateral_ops, subject, given, grad)
+    image = given["image"].copy()
+    got = backward(bilateral_ops, subject, {**given, "image": image}, grad, out={"image": image})
+    assert got.image is image
+    for name in want._fields:
+        assert_same_bits(getattr(got, name), getattr(want, name), name)
+
+
 @pytest.mark.parametrize("kind", [U8, U16], ids=str)
 @pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if U8 in {k.image for k in kinds_of(s)}])
 def test_the_gradient_by_an_integer_result_is_by_its_value_in_0_to_1(subject: str, kind: Any, backend: Any) -> None:
@@ -238,6 +254,16 @@ def test_scalars_may_be_python_or_numpy_numbers(subject: str, name: str, dtype: 
         forward(backend, subject, {**given, name: np.asarray(1, dtype)}),
         "a Python int",
     )
+
+
+@pytest.mark.parametrize(("subject", "case"), [(s, c) for s in DIFFERENTIABLE for c in ("plain", "wide", "batched")])
+def test_what_gradients_are_compared_on_has_gradients(subject: str, case: str) -> None:
+    """A guide that is clipped everywhere would agree with anything."""
+    if case not in cases_of(subject):
+        pytest.skip(f"no such case of {subject}")
+    gradients = backward_example(subject, case, ALL_F64).gradients
+    for name, gradient in gradients._asdict().items():
+        assert gradient is None or np.any(gradient), name
 
 
 def test_the_reference_is_the_transpose_of_its_own_differences() -> None:

@@ -61,14 +61,13 @@ def arguments(
         return {"xy": rng.uniform(-0.1, 1.1, (*batch, H, W, 2)).astype(other)} if xy else {}
 
     def curves() -> dict[str, Any]:
-        return {
-            "ccm": (np.eye(Ci) + 0.1 * rng.standard_normal((Ci, Ci))).astype(other),
-            "ccm_bias": normal(Ci, scale=0.05),
-            "shifts": rng.uniform(0, 1, (Ci, K)).astype(other),
-            "slopes": normal(Ci, K, scale=0.5),
-            "mix": rng.uniform(0.2, 0.5, (Ci,)).astype(other),
-            "mix_bias": np.asarray(0.1, other),
-        }
+        ccm = np.eye(Ci) + 0.1 * rng.standard_normal((Ci, Ci))
+        ccm_bias, shifts = 0.05 * rng.standard_normal(Ci), rng.uniform(0, 1, (Ci, K))
+        slopes, mix = rng.standard_normal((Ci, K)), rng.uniform(0.2, 0.5, Ci)
+        # Middle grey becomes middle grey: some pixels are clipped to 0 or 1, but not most.
+        grey = mix @ (slopes * np.maximum((ccm.sum(1) / 2 + ccm_bias)[:, None] - shifts, 0)).sum(1)
+        parameters = {"ccm": ccm, "ccm_bias": ccm_bias, "shifts": shifts, "slopes": slopes, "mix": mix}
+        return {name: v.astype(other) for name, v in {**parameters, "mix_bias": np.asarray(0.5 - grey)}.items()}
 
     def network() -> dict[str, Any]:
         return {

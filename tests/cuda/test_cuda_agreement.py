@@ -19,6 +19,7 @@ from cases import (
     SUBJECTS,
     U8,
     Kinds,
+    arguments,
     arrays,
     assert_forward,
     assert_gradient,
@@ -144,6 +145,24 @@ def test_out_may_be_the_image(subject: str, kinds: Kinds, device: Any) -> None:
         got = forward(bilateral_ops, subject, sent, out=sent["image"], **example.keywords)
         assert got is sent["image"]
         assert_forward(got.memory, example.result, example.dtype, case)
+
+
+@pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64], ids=str)
+@pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if "image" in arguments(s)])
+def test_the_images_gradient_may_be_written_over_the_image(subject: str, kinds: Kinds, device: Any) -> None:
+    through = Through(lambda array: standin.laid_out(device, array), lambda array: array.memory)
+    for case in ("wide", "batched"):
+        if case not in cases_of(subject):
+            continue
+        example = backward_example(subject, case, kinds)
+        want, over = (through.sent(example.arguments) for _ in range(2))
+        grad = through.sent(example.grad)
+        plain = backward(bilateral_ops, subject, want, grad, **example.keywords)
+        got = backward(bilateral_ops, subject, over, grad, out={"image": over["image"]}, **example.keywords)
+        assert got.image is over["image"]
+        for name in plain._fields:
+            if (value := getattr(plain, name)) is not None:
+                assert_same_bits(getattr(got, name).memory, value.memory, f"{case} {name}")
 
 
 @pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64, Kinds(F16, F16, F16)], ids=str)
