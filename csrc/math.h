@@ -34,6 +34,18 @@ BO_INLINE T madd(T a, T b, T c) {
 #endif
 }
 
+// The standard library's templates would be shared with the files compiled for other instruction sets, and devices
+// don't have them.
+template <class A>
+BO_INLINE constexpr A min_of(A a, A b) {
+  return b < a ? b : a;
+}
+template <class A>
+BO_INLINE constexpr A max_of(A a, A b) {
+  return a < b ? b : a;
+}
+BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // max(v, 0), which passes NaN on.
 template <class T>
 BO_INLINE T relu(T v) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import backends
@@ -26,12 +27,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
 
 
+@contextmanager
+def _set_isa(name: str) -> Iterator[None]:
+    bilateral_ops.set_isa(name)
+    try:
+        yield
+    finally:
+        bilateral_ops.set_isa(os.environ.get("BILATERAL_OPS_ISA") or bilateral_ops.available_isas()[0])
+
+
 @pytest.fixture(params=bilateral_ops.available_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set of this machine in turn."""
-    bilateral_ops.set_isa(request.param)
-    yield request.param
-    bilateral_ops.set_isa(os.environ.get("BILATERAL_OPS_ISA") or bilateral_ops.available_isas()[0])
+    with _set_isa(request.param):
+        yield request.param
 
 
 @pytest.fixture
@@ -49,9 +58,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "cuda":
         yield request.getfixturevalue("on_device")
         return
-    bilateral_ops.set_isa(request.param)
-    yield bilateral_ops
-    bilateral_ops.set_isa(os.environ.get("BILATERAL_OPS_ISA") or bilateral_ops.available_isas()[0])
+    with _set_isa(request.param):
+        yield bilateral_ops
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ void slice_forward_as(const SliceArgs& a) {
       load_plane(a.at.guide, tile, guide);
       char* const place = pixel(a.out, tile);
       samples.values = block_target(channels, place, scratch);
-      sampler.sample(tile, placer.find(tile, guide), samples);
+      sampler.sample(tile, placer.template find<false>(tile, guide), samples);
       if (samples.values == scratch) store_block(channels, place, tile.count, scratch);
     }
   });

@@ -9,24 +9,6 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// kLanes pixels at a time between interleaved memory of storage S and [channel][pixel].
-template <class S, class T>
-BO_INLINE void pixels_to_planes(const char* from, int64_t count, T* to, int64_t pitch) {
-  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
-    Vec<T> v[3];
-    load3<S>(from + 3 * p * S::size, v);
-    for (int c = 0; c < 3; ++c) store(to + c * pitch + p, v[c]);
-  }
-}
-template <class S, class T>
-BO_INLINE void planes_to_pixels(const T* from, int64_t pitch, int64_t count, char* to) {
-  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
-    Vec<T> v[3];
-    for (int c = 0; c < 3; ++c) v[c] = load(from + c * pitch + p);
-    store3<S>(to + 3 * p * S::size, v);
-  }
-}
-
 // What is done once a vector of pixels meanwhile: their like in a later tile is asked for. (Classes, as g++ takes a
 // lambda that does no more than that for one without effect.)
 template <class S, class T, class Guide>
@@ -119,7 +101,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
         for (int64_t index = first; index < last; ++index) {
           const Tile tile = tile_at(tiling, index);
           load_planar(image_tensor, tile, image, pitch);
-          const Places<T>& places = placer.find(tile, guide(tile, image, pitch));
+          const Places<T>& places = placer.template find<false>(tile, guide(tile, image, pitch));
           for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
             const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
             apply_span<D>(m, span, places, begin, end, image, result, pitch, [](int64_t) {});
@@ -135,7 +117,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       if (guide.reads_image) load_planar(image_tensor, tile, image, pitch);
-      sampler.sample(tile, placer.find(tile, guide(tile, image, pitch)), samples);
+      sampler.sample(tile, placer.template find<false>(tile, guide(tile, image, pitch)), samples);
       apply_tile(m, tile.count, coefficients, block_at(in_block, pixel(image_tensor, tile), tile.count, pixels),
                  result);
       store_block(out_block, pixel(out, tile), tile.count, result);

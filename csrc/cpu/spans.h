@@ -16,17 +16,6 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// The standard library's templates would be shared with the files compiled for other instruction sets.
-template <class A>
-BO_INLINE constexpr A min_of(A a, A b) {
-  return b < a ? b : a;
-}
-template <class A>
-BO_INLINE constexpr A max_of(A a, A b) {
-  return a < b ? b : a;
-}
-BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Storage types
 
@@ -73,6 +62,25 @@ template <class S, class T>
 BO_INLINE void store3(char* p, Vec<T>* v) {
   interleave(v);
   for (int c = 0; c < 3; ++c) S::store(p + c * Vec<T>::kLanes * S::size, v[c]);
+}
+
+// Pixels of three interleaved channels to [channel][pixel], rows `pitch` apart, and back, in whole vectors: the last
+// one may reach over `count`.
+template <class S, class T>
+BO_INLINE void pixels_to_planes(const char* from, int64_t count, T* to, int64_t pitch) {
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+    Vec<T> v[3];
+    load3<S>(from + 3 * p * S::size, v);
+    for (int c = 0; c < 3; ++c) store(to + c * pitch + p, v[c]);
+  }
+}
+template <class S, class T>
+BO_INLINE void planes_to_pixels(const T* from, int64_t pitch, int64_t count, char* to) {
+  for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+    Vec<T> v[3];
+    for (int c = 0; c < 3; ++c) v[c] = load(from + c * pitch + p);
+    store3<S>(to + 3 * p * S::size, v);
+  }
 }
 
 // Calls f with the storage type that a dtype has beside the compute type: double reads float64 alone, float the others.
@@ -307,13 +315,9 @@ void load_planar(const Tensor& t, const Tile& tile, T* to, int64_t pitch) {
     prefetch_next(from, tile.count * t.strides[2]);
     with_storage(t.dtype, T(), [&](auto storage) {
       using S = decltype(storage);
-      int64_t i = 0;
-      for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
-        Vec<T> v[3];
-        load3<S>(from + 3 * i * S::size, v);
-        for (int c = 0; c < 3; ++c) store(to + c * pitch + i, v[c]);
-      }
-      for (; i < tile.count; ++i)
+      const int64_t whole = tile.count / Vec<T>::kLanes * Vec<T>::kLanes;
+      pixels_to_planes<S>(from, whole, to, pitch);
+      for (int64_t i = whole; i < tile.count; ++i)
         for (int64_t c = 0; c < 3; ++c) to[c * pitch + i] = S::get(from + (3 * i + c) * S::size);
     });
     return;
@@ -327,12 +331,9 @@ void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitc
   if (interleaved3(t)) {
     with_storage(t.dtype, T(), [&](auto storage) {
       using S = decltype(storage);
-      int64_t i = 0;
-      for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
-        Vec<T> v[3] = {load(from + i), load(from + pitch + i), load(from + 2 * pitch + i)};
-        store3<S>(to + 3 * i * S::size, v);
-      }
-      for (; i < tile.count; ++i)
+      const int64_t whole = tile.count / Vec<T>::kLanes * Vec<T>::kLanes;
+      planes_to_pixels<S>(from, pitch, whole, to);
+      for (int64_t i = whole; i < tile.count; ++i)
         for (int64_t c = 0; c < 3; ++c) S::put(to + (3 * i + c) * S::size, from[c * pitch + i]);
     });
     return;

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../compiler.h"
+#include "../math.h"
 #include "device.h"
 
 #define BO_DEVICE static __device__ __forceinline__
@@ -46,15 +46,5 @@ template <class T>
 T* workspace(Launch& to, int64_t count) {
   return static_cast<T*>(to.allocate(to.allocator, static_cast<size_t>(count) * sizeof(T)));
 }
-
-template <class A>
-BO_INLINE constexpr A min_of(A a, A b) {
-  return b < a ? b : a;
-}
-template <class A>
-BO_INLINE constexpr A max_of(A a, A b) {
-  return a < b ? b : a;
-}
-BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace bilateral_ops
