@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -160,7 +161,12 @@ class Signature:
 
 
 class Call:
-    """One checked call: ``values`` by name (scalars made arrays), the framework, and the sizes of the axes."""
+    """One checked call: ``values`` by name (scalars made arrays), the framework, and the sizes of the axes.
+
+    ``keywords`` are its other arguments, checked: all that a framework needs that records the call itself.
+    """
+
+    keywords: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -383,8 +389,12 @@ class Call:
         if not isinstance(align_corners, (bool, np.bool_)):
             raise TypeError(f"{self.op}: align_corners must be a bool, got {type(align_corners).__name__}.")
         align_corners = bool(align_corners)
-        if window is None:
-            return None, align_corners
+        if window is not None:
+            window = self._window(window, xy)
+        self.keywords = {"window": window, "align_corners": align_corners}
+        return window, align_corners
+
+    def _window(self, window: Any, xy: Any) -> tuple[int, int, int, int]:
         if xy is not None:
             raise ValueError(f"{self.op}: window must be None where xy is given, got {window!r}.")
         top, left, height, width = integers(
@@ -401,9 +411,9 @@ class Call:
             raise ValueError(
                 f"{self.op}: window must be of an image of at most {_MOST_PIXELS} pixels a side, got {whole}."
             )
-        return whole, align_corners
+        return whole
 
-    def result(self, out: Any) -> Any:
+    def _result(self, out: Any) -> Any:
         """Check ``out``, or allocate the result."""
         sizes = self.sizes
         shape: list[int] = []
@@ -427,7 +437,7 @@ class Call:
         self.framework.check_out(self.op, label, out, inputs, self.values.get(twin))
         return out
 
-    def gradients(self, fields: type[GradientsT], wrt: Any, out: Any) -> GradientsT:
+    def _gradients(self, fields: type[GradientsT], wrt: Any, out: Any) -> GradientsT:
         """Arrays for the gradients that are wanted, ``out``'s or new ones; None for the others."""
         names: tuple[str, ...] = fields._fields  # type: ignore[attr-defined]
         wanted = self._wanted(names, wrt)
@@ -476,6 +486,24 @@ class Call:
     def parameters(self) -> tuple[Any, ...]:
         """The parameter arguments in order, numbers as arrays."""
         return tuple(self.values[a.name] for a in self._given if a.role == "parameter")
+
+    # ---------------------------------------------------------------------------------------------------------- kernels
+
+    def forward(self, out: Any, kernel: str, *arguments: Any) -> Any:
+        """The result, which a kernel writes: ``kernel(result, *arguments)``, unless the framework records the call."""
+        if (record := self.framework.record) and (recorded := record(self, out)) is not None:
+            return recorded
+        result = self._result(out)
+        self.run(kernel, result, *arguments)
+        return result
+
+    def backward(self, fields: type[GradientsT], wrt: Any, out: Any, fill: Callable[[GradientsT], None]) -> GradientsT:
+        """The gradients, which ``fill`` has kernels write, unless the framework records the call."""
+        if (record := self.framework.record) and (recorded := record(self, out, fields, wrt)) is not None:
+            return recorded
+        d = self._gradients(fields, wrt, out)
+        fill(d)
+        return d
 
     def run(self, kernel: str, *arguments: Any) -> None:
         self.framework.run(self.op, kernel, arguments, self.device)

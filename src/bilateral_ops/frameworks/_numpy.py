@@ -24,6 +24,11 @@ _DTYPES = {name: dtype for dtype, name in _KINDS.items()}
 #: that neither type, dtype nor shape tells. None: no array is refused, and all are on the host.
 locate: Any = None
 
+#: ``record(call, out, fields=None, wrt=None)`` returns what a framework makes of a whole checked call (a VJP's, where
+#: there are ``fields``), as when it takes gradients or compiles; or None, and the kernels are called. None: they always
+#: are.
+record: Any = None
+
 
 def kind_of(array: Any) -> str:
     """Name of the array's kind of numbers; of an unsupported one too, for the error sentence."""

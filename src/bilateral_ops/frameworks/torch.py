@@ -21,6 +21,8 @@ _KINDS = {
 }
 _DTYPES = {name: dtype for dtype, name in _KINDS.items()}
 
+record = None
+
 
 def kind_of(tensor: Any) -> str:
     return _KINDS.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")

@@ -57,9 +57,7 @@ def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.
     """
     call = SIGNATURE.bind({"coefficients": coefficients, "image": image})
-    out = call.result(out)
-    call.run("apply_forward", out, coefficients, image)
-    return out
+    return call.forward(out, "apply_forward", coefficients, image)
 
 
 def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> ApplyGradients:
@@ -96,6 +94,9 @@ def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out:
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.
     """
     call = SIGNATURE.bind_vjp({"coefficients": coefficients, "image": image}, grad)
-    d = call.gradients(ApplyGradients, wrt, out)
-    call.run("apply_backward", d.coefficients, d.image, coefficients, image, grad)
-    return d
+    return call.backward(
+        ApplyGradients,
+        wrt,
+        out,
+        lambda d: call.run("apply_backward", d.coefficients, d.image, coefficients, image, grad),
+    )

@@ -75,6 +75,4 @@ def enhance(
     values = {field.name: getattr(guide, field.name) for field in fields(guide)}
     call = SIGNATURES[guide.kind].bind({"grid": grid, "image": image, **values})
     window, align_corners = call.sampling(window, align_corners)
-    out = call.result(out)
-    call.run("enhance_forward", out, grid, image, guide.kind, call.parameters(), window, align_corners)
-    return out
+    return call.forward(out, "enhance_forward", grid, image, guide.kind, call.parameters(), window, align_corners)

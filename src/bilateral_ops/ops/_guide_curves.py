@@ -104,9 +104,7 @@ def guide_curves(
             "mix_bias": mix_bias,
         }
     )
-    out = call.result(out)
-    call.run("guide_forward", out, image, "curves", call.parameters())
-    return out
+    return call.forward(out, "guide_forward", image, "curves", call.parameters())
 
 
 def guide_curves_vjp(
@@ -171,6 +169,9 @@ def guide_curves_vjp(
         },
         grad,
     )
-    d = call.gradients(GuideCurvesGradients, wrt, out)
-    call.run("guide_backward", d.image, tuple(d[1:]), image, "curves", call.parameters(), grad)
-    return d
+    return call.backward(
+        GuideCurvesGradients,
+        wrt,
+        out,
+        lambda d: call.run("guide_backward", d.image, tuple(d[1:]), image, "curves", call.parameters(), grad),
+    )

@@ -62,9 +62,7 @@ def guide_luma(image: Any, *, out: Any = None) -> Any:
     Source: ITU-R Recommendation BT.601.
     """
     call = SIGNATURE.bind({"image": image})
-    out = call.result(out)
-    call.run("guide_forward", out, image, "luma", ())
-    return out
+    return call.forward(out, "guide_forward", image, "luma", ())
 
 
 def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> GuideLumaGradients:
@@ -99,6 +97,6 @@ def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -
     Source: ITU-R Recommendation BT.601.
     """
     call = SIGNATURE.bind_vjp({"image": image}, grad)
-    d = call.gradients(GuideLumaGradients, wrt, out)
-    call.run("guide_backward", d.image, (), image, "luma", (), grad)
-    return d
+    return call.backward(
+        GuideLumaGradients, wrt, out, lambda d: call.run("guide_backward", d.image, (), image, "luma", (), grad)
+    )

@@ -81,9 +81,7 @@ def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None)
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1, and its public implementation.
     """
     call = SIGNATURE.bind({"image": image, "w1": w1, "b1": b1, "w2": w2, "b2": b2})
-    out = call.result(out)
-    call.run("guide_forward", out, image, "nn", call.parameters())
-    return out
+    return call.forward(out, "guide_forward", image, "nn", call.parameters())
 
 
 def guide_nn_vjp(
@@ -124,6 +122,9 @@ def guide_nn_vjp(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1, and its public implementation.
     """
     call = SIGNATURE.bind_vjp({"image": image, "w1": w1, "b1": b1, "w2": w2, "b2": b2}, grad)
-    d = call.gradients(GuideNNGradients, wrt, out)
-    call.run("guide_backward", d.image, tuple(d[1:]), image, "nn", call.parameters(), grad)
-    return d
+    return call.backward(
+        GuideNNGradients,
+        wrt,
+        out,
+        lambda d: call.run("guide_backward", d.image, tuple(d[1:]), image, "nn", call.parameters(), grad),
+    )

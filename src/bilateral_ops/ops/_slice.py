@@ -71,9 +71,7 @@ def slice(
     """
     call = SIGNATURE.bind({"grid": grid, "guide": guide, "xy": xy})
     window, align_corners = call.sampling(window, align_corners, xy)
-    out = call.result(out)
-    call.run("slice_forward", out, grid, guide, xy, window, align_corners)
-    return out
+    return call.forward(out, "slice_forward", grid, guide, xy, window, align_corners)
 
 
 def slice_vjp(
@@ -122,6 +120,9 @@ def slice_vjp(
     """
     call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "xy": xy}, grad)
     window, align_corners = call.sampling(window, align_corners, xy)
-    d = call.gradients(SliceGradients, wrt, out)
-    call.run("slice_backward", d.grid, d.guide, d.xy, grid, guide, xy, grad, window, align_corners)
-    return d
+    return call.backward(
+        SliceGradients,
+        wrt,
+        out,
+        lambda d: call.run("slice_backward", d.grid, d.guide, d.xy, grid, guide, xy, grad, window, align_corners),
+    )

@@ -83,9 +83,7 @@ def slice_apply(
     """
     call = SIGNATURE.bind({"grid": grid, "guide": guide, "image": image, "xy": xy})
     window, align_corners = call.sampling(window, align_corners, xy)
-    out = call.result(out)
-    call.run("slice_apply_forward", out, grid, guide, image, xy, window, align_corners)
-    return out
+    return call.forward(out, "slice_apply_forward", grid, guide, image, xy, window, align_corners)
 
 
 def slice_apply_vjp(
@@ -138,19 +136,11 @@ def slice_apply_vjp(
     """
     call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "image": image, "xy": xy}, grad)
     window, align_corners = call.sampling(window, align_corners, xy)
-    d = call.gradients(SliceApplyGradients, wrt, out)
-    call.run(
-        "slice_apply_backward",
-        d.grid,
-        d.guide,
-        d.image,
-        d.xy,
-        grid,
-        guide,
-        image,
-        xy,
-        grad,
-        window,
-        align_corners,
+    return call.backward(
+        SliceApplyGradients,
+        wrt,
+        out,
+        lambda d: call.run(
+            "slice_apply_backward", d.grid, d.guide, d.image, d.xy, grid, guide, image, xy, grad, window, align_corners
+        ),
     )
-    return d

@@ -73,10 +73,8 @@ def splat(
     cells = integers("splat", "grid_shape", "three integers (Gh, Gw, Gd)", 3, grid_shape)
     call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, dict(zip(("Gh", "Gw", "Gd"), cells)))
     window, align_corners = call.sampling(window, align_corners, xy)
-    out = call.result(out)
     # slice's gradient with respect to the grid, of which no value is needed.
-    call.run("slice_backward", out, None, None, None, guide, xy, values, window, align_corners)
-    return out
+    return call.forward(out, "slice_backward", None, None, None, guide, xy, values, window, align_corners)
 
 
 def splat_vjp(
@@ -126,9 +124,11 @@ def splat_vjp(
     """
     call = SIGNATURE.bind_vjp({"guide": guide, "values": values, "xy": xy}, grad)
     window, align_corners = call.sampling(window, align_corners, xy)
-    d = call.gradients(SplatGradients, wrt, out)
-    if d.guide is not None or d.xy is not None:
-        call.run("slice_backward", None, d.guide, d.xy, grad, guide, xy, values, window, align_corners)
-    if d.values is not None:
-        call.run("slice_forward", d.values, grad, guide, xy, window, align_corners)
-    return d
+
+    def fill(d: SplatGradients) -> None:
+        if d.guide is not None or d.xy is not None:
+            call.run("slice_backward", None, d.guide, d.xy, grad, guide, xy, values, window, align_corners)
+        if d.values is not None:
+            call.run("slice_forward", d.values, grad, guide, xy, window, align_corners)
+
+    return call.backward(SplatGradients, wrt, out, fill)

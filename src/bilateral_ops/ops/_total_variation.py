@@ -52,9 +52,7 @@ def total_variation(grid: Any) -> Any:
     Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
     """
     call = SIGNATURE.bind({"grid": grid})
-    out = call.result(None)
-    call.run("total_variation_forward", out, grid)
-    return out
+    return call.forward(None, "total_variation_forward", grid)
 
 
 def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> TotalVariationGradients:
@@ -91,6 +89,6 @@ def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = Non
     Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
     """
     call = SIGNATURE.bind_vjp({"grid": grid}, grad)
-    d = call.gradients(TotalVariationGradients, wrt, out)
-    call.run("total_variation_backward", d.grid, grid, grad)
-    return d
+    return call.backward(
+        TotalVariationGradients, wrt, out, lambda d: call.run("total_variation_backward", d.grid, grid, grad)
+    )
