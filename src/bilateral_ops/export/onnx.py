@@ -10,14 +10,15 @@ Two forms look the grid up:
 - ``"GatherND"``: four ``GatherND`` and arithmetic (opset 13 or newer), for runtimes whose ``GridSample`` takes only
   4-D volumes, as ONNX Runtime's on CUDA devices.
 
-Positions along rows and columns are quotients of whole numbers, exact for an image of any size, as are tiles of one.
-Everything else is computed in float32. Results equal the package's to float32's rounding, which the grid's steepness
-magnifies: a position is off by up to Gd, Gh or Gw times 2⁻²³, and the result by as much times the difference of
-neighbouring cells. A NaN in the guide gives NaN in that pixel's result and in no other, and an infinite guide is
-clamped, where the runtime's ``Clip`` and ``Max`` pass NaN on, as ONNX Runtime's do.
+Positions along rows and columns are quotients of whole numbers, exact for images of any size and for tiles of one;
+everything else is float32. Results are the package's to rounding: along an axis of G cells positions are off by at most
+about G·2⁻²³ (``GatherND``: half of that), which matters as far as neighbouring cells differ. An infinite guide is
+clamped, and a NaN in the guide gives NaN in that pixel and in no other, in runtimes whose ``Clip``, ``Max`` and ``Min``
+pass NaN on, as ONNX Runtime's do. ``GridSample`` alone would do neither.
 
-What a runtime allocates: the coefficients of all pixels at once, two to six times, which is what the package avoids;
-for large images feed tiles through ``window``.
+A runtime stores the coefficients of all pixels, which the package avoids: at 1920 × 1080 ONNX Runtime takes 0.6 to 1.1
+GB and half a second on two threads. Large images are better fed as tiles, through ``window``. ONNX Runtime's ``Conv``,
+which computes guides in models with ``GridSample``, refuses images without pixels.
 
 Example: an edit found by :func:`bilateral_ops.fit`, run by ONNX Runtime::
 
@@ -609,7 +610,8 @@ def behind(network: Any, full: Any, *, output: str | None = None, prefix: str = 
     common = sorted(_names(network) & _names(full))
     if common:
         raise ValueError(
-            f"onnx.behind: prefix must make all names differ from the network's, got {prefix!r} and {common[0]} in both."
+            f"onnx.behind: prefix must make all names differ from the network's, got {prefix!r} and {common[0]} in "
+            f"both."
         )
     full_outputs = [value.name for value in full.graph.output]
     newest = max(network.ir_version, full.ir_version)
