@@ -219,12 +219,12 @@ def _by_gather(g: _Graph, grid: str, position: Sequence[Any], sizes: Sequence[in
     t_z = g("Unsqueeze", g("Sub", z, g.cast(k, "float32")), [3])
     left, right, t_x = cells(x, of_x, Gw)
 
+    def cell(j: str, depth: str) -> str:
+        places = g("Unsqueeze", g("Add", g("Mul", j, Gd), depth), [3])
+        return g("GatherND", rows, places, batch_dims=2)
+
     def column(j: str) -> str:
-        first = g("Mul", j, Gd)
-        ends = [
-            g("GatherND", rows, g("Unsqueeze", g("Add", first, depth), [3]), batch_dims=2) for depth in (k, k_above)
-        ]
-        return g.between(*ends, t_z)
+        return g.between(cell(j, k), cell(j, k_above), t_z)
 
     sampled = g.between(column(left), column(right), g("Unsqueeze", t_x, [1]))
     return g("Reshape", sampled, g("Concat", g("Shape", guide), [Co, L], axis=0))
@@ -435,9 +435,10 @@ def _model(
 
     g.part = "slice"
     height, width = g.size(value, 1), g.size(value, 2)
-    top, left, full_height, full_width = 0, 0, height, width
+    whole: tuple[Any, ...] = (0, 0, height, width)
     if window:
-        top, left, full_height, full_width = (g("Gather", "window", n, axis=0) for n in range(4))
+        whole = tuple(g("Gather", "window", n, axis=0) for n in range(4))
+    top, left, full_height, full_width = whole
     position = (
         _along(g, height, top, full_height, sizes["Gh"], align_corners),
         _along(g, width, left, full_width, sizes["Gw"], align_corners),
