@@ -20,7 +20,7 @@ A runtime stores the coefficients of all pixels, which the package avoids: at 19
 GB and half a second on two threads. Large images are better fed as tiles, through ``window``. ONNX Runtime's ``Conv``,
 which computes guides in models with ``GridSample``, refuses images without pixels.
 
-Example: an edit found by :func:`bilateral_ops.fit`, run by ONNX Runtime::
+Example: an edit found by :func:`bilateral_ops.fit`, run by ONNX Runtime:
 
     from bilateral_ops import LumaGuide
     from bilateral_ops.export import onnx
@@ -30,10 +30,10 @@ Example: an edit found by :func:`bilateral_ops.fit`, run by ONNX Runtime::
     session = onnxruntime.InferenceSession("edit.onnx")
     (out,) = session.run(None, {"grid": grid[None], "image": photograph[None]})
 
-The same behind a PyTorch network that makes ``(N, (Ci+1)·Co·Gd, Gh, Gw)`` of a small image, as HDRnet's does::
+The same behind a PyTorch network that makes ``(N, (Ci+1)·Co·Gd, Gh, Gw)`` of a small image, as HDRnet's does:
 
-    torch.onnx.export(network, (small,), "network.onnx", opset_version=20, input_names=["small"],
-                      output_names=["coefficients"])
+    names = {"input_names": ["small"], "output_names": ["coefficients"]}
+    torch.onnx.export(network, (small,), "network.onnx", opset_version=20, **names)
     full = onnx.enhance((16, 16, 8, 3, 4), guide, grid_axes="N (L Co Gd) Gh Gw", layout="NCHW")
     onnx.save(onnx.behind("network.onnx", full), "hdrnet.onnx")      # inputs: small, image
 """
