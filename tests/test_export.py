@@ -259,6 +259,25 @@ def test_a_model_behind_a_network(form: str, from_file: bool, tmp_path: Path) ->
     assert_forward(out, want, F32)
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporter has many
+def test_a_model_behind_a_network_that_pytorch_exported(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    given = small("enhance(luma)")
+    layers = torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 60, 1)
+    picture = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(5))
+    names = {"input_names": ["small"], "output_names": ["coefficients"]}
+    file = tmp_path / "network.onnx"
+    torch.onnx.export(torch.nn.Sequential(*layers), (picture,), file, opset_version=20, verbose=False, **names)
+    whole = session(export.behind(file, model_of(given, grid_axes="N (L Co Gd) Gh Gw")))
+
+    with torch.no_grad():
+        grid = torch.nn.Sequential(*layers)(picture).reshape(2, 4, 3, 5, 3, 4).permute(0, 4, 5, 3, 2, 1)
+    want = forward(reference, "enhance(luma)", as_float64({**given, "grid": grid.numpy()}))
+    (out,) = whole.run(None, {"small": picture.numpy(), "image": given["image"]})
+    assert_forward(out, want, F32)
+
+
 def test_a_prefix_keeps_names_apart() -> None:
     full = model_of(small(), grid_axes="N (L Co Gd) Gh Gw")
     with pytest.raises(ValueError, match=r"prefix must make all names differ .*, got '' and image in both"):

@@ -40,7 +40,8 @@ EXAMPLES = examples(README.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
-def test_example(example: str) -> None:
+def test_example(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # for what it writes
     for name in sorted(others(example)):
         pytest.importorskip(name, reason=f"the example needs {name}")
     exec(compile(example, README.name, "exec"), {"__name__": "__main__"})
