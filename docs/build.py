@@ -55,7 +55,8 @@ def main() -> None:
     pdoc.render.env.globals.update(prose=pages, modules=documented)
     modules = {name: pdoc.doc.Module.from_name(name) for name in documented}
     for name, module in modules.items():
-        write(page_of(name), pdoc.render.html_module(module, modules))
+        html = pdoc.render.html_module(module, modules)
+        write(page_of(name), re.sub(r":(\s*(</p>)?\s*</li>)", r"\1", html))  # after arguments that need no sentence
     write("search.js", pdoc.render.search_index(modules))
     for source, (where, title) in PAGES.items():
         write_page(source, where, title)
