@@ -13,8 +13,8 @@ Two forms look the grid up:
 Positions along rows and columns are quotients of whole numbers, exact for images of any size and for tiles of one;
 everything else is float32. Results are the package's to rounding: along an axis of G cells positions are off by at most
 about G·2⁻²³ (``GatherND``: half of that), which matters as far as neighbouring cells differ. An infinite guide is
-clamped, and a NaN in the guide gives NaN in that pixel and in no other, in runtimes whose ``Clip``, ``Max`` and ``Min``
-pass NaN on, as ONNX Runtime's do. ``GridSample`` alone would do neither.
+clamped, and a NaN in the guide gives NaN in that pixel and in no other; ONNX Runtime's ``GridSample`` alone would do
+neither.
 
 A runtime stores the coefficients of all pixels, which the package avoids: at 1920 × 1080 ONNX Runtime takes 0.6 to 1.1
 GB and half a second on two threads. Large images are better fed as tiles, through ``window``. ONNX Runtime's ``Conv``,
@@ -213,8 +213,7 @@ def _by_gather(g: _Graph, grid: str, position: Sequence[Any], sizes: Sequence[in
     rows = g.between(g("Gather", flat, below, axis=1), g("Gather", flat, above, axis=1), t)
     rows = g("Reshape", rows, g("Concat", g("Gather", g("Shape", guide), [0, 1], axis=0), [Gw * Gd, Co * L], axis=0))
 
-    # What a runtime makes of NaN as a whole number is its own affair: it is clamped, and the fraction stays NaN.
-    k = g("Min", g("Max", g("Cast", g("Floor", z), to=TensorProto.INT64), 0), Gd - 1)
+    k = g("Cast", g("Floor", z), to=TensorProto.INT64)
     k_above = g("Min", g("Add", k, 1), Gd - 1)
     t_z = g("Unsqueeze", g("Sub", z, g.cast(k, "float32")), [3])
     left, right, t_x = cells(x, of_x, Gw)
@@ -434,6 +433,9 @@ def _model(
         value = _guide_of(g, pixels, guide, picture)
 
     g.part = "slice"
+    # Runtimes differ in what they make of NaN as a position: it becomes one, and the result NaN afterwards.
+    nowhere = g("IsNaN", value)
+    value = g("Where", nowhere, 0.0, value)
     height, width = g.size(value, 1), g.size(value, 2)
     whole: tuple[Any, ...] = (0, 0, height, width)
     if window:
@@ -448,9 +450,7 @@ def _model(
 
     g.part = "apply"
     result = pixels.applied(g, matrix, picture, affine=shape[4] > channels)
-    # GridSample's kernels differ in what they make of NaN.
-    nowhere = g("Unsqueeze", g("IsNaN", value), [pixels.axes.index("C")])
-    result = g("Where", nowhere, math.nan, result)
+    result = g("Where", g("Unsqueeze", nowhere, [pixels.axes.index("C")]), math.nan, result)
     _image_out(g, pixels, layout, image_kind, result)
 
     def picture_info(name: str, count: int) -> Any:
