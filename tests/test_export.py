@@ -236,7 +236,7 @@ def network(opset: int = 20, image: str = "small", channels: int = 60) -> Any:
             onnx.helper.make_node("Relu", ["coefficients"], ["other"]),
         ],
         "network",
-        [info(image, shape=["N", 3, 6, 8])],
+        [info(image, shape=["N", 3, "H", "W"])],
         [info("coefficients", shape=["N", channels, 3, 4]), info("other", shape=["N", channels, 3, 4])],
         [onnx.numpy_helper.from_array(WEIGHTS[:channels], "weights")],
     )
@@ -334,6 +334,7 @@ def test_what_behind_refuses() -> None:
         ({"layout": "HWC"}, "layout must be one of NHWC, NCHW, got 'HWC'."),
         ({"image": "float64"}, "image must be one of float16, float32, uint8, uint16, got 'float64'."),
         ({"grid": "uint8"}, "grid must be one of float32, float16, got 'uint8'."),
+        ({"opset": "20"}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got '20'."),
         ({"opset": 19}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got 19."),
         (
             {"grid_shape": (16, 16, 8, 3, 5)},

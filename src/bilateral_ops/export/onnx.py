@@ -7,8 +7,8 @@ predicts the grid, and :func:`save` writes it to a file.
 Two forms look the grid up:
 
 - ``"GridSample"``: one 5-D ``GridSample`` (opset 20 or newer). ONNX Runtime has it on the CPU.
-- ``"GatherND"``: four ``GatherND`` and arithmetic (opset 13 or newer), for runtimes whose ``GridSample`` takes only
-  4-D volumes, as ONNX Runtime's on CUDA devices.
+- ``"GatherND"``: four ``GatherND`` and arithmetic (opset 13 or newer), for runtimes whose ``GridSample`` is for images
+  alone, as OpenVINO's is.
 
 Positions along rows and columns are quotients of whole numbers, exact for images of any size and for tiles of one;
 everything else is float32. Results are the package's to rounding: along an axis of G cells positions are off by at most
@@ -407,10 +407,9 @@ def _model(
     ):
         if value not in choice:
             raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
-    if not _OLDEST[form] <= opset <= onnx.defs.onnx_opset_version():
-        raise ValueError(
-            f"{op}: opset must be {_OLDEST[form]} to {onnx.defs.onnx_opset_version()} for {form}, got {opset!r}."
-        )
+    oldest, newest = _OLDEST[form], onnx.defs.onnx_opset_version()
+    if opset not in range(oldest, newest + 1):
+        raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {opset!r}.")
     shape = integers(op, "grid_shape", "five integers (Gh, Gw, Gd, Co, L)", 5, grid_shape)
     if min(shape) < 1 or shape[4] - channels not in (0, 1):
         raise ValueError(
@@ -453,8 +452,12 @@ def _model(
     result = g("Where", g("Unsqueeze", nowhere, [pixels.axes.index("C")]), math.nan, result)
     _image_out(g, pixels, layout, image_kind, result)
 
+    # A network that this is put behind may call the sizes of its own image H and W.
+    height_name, width_name = "full_H", "full_W"
+
     def picture_info(name: str, count: int) -> Any:
-        dimensions = [count if axis == "C" else axis for axis in _LAYOUTS[layout]]
+        free = {"C": count, "H": height_name, "W": width_name}
+        dimensions = [free.get(axis, axis) for axis in _LAYOUTS[layout]]
         return helper.make_tensor_value_info(name, _KINDS[image_kind], dimensions)
 
     sized = [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
@@ -463,7 +466,7 @@ def _model(
         picture_info("image", channels),
     ]
     if guide is None:
-        inputs.insert(1, helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["N", "H", "W"], "in [0, 1]"))
+        inputs.insert(1, helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["N", height_name, width_name]))
     if window:
         meaning = "top, left, full_height, full_width"
         inputs.append(helper.make_tensor_value_info("window", TensorProto.INT64, [4], meaning))
@@ -615,13 +618,11 @@ def behind(network: Any, full: Any, *, output: str | None = None, prefix: str = 
             f"both."
         )
     full_outputs = [value.name for value in full.graph.output]
-    newest = max(network.ir_version, full.ir_version)
-    parts = []
-    for model in (network, full):
-        part = onnx.ModelProto()
+    newest = onnx.ModelProto(ir_version=max(network.ir_version, full.ir_version))
+    parts = [onnx.ModelProto() for _ in range(2)]
+    for part, model in zip(parts, (network, full)):
         part.CopyFrom(model)
-        part.ir_version = newest
-        parts.append(part)
+        part.MergeFrom(newest)
     merged = onnx.compose.merge_models(
         *parts,
         io_map=[(output, prefix + grid.name)],
