@@ -42,7 +42,7 @@ def enhanced(grid: Any, guide: Any, image: da.Array) -> da.Array:
         return bo.enhance(grid, guide, pixels, window=window_of(block_info))
 
     chunks = (*image.chunks[:2], grid.shape[3])
-    return image.map_blocks(tile, dtype=image.dtype, chunks=chunks, meta=image._meta)
+    return image.map_blocks(tile, dtype=image.dtype, chunks=chunks, meta=np.empty((0, 0, 0), image.dtype))
 
 
 def grid_gradient(grid: Any, guide: Any, image: da.Array, target: da.Array) -> da.Array:

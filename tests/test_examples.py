@@ -108,7 +108,7 @@ def test_an_image_over_the_limit_of_memory(tiles: Any, tmp_path: Path) -> None:
     def limited(how: str) -> subprocess.CompletedProcess[str]:
         values = (FOLDER, before, after, gradient, how, spare)
         script = f"import sys; sys.argv[1:] = {[str(value) for value in values]}\n{_LIMITED}"
-        return python(script, OMP_NUM_THREADS="1")
+        return python(script, timeout=120, OMP_NUM_THREADS="1")
 
     finished = limited("tiles")
     assert finished.returncode == 0, finished.stderr
