@@ -139,13 +139,14 @@ def _place(tensor: Any) -> Any:
 
 
 class _Road(threading.local):
-    """Where this thread is: within an operator, whose calls are the kernels'; only describing results, not making them."""
+    """Where this thread is: within an operator, whose calls are the kernels'; describing results, not making them."""
 
     within = False
     describes = False
 
 
 _road = _Road()
+_AUTOGRAD = "autograd records"
 
 
 def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
@@ -156,24 +157,26 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
         )
     name, values = call.signature.name, call.values
+    if name == "enhance" and why == _AUTOGRAD:
+        _no_gradient()
     if forward_ad._current_level >= 0:
         return _forward_mode(call, fields, wrt)
-    given = [values[a.name] for a in call.signature.arguments if a.name in values]
-    keywords = dict(call.keywords)
+    given = {a.name: values.get(a.name) for a in call.signature.arguments}
+    given |= call.keywords
     if name == "splat" and fields is None:
-        keywords["grid_shape"] = [call.sizes[axis] for axis in ("Gh", "Gw", "Gd")]
+        given["grid_shape"] = [call.sizes[axis] for axis in ("Gh", "Gw", "Gd")]
     if name == "enhance":
         kind = next(kind for kind, signature in ENHANCE.items() if signature is call.signature)
-        grid, image, *parameters = given
-        given = [grid, image, parameters, kind]
+        given["parameters"] = [given.pop(a.name) for a in call.signature.arguments if a.role == "parameter"]
+        given["kind"] = kind
     if fields is not None:
-        given.append(values["grad"])
-        keywords["wrt"] = list(call._wanted(fields._fields, wrt))
+        given |= {"grad": values["grad"], "wrt": list(call._wanted(fields._fields, wrt))}
+    operator = _operators[call.op]
     with torch._C.DisableTorchFunctionSubclass():
-        result = getattr(torch.ops.bilateral_ops, call.op)(*given, **keywords)
+        result = operator(*(given[parameter] for parameter in operator.parameters))
     if fields is None:
         return result
-    there = _there(call.signature, values, keywords["wrt"])
+    there = _there(call.signature, values, given["wrt"])
     return fields(**{**dict.fromkeys(fields._fields), **dict(zip(there, result))})
 
 
@@ -182,7 +185,7 @@ def _watched(call: Any, out: Any) -> str:
     if torch.is_grad_enabled():
         tensors = (*call.values.values(), *(out.values() if isinstance(out, Mapping) else (out,)))
         if any(tensor is not None and tensor.requires_grad for tensor in tensors):
-            return "autograd records"
+            return _AUTOGRAD
     if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
         return "torch.func transforms the call"
     if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
@@ -205,6 +208,7 @@ def _dispatches(kind: type) -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 
 _library = torch.library.Library("bilateral_ops", "DEF")
+_operators: dict[str, _Operator] = {}
 _SAMPLING = ("SymInt[]? window=None", "bool align_corners=False")
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
@@ -235,6 +239,9 @@ class _Operator:
         self.parameters = [text.partition("=")[0].rpartition(" ")[2] for text in declared]
         self.compute = compute
         self.signature = signatures
+        #: The same for ``torch.func``, which does not see the gradients that operators have.
+        self.function: Any = None
+        _operators[name] = self
         _library.define(f"{name}({', '.join(declared)}) -> {returns}", tags=torch.Tag.pt2_compliant_tag)
         self.op = getattr(torch.ops.bilateral_ops, name).default
         for key in ("CPU", "CUDA"):
@@ -246,8 +253,33 @@ class _Operator:
         if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5
             torch.library.register_vmap(qualified, self._vmap, lib=_library)
 
-    def differentiable(self, backward: Callable[..., Any], prepare: Callable[..., Any]) -> None:
-        torch.library.register_autograd(f"bilateral_ops::{self.name}", backward, setup_context=prepare, lib=_library)
+    def differentiable(self, prepare: Callable[..., None], backward: Callable[..., Any]) -> None:
+        """``prepare(ctx, inputs, output)`` keeps what ``backward(ctx, *gradients)`` needs."""
+        torch.library.register_autograd(
+            f"bilateral_ops::{self.name}",
+            lambda ctx, grads: backward(ctx, *grads) if isinstance(grads, list) else backward(ctx, grads),
+            setup_context=prepare,
+            lib=_library,
+        )
+
+        def forward(*given: Any) -> Any:
+            result = self.op(*given)
+            return tuple(result) if isinstance(result, list) else result
+
+        def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
+            result, dims = self._vmap(info, in_dims, *given)
+            return (tuple(result), tuple(dims)) if isinstance(result, list) else (result, dims)
+
+        methods = {"forward": forward, "setup_context": prepare, "backward": backward, "vmap": vmap}
+        static = {name: staticmethod(method) for name, method in methods.items()}
+        self.function = type(f"{self.name}_of_torch_func", (torch.autograd.Function,), static)
+
+    def __call__(self, *given: Any) -> Any:
+        """The operator as every caller here calls it."""
+        if self.function is None or torch._C._functorch.maybe_current_level() is None:
+            return self.op(*given)
+        result = self.function.apply(*given)
+        return list(result) if isinstance(result, tuple) else result
 
     def named(self, given: Sequence[Any]) -> dict[str, Any]:
         """The arguments by name. The dispatcher leaves out trailing ones that have their default values."""
@@ -279,11 +311,12 @@ class _Operator:
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
         if parameters & mapped or not parameters.isdisjoint(summed):
-            each = [self.op(*(_member(values[name], dims[name], i) for name in values)) for i in range(size)]
+            each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in range(size)]
             return _over_results(lambda *members: torch.stack(members), *each), _over_results(lambda r: 0, each[0])
 
         lead = signature.lead
-        batched = values[lead.name].ndim - (lead.name in mapped) == len(lead.axes)
+        rank = values[lead.name].ndim - (lead.name in mapped)
+        batched = signature.always_batched or rank == len(lead.axes)
 
         def folded(name: str) -> Any:
             value = values[name]
@@ -292,7 +325,7 @@ class _Operator:
             value = value.movedim(dims[name], 0) if name in mapped else value.expand(size, *value.shape)
             return value.flatten(0, 1) if batched else value
 
-        result = self.op(*map(folded, values))
+        result = self(*map(folded, values))
         if batched:
             result = _over_results(lambda r: r.unflatten(0, (size, r.shape[0] // max(size, 1))), result)
         return result, _over_results(lambda r: 0, result)
@@ -408,11 +441,11 @@ def _define(operation: Any) -> None:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
         wrt = [key for key, needed in zip(forward.parameters, ctx.needs_input_grad) if needed]
         keywords = {key: value for key, value in ctx.rest.items() if key != "grid_shape"}
-        found = vjp.op(*values.values(), grad, *keywords.values(), wrt)
+        found = vjp(*values.values(), grad, *keywords.values(), wrt)
         gradients = dict(zip(_there(signature, values, wrt), found))
         return tuple(gradients.get(key) for key in forward.parameters)
 
-    def backward_vjp(ctx: Any, cotangents: Any) -> Any:
+    def backward_vjp(ctx: Any, *cotangents: Any) -> Any:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
         wanted = _there(signature, values, ctx.rest["wrt"])
         needed = [key for key, needs in zip(vjp.parameters, ctx.needs_input_grad) if needs]
@@ -424,11 +457,12 @@ def _define(operation: Any) -> None:
             return _by_formula(name, point, keywords, grad, wanted)
 
         _, pull = torch.func.vjp(gradients, *(values[key] for key in needed))
-        found = dict(zip(needed, pull(tuple(cotangents))))
-        return tuple(found.get(key) for key in vjp.parameters)
+        found = dict(zip(needed, pull(cotangents)))
+        # As many as were given: PyTorch takes no None for an argument that was left out.
+        return tuple(found.get(key) for key, _ in zip(vjp.parameters, ctx.needs_input_grad))
 
-    forward.differentiable(backward, prepare(forward))
-    vjp.differentiable(backward_vjp, prepare(vjp))
+    forward.differentiable(prepare(forward), backward)
+    vjp.differentiable(prepare(vjp), backward_vjp)
 
 
 def _define_enhance() -> None:
@@ -438,8 +472,8 @@ def _define_enhance() -> None:
         return ops.OPERATIONS["enhance"].function(grid, records[kind](*parameters), image, **sampling)
 
     declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
-    operator = _Operator("enhance", declared, "Tensor", compute, lambda values: ENHANCE[values["kind"]])
-    operator.differentiable(_no_gradient, _no_gradient)
+    _Operator("enhance", declared, "Tensor", compute, lambda values: ENHANCE[values["kind"]])
+    torch.library.register_autograd("bilateral_ops::enhance", _no_gradient, setup_context=_no_gradient, lib=_library)
 
 
 def _no_gradient(*_: Any, **__: Any) -> Any:
