@@ -200,7 +200,7 @@ def _watched(call: Any, out: Any) -> str:
         return "the call is traced"
     if call.device.type == "meta":
         return "the call is on meta tensors"
-    if any(_dispatches(type(tensor)) for tensor in call.values.values()):
+    if any(_dispatches(tensor.__class__) for tensor in call.values.values()):
         return "a tensor overrides __torch_dispatch__"
     # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes.
     return "autocast is on" if out is None and casts(call.device) else ""
