@@ -41,6 +41,7 @@ import torch
 from torch.autograd import forward_ad
 
 from .. import ops
+from .._signature import INTEGERS
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from . import _dlpack, _numpy
@@ -48,6 +49,11 @@ from ._formulas import FORMULAS
 from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
 
 __all__ = ["CurvesGuideModule", "NNGuideModule", "SliceApplyModule"]
+
+if not hasattr(torch.library, "register_autograd"):
+    raise RuntimeError(
+        f"bilateral_ops needs PyTorch 2.4 or newer, got {torch.__version__}; pip install 'bilateral_ops[torch]'."
+    )
 
 ARRAY = torch.Tensor
 
@@ -79,7 +85,7 @@ def locate(op: str, name: str, tensor: Any) -> Any:
 
 
 def casts(device: Any) -> bool:
-    return torch.is_autocast_enabled(device.type) and not _road.within
+    return device.type in _AUTOCAST and torch.is_autocast_enabled(device.type) and not _road.within
 
 
 def number(value: float, kind: str, device: Any) -> Any:
@@ -164,28 +170,42 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         raise RuntimeError(
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
         )
-    name, values = call.signature.name, call.values
-    if name == "enhance" and why == _AUTOGRAD:
+    name, signature, values = call.signature.name, call.signature, call.values
+    if name == "enhance" and (why == _AUTOGRAD or forward_ad._current_level >= 0):
         _no_gradient()
-    if forward_ad._current_level >= 0:
-        return _forward_mode(call, fields, wrt)
-    given = {a.name: values.get(a.name) for a in call.signature.arguments}
-    given |= call.keywords
+    given = {a.name: values.get(a.name) for a in signature.arguments} | dict(call.keywords)
     if name == "splat" and fields is None:
         given["grid_shape"] = [call.sizes[axis] for axis in ("Gh", "Gw", "Gd")]
+    operator: Any = _operators[call.op]
+    if forward_ad._current_level >= 0:
+        rounds = fields is None and signature.keeps_integers and call.kinds[signature.like] in INTEGERS
+        if not rounds:
+            return _by_formula_alone(call, given, fields, wrt)
+        operator = operator.op  # a rounded result has no slope
     if name == "enhance":
-        kind = next(kind for kind, signature in ENHANCE.items() if signature is call.signature)
-        given["parameters"] = [given.pop(a.name) for a in call.signature.arguments if a.role == "parameter"]
-        given["kind"] = kind
+        given["kind"] = next(kind for kind, each in ENHANCE.items() if each is signature)
+        given["parameters"] = [given.pop(a.name) for a in signature.arguments if a.role == "parameter"]
     if fields is not None:
         given |= {"grad": values["grad"], "wrt": list(call._wanted(fields._fields, wrt))}
-    operator = _operators[call.op]
     with torch._C.DisableTorchFunctionSubclass():
-        result = operator(*(given[parameter] for parameter in operator.parameters))
+        result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
+    return result if fields is None else _gradients(fields, _there(signature, values, given["wrt"]), result)
+
+
+def _by_formula_alone(call: Any, given: Mapping[str, Any], fields: Any, wrt: Any) -> Any:
+    """A call of numbers that carry tangents: PyTorch differentiates the formula in either mode."""
+    name = call.signature.name
     if fields is None:
-        return result
-    there = _there(call.signature, values, given["wrt"])
-    return fields(**{**dict.fromkeys(fields._fields), **dict(zip(there, result))})
+        return FORMULAS[name](torch, **given)
+    wanted = _there(call.signature, call.values, call._wanted(fields._fields, wrt))
+    values = {a.name: given[a.name] for a in call.signature.arguments}
+    keywords = _keywords(name, call.values, given)
+    return _gradients(fields, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
+
+
+def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> Any:
+    """The named tuple; None for the names that are not among these."""
+    return fields(**dict.fromkeys(fields._fields) | dict(zip(names, gradients)))
 
 
 def _watched(call: Any, out: Any) -> str:
@@ -217,7 +237,9 @@ def _dispatches(kind: type) -> bool:
 
 _library = torch.library.Library("bilateral_ops", "DEF")
 _operators: dict[str, _Operator] = {}
+#: Keywords of the operations that sample a grid.
 _SAMPLING = ("SymInt[]? window=None", "bool align_corners=False")
+#: Where PyTorch can cast, and the dispatcher's layer that does.
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
 
@@ -393,22 +415,6 @@ def _keywords(name: str, values: Mapping[str, Any], given: Mapping[str, Any]) ->
         first = values["guide"].ndim - 2
         keywords["grid_shape"] = values["grad"].shape[first : first + 3]
     return keywords
-
-
-def _forward_mode(call: Any, fields: Any, wrt: Any) -> Any:
-    """A call of numbers that carry tangents: by the formula, which PyTorch differentiates in either mode."""
-    name = call.signature.name
-    if name not in FORMULAS:
-        _no_gradient()
-    values = {a.name: call.values.get(a.name) for a in call.signature.arguments}
-    keywords = dict(call.keywords)
-    if name == "splat":
-        keywords["grid_shape"] = tuple(call.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
-    if fields is None:
-        return FORMULAS[name](torch, **values, **keywords)
-    wanted = _there(call.signature, values, call._wanted(fields._fields, wrt))
-    found = _by_formula(name, values, keywords, call.values["grad"], wanted)
-    return fields(**{**dict.fromkeys(fields._fields), **dict(zip(wanted, found))})
 
 
 def _define(operation: Any) -> None:
