@@ -85,6 +85,7 @@ def locate(op: str, name: str, tensor: Any) -> Any:
 
 
 def casts(device: Any) -> bool:
+    """Whether autocast is on there, and has not done its part already."""
     return device.type in _AUTOCAST and torch.is_autocast_enabled(device.type) and not _road.within
 
 
@@ -255,7 +256,11 @@ def _there(signature: Any, values: Mapping[str, Any], wrt: Any) -> list[str]:
 
 
 class _Operator:
-    """An operation or its VJP as an operator of PyTorch's; ``compute`` takes its arguments by name."""
+    """An operation or its VJP as an operator of PyTorch's.
+
+    ``declared`` are its parameters as its schema has them. ``compute``, which is given them by name, is the package's
+    own function: it checks, allocates and calls the kernels. ``signature_of`` says which signature its arguments have.
+    """
 
     def __init__(
         self,
@@ -263,12 +268,12 @@ class _Operator:
         declared: Sequence[str],
         returns: str,
         compute: Callable[..., Any],
-        signatures: Callable[..., Any],
+        signature_of: Callable[[Mapping[str, Any]], Any],
     ) -> None:
         self.name = name
         self.parameters = [text.partition("=")[0].rpartition(" ")[2] for text in declared]
         self.compute = compute
-        self.signature = signatures
+        self.signature_of = signature_of
         #: The same for ``torch.func``, which does not see the gradients that operators have.
         self.function: Any = None
         _operators[name] = self
@@ -280,7 +285,7 @@ class _Operator:
             _library.impl(name, functools.partial(self._autocast, device), layer.name)
         qualified = f"bilateral_ops::{name}"
         torch.library.register_fake(qualified, self._fake, lib=_library)
-        if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5
+        if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5; what ``function`` has serves 2.4, too
             torch.library.register_vmap(qualified, self._vmap, lib=_library)
 
     def differentiable(self, prepare: Callable[..., None], backward: Callable[..., Any]) -> None:
@@ -336,7 +341,7 @@ class _Operator:
     def _vmap(self, info: Any, in_dims: Any, *given: Any) -> Any:
         """``in_dims`` say which axis of each tensor is mapped; the results' is the first."""
         size, dims, values = info.batch_size, self.named(in_dims), self.named(given)
-        signature = self.signature(values)
+        signature = self.signature_of(values)
         parameters = {a.name for a in signature.arguments if a.role == "parameter"} | {"parameters"}
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
@@ -437,7 +442,7 @@ def _define(operation: Any) -> None:
         [*tensors, "Tensor grad", *sampling, "str[]? wrt=None"],
         "Tensor[]",
         compute_vjp,
-        lambda v: signature,
+        lambda values: signature,
     )
 
     def prepare(operator: _Operator) -> Callable[..., None]:
