@@ -598,6 +598,8 @@ def test_autocast_makes_floats_of_one_kind() -> None:
         got = bilateral_ops.slice_apply(grid, given["guide"], given["image"])
         byte = (given["image"] * 255).to(torch.uint8)
         assert bilateral_ops.slice_apply(grid.detach(), given["guide"].half(), byte).dtype is torch.uint8
+        with pytest.raises(RuntimeError, match=r"slice_apply: out must be None while autocast is on, which"):
+            bilateral_ops.slice_apply(grid.detach(), given["guide"], given["image"], out=given["image"].clone())
     want = bilateral_ops.slice_apply(wide, given["guide"], given["image"])
     assert_same(got, want)
     got.sum().backward()

@@ -223,8 +223,8 @@ def _watched(call: Any, out: Any) -> str:
         return "the call is on meta tensors"
     if any(_dispatches(tensor.__class__) for tensor in call.values.values()):
         return "a tensor overrides __torch_dispatch__"
-    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes.
-    return "autocast is on" if out is None and casts(call.device) else ""
+    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
+    return "autocast is on" if call.mixed or (out is None and casts(call.device)) else ""
 
 
 @functools.cache
