@@ -31,6 +31,7 @@ namespace bilateral_ops {
 namespace xla {
 
 constexpr int kMajor = 0;  // version of the layouts below
+constexpr int kMinor = 1;  // of the first jaxlibs that jax.ffi comes with, which don't say theirs when they ask for ours
 enum Code : int { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
 enum Stage : int { kExecute = 3 };
 enum Type : int { kPred = 1, kS64 = 5, kU8 = 6, kU16 = 7, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16 };
@@ -378,7 +379,7 @@ Error* handle(Frame* frame) {
     if (e->type != kMetadata) continue;
     // XLA asks which version this was made for. All that is used here is in every minor one.
     Version& version = reinterpret_cast<MetadataExtension*>(e)->metadata->version;
-    version = {sizeof(Version), nullptr, kMajor, frame->api ? frame->api->version.minor : 0};
+    version = {sizeof(Version), nullptr, kMajor, frame->api ? frame->api->version.minor : kMinor};
     reinterpret_cast<MetadataExtension*>(e)->metadata->traits = 0;
     return nullptr;
   }

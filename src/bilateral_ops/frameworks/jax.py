@@ -14,7 +14,7 @@ is opaque, and it gathers the arrays first.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -241,16 +241,6 @@ def _floats(arrays: Sequence[Any]) -> list[bool]:
     return [jnp.issubdtype(a.dtype, jnp.floating) for a in arrays]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
-    return _compute_backward(static, *arrays)
-
-
-def _backward_fwd(static: _Static, *arrays: Any) -> tuple[Any, Any]:
-    return _compute_backward(static, *arrays), arrays
-
-
 def _backward_bwd(static: _Static, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
     floats = _floats(arrays)
 
@@ -263,40 +253,32 @@ def _backward_bwd(static: _Static, arrays: Any, cotangents: Any) -> tuple[Any, .
     return tuple(next(found) if is_float else None for is_float in floats)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _forward(static: _Static, *arrays: Any) -> Any:
-    return _compute_forward(static, *arrays)
-
-
-def _forward_fwd(static: _Static, *arrays: Any) -> tuple[Any, Any]:
-    return _compute_forward(static, *arrays), arrays
-
-
 def _forward_bwd(static: _Static, arrays: Any, grad: Any) -> tuple[Any, ...]:
     if grad.dtype == jax.dtypes.float0:  # of integers, along which nothing has a slope
         return (None,) * len(arrays)
     wanted = tuple(name for name, is_float in zip(static.names, _floats(arrays)) if is_float)
-    backward = static._replace(op=f"{static.op}_vjp", wanted=wanted)
-    found = dict(zip(wanted, _backward(backward, *arrays, grad)))
+    found = dict(zip(wanted, _backward(static._replace(op=f"{static.op}_vjp", wanted=wanted), *arrays, grad)))
     return tuple(found.get(name) for name in static.names)
 
 
-_backward_vjp: Any = _backward.__wrapped__
-_backward_vjp.defvjp(_backward_fwd, _backward_bwd)
-_forward_vjp: Any = _forward.__wrapped__
-_forward_vjp.defvjp(_forward_fwd, _forward_bwd)
+def _differentiable(compute: Callable[..., Any], bwd: Callable[..., Any]) -> Any:
+    """``compute(static, *arrays)``, compiled, with what ``bwd(static, arrays, cotangent)`` returns for gradients."""
+    function = jax.custom_vjp(compute, nondiff_argnums=(0,))
+    function.defvjp(lambda static, *arrays: (function(static, *arrays), arrays), bwd)  # differentiable itself
+    return jax.jit(function, static_argnums=0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _enhance(static: _Static, *arrays: Any) -> Any:
-    return _compute_forward(static, *arrays)
+_forward = _differentiable(_compute_forward, _forward_bwd)
+_backward = _differentiable(_compute_backward, _backward_bwd)
 
 
-@_enhance.__wrapped__.defjvp
 def _no_slopes(static: _Static, *_: Any) -> Any:
     raise RuntimeError(
-        "enhance: an argument must not be differentiated, as this is inference; call guide_curves, guide_nn or guide_luma "
-        "and slice_apply, which have gradients."
+        "enhance: no argument may be differentiated, as it has no gradients; call a guide_* operation and slice_apply, "
+        "which have them."
     )
+
+
+_inference = jax.custom_jvp(_compute_forward, nondiff_argnums=(0,))
+_inference.defjvp(_no_slopes)
+_enhance = jax.jit(_inference, static_argnums=0)
