@@ -27,6 +27,7 @@ from ._formulas import FORMULAS
 
 ARRAY = jax.Array  # tracers, too
 kind_of = _numpy.kind_of  # JAX's dtypes are NumPy's
+casts: Any = None
 
 _TARGET = "bilateral_ops_"
 
@@ -110,12 +111,46 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         tuple(sampling.items()),
         frozenset(a.name for a in arguments if a.axes[:1] != ("N",)),
     )
-    arrays = [call.values[name] for name in names]
+    arrays = _varying([call.values[name] for name in (*names, *(("grad",) if fields else ()))])
     if fields is None:
         return (_enhance if operation == "enhance" else _forward)(static, *arrays)
     static = static._replace(wanted=call.gradients(fields._fields, wrt))
-    gradients = dict(zip(static.wanted, _backward(static, *arrays, call.values["grad"])))
+    gradients = dict(zip(static.wanted, _backward(static, *arrays)))
     return fields(*(gradients.get(name) for name in fields._fields))
+
+
+def _variation(array: Any) -> tuple[str, Any]:
+    """How the array varies over the devices of a ``shard_map``, and JAX's name of that: since 0.10 ``manual_axis_type``."""
+    aval = getattr(array, "aval", None)
+    name = "manual_axis_type" if hasattr(aval, "manual_axis_type") else "vma"
+    return name, getattr(aval, name, None)
+
+
+def _axes_of(array: Any) -> frozenset[str]:
+    """The axes of a ``shard_map`` along which the array varies."""
+    _, variation = _variation(array)
+    return frozenset(getattr(variation, "varying", variation) or ())
+
+
+def _varying(arrays: list[Any]) -> list[Any]:
+    """The arrays, varying along the same axes of a ``shard_map``; the transpose of that sums their gradients."""
+    axes: frozenset[str] = frozenset().union(*map(_axes_of, arrays))
+    if not axes:
+        return arrays
+
+    def varying(array: Any) -> Any:
+        if not (missing := tuple(axes - _axes_of(array))):
+            return array
+        if hasattr(jax.lax, "pcast"):
+            return jax.lax.pcast(array, missing, to="varying")
+        return jax.lax.pvary(array, missing)
+
+    return [varying(array) for array in arrays]
+
+
+def _result(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
+    """What a handler returns: varying from device to device as its arguments do."""
+    return jax.ShapeDtypeStruct(shape, dtype, **(dict([_variation(like)]) if _axes_of(like) else {}))
 
 
 def _guide_kind(operation: str, names: Sequence[str]) -> str:
@@ -165,7 +200,7 @@ def _call(
 
 def _compute_forward(static: _Static, *arrays: Any) -> Any:
     given = dict(zip(static.names, arrays))
-    result = jax.ShapeDtypeStruct(static.shape, _numpy.dtype_of(static.kind))
+    result = _result(static.shape, _numpy.dtype_of(static.kind), arrays[0])
     if static.operation == "splat":  # slice's gradient with respect to the grid, of which no value is needed
         results = [("grid", result), ("guide", None), ("xy", None)]
         order = [("grid", None), ("guide", given["guide"]), ("xy", given.get("xy")), ("grad", given["values"])]
@@ -185,7 +220,7 @@ def _compute_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
 
     def result(name: str) -> tuple[str, Any]:
         array = given[name] if name in static.wanted else None
-        return name, array if array is None else jax.ShapeDtypeStruct(array.shape, array.dtype)
+        return name, array if array is None else _result(array.shape, array.dtype, grad)
 
     if static.operation == "splat":
         return _splat_backward(static, given, grad, result)

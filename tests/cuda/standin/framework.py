@@ -15,6 +15,7 @@ from . import arrays, the_standin
 
 ARRAY = arrays.DeviceArray
 kind_of = _numpy.kind_of
+record = _numpy.record
 
 
 class Device(NamedTuple):
