@@ -32,7 +32,9 @@ inline Window window_of(Object window) {
 class PythonParameters {
  public:
   PythonParameters(const std::string& kind, const py::tuple& values)
-      : kind_(kind == "curves" ? GuideKind::curves : kind == "nn" ? GuideKind::nn : GuideKind::luma) {
+      : kind_(kind == "curves" ? GuideKind::curves
+              : kind == "nn"   ? GuideKind::nn
+                               : GuideKind::luma) {
     for (const auto& value : values) values_.push_back(py::reinterpret_borrow<py::object>(value));
   }
   template <class Call>
@@ -93,15 +95,14 @@ void define_operations(py::module_& m) {
   m.def("guide_backward", [](Object d_image, const py::tuple& d_parameters, Object image, const std::string& kind,
                              const py::tuple& parameters, Object grad, Extra... extra) {
     Call call(("guide_" + kind + "_vjp").c_str(), extra...);
-    guide_backward<Call>(call, d_image, PythonParameters(kind, d_parameters), image,
-                         PythonParameters(kind, parameters), grad);
+    guide_backward<Call>(call, d_image, PythonParameters(kind, d_parameters), image, PythonParameters(kind, parameters),
+                         grad);
   });
 
   m.def("enhance_forward", [](Object out, Object grid, Object image, const std::string& kind,
                               const py::tuple& parameters, Object window, bool align_corners, Extra... extra) {
     Call call("enhance", extra...);
-    enhance_forward<Call>(call, out, grid, image, PythonParameters(kind, parameters), window_of(window),
-                          align_corners);
+    enhance_forward<Call>(call, out, grid, image, PythonParameters(kind, parameters), window_of(window), align_corners);
   });
 
   m.def("total_variation_forward", [](Object out, Object grid, Extra... extra) {

@@ -1,4 +1,5 @@
-// An operation's Args made from a caller's arrays, written once for every kind of caller: Python (bindings.h), XLA (xla.h).
+// An operation's Args made from a caller's arrays, written once for every kind of caller: Python (bindings.h), XLA
+// (xla.h).
 //
 // Nothing is checked here but what memory safety needs: src/bilateral_ops/_signature.py has refused every shape and
 // dtype that does not fit before a call comes this far.

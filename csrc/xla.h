@@ -3,7 +3,8 @@
 //
 // A handler gets dense row-major arrays, in the order of its function in calls.h, and the attributes
 //   operation      its name, for error sentences
-//   arrays         a letter for each array of that function, results | arguments: n where its axes begin with N, s where
+//   arrays         a letter for each array of that function, results | arguments: n where its axes begin with N, s
+//   where
 //                  it has no such axis (parameters), - where it is absent
 //   rank           of the first argument, as the call was written. What an array has more are the axes of jax.vmap, in
 //                  front; an array that is the same along one has size 1 there.
@@ -31,7 +32,8 @@ namespace bilateral_ops {
 namespace xla {
 
 constexpr int kMajor = 0;  // version of the layouts below
-constexpr int kMinor = 1;  // of the first jaxlibs that jax.ffi comes with, which don't say theirs when they ask for ours
+constexpr int kMinor =
+    1;  // of the first jaxlibs that jax.ffi comes with, which don't say theirs when they ask for ours
 enum Code : int { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
 enum Stage : int { kExecute = 3 };
 enum Type : int { kPred = 1, kS64 = 5, kU8 = 6, kU16 = 7, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16 };
@@ -228,14 +230,14 @@ class Call {
   Parameters<Call> parameters(const std::vector<Array>& arrays, size_t before, size_t after) const {
     const std::string kind = text("guide");
     if (arrays.size() < before + after) throw std::invalid_argument("bilateral_ops: too few arrays");
-    return {kind == "curves" ? GuideKind::curves : kind == "nn" ? GuideKind::nn : GuideKind::luma,
+    return {kind == "curves" ? GuideKind::curves
+            : kind == "nn"   ? GuideKind::nn
+                             : GuideKind::luma,
             static_cast<int>(arrays.size() - before - after), arrays.data() + before};
   }
   const std::vector<Array>& results() const { return results_; }
   const std::vector<Array>& arguments() const { return arguments_; }
-  Window window() const {
-    return {true, number("top"), number("left"), number("full_height"), number("full_width")};
-  }
+  Window window() const { return {true, number("top"), number("left"), number("full_height"), number("full_width")}; }
   bool align_corners() const { return flag("align_corners"); }
 
   // ---- what calls.h asks for
@@ -391,7 +393,8 @@ Error* handle(Frame* frame) {
     call.rounds([&] { Body(call); });
     return nullptr;
   } catch (const std::bad_alloc&) {
-    return failed(frame, kResourceExhausted, operation + ": there must be memory for a few grid rows a thread, got none.");
+    return failed(frame, kResourceExhausted,
+                  operation + ": there must be memory for a few grid rows a thread, got none.");
   } catch (const std::invalid_argument& error) {
     return failed(frame, kInvalidArgument, error.what());
   } catch (const std::exception& error) {
@@ -407,8 +410,8 @@ struct Bodies {
     slice_forward(c, c.result(0), c.argument(0), c.argument(1), c.argument(2), c.window(), c.align_corners());
   }
   static void slice_backward_(C& c) {
-    slice_backward(c, c.result(0), c.result(1), c.result(2), c.argument(0), c.argument(1), c.argument(2),
-                   c.argument(3), c.window(), c.align_corners());
+    slice_backward(c, c.result(0), c.result(1), c.result(2), c.argument(0), c.argument(1), c.argument(2), c.argument(3),
+                   c.window(), c.align_corners());
   }
   static void apply_forward_(C& c) { apply_forward(c, c.result(0), c.argument(0), c.argument(1)); }
   static void apply_backward_(C& c) {
@@ -422,9 +425,7 @@ struct Bodies {
     slice_apply_backward(c, c.result(0), c.result(1), c.result(2), c.result(3), c.argument(0), c.argument(1),
                          c.argument(2), c.argument(3), c.argument(4), c.window(), c.align_corners());
   }
-  static void guide_forward_(C& c) {
-    guide_forward(c, c.result(0), c.argument(0), c.parameters(c.arguments(), 1, 0));
-  }
+  static void guide_forward_(C& c) { guide_forward(c, c.result(0), c.argument(0), c.parameters(c.arguments(), 1, 0)); }
   static void guide_backward_(C& c) {
     guide_backward(c, c.result(0), c.parameters(c.results(), 1, 0), c.argument(0), c.parameters(c.arguments(), 1, 1),
                    c.arguments().back());

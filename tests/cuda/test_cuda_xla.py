@@ -1,7 +1,7 @@
 """Do XLA's handlers for CUDA launch what `_cuda`'s functions launch: the same bits, XLA's stream, XLA's workspace?
 
-JAX has no CUDA device here. What it would call a handler with is made by hand: a call frame, of arrays on the device that
-is played, and the two functions of XLA's that a handler needs.
+JAX has no CUDA device here. What it would call a handler with is made by hand: a call frame, of arrays on the device
+that is played, and the functions of XLA's that a handler needs.
 """
 
 from __future__ import annotations
@@ -214,7 +214,9 @@ def test_the_handlers_launch_what_the_functions_launch(subject: str, device: Any
         expected = len(device.launches)
         assert_same_bits(forward(THROUGH, subject, given), want)
         launches = device.launches[expected:]
-        assert [launch.kernel.name for launch in launches] == [launch.kernel.name for launch in device.launches[:expected]]
+        assert [launch.kernel.name for launch in launches] == [
+            launch.kernel.name for launch in device.launches[:expected]
+        ]
         assert {launch.stream for launch in launches} == {STREAM}
         if subject in DIFFERENTIABLE:
             grad = random_like(want.shape, want.dtype)

@@ -3,23 +3,21 @@ callback, on the CPU and on CUDA devices.
 
 A forward call is a ``custom_vjp`` whose gradients are the kernels'; the gradients are another, whose own gradients are
 JAX's of the plain formulas (``_formulas.py``), and so are all of higher order. ``vmap`` puts its axis in front of every
-array, as one of size 1 where an array is the same along it; the handlers go through such axes, as part of the batch where
-that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind, that is a copy of
-its making.
+array, as one of size 1 where an array is the same along it; the handlers go through such axes, as part of the batch
+where that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind, that is a
+copy of its making.
 
-What is partitioned over devices is for ``jax.shard_map`` to say: to the partitioner of a plain ``jit`` a foreign function
-is opaque, and it gathers the arrays first.
+What is divided over devices is for ``jax.shard_map`` to say: to the partitioner of a plain ``jit`` a foreign function is
+opaque, and it gathers the arrays first.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import _core
 from . import _dlpack, _numpy
@@ -30,6 +28,9 @@ kind_of = _numpy.kind_of  # JAX's dtypes are NumPy's
 casts: Any = None
 
 _TARGET = "bilateral_ops_"
+_lax: Any = jax.lax
+_described: Any = jax.ShapeDtypeStruct
+_partition: Any = jax.sharding.PartitionSpec
 
 
 def _register(handlers: dict[str, Any], platform: str) -> None:
@@ -38,10 +39,8 @@ def _register(handlers: dict[str, Any], platform: str) -> None:
 
 
 _register(_core.xla_handlers, "cpu")
-try:
+with contextlib.suppress(ImportError):  # locate() says so where it matters
     _register(_dlpack.kernels().xla_handlers, "CUDA")
-except ImportError:
-    pass  # locate() says so where it matters
 
 
 def locate(op: str, name: str, array: Any) -> None:
@@ -120,7 +119,7 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
 
 
 def _variation(array: Any) -> tuple[str, Any]:
-    """How the array varies over the devices of a ``shard_map``, and JAX's name of that: since 0.10 ``manual_axis_type``."""
+    """JAX's name of how an array varies over the devices of a ``shard_map``, which changed in 0.10, and how it does."""
     aval = getattr(array, "aval", None)
     name = "manual_axis_type" if hasattr(aval, "manual_axis_type") else "vma"
     return name, getattr(aval, name, None)
@@ -141,16 +140,19 @@ def _varying(arrays: list[Any]) -> list[Any]:
     def varying(array: Any) -> Any:
         if not (missing := tuple(axes - _axes_of(array))):
             return array
-        if hasattr(jax.lax, "pcast"):
-            return jax.lax.pcast(array, missing, to="varying")
-        return jax.lax.pvary(array, missing)
+        if hasattr(_lax, "pcast"):
+            return _lax.pcast(array, missing, to="varying")
+        return _lax.pvary(array, missing)
 
     return [varying(array) for array in arrays]
 
 
 def _result(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     """What a handler returns: varying from device to device as its arguments do."""
-    return jax.ShapeDtypeStruct(shape, dtype, **(dict([_variation(like)]) if _axes_of(like) else {}))
+    if not _axes_of(like):
+        return _described(shape, dtype)
+    sharding = jax.sharding.NamedSharding(like.aval.sharding.mesh, _partition())
+    return _described(shape, dtype, sharding=sharding, **dict([_variation(like)]))
 
 
 def _guide_kind(operation: str, names: Sequence[str]) -> str:
