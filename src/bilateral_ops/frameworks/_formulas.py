@@ -2,12 +2,12 @@
 
 They are the derivatives of the second order, which no kernel computes, and what tests compare the kernels with. ``xp``
 is the module of the arrays: ``torch``, ``jax.numpy`` or ``numpy``. Each function takes an operation's array arguments
-in the order of its signature (the batch axis is optional, numbers are arrays) and then its keywords; nothing is checked.
+in the order of its signature (the batch axis is optional, numbers are arrays) and then its keywords; it checks nothing.
 
 A grid is sampled by fetching the eight cells around every pixel and weighting them. Gradients at the kinks follow from
 how it is written: the cell below a position is a whole number, without a gradient, so that on a knot the slope is that
-of the cell above; what is clamped, or below a ``max``, is a constant, so that its slope is 0 there; and every comparison
-lets NaN pass.
+of the cell above; what is clamped, or below a ``max``, is a constant, so that its slope is 0 there; and comparisons let
+NaN pass.
 
 float16, bfloat16 and integers are computed in float32. A result has the kind that the operation's has, except beside an
 integer image: then it is float32, and neither rounded nor saturated.
