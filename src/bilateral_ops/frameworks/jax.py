@@ -7,12 +7,13 @@ array, as one of size 1 where an array is the same along it; the handlers go thr
 where that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind, that is a
 copy of its making.
 
-What is divided over devices is for ``jax.shard_map`` to say: to the partitioner of a plain ``jit`` a foreign function is
-opaque, and it gathers the arrays first.
+What is divided over devices is for ``jax.shard_map`` to say: to the partitioner of a plain ``jit`` a foreign function
+is opaque, and it gathers the arrays first.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
