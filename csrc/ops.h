@@ -6,7 +6,9 @@
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
 //   cpu/dispatch.*  which of those runs
 //   cuda/*.cu       the same for CUDA, one file per operation
-//   bindings.*      Python's arrays to Tensors; shapes and dtypes were checked there (src/bilateral_ops/_signature.py)
+//   calls.h         a caller's arrays to Args; shapes and dtypes were checked before (src/bilateral_ops/_signature.py)
+//   bindings.*      the callers from Python: NumPy's arrays, and DLPack's for CUDA
+//   xla.*           the callers from JAX
 //
 // Dimensions: N batch; H W image; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one axis);
 // Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.

@@ -263,10 +263,10 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "w1 must be float32 to match image, got float64.",
     ),
     # Kinds of objects
-    ("slice", {"guide": [[1.0]]}, TypeError, "guide must be a NumPy, CuPy or PyTorch array, got list."),
-    ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy or PyTorch array, got NoneType."),
-    ("slice_apply", {"image": 3.0}, TypeError, "image must be a NumPy, CuPy or PyTorch array, got float."),
-    ("slice_apply_vjp", {"grad": None}, TypeError, "grad must be a NumPy, CuPy or PyTorch array, got NoneType."),
+    ("slice", {"guide": [[1.0]]}, TypeError, "guide must be a NumPy, CuPy, PyTorch or JAX array, got list."),
+    ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
+    ("slice_apply", {"image": 3.0}, TypeError, "image must be a NumPy, CuPy, PyTorch or JAX array, got float."),
+    ("slice_apply_vjp", {"grad": None}, TypeError, "grad must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
     (
         "enhance(luma)",
         {"guide": zeros(2, 5, 7)},
@@ -359,7 +359,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("slice", {"out": zeros(5, 7, 3, 4)}, ValueError, "out must have shape (2, 5, 7, 3, 4), got (5, 7, 3, 4)."),
     ("slice", {"out": zeros(2, 5, 7, 3, 4, dtype="f8")}, TypeError, "out must be float32, got float64."),
     ("slice", {"out": zeros(2, 5, 7, 3, 4, dtype=">f4")}, TypeError, "out must be float32, got byte-swapped float32."),
-    ("slice", {"out": [1.0]}, TypeError, "out must be a NumPy, CuPy or PyTorch array, got list."),
+    ("slice", {"out": [1.0]}, TypeError, "out must be a NumPy, CuPy, PyTorch or JAX array, got list."),
     (
         "slice",
         {"out": np.broadcast_to(F32.type(0), (2, 5, 7, 3, 4))},
@@ -513,12 +513,12 @@ WRONG: dict[str, Any] = {
     "double": lambda a: a.astype("f8"),
     "no tensor of PyTorch's": lambda a: foreign("torch", "Tensor"),
     "no array of CuPy's": lambda a: foreign("cupy", "ndarray"),
+    "no array of JAX's": lambda a: foreign("jaxlib._jax", "ArrayImpl"),
     "one axis more": lambda a: a[..., None, None],
     "one axis less": lambda a: a[0] if a.ndim else None,
 }
 ABSENT = {
     "on a device": OnDevice(),
-    "JAX": foreign("jaxlib._jax", "ArrayImpl"),
 }
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 __version__: str
 compiler: str
+xla_handlers: dict[str, Any]  # capsules, by the kernel's name
 
 def num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...

@@ -14,6 +14,7 @@ Allocate: TypeAlias = Callable[[int], Any]
 __version__: str
 compiler: str
 architectures: str  # as CMAKE_CUDA_ARCHITECTURES was, separated by spaces
+xla_handlers: dict[str, Any]  # capsules, by the kernel's name
 
 def device_count() -> int: ...
 def slice_forward(
