@@ -154,6 +154,8 @@ class Signature:
         if checked is not None:
             return checked.again(values)
         call = Call(self, op, values, sizes, backward)
+        if call.mixed:  # which holds for this call alone
+            return call
         if len(self._checked) >= _MOST_KNOWN:
             self._checked.clear()
         self._checked[known] = call.again({})
@@ -253,6 +255,8 @@ class Call:
         if base not in choice:
             raise TypeError(f"{self.op}: {first.name} must be {_listed(choice)}, got {base}.")
         integer = base in INTEGERS
+        #: Whether the kinds are to be made one first, by the framework.
+        self.mixed = False
         #: The kind of float that goes with the image: its own, or float32 beside integers.
         self.float_kind = "float32" if integer else base
         self.kinds = kinds = {first.name: base}
@@ -269,7 +273,9 @@ class Call:
                 self.values[a.name] = value = self._number(a.name, value, parameter_kind)
                 self._numbers[a.name] = parameter_kind
             kind = kind_of(value)
-            if kind not in allowed:
+            if kind not in allowed and kind in FLOATS and (casts := self.framework.casts) and casts(self.device):
+                self.mixed = True
+            elif kind not in allowed:
                 beside = f"an integer {first.name}" if integer else first.name
                 raise TypeError(f"{self.op}: {a.name} must be {_listed(allowed)} to match {beside}, got {kind}.")
             kinds[a.name] = kind

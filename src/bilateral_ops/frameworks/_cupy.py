@@ -12,7 +12,7 @@ from . import _dlpack, _numpy
 
 ARRAY = cupy.ndarray
 kind_of = _numpy.kind_of  # CuPy's dtypes are NumPy's
-record = _numpy.record
+record, casts = _numpy.record, _numpy.casts
 
 
 class Device(NamedTuple):

@@ -29,6 +29,9 @@ locate: Any = None
 #: are.
 record: Any = None
 
+#: ``casts(device)``: whether ``record`` makes floats of different kinds one kind, now. None: it never does.
+casts: Any = None
+
 
 def kind_of(array: Any) -> str:
     """Name of the array's kind of numbers; of an unsupported one too, for the error sentence."""

@@ -1,17 +1,45 @@
 """PyTorch tensors, on the CPU or on a CUDA device; there on PyTorch's current stream.
 
-Autograd does not know of these operations yet: a tensor that requires a gradient is refused while it records.
+A call that nothing listens to goes to the kernels at once. One that autograd records, or that a transform (``vmap``,
+``torch.func``), a compiler (``torch.compile``, ``torch.export``) or autocast watches, goes through the dispatcher, as
+the operator ``torch.ops.bilateral_ops.NAME``:
+
+    slice(Tensor grid, Tensor guide, Tensor? xy=None, SymInt[]? window=None, bool align_corners=False) -> Tensor
+    slice_vjp(Tensor grid, Tensor guide, Tensor? xy, Tensor grad, SymInt[]? window=None, bool align_corners=False,
+              str[]? wrt=None) -> Tensor[]
+
+and likewise for each operation: the arguments in the order of its signature, then its keywords. A VJP's list holds the
+gradients that are there, in that order. ``enhance`` takes ``(grid, image, parameters[], kind)``, the guide record's
+fields and its kind. What they do:
+
+- *Gradients*: the first by the kernels; a VJP's own, and those of forward mode, by the formulas of ``_formulas.py``,
+  which keep an image's worth of numbers for each of the eight cells around a pixel.
+- *Fakes*: the operation's own checks, on shapes alone; so for ``meta`` tensors.
+- ``vmap``: the new axis is folded into the batch. Guide parameters have no batch axis: where they are mapped, or their
+  gradients are wanted, the operation runs once for each member of the axis.
+- *Autocast*: all floats are made of the widest kind among them, float32 beside an integer image.
+
+Results and gradients are contiguous in this package's order of axes, channels last, whatever the arguments' strides;
+arguments are read where they lie. Of a subclass that overrides ``__torch_dispatch__`` the override sees the operator;
+every other subclass is a tensor like any, and results are plain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
+from .. import ops
+from ..ops._enhance import GUIDES
+from ..ops._enhance import SIGNATURES as ENHANCE
 from . import _dlpack, _numpy
+from ._formulas import FORMULAS
 
 ARRAY = torch.Tensor
 
@@ -21,19 +49,12 @@ _KINDS = {
 }
 _DTYPES = {name: dtype for dtype, name in _KINDS.items()}
 
-record = None
-
 
 def kind_of(tensor: Any) -> str:
     return _KINDS.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
 
 
 def locate(op: str, name: str, tensor: Any) -> Any:
-    if tensor.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{op}: {name} requires a gradient, which this version does not record; pass {name}.detach(), or call "
-            f"under torch.no_grad(), and take gradients from the functions named *_vjp."
-        )
     if tensor.layout is not torch.strided:
         layout = str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; pass {name}.to_dense().")
@@ -42,11 +63,15 @@ def locate(op: str, name: str, tensor: Any) -> Any:
     device = tensor.device
     if device.type == "cuda":
         _dlpack.require(op, name, device, f"pass {name}.cpu()")
-    elif device.type != "cpu":
+    elif device.type not in ("cpu", "meta"):
         raise RuntimeError(
             f"{op}: {name} is on {device}, and this version computes on cpu and cuda; pass {name}.cpu()."
         )
     return device
+
+
+def casts(device: Any) -> bool:
+    return torch.is_autocast_enabled(device.type) and not _road.within
 
 
 def number(value: float, kind: str, device: Any) -> Any:
@@ -63,6 +88,8 @@ def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], 
 
 
 def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
+    if _road.describes:
+        return
     if device.type == "cpu":
         try:
             arrays = _each(_host_array, arguments)
@@ -104,3 +131,365 @@ def _place(tensor: Any) -> Any:
     size = tensor.element_size()
     strides = [stride * size for stride in tensor.stride()]
     return _dlpack.place(tensor.data_ptr(), tensor.shape, strides, np.dtype(f"V{size}"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which road a call takes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Road(threading.local):
+    """Where this thread is: within an operator, whose calls are the kernels'; describing results, not making them."""
+
+    within = False
+    describes = False
+
+
+_road = _Road()
+_AUTOGRAD = "autograd records"
+
+
+def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
+    if _road.within or not (why := _watched(call, out)):
+        return None
+    if out is not None:
+        raise RuntimeError(
+            f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
+        )
+    name, values = call.signature.name, call.values
+    if name == "enhance" and why == _AUTOGRAD:
+        _no_gradient()
+    if forward_ad._current_level >= 0:
+        return _forward_mode(call, fields, wrt)
+    given = {a.name: values.get(a.name) for a in call.signature.arguments}
+    given |= call.keywords
+    if name == "splat" and fields is None:
+        given["grid_shape"] = [call.sizes[axis] for axis in ("Gh", "Gw", "Gd")]
+    if name == "enhance":
+        kind = next(kind for kind, signature in ENHANCE.items() if signature is call.signature)
+        given["parameters"] = [given.pop(a.name) for a in call.signature.arguments if a.role == "parameter"]
+        given["kind"] = kind
+    if fields is not None:
+        given |= {"grad": values["grad"], "wrt": list(call._wanted(fields._fields, wrt))}
+    operator = _operators[call.op]
+    with torch._C.DisableTorchFunctionSubclass():
+        result = operator(*(given[parameter] for parameter in operator.parameters))
+    if fields is None:
+        return result
+    there = _there(call.signature, values, given["wrt"])
+    return fields(**{**dict.fromkeys(fields._fields), **dict(zip(there, result))})
+
+
+def _watched(call: Any, out: Any) -> str:
+    """Who has to see the call, if anyone: that is, whether the kernels alone would do less than PyTorch promises."""
+    if torch.is_grad_enabled():
+        tensors = (*call.values.values(), *(out.values() if isinstance(out, Mapping) else (out,)))
+        if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+            return _AUTOGRAD
+    if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+        return "torch.func transforms the call"
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+        return "the call is traced"
+    if call.device.type == "meta":
+        return "the call is on meta tensors"
+    if any(_dispatches(type(tensor)) for tensor in call.values.values()):
+        return "a tensor overrides __torch_dispatch__"
+    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes.
+    return "autocast is on" if out is None and casts(call.device) else ""
+
+
+@functools.cache
+def _dispatches(kind: type) -> bool:
+    return issubclass(kind, torch.Tensor) and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The operators
+# ---------------------------------------------------------------------------------------------------------------------
+
+_library = torch.library.Library("bilateral_ops", "DEF")
+_operators: dict[str, _Operator] = {}
+_SAMPLING = ("SymInt[]? window=None", "bool align_corners=False")
+_AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
+
+
+def _there(signature: Any, values: Mapping[str, Any], wrt: Any) -> list[str]:
+    """Names of the arguments whose gradients a VJP returns, in order."""
+    return [
+        a.name
+        for a in signature.arguments
+        if (value := values.get(a.name)) is not None
+        and value.dtype.is_floating_point
+        and (wrt is None or a.name in wrt)
+    ]
+
+
+class _Operator:
+    """An operation or its VJP as an operator of PyTorch's; ``compute`` takes its arguments by name."""
+
+    def __init__(
+        self,
+        name: str,
+        declared: Sequence[str],
+        returns: str,
+        compute: Callable[..., Any],
+        signatures: Callable[..., Any],
+    ) -> None:
+        self.name = name
+        self.parameters = [text.partition("=")[0].rpartition(" ")[2] for text in declared]
+        self.compute = compute
+        self.signature = signatures
+        #: The same for ``torch.func``, which does not see the gradients that operators have.
+        self.function: Any = None
+        _operators[name] = self
+        _library.define(f"{name}({', '.join(declared)}) -> {returns}", tags=torch.Tag.pt2_compliant_tag)
+        self.op = getattr(torch.ops.bilateral_ops, name).default
+        for key in ("CPU", "CUDA"):
+            _library.impl(name, self._kernel, key)
+        for device, key in _AUTOCAST.items():
+            _library.impl(name, functools.partial(self._autocast, device), key.name)
+        qualified = f"bilateral_ops::{name}"
+        torch.library.register_fake(qualified, self._fake, lib=_library)
+        if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5
+            torch.library.register_vmap(qualified, self._vmap, lib=_library)
+
+    def differentiable(self, prepare: Callable[..., None], backward: Callable[..., Any]) -> None:
+        """``prepare(ctx, inputs, output)`` keeps what ``backward(ctx, *gradients)`` needs."""
+        torch.library.register_autograd(
+            f"bilateral_ops::{self.name}",
+            lambda ctx, grads: backward(ctx, *grads) if isinstance(grads, list) else backward(ctx, grads),
+            setup_context=prepare,
+            lib=_library,
+        )
+
+        def forward(*given: Any) -> Any:
+            result = self.op(*given)
+            return tuple(result) if isinstance(result, list) else result
+
+        def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
+            result, dims = self._vmap(info, in_dims, *given)
+            return (tuple(result), tuple(dims)) if isinstance(result, list) else (result, dims)
+
+        methods = {"forward": forward, "setup_context": prepare, "backward": backward, "vmap": vmap}
+        static = {name: staticmethod(method) for name, method in methods.items()}
+        self.function = type(f"{self.name}_of_torch_func", (torch.autograd.Function,), static)
+
+    def __call__(self, *given: Any) -> Any:
+        """The operator as every caller here calls it."""
+        if self.function is None or torch._C._functorch.maybe_current_level() is None:
+            return self.op(*given)
+        result = self.function.apply(*given)
+        return list(result) if isinstance(result, tuple) else result
+
+    def named(self, given: Sequence[Any]) -> dict[str, Any]:
+        """The arguments by name. The dispatcher leaves out trailing ones that have their default values."""
+        return dict(zip(self.parameters, given))
+
+    def _kernel(self, *given: Any) -> Any:
+        within, _road.within = _road.within, True
+        try:
+            return self.compute(**self.named(given))
+        finally:
+            _road.within = within
+
+    def _fake(self, *given: Any) -> Any:
+        describes, _road.describes = _road.describes, True
+        try:
+            return self._kernel(*given)
+        finally:
+            _road.describes = describes
+
+    def _autocast(self, device: str, *given: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_AUTOCAST[device])):
+            return self.op(*_of_one_kind(given))
+
+    def _vmap(self, info: Any, in_dims: Any, *given: Any) -> Any:
+        """``in_dims`` say which axis of each tensor is mapped; the results' is the first."""
+        size, dims, values = info.batch_size, self.named(in_dims), self.named(given)
+        signature = self.signature(values)
+        parameters = {a.name for a in signature.arguments if a.role == "parameter"} | {"parameters"}
+        mapped = {name for name in values if _is_mapped(dims[name])}
+        summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
+        if parameters & mapped or not parameters.isdisjoint(summed):
+            each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in range(size)]
+            return _over_results(lambda *members: torch.stack(members), *each), _over_results(lambda r: 0, each[0])
+
+        lead = signature.lead
+        rank = values[lead.name].ndim - (lead.name in mapped)
+        batched = signature.always_batched or rank == len(lead.axes)
+
+        def folded(name: str) -> Any:
+            value = values[name]
+            if not isinstance(value, torch.Tensor) or name in parameters:
+                return value
+            value = value.movedim(dims[name], 0) if name in mapped else value.expand(size, *value.shape)
+            return value.flatten(0, 1) if batched else value
+
+        result = self(*map(folded, values))
+        if batched:
+            result = _over_results(lambda r: r.unflatten(0, (size, r.shape[0] // max(size, 1))), result)
+        return result, _over_results(lambda r: 0, result)
+
+
+def _is_mapped(dim: Any) -> bool:
+    return any(d is not None for d in dim) if isinstance(dim, (list, tuple)) else dim is not None
+
+
+def _member(value: Any, dim: Any, index: int) -> Any:
+    """What one call of those that are mapped is given."""
+    if isinstance(dim, (list, tuple)):
+        return [_member(v, d, index) for v, d in zip(value, dim)]
+    return value if dim is None else value.select(dim, index)
+
+
+def _over_results(change: Callable[..., Any], *results: Any) -> Any:
+    """Of calls that return a tensor each, or a list of them."""
+    return [change(*parts) for parts in zip(*results)] if isinstance(results[0], list) else change(*results)
+
+
+def _of_one_kind(given: Sequence[Any]) -> list[Any]:
+    """The arguments with all floats of the widest kind among them, float32 beside an integer image."""
+    flat = [v for value in given for v in (value if isinstance(value, (list, tuple)) else (value,))]
+    kinds = {tensor.dtype for tensor in flat if isinstance(tensor, torch.Tensor)}
+    floats = {kind for kind in kinds if kind.is_floating_point}
+    widest = functools.reduce(torch.promote_types, floats or {torch.float32}) if floats == kinds else torch.float32
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [cast(v) for v in value]
+        return value.to(widest) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return [cast(value) for value in given]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Their gradients
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _by_formula(
+    name: str, values: Mapping[str, Any], keywords: Mapping[str, Any], grad: Any, wanted: Sequence[str]
+) -> Any:
+    """The wanted gradients, differentiable once more and as often as one likes."""
+
+    def function(*at: Any) -> Any:
+        return FORMULAS[name](torch, **{**values, **dict(zip(wanted, at))}, **keywords)
+
+    _, pull = torch.func.vjp(function, *(values[argument] for argument in wanted))
+    return pull(grad)
+
+
+def _keywords(name: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A formula's keywords, of a VJP's."""
+    keywords = {key: given[key] for key in ("window", "align_corners") if key in given}
+    if name == "splat":
+        first = values["guide"].ndim - 2
+        keywords["grid_shape"] = values["grad"].shape[first : first + 3]
+    return keywords
+
+
+def _forward_mode(call: Any, fields: Any, wrt: Any) -> Any:
+    """A call of numbers that carry tangents: by the formula, which PyTorch differentiates in either mode."""
+    name = call.signature.name
+    if name not in FORMULAS:
+        _no_gradient()
+    values = {a.name: call.values.get(a.name) for a in call.signature.arguments}
+    keywords = dict(call.keywords)
+    if name == "splat":
+        keywords["grid_shape"] = tuple(call.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
+    if fields is None:
+        return FORMULAS[name](torch, **values, **keywords)
+    wanted = _there(call.signature, values, call._wanted(fields._fields, wrt))
+    found = _by_formula(name, values, keywords, call.values["grad"], wanted)
+    return fields(**{**dict.fromkeys(fields._fields), **dict(zip(wanted, found))})
+
+
+def _define(operation: Any) -> None:
+    """An operation and its VJP as operators that know each other."""
+    name, signature = operation.name, operation.signature
+    names = operation.arguments
+    sampling = _SAMPLING if "xy" in names else ()
+    tensors = [f"Tensor? {n}" if n == "xy" else f"Tensor {n}" for n in names]
+    if name == "splat":
+        declared = [*tensors, "SymInt[] grid_shape", *sampling]
+    else:
+        declared = [f"{text}=None" if text == "Tensor? xy" else text for text in tensors] + [*sampling]
+
+    def compute_vjp(**values: Any) -> list[Any]:
+        return [gradient for gradient in operation.vjp(**values) if gradient is not None]
+
+    forward = _Operator(name, declared, "Tensor", operation.function, lambda values: signature)
+    vjp = _Operator(
+        f"{name}_vjp",
+        [*tensors, "Tensor grad", *sampling, "str[]? wrt=None"],
+        "Tensor[]",
+        compute_vjp,
+        lambda v: signature,
+    )
+
+    def prepare(operator: _Operator) -> Callable[..., None]:
+        def keep(ctx: Any, inputs: Any, output: Any) -> None:
+            values = operator.named(inputs)
+            saved = [key for key in operator.parameters if key in (*names, "grad")]
+            ctx.save_for_backward(*(values[key] for key in saved))
+            ctx.saved = saved
+            ctx.rest = {key: value for key, value in values.items() if key not in saved}
+
+        return keep
+
+    def backward(ctx: Any, grad: Any) -> Any:
+        values = dict(zip(ctx.saved, ctx.saved_tensors))
+        wrt = [key for key, needed in zip(forward.parameters, ctx.needs_input_grad) if needed]
+        keywords = {key: value for key, value in ctx.rest.items() if key != "grid_shape"}
+        found = vjp(*values.values(), grad, *keywords.values(), wrt)
+        gradients = dict(zip(_there(signature, values, wrt), found))
+        return tuple(gradients.get(key) for key in forward.parameters)
+
+    def backward_vjp(ctx: Any, *cotangents: Any) -> Any:
+        values = dict(zip(ctx.saved, ctx.saved_tensors))
+        wanted = _there(signature, values, ctx.rest["wrt"])
+        needed = [key for key, needs in zip(vjp.parameters, ctx.needs_input_grad) if needs]
+        keywords = _keywords(name, values, ctx.rest)
+
+        def gradients(*at: Any) -> Any:
+            point = {**values, **dict(zip(needed, at))}
+            grad = point.pop("grad")
+            return _by_formula(name, point, keywords, grad, wanted)
+
+        _, pull = torch.func.vjp(gradients, *(values[key] for key in needed))
+        found = dict(zip(needed, pull(cotangents)))
+        # As many as were given: PyTorch takes no None for an argument that was left out.
+        return tuple(found.get(key) for key, _ in zip(vjp.parameters, ctx.needs_input_grad))
+
+    forward.differentiable(prepare(forward), backward)
+    vjp.differentiable(prepare(vjp), backward_vjp)
+
+
+def _define_enhance() -> None:
+    records = {record.kind: record for record in GUIDES}
+
+    def compute(grid: Any, image: Any, parameters: Any, kind: str, **sampling: Any) -> Any:
+        return ops.OPERATIONS["enhance"].function(grid, records[kind](*parameters), image, **sampling)
+
+    declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
+    _Operator("enhance", declared, "Tensor", compute, lambda values: ENHANCE[values["kind"]])
+    torch.library.register_autograd("bilateral_ops::enhance", _no_gradient, setup_context=_no_gradient, lib=_library)
+
+
+def _no_gradient(*_: Any, **__: Any) -> Any:
+    raise RuntimeError(
+        "enhance: no tensor may require a gradient, of which it has none; call a guide_* operation and slice_apply, or "
+        "enhance under torch.no_grad()."
+    )
+
+
+for _operation in ops.OPERATIONS.values():
+    if _operation.vjp is not None:
+        _define(_operation)
+_define_enhance()
+
+# Dynamo puts a call into its graph as it is: what it does is found out later, from the operators.
+for _operation in ops.OPERATIONS.values():
+    torch.compiler.allow_in_graph(_operation.function)
+    if _operation.vjp is not None:
+        torch.compiler.allow_in_graph(_operation.vjp)
