@@ -256,24 +256,24 @@ def _matrices(op: str, name: str, packed: Any, rank: int, image: Any, has_offset
     return packed.reshape(*shape[:-1], shape[-1] // columns, columns)
 
 
-def _batched(array: Any, rank: int) -> bool:
-    """Whether an array has a batch axis before its ``rank`` others."""
-    return len(array.shape) > rank
+def _batched(array: Any, rank: int) -> int:
+    """How many batch axes an array has before its ``rank`` others: none or one."""
+    return int(len(array.shape) > rank)
 
 
-def _channels_last(array: Any, batched: bool) -> Any:
+def _channels_last(array: Any, batched: int) -> Any:
     """(N, *C, H, W) to (N, H, W, *C)."""
     rank, lead = len(array.shape), tuple(range(batched))
     return _permuted(array, (*lead, rank - 2, rank - 1, *range(batched, rank - 2)))
 
 
-def _grid_channels_last(grid: Any, batched: bool) -> Any:
+def _grid_channels_last(grid: Any, batched: int) -> Any:
     """(N, *C, gd, gh, gw) to (N, gh, gw, gd, *C)."""
     rank, lead = len(grid.shape), tuple(range(batched))
     return _permuted(grid, (*lead, rank - 2, rank - 1, rank - 3, *range(batched, rank - 3)))
 
 
-def _channels_first(array: Any, batched: bool) -> Any:
+def _channels_first(array: Any, batched: int) -> Any:
     """(N, H, W, *C) to (N, *C, H, W)."""
     lead = tuple(range(batched))
     return _permuted(array, (*lead, *range(batched + 2, len(array.shape)), batched, batched + 1))

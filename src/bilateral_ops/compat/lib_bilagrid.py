@@ -314,9 +314,11 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
             wanted = (*lead, 2)
             raise ValueError(f"{op}: xy must have shape {wanted} to match rgb, got {tuple(xy.shape)}.")
         xy = xy.expand(*lead, 2)
+    elif rgb.ndim == 2:
+        raise ValueError(f"{op}: xy must be given for rays, got None.")
     one, index = _indices(op, index, lead[0], grids)
-    if not one and rgb.ndim < 4 and xy is None:
-        # The same number for every ray is one grid, too.
+    if not one and rgb.ndim == 3 and xy is None:
+        # One image, if all its rows name the same grid.
         if not bool((index == index[:1]).all()):
             raise ValueError(f"{op}: xy must be given for rays of several grids, got None.")
         one, index = True, index[:1]
