@@ -9,7 +9,7 @@ Arrays are NumPy's, CuPy's or PyTorch's; those of one call are of one framework 
 
 from __future__ import annotations
 
-from . import _config, _core
+from . import _config, _core, _dynamo
 from ._config import available_isas, get_num_threads, set_isa, set_num_threads, show_config
 from ._fit import fit
 from ._gradcheck import GradcheckReport, gradcheck
@@ -57,3 +57,4 @@ __all__ = [
 ]
 
 _config.apply_environment()
+_dynamo.await_compiler()

@@ -488,8 +488,10 @@ for _operation in ops.OPERATIONS.values():
         _define(_operation)
 _define_enhance()
 
-# Dynamo puts a call into its graph as it is: what it does is found out later, from the operators.
-for _operation in ops.OPERATIONS.values():
-    torch.compiler.allow_in_graph(_operation.function)
-    if _operation.vjp is not None:
-        torch.compiler.allow_in_graph(_operation.vjp)
+
+def allow_in_graphs() -> None:
+    """Have ``torch.compile`` put calls into its graphs as they are; what they do it finds out from the operators."""
+    for operation in ops.OPERATIONS.values():
+        for function in (operation.function, operation.vjp):
+            if function is not None:
+                torch.compiler.allow_in_graph(function)

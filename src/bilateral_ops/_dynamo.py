@@ -1,0 +1,46 @@
+"""What ``torch.compile`` is told of the operations: not to look inside, where checks and caches are no part of a graph.
+
+It must know before it meets the first one, which may be before any tensor has been here; and to import it for that
+takes a second, which few programs want to spend. So the word is passed when it is imported, by whomever.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module, util
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+
+
+def _tell() -> None:
+    import_module(f"{__package__}.frameworks.torch").allow_in_graphs()
+
+
+class _Awaited(MetaPathFinder):
+    """Finds the compiler as others do, and has it told as soon as it is loaded."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != _COMPILER:
+            return None
+        sys.meta_path.remove(self)
+        spec = util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                load(module)
+                _tell()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def await_compiler() -> None:
+    """Called once, when the package is imported."""
+    if _COMPILER in sys.modules:
+        _tell()
+    else:
+        sys.meta_path.insert(0, _Awaited())
