@@ -6,6 +6,7 @@
 #include "compiler.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "xla.h"
 
 namespace bo = bilateral_ops;
 namespace py = pybind11;
@@ -31,8 +32,10 @@ bo::DType dtype_of(const py::array& array) {
 class HostCall {
  public:
   using Table = bo::Kernels;
+  using Array = py::object;
   explicit HostCall(const char*) {}
 
+  bool given(bo::Object object) const { return !object.is_none(); }
   int rank(bo::Object object) const { return static_cast<int>(py::reinterpret_borrow<py::array>(object).ndim()); }
   bo::Tensor input(bo::Object object, bool batched, int rank) const {
     bo::Tensor t{};
@@ -73,6 +76,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("select_isa", [](const std::string& name) { return bo::select_isa(name.c_str()); });
 
   bo::define_operations<HostCall>(m);
+  bo::define_handlers(m, bo::xla::handlers());
 
 #if defined(BO_SANITIZE)
   // What the sanitizers are shown before they are believed.

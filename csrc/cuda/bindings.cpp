@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../compiler.h"
+#include "../xla.h"
 #include "device.h"
 
 namespace bo = bilateral_ops;
@@ -104,11 +105,13 @@ bo::DType dtype_of(const DLDataType& type) {
 class DeviceCall {
  public:
   using Table = bo::CudaKernels;
+  using Array = py::object;
   DeviceCall(const char* operation, int64_t stream, const py::object& allocate)
       : operation_(operation), stream_(stream), allocate_(allocate) {
     loans_.reserve(16);
   }
 
+  bool given(bo::Object object) const { return !object.is_none(); }
   int rank(bo::Object object) const { return object.attr("ndim").cast<int>(); }
   bo::Tensor input(bo::Object object, bool batched, int rank) { return view(object, batched, rank, false); }
   bo::Tensor output(bo::Object object, bool batched, int rank) { return view(object, batched, rank, true); }
@@ -178,4 +181,5 @@ PYBIND11_MODULE(BO_MODULE, m, py::mod_gil_not_used()) {
   m.attr("architectures") = BO_ARCHITECTURES;
   m.def("device_count", [] { return bo::cuda_device_count("device_count"); });
   bo::define_operations<DeviceCall, int64_t, const py::object&>(m);
+  bo::define_handlers(m, bo::xla::cuda_handlers());
 }

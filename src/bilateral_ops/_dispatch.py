@@ -15,13 +15,8 @@ import numpy as np
 from .frameworks import _numpy
 
 #: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
-_FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "torch"}
-#: Root module of an array type → how its arrays reach a framework that is served.
-_REMEDIES = {
-    "jax": "pass numpy.asarray(array)",
-    "jaxlib": "pass numpy.asarray(array)",
-}
-_SERVED = "NumPy, CuPy and PyTorch arrays"
+_FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "torch", "jax": "jax", "jaxlib": "jax"}
+_SERVED = "NumPy, CuPy, PyTorch and JAX arrays"
 _cache: dict[type, Any] = {np.ndarray: _numpy}
 
 
@@ -35,10 +30,6 @@ def framework_of(op: str, name: str, value: Any) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
     for root in dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__):
-        if root in _REMEDIES:
-            raise RuntimeError(
-                f"{op}: {name} is a {root}.{kind.__name__}, and this version computes on {_SERVED}; {_REMEDIES[root]}."
-            )
         if root in _FRAMEWORKS and sys.modules.get(root):
             framework = import_module(f"{__package__}.frameworks.{_FRAMEWORKS[root]}")
             if isinstance(value, framework.ARRAY):
@@ -49,4 +40,4 @@ def framework_of(op: str, name: str, value: Any) -> Any:
             f"{op}: {name} is a {kind.__name__} on device {tuple(value.__dlpack_device__())}, and this version "
             f"computes on {_SERVED}; hand it to one of these, for example with torch.from_dlpack."
         )
-    raise TypeError(f"{op}: {name} must be a NumPy, CuPy or PyTorch array, got {kind.__name__}.")
+    raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {kind.__name__}.")

@@ -419,16 +419,21 @@ class Call:
             )
         return whole
 
-    def _result(self, out: Any) -> Any:
-        """Check ``out``, or allocate the result."""
+    def result(self) -> tuple[tuple[int, ...], str]:
+        """Shape and kind of a forward call's result."""
         sizes = self.sizes
         shape: list[int] = []
         for axis in self._axes(self.signature.result):
             shape.extend(sizes[axis] if axis == "*C" else (sizes[axis],))
         kind = self.kinds[self.signature.like] if self.signature.keeps_integers else self.float_kind
+        return tuple(shape), kind
+
+    def _result(self, out: Any) -> Any:
+        """Check ``out``, or allocate the result."""
+        shape, kind = self.result()
         if out is None:
-            return self.framework.empty(tuple(shape), kind, self.device)
-        return self._checked_out("out", out, tuple(shape), kind)
+            return self.framework.empty(shape, kind, self.device)
+        return self._checked_out("out", out, shape, kind)
 
     def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
         if framework_of(self.op, label, out) is not self.framework:
@@ -446,24 +451,28 @@ class Call:
     def _gradients(self, fields: type[GradientsT], wrt: Any, out: Any) -> GradientsT:
         """Arrays for the gradients that are wanted, ``out``'s or new ones; None for the others."""
         names: tuple[str, ...] = fields._fields  # type: ignore[attr-defined]
-        wanted = self._wanted(names, wrt)
-        given = self._out_mapping(names, wanted, out)
+        given = self._out_mapping(names, self._wanted(names, wrt), out)
+        computed = self.gradients(names, wrt)
         arrays: list[Any] = []
         for name in names:
-            kind = self.kinds.get(name)
-            if name not in wanted or kind is None or kind in INTEGERS:
+            if name not in computed:
                 if name in given:
                     raise ValueError(f"{self.op}: out[{name!r}] must be left out, as {name} has no gradient here.")
                 arrays.append(None)
             elif name in given:
                 label = f"out[{name!r}]"
-                array = self._checked_out(label, given[name], self.shape(name), kind)
+                array = self._checked_out(label, given[name], self.shape(name), self.kinds[name])
                 others = [(f"out[{n!r}]", a) for n, a in zip(names, arrays) if a is not None and n in given]
                 self.framework.check_out(self.op, label, array, others, None)
                 arrays.append(array)
             else:
-                arrays.append(self.framework.empty(self.shape(name), kind, self.device))
+                arrays.append(self.framework.empty(self.shape(name), self.kinds[name], self.device))
         return fields(*arrays)
+
+    def gradients(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
+        """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
+        wanted = self._wanted(names, wrt)
+        return tuple(n for n in names if n in wanted and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
 
     def _wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
         if wrt is None:

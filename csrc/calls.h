@@ -1,0 +1,230 @@
+// An operation's Args made from a caller's arrays, written once for every kind of caller: Python (bindings.h), XLA (xla.h).
+//
+// Nothing is checked here but what memory safety needs: src/bilateral_ops/_signature.py has refused every shape and
+// dtype that does not fit before a call comes this far.
+//
+// A Call is one call of one kind of caller, and has
+//   Table                        the KernelTable its kernels are in
+//   Array                        what the caller's arrays are; any of them may be absent
+//   given(array)                 whether it is there
+//   rank(array)                  its axes
+//   input(array, batched, rank) and output(…)
+//                                an array as a tensor of `rank` axes: a batch axis before it where the call has none,
+//                                channel axes of one element after it; an absent one becomes a tensor without data
+//   run(kernel, args)
+#pragma once
+
+#include <stdexcept>
+
+#include "ops.h"
+
+namespace bilateral_ops {
+
+// An array's axes as a tensor's `rank`: `shape(axis)` and `stride(axis)` (in bytes) are the array's own.
+template <class Shape, class Stride>
+void set_axes(Tensor& t, int given, bool batched, int rank, const Shape& shape, const Stride& stride) {
+  const int lead = batched ? 0 : 1;
+  if (rank > kMaxRank || given + lead > rank) throw std::invalid_argument("bilateral_ops: too many axes");
+  t.rank = rank;
+  for (int axis = 0; axis < rank; ++axis) {
+    const int from = axis - lead;
+    const bool there = from >= 0 && from < given;
+    t.shape[axis] = there ? shape(from) : 1;
+    t.strides[axis] = there ? stride(from) : 0;
+  }
+}
+
+// The image is this window of a larger one; `given`: or else the whole.
+struct Window {
+  bool given;
+  int64_t top, left, full_height, full_width;
+};
+
+template <class Call>
+using ArrayOf = const typename Call::Array&;
+
+inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
+  Sampling at{};
+  at.align_corners = align_corners;
+  at.full_height = pixels.shape[1];
+  at.full_width = pixels.shape[2];
+  if (window.given) {
+    at.top = window.top;
+    at.left = window.left;
+    at.full_height = window.full_height;
+    at.full_width = window.full_width;
+  }
+  return at;
+}
+
+template <class Call>
+Sampling sampling(Call& call, const Tensor& pixels, ArrayOf<Call> guide, ArrayOf<Call> xy, const Window& window,
+                  bool align_corners, bool batched) {
+  Sampling at = sampling(pixels, window, align_corners);
+  at.guide = call.input(guide, batched, 3);
+  at.xy = call.input(xy, batched, 4);
+  return at;
+}
+
+// A guide's parameters, or their gradients.
+template <class Call>
+struct Parameters {
+  GuideKind kind;
+  int count;
+  const typename Call::Array* arrays;
+};
+
+template <class Call>
+GuideParameters guide_parameters(Call& call, const Parameters<Call>& given) {
+  GuideParameters p{};
+  p.kind = given.kind;
+  const int expected = p.kind == GuideKind::curves ? 6 : p.kind == GuideKind::nn ? 4 : 0;
+  if (given.count != expected) throw std::invalid_argument("bilateral_ops: wrong number of guide parameters");
+  for (int i = 0; i < expected; ++i) {
+    if (!call.given(given.arrays[i])) throw std::invalid_argument("bilateral_ops: a guide parameter is missing");
+    p.value[i] = call.input(given.arrays[i], true, call.rank(given.arrays[i]));
+  }
+  return p;
+}
+
+template <class Call>
+void slice_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> xy,
+                   const Window& window, bool align_corners) {
+  const bool batched = call.rank(guide) == 3;
+  SliceArgs a{};
+  a.out = call.output(out, batched, 5);
+  a.grid = call.input(grid, batched, 6);
+  a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
+  call.run(&Call::Table::slice_forward, a);
+}
+
+template <class Call>
+void slice_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, ArrayOf<Call> d_xy, ArrayOf<Call> grid,
+                    ArrayOf<Call> guide, ArrayOf<Call> xy, ArrayOf<Call> grad, const Window& window,
+                    bool align_corners) {
+  const bool batched = call.rank(guide) == 3;
+  SliceGradArgs a{};
+  a.d_grid = call.output(d_grid, batched, 6);
+  a.d_guide = call.output(d_guide, batched, 3);
+  a.d_xy = call.output(d_xy, batched, 4);
+  a.grid = call.input(grid, batched, 6);
+  a.grad = call.input(grad, batched, 5);
+  a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
+  if (!a.grid.data && (a.d_guide.data || a.d_xy.data)) {
+    throw std::invalid_argument("bilateral_ops: slopes need the grid");
+  }
+  if (a.d_grid.data || a.d_guide.data || a.d_xy.data) call.run(&Call::Table::slice_backward, a);
+}
+
+template <class Call>
+void apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> coefficients, ArrayOf<Call> image) {
+  const bool batched = call.rank(image) == 4;
+  ApplyArgs a{};
+  a.out = call.output(out, batched, 4);
+  a.coefficients = call.input(coefficients, batched, 5);
+  a.image = call.input(image, batched, 4);
+  call.run(&Call::Table::apply_forward, a);
+}
+
+template <class Call>
+void apply_backward(Call& call, ArrayOf<Call> d_coefficients, ArrayOf<Call> d_image, ArrayOf<Call> coefficients,
+                    ArrayOf<Call> image, ArrayOf<Call> grad) {
+  const bool batched = call.rank(image) == 4;
+  ApplyGradArgs a{};
+  a.d_coefficients = call.output(d_coefficients, batched, 5);
+  a.d_image = call.output(d_image, batched, 4);
+  a.coefficients = call.input(coefficients, batched, 5);
+  a.image = call.input(image, batched, 4);
+  a.grad = call.input(grad, batched, 4);
+  call.run(&Call::Table::apply_backward, a);
+}
+
+template <class Call>
+void slice_apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> image,
+                         ArrayOf<Call> xy, const Window& window, bool align_corners) {
+  const bool batched = call.rank(guide) == 3;
+  SliceApplyArgs a{};
+  a.out = call.output(out, batched, 4);
+  a.grid = call.input(grid, batched, 6);
+  a.image = call.input(image, batched, 4);
+  a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
+  call.run(&Call::Table::slice_apply_forward, a);
+}
+
+template <class Call>
+void slice_apply_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, ArrayOf<Call> d_image,
+                          ArrayOf<Call> d_xy, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> image,
+                          ArrayOf<Call> xy, ArrayOf<Call> grad, const Window& window, bool align_corners) {
+  const bool batched = call.rank(guide) == 3;
+  SliceApplyGradArgs a{};
+  a.d_grid = call.output(d_grid, batched, 6);
+  a.d_guide = call.output(d_guide, batched, 3);
+  a.d_image = call.output(d_image, batched, 4);
+  a.d_xy = call.output(d_xy, batched, 4);
+  a.grid = call.input(grid, batched, 6);
+  a.image = call.input(image, batched, 4);
+  a.grad = call.input(grad, batched, 4);
+  a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
+  if (a.d_grid.data || a.d_guide.data || a.d_image.data || a.d_xy.data) {
+    call.run(&Call::Table::slice_apply_backward, a);
+  }
+}
+
+template <class Call>
+void guide_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image, const Parameters<Call>& parameters) {
+  const bool batched = call.rank(image) == 4;
+  GuideArgs a{};
+  a.out = call.output(out, batched, 3);
+  a.image = call.input(image, batched, 4);
+  a.parameters = guide_parameters(call, parameters);
+  call.run(&Call::Table::guide_forward, a);
+}
+
+template <class Call>
+void guide_backward(Call& call, ArrayOf<Call> d_image, const Parameters<Call>& d_parameters, ArrayOf<Call> image,
+                    const Parameters<Call>& parameters, ArrayOf<Call> grad) {
+  const bool batched = call.rank(image) == 4;
+  GuideGradArgs a{};
+  a.d_image = call.output(d_image, batched, 4);
+  a.image = call.input(image, batched, 4);
+  a.grad = call.input(grad, batched, 3);
+  a.parameters = guide_parameters(call, parameters);
+  if (d_parameters.count != parameters.count) throw std::invalid_argument("bilateral_ops: wrong number of gradients");
+  for (int i = 0; i < d_parameters.count; ++i) {
+    const typename Call::Array& d = d_parameters.arrays[i];
+    if (call.given(d)) a.d_value[i] = call.output(d, true, call.rank(d));
+  }
+  call.run(&Call::Table::guide_backward, a);
+}
+
+template <class Call>
+void enhance_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> image,
+                     const Parameters<Call>& guide, const Window& window, bool align_corners) {
+  const bool batched = call.rank(image) == 4;
+  EnhanceArgs a{};
+  a.out = call.output(out, batched, 4);
+  a.grid = call.input(grid, batched, 6);
+  a.image = call.input(image, batched, 4);
+  a.guide = guide_parameters(call, guide);
+  a.at = sampling(a.out, window, align_corners);
+  call.run(&Call::Table::enhance_forward, a);
+}
+
+template <class Call>
+void total_variation_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid) {
+  TotalVariationArgs a{};
+  a.out = call.output(out, true, 1);
+  a.grid = call.input(grid, true, 6);
+  call.run(&Call::Table::total_variation_forward, a);
+}
+
+template <class Call>
+void total_variation_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> grid, ArrayOf<Call> grad) {
+  TotalVariationGradArgs a{};
+  a.d_grid = call.output(d_grid, true, 6);
+  a.grid = call.input(grid, true, 6);
+  a.grad = call.input(grad, true, 1);
+  if (a.d_grid.data) call.run(&Call::Table::total_variation_backward, a);
+}
+
+}  // namespace bilateral_ops

@@ -1,0 +1,463 @@
+// Calls from XLA, which is how JAX computes: the kernels as handlers of XLA's foreign function interface, for the CPU
+// (xla.cpp) and CUDA (cuda/xla.cpp).
+//
+// A handler gets dense row-major arrays, in the order of its function in calls.h, and the attributes
+//   operation      its name, for error sentences
+//   arrays         a letter for each array of that function, results | arguments: n where its axes begin with N, s where
+//                  it has no such axis (parameters), - where it is absent
+//   rank           of the first argument, as the call was written. What an array has more are the axes of jax.vmap, in
+//                  front; an array that is the same along one has size 1 there.
+//   batched        whether there is an axis N, as the call was written
+//   top, left, full_height, full_width, align_corners    where pixels are sampled
+//   guide          curves, nn or luma, where there are parameters
+//
+// XLA's interface is one of C structs whose layouts are fixed within a major version, each with its size in front. They
+// are declared here as far as they are needed, because the headers that do so come with jaxlib, and building against a
+// jaxlib would tie the package to it. What was tried instead: jaxlib as a build requirement (a hundred megabytes for
+// everybody's build, for these declarations); the older convention without structs, which jax.ffi still takes, but
+// XLA on CPUs announces to remove, and which knows neither shapes nor workspaces; jax-tvm-ffi (two more packages to
+// run, for fewer platforms and versions of Python than this package has).
+#pragma once
+
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "calls.h"
+
+namespace bilateral_ops {
+namespace xla {
+
+constexpr int kMajor = 0;  // version of the layouts below
+constexpr int kMinor = 1;  // of the first jaxlibs that jax.ffi comes with, which don't say theirs when they ask for ours
+enum Code : int { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
+enum Stage : int { kExecute = 3 };
+enum Type : int { kPred = 1, kS64 = 5, kU8 = 6, kU16 = 7, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16 };
+enum AttributeType : int { kScalar = 3, kString = 4 };
+constexpr int kBuffer = 1, kMetadata = 1;
+
+struct Error;
+struct Context;
+struct Extension {
+  size_t struct_size;
+  int type;
+  Extension* next;
+};
+struct Version {
+  size_t struct_size;
+  Extension* extensions;
+  int major, minor;
+};
+struct Metadata {
+  size_t struct_size;
+  Version version;
+  uint32_t traits;
+};
+struct MetadataExtension {
+  Extension base;
+  Metadata* metadata;
+};
+struct ErrorArgs {
+  size_t struct_size;
+  Extension* extensions;
+  const char* message;
+  int code;
+};
+struct ErrorDestroyArgs {
+  size_t struct_size;
+  Extension* extensions;
+  Error* error;
+};
+struct StreamArgs {
+  size_t struct_size;
+  Extension* extensions;
+  Context* context;
+  void* stream;  // out
+};
+struct AllocateArgs {
+  size_t struct_size;
+  Extension* extensions;
+  Context* context;
+  size_t size, alignment;
+  void* data;  // out
+};
+struct FreeArgs {
+  size_t struct_size;
+  Extension* extensions;
+  Context* context;
+  size_t size;
+  void* data;
+};
+using Unused = void (*)();
+struct Api {
+  size_t struct_size;
+  Extension* extensions;
+  Version version;
+  const void* internal;
+  Error* (*error_create)(ErrorArgs*);
+  Unused error_message;
+  void (*error_destroy)(ErrorDestroyArgs*);
+  Unused handler_register;
+  Error* (*stream)(StreamArgs*);
+  Unused type_register, context_get, state_set, state_get;
+  Error* (*allocate)(AllocateArgs*);
+  Error* (*free)(FreeArgs*);
+};
+struct Buffer {
+  size_t struct_size;
+  Extension* extensions;
+  int dtype;
+  void* data;
+  int64_t rank;
+  int64_t* dims;
+};
+struct Span {
+  const char* data;
+  size_t size;
+};
+struct Scalar {
+  int dtype;
+  void* value;
+};
+struct Buffers {  // arguments, or results
+  size_t struct_size;
+  Extension* extensions;
+  int64_t size;
+  int* types;
+  Buffer** buffers;
+};
+struct Attributes {
+  size_t struct_size;
+  Extension* extensions;
+  int64_t size;
+  int* types;
+  Span** names;
+  void** values;
+};
+struct Frame {
+  size_t struct_size;
+  Extension* extensions;
+  const Api* api;
+  Context* context;
+  int stage;
+  Buffers arguments, results;
+  Attributes attributes;
+};
+
+struct Handler {
+  const char* name;
+  Error* (*function)(Frame*);
+};
+
+inline DType dtype_of(int type, int64_t& size) {
+  size = type == kU8 ? 1 : type == kF32 ? 4 : type == kF64 ? 8 : 2;
+  switch (type) {
+    case kF16: return DType::f16;
+    case kBF16: return DType::bf16;
+    case kF32: return DType::f32;
+    case kF64: return DType::f64;
+    case kU8: return DType::u8;
+    case kU16: return DType::u16;
+    default: throw std::invalid_argument("bilateral_ops: unsupported dtype, XLA's " + std::to_string(type));
+  }
+}
+
+// One call of XLA's: as many calls of a kernel as the axes of jax.vmap ask for that can't be made one with the batch.
+// Backend has the kernels' Table, and run(kernel, args, operation); it is made from a Frame.
+template <class Backend>
+class Call {
+ public:
+  struct Array {
+    const Buffer* buffer;  // null: absent
+    bool has_batch;
+    int64_t batch_stride;  // in bytes, of the merged batch axis
+    int64_t offset;        // in bytes, of this round
+  };
+  using Table = typename Backend::Table;
+
+  explicit Call(Frame* frame) : attributes_(frame->attributes), backend_(frame) {
+    operation_ = text("operation");
+    const std::string arrays = text("arrays");
+    const size_t bar = arrays.find('|');
+    if (bar == std::string::npos) throw std::invalid_argument("bilateral_ops: attribute arrays without a bar");
+    take(arrays.substr(0, bar), frame->results, results_);
+    take(arrays.substr(bar + 1), frame->arguments, arguments_);
+    if (frame->arguments.size < 1 || frame->results.size < 1) {
+      throw std::invalid_argument("bilateral_ops: a call without arrays");
+    }
+    mapped_ = static_cast<int>(frame->arguments.buffers[0]->rank - number("rank"));
+    batched_ = flag("batched");
+    each([&](Array& a) {
+      if (mapped_ < 0 || a.buffer->rank < mapped_ + (a.has_batch && batched_)) {
+        throw std::invalid_argument("bilateral_ops: too few axes");
+      }
+    });
+    const Buffer& result = *frame->results.buffers[0];
+    sizes_.assign(result.dims, result.dims + mapped_);
+    merge();
+  }
+
+  // Calls body() once for each place on the axes that were not merged.
+  template <class Body>
+  void rounds(const Body& body) {
+    int64_t count = 1;
+    for (int axis = 0; axis < unmerged_; ++axis) count *= sizes_[axis];
+    for (int64_t round = 0; round < count; ++round) {
+      each([&](Array& a) {
+        int64_t stride = bytes(a, mapped_), rest = round;
+        a.offset = 0;
+        for (int axis = mapped_ - 1; axis >= 0; --axis) {
+          const int64_t size = a.buffer->dims[axis];
+          if (axis < unmerged_) {
+            if (size > 1) a.offset += rest % sizes_[axis] * stride;
+            rest /= sizes_[axis];
+          }
+          stride *= size;
+        }
+      });
+      body();
+    }
+  }
+
+  const std::string& operation() const { return operation_; }
+  const Array& result(size_t i) const { return results_.at(i); }
+  const Array& argument(size_t i) const { return arguments_.at(i); }
+  // The last so many results or arguments but `after`.
+  Parameters<Call> parameters(const std::vector<Array>& arrays, size_t before, size_t after) const {
+    const std::string kind = text("guide");
+    if (arrays.size() < before + after) throw std::invalid_argument("bilateral_ops: too few arrays");
+    return {kind == "curves" ? GuideKind::curves : kind == "nn" ? GuideKind::nn : GuideKind::luma,
+            static_cast<int>(arrays.size() - before - after), arrays.data() + before};
+  }
+  const std::vector<Array>& results() const { return results_; }
+  const std::vector<Array>& arguments() const { return arguments_; }
+  Window window() const {
+    return {true, number("top"), number("left"), number("full_height"), number("full_width")};
+  }
+  bool align_corners() const { return flag("align_corners"); }
+
+  // ---- what calls.h asks for
+  bool given(const Array& a) const { return a.buffer; }
+  int rank(const Array& a) const {
+    return static_cast<int>(a.buffer->rank) - mapped_ + (a.has_batch && !batched_ && merged());
+  }
+  Tensor input(const Array& a, bool batched, int rank) const {
+    Tensor t{};
+    if (!a.buffer) return t;
+    int64_t size;
+    t.dtype = dtype_of(a.buffer->dtype, size);
+    const bool joined = a.has_batch && (batched_ || merged());  // the first axis is the merged one
+    const int first = mapped_ + (a.has_batch && batched_);      // the next one in the buffer
+    set_axes(
+        t, this->rank(a), batched, rank,
+        [&](int axis) { return joined && axis == 0 ? batch_ : a.buffer->dims[first + axis - joined]; },
+        [&](int axis) { return joined && axis == 0 ? a.batch_stride : bytes(a, first + axis - joined + 1); });
+    // An array without elements may have no address, and yet it was given.
+    static char somewhere;
+    t.data = a.buffer->data ? static_cast<char*>(a.buffer->data) + a.offset : &somewhere;
+    return t;
+  }
+  Tensor output(const Array& a, bool batched, int rank) const { return input(a, batched, rank); }
+  template <class Kernel, class Args>
+  void run(Kernel kernel, const Args& args) {
+    backend_.run(kernel, args, operation_.c_str());
+  }
+
+ private:
+  bool merged() const { return unmerged_ < mapped_; }
+
+  template <class F>
+  void each(const F& f) {
+    for (Array& a : results_) {
+      if (a.buffer) f(a);
+    }
+    for (Array& a : arguments_) {
+      if (a.buffer) f(a);
+    }
+  }
+
+  // Bytes of what lies behind an axis.
+  static int64_t bytes(const Array& a, int axis) {
+    int64_t count;
+    dtype_of(a.buffer->dtype, count);
+    for (int64_t i = axis; i < a.buffer->rank; ++i) count *= a.buffer->dims[i];
+    return count;
+  }
+
+  static void take(const std::string& letters, const Buffers& from, std::vector<Array>& to) {
+    int64_t next = 0;
+    for (const char letter : letters) {
+      Array a{};
+      if (letter != '-') {
+        if (next >= from.size || from.types[next] != kBuffer) {
+          throw std::invalid_argument("bilateral_ops: fewer arrays than attribute arrays says");
+        }
+        a.buffer = from.buffers[next++];
+        a.has_batch = letter == 'n';
+      }
+      to.push_back(a);
+    }
+    if (next != from.size) throw std::invalid_argument("bilateral_ops: more arrays than attribute arrays says");
+  }
+
+  // Makes the last of jax.vmap's axes one axis with the batch: as many as each array either goes through as a whole, or
+  // is the same along. Parameters must be the same along all.
+  void merge() {
+    each([&](Array& a) { a.batch_stride = 0; });
+    batch_ = 1;
+    if (batched_) {
+      each([&](Array& a) {
+        if (!a.has_batch) return;
+        batch_ = a.buffer->dims[mapped_];
+        if (batch_ != 1) a.batch_stride = bytes(a, mapped_ + 1);
+      });
+    }
+    for (unmerged_ = mapped_; unmerged_ > 0; --unmerged_) {
+      const int axis = unmerged_ - 1;
+      const int64_t size = sizes_[axis];
+      if (size == 1) continue;
+      bool fits = true;
+      each([&](Array& a) {
+        const bool whole = a.buffer->dims[axis] == size;
+        fits = fits && (a.has_batch ? batch_ == 1 || whole == (a.batch_stride != 0) : !whole);
+      });
+      if (!fits) return;
+      each([&](Array& a) {
+        if (a.has_batch && batch_ == 1 && a.buffer->dims[axis] == size) {
+          a.batch_stride = bytes(a, mapped_ + batched_);
+        }
+      });
+      batch_ *= size;
+    }
+  }
+
+  // ---- attributes
+  const void* attribute(const char* name, int type) const {
+    for (int64_t i = 0; i < attributes_.size; ++i) {
+      const Span& found = *attributes_.names[i];
+      if (found.size == std::strlen(name) && !std::memcmp(found.data, name, found.size)) {
+        if (attributes_.types[i] == type) return attributes_.values[i];
+        break;
+      }
+    }
+    throw std::invalid_argument(std::string("bilateral_ops: attribute ") + name + " is missing or of another type");
+  }
+  std::string text(const char* name) const {
+    const Span& span = *static_cast<const Span*>(attribute(name, kString));
+    return {span.data, span.size};
+  }
+  const void* scalar(const char* name, int dtype) const {
+    const Scalar& scalar = *static_cast<const Scalar*>(attribute(name, kScalar));
+    if (scalar.dtype != dtype) throw std::invalid_argument(std::string("bilateral_ops: unsupported dtype of ") + name);
+    return scalar.value;
+  }
+  int64_t number(const char* name) const { return *static_cast<const int64_t*>(scalar(name, kS64)); }
+  bool flag(const char* name) const { return *static_cast<const bool*>(scalar(name, kPred)); }
+
+  const Attributes& attributes_;
+  Backend backend_;
+  std::string operation_;
+  std::vector<Array> results_, arguments_;
+  std::vector<int64_t> sizes_;  // of jax.vmap's axes
+  int mapped_ = 0;              // how many there are
+  int unmerged_ = 0;            // how many of them the rounds go through
+  bool batched_ = false;
+  int64_t batch_ = 1;  // size of the merged batch axis
+};
+
+inline Error* failed(Frame* frame, int code, const std::string& message) {
+  ErrorArgs args{sizeof(ErrorArgs), nullptr, message.c_str(), code};
+  return frame->api->error_create(&args);
+}
+
+// A handler: Body(call) calls a function of calls.h.
+template <class Backend, void (*Body)(Call<Backend>&)>
+Error* handle(Frame* frame) {
+  for (Extension* e = frame->extensions; e; e = e->next) {
+    if (e->type != kMetadata) continue;
+    // XLA asks which version this was made for. All that is used here is in every minor one.
+    Version& version = reinterpret_cast<MetadataExtension*>(e)->metadata->version;
+    version = {sizeof(Version), nullptr, kMajor, frame->api ? frame->api->version.minor : kMinor};
+    reinterpret_cast<MetadataExtension*>(e)->metadata->traits = 0;
+    return nullptr;
+  }
+  if (frame->stage != kExecute) return nullptr;
+  std::string operation = "bilateral_ops";
+  try {
+    Call<Backend> call(frame);
+    operation = call.operation();
+    call.rounds([&] { Body(call); });
+    return nullptr;
+  } catch (const std::bad_alloc&) {
+    return failed(frame, kResourceExhausted, operation + ": there must be memory for a few grid rows a thread, got none.");
+  } catch (const std::invalid_argument& error) {
+    return failed(frame, kInvalidArgument, error.what());
+  } catch (const std::exception& error) {
+    return failed(frame, kInternal, error.what());
+  }
+}
+
+// Every kernel's handler: a new one adds its lines here.
+template <class Backend>
+struct Bodies {
+  using C = Call<Backend>;
+  static void slice_forward_(C& c) {
+    slice_forward(c, c.result(0), c.argument(0), c.argument(1), c.argument(2), c.window(), c.align_corners());
+  }
+  static void slice_backward_(C& c) {
+    slice_backward(c, c.result(0), c.result(1), c.result(2), c.argument(0), c.argument(1), c.argument(2),
+                   c.argument(3), c.window(), c.align_corners());
+  }
+  static void apply_forward_(C& c) { apply_forward(c, c.result(0), c.argument(0), c.argument(1)); }
+  static void apply_backward_(C& c) {
+    apply_backward(c, c.result(0), c.result(1), c.argument(0), c.argument(1), c.argument(2));
+  }
+  static void slice_apply_forward_(C& c) {
+    slice_apply_forward(c, c.result(0), c.argument(0), c.argument(1), c.argument(2), c.argument(3), c.window(),
+                        c.align_corners());
+  }
+  static void slice_apply_backward_(C& c) {
+    slice_apply_backward(c, c.result(0), c.result(1), c.result(2), c.result(3), c.argument(0), c.argument(1),
+                         c.argument(2), c.argument(3), c.argument(4), c.window(), c.align_corners());
+  }
+  static void guide_forward_(C& c) {
+    guide_forward(c, c.result(0), c.argument(0), c.parameters(c.arguments(), 1, 0));
+  }
+  static void guide_backward_(C& c) {
+    guide_backward(c, c.result(0), c.parameters(c.results(), 1, 0), c.argument(0), c.parameters(c.arguments(), 1, 1),
+                   c.arguments().back());
+  }
+  static void enhance_forward_(C& c) {
+    enhance_forward(c, c.result(0), c.argument(0), c.argument(1), c.parameters(c.arguments(), 2, 0), c.window(),
+                    c.align_corners());
+  }
+  static void total_variation_forward_(C& c) { total_variation_forward(c, c.result(0), c.argument(0)); }
+  static void total_variation_backward_(C& c) {
+    total_variation_backward(c, c.result(0), c.argument(0), c.argument(1));
+  }
+
+  static const std::vector<Handler>& handlers() {
+    static const std::vector<Handler> all = {
+        {"slice_forward", handle<Backend, slice_forward_>},
+        {"slice_backward", handle<Backend, slice_backward_>},
+        {"apply_forward", handle<Backend, apply_forward_>},
+        {"apply_backward", handle<Backend, apply_backward_>},
+        {"slice_apply_forward", handle<Backend, slice_apply_forward_>},
+        {"slice_apply_backward", handle<Backend, slice_apply_backward_>},
+        {"guide_forward", handle<Backend, guide_forward_>},
+        {"guide_backward", handle<Backend, guide_backward_>},
+        {"enhance_forward", handle<Backend, enhance_forward_>},
+        {"total_variation_forward", handle<Backend, total_variation_forward_>},
+        {"total_variation_backward", handle<Backend, total_variation_backward_>},
+    };
+    return all;
+  }
+};
+
+const std::vector<Handler>& handlers();       // xla.cpp
+const std::vector<Handler>& cuda_handlers();  // cuda/xla.cpp
+
+}  // namespace xla
+}  // namespace bilateral_ops
