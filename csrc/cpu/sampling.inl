@@ -396,44 +396,61 @@ class Sampler {
   }
 
   void sample_cells(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
-    const int64_t C = g_.C;
+    with_vectors<T>(g_.C, [&](auto each) {
+      if (!to.contributions) {
+        sample_cells_as<false, false>(tile, at, to, each);
+      } else if (!to.slope_x) {
+        sample_cells_as<true, false>(tile, at, to, each);
+      } else {
+        sample_cells_as<true, true>(tile, at, to, each);
+      }
+    });
+  }
+  template <bool kSlopes, bool kAllSlopes, class Each>
+  void sample_cells_as(const Tile& tile, const Places<T>& at, const Samples<T>& to, const Each& each) {
+    const int64_t C = g_.C, x_stride = grid_.strides[2], z_stride = cells_.stride;
+    T* const values = to.values;
     for (int64_t i = 0; i < tile.count; ++i) {
-      const int64_t ys[2] = {at.ky[i], min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1)};
-      const int64_t xs[2] = {at.kx[i], min_of<int64_t>(at.kx[i] + 1, g_.Gw - 1)};
-      const int64_t zs[2] = {at.kz[i], min_of<int64_t>(at.kz[i] + 1, g_.Gd - 1)};
+      const int64_t kx = at.kx[i], kz = at.kz[i];
+      const int64_t left = kx * x_stride, right = min_of<int64_t>(kx + 1, g_.Gw - 1) * x_stride;
+      const int64_t low = kz * z_stride, high = min_of<int64_t>(kz + 1, g_.Gd - 1) * z_stride;
+      const char *const below = cell(tile.n, at.ky[i], 0), *const above = cell(
+                                                               tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
+      const char* const places[8] = {below + left + low,   below + left + high, below + right + low,
+                                     below + right + high, above + left + low,  above + left + high,
+                                     above + right + low,  above + right + high};
       const T* corner[8];  // y, x, z
       for (int j = 0; j < 8; ++j) {
-        const char* from = cell(tile.n, ys[j >> 2], xs[(j >> 1) & 1]) + zs[j & 1] * cells_.stride;
         if (in_place_) {
-          corner[j] = reinterpret_cast<const T*>(from);
+          corner[j] = reinterpret_cast<const T*>(places[j]);
         } else {
-          load_item(from, buffer_ + j * C);
+          load_item(places[j], buffer_ + j * C);
           corner[j] = buffer_ + j * C;
         }
       }
       const Vec<T> ty = broadcast(at.ty[i]), tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
       Vec<T> slope_z = broadcast(T(0)), slope_x = slope_z, slope_y = slope_z;
-      for_vectors<T>(C, [&](int64_t c, auto lanes) {
+      each([&](int64_t c, auto lanes) {
         // Left and right, lower and upper; the step in y, then the value at ty.
         Vec<T> step[4], v[4];
         for (int j = 0; j < 4; ++j) {
-          const Vec<T> below = lanes.get(corner[j] + c);
-          step[j] = lanes.get(corner[j + 4] + c) - below;
-          v[j] = madd(ty, step[j], below);
+          const Vec<T> first = lanes.get(corner[j] + c);
+          step[j] = lanes.get(corner[j + 4] + c) - first;
+          v[j] = madd(ty, step[j], first);
         }
         const Vec<T> lower = lerp(v[0], v[2], tx), upper = lerp(v[1], v[3], tx);
-        if (to.values) lanes.put(to.values + i * C + c, lerp(lower, upper, tz));
-        if (to.contributions) {
+        if (!kSlopes || values) lanes.put(values + i * C + c, lerp(lower, upper, tz));
+        if (kSlopes) {
           const Vec<T> d = lanes.get(to.contributions + i * C + c);
           slope_z = madd(d, upper - lower, slope_z);
-          if (to.slope_x) {
+          if (kAllSlopes) {
             slope_x = madd(d, lerp(v[2] - v[0], v[3] - v[1], tz), slope_x);
             slope_y = madd(d, lerp(lerp(step[0], step[2], tx), lerp(step[1], step[3], tx), tz), slope_y);
           }
         }
       });
-      if (to.contributions) to.slope_z[i] = total(slope_z);
-      if (to.slope_x) {
+      if (kSlopes) to.slope_z[i] = total(slope_z);
+      if (kAllSlopes) {
         to.slope_x[i] = total(slope_x);
         to.slope_y[i] = total(slope_y);
       }

@@ -168,6 +168,11 @@ template <class T>
 BO_INLINE void accumulate(double* to, const Vec<T>& a, double weight) {
   BO_LANES to[l] = madd(static_cast<double>(a.v[l]), weight, to[l]);
 }
+// The same for four numbers at a place
+template <class T>
+BO_INLINE void accumulate4(double* to, const T* from, double weight) {
+  for (int i = 0; i < 4; ++i) to[i] = madd(static_cast<double>(from[i]), weight, to[i]);
+}
 // The second argument only says which T.
 template <class T>
 BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
@@ -217,6 +222,33 @@ BO_INLINE Vec<T> spread3(const T* p, int v) {
     r.v[l] = group < 3 ? p[group] : T(0);
   }
   return r;
+}
+// Vector `v` of p[0], …, p[n − 1], zeros up to four, p[0], …
+template <class T>
+BO_INLINE Vec<T> repeat4(const T* p, int64_t n, int v) {
+  Vec<T> r;
+  BO_LANES {
+    const int column = (v * Vec<T>::kLanes + l) % 4;
+    r.v[l] = column < n ? p[column] : T(0);
+  }
+  return r;
+}
+// Vector `v` of p[0] four times, …, p[3] four times
+template <class T>
+BO_INLINE Vec<T> spread4(const T* p, int v) {
+  Vec<T> r;
+  BO_LANES r.v[l] = p[(v * Vec<T>::kLanes + l) / 4];
+  return r;
+}
+// Lane l of the four vectors to to[4l], …, to[4l + 3]
+template <class T>
+BO_INLINE void store_fours(T* to, const Vec<T>& a, const Vec<T>& b, const Vec<T>& c, const Vec<T>& d) {
+  BO_LANES {
+    to[4 * l] = a.v[l];
+    to[4 * l + 1] = b.v[l];
+    to[4 * l + 2] = c.v[l];
+    to[4 * l + 3] = d.v[l];
+  }
 }
 // Numbers in a storage format of math.h, one after another
 template <class Format, class T = float>
@@ -361,6 +393,13 @@ BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   accumulate(to, Vec<double>{_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}, weight);
   accumulate(to + 8, Vec<double>{_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}, weight);
 }
+BO_INLINE void accumulate4(double* to, const float* from, double weight) {
+  const __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(from));
+  _mm256_storeu_pd(to, _mm256_fmadd_pd(a, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
+}
+BO_INLINE void accumulate4(double* to, const double* from, double weight) {
+  _mm256_storeu_pd(to, _mm256_fmadd_pd(_mm256_loadu_pd(from), _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
+}
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_loadu_si512(p)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
   return {_mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
@@ -488,6 +527,47 @@ BO_INLINE Vec<double> spread3(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   if (v == 0) return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p)))};
   return {_mm512_set1_pd(p[2])};
+}
+BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
+  return {_mm512_broadcast_f32x4(n == 4 ? _mm_loadu_ps(p) : _mm_maskz_loadu_ps((1u << n) - 1, p))};
+}
+BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
+  return {_mm512_broadcast_f64x4(n == 4 ? _mm256_loadu_pd(p) : _mm256_maskz_loadu_pd((1u << n) - 1, p))};
+}
+BO_INLINE Vec<float> spread4(const float* p, int) {
+  const __m512i lanes = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return {_mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_loadu_ps(p)))};
+}
+BO_INLINE Vec<double> spread4(const double* p, int v) {
+  const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
+  return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p + 2 * v)))};
+}
+// In each lane of 128 bits the numbers that belong together, then lanes to their places.
+BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                           const Vec<float>& d) {
+  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a.v, b.v)),
+                ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(a.v, b.v));
+  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c.v, d.v)),
+                cd2 = _mm512_castps_pd(_mm512_unpackhi_ps(c.v, d.v));
+  const __m512d x = _mm512_unpacklo_pd(ab, cd), y = _mm512_unpackhi_pd(ab, cd);
+  const __m512d z = _mm512_unpacklo_pd(ab2, cd2), w = _mm512_unpackhi_pd(ab2, cd2);
+  const __m512d xy = _mm512_shuffle_f64x2(x, y, 0x44), xy2 = _mm512_shuffle_f64x2(x, y, 0xee);
+  const __m512d zw = _mm512_shuffle_f64x2(z, w, 0x44), zw2 = _mm512_shuffle_f64x2(z, w, 0xee);
+  _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy, zw, 0x88)));
+  _mm512_storeu_ps(to + 16, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy, zw, 0xdd)));
+  _mm512_storeu_ps(to + 32, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy2, zw2, 0x88)));
+  _mm512_storeu_ps(to + 48, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy2, zw2, 0xdd)));
+}
+BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                           const Vec<double>& d) {
+  const __m512d ab = _mm512_unpacklo_pd(a.v, b.v), ab2 = _mm512_unpackhi_pd(a.v, b.v);
+  const __m512d cd = _mm512_unpacklo_pd(c.v, d.v), cd2 = _mm512_unpackhi_pd(c.v, d.v);
+  const __m512d even = _mm512_shuffle_f64x2(ab, cd, 0x44), even2 = _mm512_shuffle_f64x2(ab, cd, 0xee);
+  const __m512d odd = _mm512_shuffle_f64x2(ab2, cd2, 0x44), odd2 = _mm512_shuffle_f64x2(ab2, cd2, 0xee);
+  _mm512_storeu_pd(to, _mm512_shuffle_f64x2(even, odd, 0x88));
+  _mm512_storeu_pd(to + 8, _mm512_shuffle_f64x2(even, odd, 0xdd));
+  _mm512_storeu_pd(to + 16, _mm512_shuffle_f64x2(even2, odd2, 0x88));
+  _mm512_storeu_pd(to + 24, _mm512_shuffle_f64x2(even2, odd2, 0xdd));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -633,6 +713,10 @@ BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   accumulate(to, Vec<double>{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}, weight);
   accumulate(to + 4, Vec<double>{_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}, weight);
 }
+BO_INLINE void accumulate4(double* to, const float* from, double weight) {
+  accumulate(to, Vec<double>{_mm256_cvtps_pd(_mm_loadu_ps(from))}, weight);
+}
+BO_INLINE void accumulate4(double* to, const double* from, double weight) { accumulate(to, load(from), weight); }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
 }
@@ -760,6 +844,40 @@ BO_INLINE Vec<float> spread3(const float* p, int v) {
   return {_mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[1]))};
 }
 BO_INLINE Vec<double> spread3(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
+BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
+  const __m128 four = n == 4 ? _mm_loadu_ps(p) : _mm_maskload_ps(p, _mm256_castsi256_si128(lane_mask(n)));
+  return {_mm256_set_m128(four, four)};
+}
+BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
+  return {n == 4 ? _mm256_loadu_pd(p) : _mm256_maskload_pd(p, lane_mask(2 * n))};
+}
+BO_INLINE Vec<float> spread4(const float* p, int v) {
+  return {_mm256_setr_m128(_mm_set1_ps(p[2 * v]), _mm_set1_ps(p[2 * v + 1]))};
+}
+BO_INLINE Vec<double> spread4(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
+// In each half the numbers that belong together, then halves to their places.
+BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                           const Vec<float>& d) {
+  const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(a.v, b.v)),
+                ab2 = _mm256_castps_pd(_mm256_unpackhi_ps(a.v, b.v));
+  const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(c.v, d.v)),
+                cd2 = _mm256_castps_pd(_mm256_unpackhi_ps(c.v, d.v));
+  const __m256d x = _mm256_unpacklo_pd(ab, cd), y = _mm256_unpackhi_pd(ab, cd);
+  const __m256d z = _mm256_unpacklo_pd(ab2, cd2), w = _mm256_unpackhi_pd(ab2, cd2);
+  _mm256_storeu_ps(to, _mm256_castpd_ps(_mm256_permute2f128_pd(x, y, 0x20)));
+  _mm256_storeu_ps(to + 8, _mm256_castpd_ps(_mm256_permute2f128_pd(z, w, 0x20)));
+  _mm256_storeu_ps(to + 16, _mm256_castpd_ps(_mm256_permute2f128_pd(x, y, 0x31)));
+  _mm256_storeu_ps(to + 24, _mm256_castpd_ps(_mm256_permute2f128_pd(z, w, 0x31)));
+}
+BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                           const Vec<double>& d) {
+  const __m256d ab = _mm256_unpacklo_pd(a.v, b.v), ab2 = _mm256_unpackhi_pd(a.v, b.v);
+  const __m256d cd = _mm256_unpacklo_pd(c.v, d.v), cd2 = _mm256_unpackhi_pd(c.v, d.v);
+  _mm256_storeu_pd(to, _mm256_permute2f128_pd(ab, cd, 0x20));
+  _mm256_storeu_pd(to + 4, _mm256_permute2f128_pd(ab2, cd2, 0x20));
+  _mm256_storeu_pd(to + 8, _mm256_permute2f128_pd(ab, cd, 0x31));
+  _mm256_storeu_pd(to + 12, _mm256_permute2f128_pd(ab2, cd2, 0x31));
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // NEON (aarch64)
@@ -950,6 +1068,11 @@ BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   accumulate(to, Vec<double>{vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)}, weight);
   accumulate(to + 4, Vec<double>{vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)}, weight);
 }
+BO_INLINE void accumulate4(double* to, const float* from, double weight) {
+  const float32x4_t a = vld1q_f32(from);
+  accumulate(to, Vec<double>{vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)}, weight);
+}
+BO_INLINE void accumulate4(double* to, const double* from, double weight) { accumulate(to, load(from), weight); }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) { return {vld1q_s32(p)}; }
 // The table instructions count a table's bytes: a lane's are 4k, …, 4k + 3; of doubles 8k, …, 8k + 7. Lookups with the
@@ -1123,6 +1246,35 @@ BO_INLINE Vec<float> spread3(const float* p, int v) {
   return {vdupq_n_f32(p[0]), vdupq_n_f32(p[1])};
 }
 BO_INLINE Vec<double> spread3(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
+BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
+  float32x4_t four;
+  if (n == 4) {
+    four = vld1q_f32(p);
+  } else {
+    four = vld1q_lane_f32(p, vdupq_n_f32(0.0f), 0);
+    if (n > 1) four = vld1q_lane_f32(p + 1, four, 1);
+    if (n > 2) four = vld1q_lane_f32(p + 2, four, 2);
+  }
+  return {four, four};
+}
+BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
+  const float64x2_t zero = vdupq_n_f64(0.0);
+  return {n > 1 ? vld1q_f64(p) : vld1q_lane_f64(p, zero, 0), n > 3   ? vld1q_f64(p + 2)
+                                                             : n > 2 ? vld1q_lane_f64(p + 2, zero, 0)
+                                                                     : zero};
+}
+BO_INLINE Vec<float> spread4(const float* p, int v) { return {vdupq_n_f32(p[2 * v]), vdupq_n_f32(p[2 * v + 1])}; }
+BO_INLINE Vec<double> spread4(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
+BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                           const Vec<float>& d) {
+  vst4q_f32(to, float32x4x4_t{{a.low, b.low, c.low, d.low}});
+  vst4q_f32(to + 16, float32x4x4_t{{a.high, b.high, c.high, d.high}});
+}
+BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                           const Vec<double>& d) {
+  vst4q_f64(to, float64x2x4_t{{a.low, b.low, c.low, d.low}});
+  vst4q_f64(to + 8, float64x2x4_t{{a.high, b.high, c.high, d.high}});
+}
 
 #endif
 

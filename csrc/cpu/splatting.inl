@@ -9,22 +9,21 @@ inline namespace BO_ISA {
 
 // The sums of one band of an image: double whatever the compute type, as a cell may collect millions of pixels.
 //
-// Where the pixels between the same two columns of cells follow one another, a span, they are added in the compute type
-// to the depths of those two columns alone, which stay in the first-level cache; the span's sums then go to the four
-// columns around it. Two neighbouring pixels mostly meet the same cells, and the second would wait for the first one's
-// sum to be stored: even and odd pixels have sums of their own.
+// Where the pixels between the same two columns of cells follow one another, a span, each is added in the compute type
+// to the sums of one depth alone, its own, which stay in the first-level cache: to four sums a channel, one for each
+// corner in columns and depth, as a vector holds four channels at four corners. The span's sums then go to the cells
+// that the corners are. Two neighbouring pixels mostly meet the same sums, and the second would wait for the first
+// one's to be stored: even and odd pixels have sums of their own.
 template <class T>
 class Splatter {
  public:
   // `sums` holds grid rows from `first_row` on, [y][x][z][c], all zero.
   Splatter(const Lattice& lattice, double* sums, int64_t first_row)
-      : g_(lattice), sums_(sums), first_row_(first_row), padded_(ceil_div(g_.C, Vec<T>::kLanes) * Vec<T>::kLanes) {
+      : g_(lattice), sums_(sums), first_row_(first_row), numbers_(ceil_div(g_.C, int64_t(4)) * kFour) {
     if (g_.spans) {
-      // One depth past the last, which gets what weighs nothing.
-      half_ = (g_.Gd + 1) * 2 * padded_;
-      span_ = memory_.template take<T>(2 * half_ + 2 * g_.column + 4 * kSize, true);
-      merged_ = span_ + 2 * half_;
-      weights_ = merged_ + 2 * g_.column;
+      half_ = (g_.Gd + 1) * numbers_;
+      span_ = memory_.template take<T>(2 * half_ + 4 * kSize, true);
+      weights_ = span_ + 2 * half_;
     } else {
       pair_ = memory_.template take<double>(2 * g_.C);
     }
@@ -34,11 +33,17 @@ class Splatter {
   void add(const Tile& tile, const Places<T>& at, const T* contributions) {
     const int64_t C = g_.C;
     if (g_.spans) {
-      with_vectors<T>(C, [&](auto each) {
-        add_spans(tile, at, [=](int64_t i, auto&& put) {
-          each([&](int64_t c, auto lanes) { put(c, lanes.get(contributions + i * C + c)); });
-        });
-      });
+      const auto add_fours = [=](int64_t i, const Vec<T>* weights, T* to, int64_t fours) {
+        const T* from = contributions + i * C;
+        for (int64_t n = 0; n < fours; ++n, from += 4, to += kFour)
+          add_four(weights, [&](int v) { return repeat4(from, 4, v); }, to);
+        if (C > 4 * fours) add_four(weights, [&](int v) { return repeat4(from, C - 4 * fours, v); }, to);
+      };
+      if (C == 12) {  // HDRnet's, without a loop
+        add_spans(tile, at, [=](int64_t i, const Vec<T>* weights, T* to) { add_fours(i, weights, to, 3); });
+      } else {
+        add_spans(tile, at, [=](int64_t i, const Vec<T>* weights, T* to) { add_fours(i, weights, to, C / 4); });
+      }
       return;
     }
     for (int64_t i = 0; i < tile.count; ++i) {
@@ -64,9 +69,13 @@ class Splatter {
   // The contributions of 3 × 4 matrices under a lattice with tables, grad_i·in_j (in_3 = 1), which then need not be
   // stored. image, grad: [pixel][3]
   void add_outer(const Tile& tile, const Places<T>& at, const T* image, const T* grad) {
-    add_spans(tile, at, [=](int64_t i, auto&& put) {
-      for (int v = 0; v * Vec<T>::kLanes < 12; ++v)
-        put(v * Vec<T>::kLanes, spread3(grad + 3 * i, v) * repeat3_one(image + 3 * i, v));
+    add_spans(tile, at, [=](int64_t i, const Vec<T>* weights, T* to) {
+      Vec<T> weighted[kVectors];
+      for (int v = 0; v < kVectors; ++v) weighted[v] = weights[v] * repeat3_one(image + 3 * i, v);
+      for (int row = 0; row < 3; ++row) {
+        const Vec<T> d = broadcast(grad[3 * i + row]);
+        add_four(weighted, [&](int) { return d; }, to + row * kFour);
+      }
     });
   }
 
@@ -79,19 +88,27 @@ class Splatter {
   static constexpr int64_t kSize = kTileWidth + kPad;
   // Pixels whose sum in the compute type is as good as one in double.
   static constexpr int64_t kMost = 512;
+  // Four channels at four corners: left and right in the lower depth, then in the upper.
+  static constexpr int64_t kFour = 16;
+  static constexpr int kVectors = kFour / Vec<T>::kLanes;
 
   double* grid_row(int64_t y) const { return sums_ + (y - first_row_) * g_.Gw * g_.column; }
 
-  // contribute(pixel, put) calls put(channel, vector) for all channels.
   template <class F>
-  BO_INLINE_MEMBER void add_spans(const Tile& tile, const Places<T>& at, const F& contribute) {
+  static BO_INLINE_MEMBER void add_four(const Vec<T>* weights, const F& channels, T* to) {
+    for (int v = 0; v < kVectors; ++v) {
+      T* const sums = to + v * Vec<T>::kLanes;
+      store(sums, madd(weights[v], channels(v), load(sums)));
+    }
+  }
+
+  // add(pixel, weights, sums) adds a pixel's channels, weighted for the four corners, to its depth's sums.
+  template <class F>
+  BO_INLINE_MEMBER void add_spans(const Tile& tile, const Places<T>& at, const F& add) {
     const Vec<T> one = broadcast(T(1));
     for (int64_t i = 0; i < tile.count; i += Vec<T>::kLanes) {
       const Vec<T> tx = load(at.tx + i), tz = load(at.tz + i), left = one - tx, lower = one - tz;
-      store(weights_ + i, left * lower);
-      store(weights_ + kSize + i, tx * lower);
-      store(weights_ + 2 * kSize + i, left * tz);
-      store(weights_ + 3 * kSize + i, tx * tz);
+      store_fours(weights_ + 4 * i, left * lower, tx * lower, left * tz, tx * tz);
     }
     int32_t first = at.kz[0], last = first;
     for (int64_t i = 0; i < tile.count; ++i) {
@@ -108,23 +125,16 @@ class Splatter {
       first_ = min_of<int64_t>(first_, first);
       last_ = max_of<int64_t>(last_, last);
       // Copies, as for all the compiler knows the sums may be stored over what is used here.
-      const F values = contribute;
-      const int64_t padded = padded_;
+      const F add_channels = add;
+      const int64_t numbers = numbers_;
       const int32_t* const depths = at.kz;
-      const T* const weights = weights_;
+      const T* const corners = weights_;
       const auto add_pixel = [=](int64_t i, T* sums) {
-        T* const to = sums + 2 * depths[i] * padded;
-        const Vec<T> w0 = broadcast(weights[i]), w1 = broadcast(weights[kSize + i]),
-                     w2 = broadcast(weights[2 * kSize + i]), w3 = broadcast(weights[3 * kSize + i]);
-        values(i, [&](int64_t c, const Vec<T>& d) {
-          T* const cell = to + c;
-          store(cell, madd(w0, d, load(cell)));
-          store(cell + padded, madd(w1, d, load(cell + padded)));
-          store(cell + 2 * padded, madd(w2, d, load(cell + 2 * padded)));
-          store(cell + 3 * padded, madd(w3, d, load(cell + 3 * padded)));
-        });
+        Vec<T> weights[kVectors];
+        for (int v = 0; v < kVectors; ++v) weights[v] = spread4(corners + 4 * i, v);
+        add_channels(i, weights, sums + depths[i] * numbers);
       };
-      T *const even = span_, *const odd = span_ + half_;
+      T *const even = depth_sums(0), *const odd = even + half_;
       int64_t i = begin;
       for (; i + 1 < end; i += 2) {
         add_pixel(i, even);
@@ -134,33 +144,43 @@ class Splatter {
     });
   }
 
+  // Of even pixels; those of odd ones are half_ further. Below the first depth there are zeros.
+  T* depth_sums(int64_t z) const { return span_ + (z + 1) * numbers_; }
+
   // The sums of a span to the four columns around it, and back to zero.
   void add_span() {
-    const int64_t C = g_.C, end = min_of(last_ + 2, g_.Gd);
-    const Vec<T> zero = broadcast(T(0));
-    for (int64_t z = first_; z < last_ + 2; ++z)
-      for (int64_t side = 0; side < 2; ++side) {
-        T* const even = span_ + (2 * z + side) * padded_;
-        T* const odd = even + half_;
-        T* const to = merged_ + side * g_.column + z * C;
-        if (z < end)
-          for_vectors<T>(C, [&](int64_t c, auto lanes) { lanes.put(to + c, load(even + c) + load(odd + c)); });
-        for (int64_t c = 0; c < padded_; c += Vec<T>::kLanes) {
-          store(even + c, zero);
-          store(odd + c, zero);
-        }
+    // Copies, as for all the compiler knows the members may be stored over.
+    const int64_t C = g_.C, numbers = numbers_, half = half_, first = first_, last = last_;
+    const int64_t end = min_of(last + 2, g_.Gd);
+    const int64_t left = kx_ * g_.column, right = min_of(kx_ + 1, g_.Gw - 1) * g_.column;
+    double *const below = grid_row(ky_), *const above = grid_row(min_of(ky_ + 1, g_.Gh - 1));
+    const double upper_weight = ty_, lower_weight = 1.0 - ty_;
+    T* const span = depth_sums(0);
+    for (int64_t z = first; z < end; ++z)
+      for (int64_t c = 0; c < C; c += 4) {
+        // A cell is the lower corner of its own depth's pixels, and the upper one of those in the depth before.
+        const T *lower = span + z * numbers + 4 * c, *upper = lower - numbers + 8;
+        T sums[8];  // left, right
+        for (int l = 0; l < 8; ++l) sums[l] = (lower[l] + lower[half + l]) + (upper[l] + upper[half + l]);
+        // One after the other: at the border both rows, or both columns, are the same.
+        const int64_t cell = z * C + c, channels = min_of<int64_t>(C - c, 4);
+        add_to_cell(below + left + cell, sums, lower_weight, channels);
+        add_to_cell(below + right + cell, sums + 4, lower_weight, channels);
+        add_to_cell(above + left + cell, sums, upper_weight, channels);
+        add_to_cell(above + right + cell, sums + 4, upper_weight, channels);
       }
-    // One after the other: at the border both rows, or both columns, are the same.
-    const double weights[2] = {1.0 - ty_, ty_};
-    for (int64_t up = 0; up < 2; ++up)
-      for (int64_t side = 0; side < 2; ++side) {
-        double* BO_RESTRICT to = grid_row(min_of(ky_ + up, g_.Gh - 1)) + min_of(kx_ + side, g_.Gw - 1) * g_.column;
-        const T* BO_RESTRICT from = merged_ + side * g_.column;
-        for (int64_t i = first_ * C; i < end * C; ++i) to[i] = madd(weights[up], static_cast<double>(from[i]), to[i]);
-      }
+    T* const sums = span + first * numbers;
+    for (int64_t i = 0; i < (last + 1 - first) * numbers; i += Vec<T>::kLanes) {
+      store(sums + i, broadcast(T(0)));
+      store(sums + half + i, broadcast(T(0)));
+    }
     count_ = 0;
     first_ = g_.Gd;
     last_ = 0;
+  }
+  static BO_INLINE_MEMBER void add_to_cell(double* to, const T* sums, double weight, int64_t channels) {
+    if (channels == 4) return accumulate4(to, sums, weight);
+    for (int64_t l = 0; l < channels; ++l) to[l] = madd(weight, static_cast<double>(sums[l]), to[l]);
   }
 
   void add_pair(double* to, double weight, int64_t numbers) const {
@@ -173,11 +193,11 @@ class Splatter {
   double* sums_;
   int64_t first_row_;
   Scratch memory_;
-  // The span's sums, [parity][z][side][channel] with channels padded to vectors; then the same [side][z][c].
-  const int64_t padded_;
+  // The span's sums, [parity][z][four channels][corner][channel]
+  const int64_t numbers_;  // of a depth
   int64_t half_ = 0;
-  T *span_ = nullptr, *merged_ = nullptr;
-  T* weights_ = nullptr;    // [4][pixel]: of a tile's pixels for left and right in the lower depth, then in the upper
+  T* span_ = nullptr;
+  T* weights_ = nullptr;    // [pixel][corner] of a tile
   double* pair_ = nullptr;  // one pixel's contributions to the two depths around it
   int64_t count_ = 0, y_ = 0, ky_ = 0, kx_ = 0, first_ = g_.Gd, last_ = 0;
   double ty_ = 0.0;

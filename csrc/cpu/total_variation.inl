@@ -15,10 +15,12 @@ class GridRow {
       : grid_(grid), cells_(block_of(grid, 3)), column_(grid.shape[3] * cells_.c1 * cells_.c2) {
     numbers_ = memory_.template take<T>(grid.shape[2] * column_);
   }
+  // The row where it lies, or loaded to scratch.
   const T* load(int64_t n, int64_t y) {
-    for (int64_t x = 0; x < grid_.shape[2]; ++x)
-      load_block(cells_, grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2],
-                 grid_.shape[3], numbers_ + x * column_);
+    const char* const from = grid_.data + n * grid_.strides[0] + y * grid_.strides[1];
+    const int64_t Gw = grid_.shape[2], Gd = grid_.shape[3], step = grid_.strides[2];
+    if (Gw == 1 || step == Gd * cells_.stride) return block_at(cells_, from, Gw * Gd, numbers_);
+    for (int64_t x = 0; x < Gw; ++x) load_block(cells_, from + x * step, Gd, numbers_ + x * column_);
     return numbers_;
   }
 
@@ -41,6 +43,30 @@ BO_INLINE Weights make_weights(const Tensor& grid) {
           inverse(s[1] * s[2] * (s[3] - 1) * C)};
 }
 
+// Σ_i (q_i − p_i)²: short sums in the compute type, theirs in double.
+template <class T>
+double squares(const T* p, const T* q, int64_t count) {
+  constexpr int64_t kLanes = Vec<T>::kLanes, kShort = 512;
+  double sum = 0.0;
+  for (int64_t first = 0; first < count; first += kShort) {
+    const int64_t n = min_of(kShort, count - first);
+    const T *from = p + first, *to = q + first;
+    Vec<T> even = broadcast(T(0)), odd = even;  // two, as a sum waits for the one before it
+    const auto add = [&](Vec<T>& squares, int64_t i, auto lanes) {
+      const Vec<T> d = lanes.get(to + i) - lanes.get(from + i);
+      squares = madd(d, d, squares);
+    };
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+      add(even, i, Whole<T>());
+      add(odd, i + kLanes, Whole<T>());
+    }
+    for_vectors<T>(n - i, [&](int64_t c, auto lanes) { add(even, i + c, lanes); });
+    sum += static_cast<double>(total(even + odd));
+  }
+  return sum;
+}
+
 template <class T>
 void total_variation_forward_as(const TotalVariationArgs& a) {
   const int64_t N = a.grid.shape[0], Gh = a.grid.shape[1], Gw = a.grid.shape[2];
@@ -48,14 +74,6 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
   const Weights w = make_weights(a.grid);
   Scratch memory;
   double* rows = memory.take<double>(N * Gh);
-  auto squares = [](const T* BO_RESTRICT p, const T* BO_RESTRICT q, int64_t count) {
-    double sum = 0.0;
-    for (int64_t i = 0; i < count; ++i) {
-      const double d = static_cast<double>(q[i]) - static_cast<double>(p[i]);
-      sum += d * d;
-    }
-    return sum;
-  };
   for_rows(N * Gh, N * Gh * Gw * column, [&](int64_t unit) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
     GridRow<T> here(a.grid), above(a.grid);
@@ -89,21 +107,30 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
     const T* above = y + 1 < Gh ? rows[2].load(n, y + 1) : row;
     T grad;
     load_run(a.grad.dtype, a.grad.data + n * a.grad.strides[0], 0, 1, &grad, 1);
-    const T wy = static_cast<T>(w.y), wx = static_cast<T>(w.x), wz = static_cast<T>(w.z);
+    const Vec<T> wy = broadcast(static_cast<T>(w.y)), wx = broadcast(static_cast<T>(w.x)),
+                 wz = broadcast(static_cast<T>(w.z)), twice = broadcast(T(2) * grad);
     Scratch memory;
     T* result = memory.take<T>(column);
     for (int64_t x = 0; x < Gw; ++x) {
       const int64_t o = x * column, left = x > 0 ? o - column : o, right = x + 1 < Gw ? o + column : o;
-      for (int64_t z = 0; z < Gd; ++z) {
-        const int64_t lower = z > 0 ? -C : 0, upper = z + 1 < Gd ? C : 0;
-        for (int64_t c = 0; c < C; ++c) {
-          const int64_t i = z * C + c;
-          const T v = row[o + i];
-          const T dy = (v - below[o + i]) - (above[o + i] - v);
-          const T dx = (v - row[left + i]) - (row[right + i] - v);
-          const T dz = (v - row[o + i + lower]) - (row[o + i + upper] - v);
-          result[i] = T(2) * grad * madd(wz, dz, madd(wx, dx, wy * dy));
-        }
+      // For cells that have neighbours at these distances in depth.
+      const auto differentiate = [&](int64_t first, int64_t count, int64_t lower, int64_t upper) {
+        for_vectors<T>(count, [&](int64_t c, auto lanes) {
+          const int64_t i = first + c;
+          const auto at = [&](const T* p) { return lanes.get(p + i); };
+          const Vec<T> v = at(row + o);
+          const Vec<T> dy = (v - at(below + o)) - (at(above + o) - v);
+          const Vec<T> dx = (v - at(row + left)) - (at(row + right) - v);
+          const Vec<T> dz = (v - at(row + o - lower)) - (at(row + o + upper) - v);
+          lanes.put(result + i, twice * madd(wz, dz, madd(wx, dx, wy * dy)));
+        });
+      };
+      if (Gd == 1) {
+        differentiate(0, C, 0, 0);
+      } else {
+        differentiate(0, C, 0, C);
+        differentiate(C, column - 2 * C, C, C);
+        differentiate(column - C, C, C, 0);
       }
       store_block(cells, a.d_grid.data + n * a.d_grid.strides[0] + y * a.d_grid.strides[1] + x * a.d_grid.strides[2],
                   Gd, result);

@@ -15,7 +15,7 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 namespace {
 
-constexpr int kMost = 64;  // more than any array below has
+constexpr int kMost = 64;  // no array below has more
 constexpr int kRounds = 4096;
 
 template <class T>
@@ -380,6 +380,26 @@ void memory(char* edge) {
     });
   }
   {
+    Question question(BO_STRING(BO_ISA), "accumulate4");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      Random random;
+      for (int round = 0; round < kRounds; ++round) {
+        const double weight = random.number<double>();
+        const T* const from = at_edge<T>(edge, 4, random);
+        double wanted[4];
+        Guarded<double> to;
+        for (int l = 0; l < 4; ++l) {
+          to.inside()[l] = random.number<double>();
+          wanted[l] = madd(static_cast<double>(from[l]), weight, to.inside()[l]);
+        }
+        accumulate4(to.inside(), from, weight);
+        to.expect_untouched(question, 4);
+        compare(question, to.inside(), wanted, 4);
+      }
+    });
+  }
+  {
     Question question(BO_STRING(BO_ISA), "deinterleave, and interleave is the way back");
     for_types([&](auto t) {
       using T = decltype(t);
@@ -396,6 +416,45 @@ void memory(char* edge) {
         }
         interleave(v);
         for (int c = 0; c < 3; ++c) compare(question, v[c], p + c * kLanes);
+      }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "repeat4 reads as many numbers as there are, spread4 four");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round)
+        for (int n = 1; n <= 4; ++n) {
+          const T* const p = at_edge<T>(edge, n, random);
+          for (int v = 0; v * kLanes < 16; ++v) {
+            T repeated[kLanes], spread[kLanes];
+            for (int l = 0; l < kLanes; ++l) {
+              const int i = v * kLanes + l;
+              repeated[l] = i % 4 < n ? p[i % 4] : T(0);
+              if (n == 4) spread[l] = p[i / 4];
+            }
+            compare(question, repeat4(p, n, v), repeated);
+            if (n == 4) compare(question, spread4(p, v), spread);
+          }
+        }
+    });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "store_fours");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        T from[4][kLanes], wanted[4 * kLanes];
+        for (int j = 0; j < 4; ++j)
+          for (int l = 0; l < kLanes; ++l) wanted[4 * l + j] = from[j][l] = random.number<T>();
+        Guarded<T> to;
+        store_fours(to.inside(), load(from[0]), load(from[1]), load(from[2]), load(from[3]));
+        to.expect_untouched(question, 4 * kLanes);
+        compare(question, to.inside(), wanted, 4 * kLanes);
       }
     });
   }
