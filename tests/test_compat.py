@@ -146,6 +146,49 @@ def test_channels_first(out: int, inputs: int, offset: bool, batched: bool, fram
         close(framework.fetch(hdrnet.apply_nchw(framework.send(coefficients.astype(F32)), planes, offset)), applied)
 
 
+@pytest.mark.parametrize(("out", "inputs", "offset"), MATRICES)
+def test_hdrnets_gradients(out: int, inputs: int, offset: bool) -> None:
+    """From a network's last convolution on, beside grid_sample."""
+    torch = pytest.importorskip("torch")
+    columns, depth = inputs + offset, SIZES["gd"]
+    features = tensor(drawn(2, depth * out * columns, 3, 4))
+    guide, image = tensor(GUIDE), tensor(np.moveaxis(image_of(inputs), -1, 1))
+    leaves = {"features": features, "guide": guide, "image": image}
+
+    def planes() -> Any:
+        grid = hdrnet.unpack_coefficients(features, depth, n_out=out, n_in=columns, channels_first=True)
+        return grid.permute(0, 4, 5, 3, 1, 2)
+
+    def formula() -> Any:
+        volume = features.reshape(2, columns, out, depth, 3, 4).transpose(1, 2).flatten(1, 2)
+        sampled = torch.nn.functional.grid_sample(volume, places(), padding_mode="border", align_corners=False)
+        padded = torch.cat([image, torch.ones_like(image[:, :1])], 1)[:, :columns]
+        return (sampled[:, :, 0].unflatten(1, (out, columns)) * padded[:, None]).sum(2)
+
+    def places() -> Any:
+        y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in GUIDE.shape[1:])
+        mesh = torch.meshgrid(x, y, indexing="xy")
+        return (torch.stack([*(c.expand_as(guide) for c in mesh), guide], -1) * 2 - 1)[:, None]
+
+    got = hdrnet.bilateral_slice_apply_nchw(planes(), guide, image, offset)
+    assert_same_with_gradients(got, formula(), leaves)
+    got = hdrnet.apply_nchw(hdrnet.bilateral_slice_nchw(planes(), guide), image, offset)
+    assert_same_with_gradients(got, formula(), leaves)
+
+
+def test_hdrnets_gradients_in_jax() -> None:
+    jax = pytest.importorskip("jax")
+    if "jax" not in _dispatch._FRAMEWORKS:
+        pytest.skip("JAX arrays are not served")
+    grid, image = matrices(4, 3), image_of(2)
+    packed = grid.reshape(*grid.shape[:4], -1)
+    grad = drawn(*image.shape[:3], 4, seed=8)
+    want = bilateral_ops.slice_apply_vjp(grid, GUIDE, image, grad)
+    got = jax.jit(lambda *primals: jax.vjp(hdrnet.bilateral_slice_apply, *primals)[1](grad))(packed, GUIDE, image)
+    for a, b in zip(got, want[:3], strict=True):
+        np.testing.assert_array_equal(np.asarray(a).reshape(b.shape), b)
+
+
 def test_hdrnets_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
