@@ -407,7 +407,15 @@ def test_one_grid(axes: str, lib: ModuleType) -> None:
     rgb, xy = colors_and_places(lead)
     leaves = {"grids": grids.grids, "rgb": rgb, "xy": xy}
     everywhere = torch.full((*lead, 1), 3)
-    for index in (3, torch.tensor(3), torch.tensor([3]), torch.tensor([[3]]), torch.full((lead[0],), 3), everywhere):
+    for index in (
+        3,
+        torch.tensor(3),
+        torch.tensor([3]),
+        torch.tensor([[3]]),
+        torch.full((lead[0],), 3),
+        torch.full((1, 2), 3),
+        everywhere,
+    ):
         got = lib.slice(grids, xy, rgb, index, compute_coords_grad=True)
         want = colors_by_grid_sample(grids.grids, xy, rgb, torch.full((lead[0],), 3))
         assert_same_with_gradients(got["rgb"], want, leaves)

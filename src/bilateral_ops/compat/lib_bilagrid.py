@@ -49,6 +49,12 @@ _CHUNK = 1 << 16
 class BilateralGrid(nn.Module):
     """Bilateral grids of ``num`` views, each ``grid_Y`` × ``grid_X`` × ``grid_W`` (depth) cells; at first the identity.
 
+    Parameters
+    ----------
+    num : int
+    grid_X, grid_Y, grid_W : int
+        Cells along the image's width, along its height, and in depth.
+
     Attributes
     ----------
     grids : Parameter (num, 12, grid_W, grid_Y, grid_X)
@@ -79,7 +85,7 @@ class BilateralGrid(nn.Module):
         return total_variation_loss(self.grids)
 
     def forward(self, grid_xy: torch.Tensor | None, rgb: torch.Tensor, idx: Any = None) -> torch.Tensor:
-        """Look the grids' matrices up; :func:`slice` also applies them, and is faster at it.
+        """Look the grids' matrices up, as ``lib_bilagrid`` does. (``fused_bilagrid``'s returns colours: :func:`slice`.)
 
         Parameters
         ----------
@@ -138,8 +144,8 @@ def slice(
     rgb : tensor (..., 3)
         Colours of two to five axes, as told above; float16 | bfloat16 | float32 | float64.
     grid_idx : tensor or int
-        The grid: one number for all, or one for each element along the first axis of ``rgb``, ``(b,)`` or with more
-        axes, of which the first number counts.
+        The grid: the same number for all, or one for each element along the first axis of ``rgb``, ``(b,)`` or with
+        more axes, of which the first number counts.
     compute_coords_grad : bool
         Whether ``xy`` gets a gradient.
     actual_height, actual_width, patch_offsets : int, int, tensor (..., 2), optional
@@ -318,10 +324,10 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
         raise ValueError(f"{op}: xy must be given for rays, got None.")
     one, index = _indices(op, index, lead[0], grids)
     if not one and rgb.ndim == 3 and xy is None:
-        # One image, if all its rows name the same grid.
-        if not bool((index == index[:1]).all()):
+        one = bool((index == index[:1]).all())  # an image then, not rows of rays
+        if not one:
             raise ValueError(f"{op}: xy must be given for rays of several grids, got None.")
-        one, index = True, index[:1]
+        index = index[:1]
     if not one and rgb.ndim == 2:
         return _rays(grids, xy, rgb, index)
 
@@ -341,8 +347,8 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
 def _rays(grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor) -> _Lookup:
     """Rays of several grids, as images of one row and one grid each.
 
-    They are sorted by grid and cut into rows of as many as there are on average: at most twice as many rows as grids,
-    and as pixels rays. What a row has left over repeats its grid's last ray; no result is made of it.
+    They are sorted by grid and cut into rows as long as a grid has rays on average: at most two rows a grid, and two
+    pixels a ray, but for rounding. What a row has left over repeats its grid's last ray and is not looked at.
     """
     count, device = len(rgb), rgb.device
     used, grid_of, rays = torch.unique(index, return_inverse=True, return_counts=True)
@@ -396,6 +402,9 @@ def _indices(op: str, index: Any, count: int, grids: torch.Tensor) -> tuple[bool
     if index.numel() == 1:
         return True, index.reshape(1).long()
     if index.shape[:1] != (count,):
+        first = index.reshape(-1)[:1]
+        if first.numel() and bool((index == first).all()):
+            return True, first.long()
         raise ValueError(
             f"{op}: grid_idx must have one number, or {count} along its first axis to match rgb, "
             f"got shape {tuple(index.shape)}."
