@@ -50,6 +50,9 @@ TARGETS = (
     *(Target(call, "avx2", 2.0, None, (SMALL,)) for call in MAIN),
     *(Target(call, "growth", 25, None, ("",)) for call in MAIN),
     *(Target(call, "memory", 4, None, ("",)) for call in ("slice_apply", "slice_apply_vjp", "enhance")),
+    Target("training step", "training", 80, None, (SMALL,)),
+    Target("training step", "training memory", 0.2, None, (SMALL,)),
+    Target("slice_apply", "overhead", 60, None, ("16x16",)),
 )
 #: What the figures are called, their sign, and whether less is better.
 FIGURES = {
@@ -58,6 +61,9 @@ FIGURES = {
     "avx2": ("AVX2 time ÷ AVX-512 time", "", True),
     "growth": ("time ÷ bound, 1 to 100 megapixels: varies by", " %", True),
     "memory": ("memory beside inputs and outputs", " MiB", True),
+    "training": ("times faster than with grid_sample, in PyTorch", "", False),
+    "training memory": ("peak memory ÷ that with grid_sample, in PyTorch", "", True),
+    "overhead": ("a call from PyTorch", " µs", True),
     **{peer: (f"times faster than {name}", "", False) for peer, name in PEERS.items()},
 }
 
@@ -94,6 +100,15 @@ class Results:
             return self.faster(call, size, of)
         if of == "memory":
             return max((row["added"] / 2**20 for row in self.find(scan="memory", call=call)), default=None)
+        if of == "training":
+            row = self.one(scan="training", way="torch", size=size)
+            return row["beside"]["bilateral_ops"]["ratio"] if row else None
+        if of == "training memory":
+            ours, theirs = (self.one(scan=of, way=way, size=size) for way in ("bilateral_ops", "torch"))
+            return ours["added"] / theirs["added"] if ours and theirs else None
+        if of == "overhead":
+            row = self.one(scan=of, call=call, size=size)
+            return 1e6 * row["seconds"] / row["calls"] if row else None
         if of == "avx2":
             threads = self.machine["threads"]
             row = self.one(scan="settings", call=call, isa="avx2", threads=threads)
@@ -118,7 +133,7 @@ def keep(measured: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for benchmark in measured["benchmarks"]:
         row = {**benchmark["extra_info"], "rounds": benchmark["stats"]["rounds"]}
-        if row.get("scan") != "memory":
+        if "added" not in row:
             row["seconds"] = benchmark["stats"]["median"]
         rows.append(_rounded(row))
     return {"machine": measured["machine_info"], "date": measured["datetime"][:10], "rows": rows}
@@ -236,6 +251,30 @@ def memory(results: Results) -> str:
     return table(["", "size", "MiB"], rows)
 
 
+def training(results: Results) -> str:
+    """The training step in PyTorch, with this package and without it."""
+    rows = []
+    for way, name in {"bilateral_ops": "this package", "torch": "`grid_sample`"}.items():
+        time, space = results.one(scan="training", way=way), results.one(scan="training memory", way=way)
+        ratio = time["beside"]["bilateral_ops"]["ratio"] if time and way == "torch" else None
+        added = number(space["added"] / 2**20) if space else ""
+        rows.append([name, milliseconds(time), number(ratio, " ×"), added])
+    return table(["", "ms", "time", "MiB"], rows)
+
+
+def overhead(results: Results) -> str:
+    row = results.one(scan="overhead")
+    if row is None:
+        return "Not measured."
+    beside = row["beside"]
+    calls = {
+        "called with tensors": row,
+        "PyTorch's own part of that: the result made, four tensors lent": beside["torch"],
+        "called with NumPy arrays": beside["numpy"],
+    }
+    return table(["", "µs"], [[name, number(1e6 * r["seconds"] / row["calls"])] for name, r in calls.items()])
+
+
 def bound(results: Results) -> str:
     rows = []
     for row in results.find(scan="bound"):
@@ -345,6 +384,17 @@ Time, and time ÷ streaming bound at the same size.
 What a call adds to the peak of its process, beside inputs and outputs.
 
 {memory(results)}
+
+## In PyTorch
+
+A training step at {pretty(SMALL)}, batch 1, planar: `guide_curves`, then `slice_apply`, forward and backward to the
+grid and the guide's parameters. Memory: what the step adds to the peak of its process.
+
+{training(results)}
+
+`slice_apply` of 16 × 16 pixels, without gradients:
+
+{overhead(results)}
 
 ## The streaming bound beside a copy
 

@@ -19,10 +19,15 @@ fields and its kind. What they do:
   gradients are wanted, the operation runs once for each member of the axis.
 - *Autocast*: all floats are made of the widest kind among them, float32 beside an integer image.
 
+:class:`CurvesGuideModule`, :class:`NNGuideModule` and :class:`SliceApplyModule` are the operations as modules.
+
 Results and gradients are contiguous in this package's order of axes, channels last, whatever the arguments' strides;
 arguments are read where they lie. Of a subclass that overrides ``__torch_dispatch__`` the override sees the operator;
 every other subclass is a tensor like any, and results are plain.
 """
+
+# PyTorch's own functions are typed in part only.
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
@@ -40,6 +45,9 @@ from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from . import _dlpack, _numpy
 from ._formulas import FORMULAS
+from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
+
+__all__ = ["CurvesGuideModule", "NNGuideModule", "SliceApplyModule"]
 
 ARRAY = torch.Tensor
 
@@ -192,7 +200,7 @@ def _watched(call: Any, out: Any) -> str:
         return "the call is traced"
     if call.device.type == "meta":
         return "the call is on meta tensors"
-    if any(_dispatches(type(tensor)) for tensor in call.values.values()):
+    if any(_dispatches(tensor.__class__) for tensor in call.values.values()):
         return "a tensor overrides __torch_dispatch__"
     # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes.
     return "autocast is on" if out is None and casts(call.device) else ""
@@ -246,8 +254,8 @@ class _Operator:
         self.op = getattr(torch.ops.bilateral_ops, name).default
         for key in ("CPU", "CUDA"):
             _library.impl(name, self._kernel, key)
-        for device, key in _AUTOCAST.items():
-            _library.impl(name, functools.partial(self._autocast, device), key.name)
+        for device, layer in _AUTOCAST.items():
+            _library.impl(name, functools.partial(self._autocast, device), layer.name)
         qualified = f"bilateral_ops::{name}"
         torch.library.register_fake(qualified, self._fake, lib=_library)
         if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5
@@ -375,8 +383,7 @@ def _by_formula(
     def function(*at: Any) -> Any:
         return FORMULAS[name](torch, **{**values, **dict(zip(wanted, at))}, **keywords)
 
-    _, pull = torch.func.vjp(function, *(values[argument] for argument in wanted))
-    return pull(grad)
+    return torch.func.vjp(function, *(values[argument] for argument in wanted))[1](grad)
 
 
 def _keywords(name: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -456,7 +463,7 @@ def _define(operation: Any) -> None:
             grad = point.pop("grad")
             return _by_formula(name, point, keywords, grad, wanted)
 
-        _, pull = torch.func.vjp(gradients, *(values[key] for key in needed))
+        pull = torch.func.vjp(gradients, *(values[key] for key in needed))[1]
         found = dict(zip(needed, pull(cotangents)))
         # As many as were given: PyTorch takes no None for an argument that was left out.
         return tuple(found.get(key) for key, _ in zip(vjp.parameters, ctx.needs_input_grad))

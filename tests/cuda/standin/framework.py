@@ -15,6 +15,7 @@ from . import arrays, the_standin
 
 ARRAY = arrays.DeviceArray
 kind_of = _numpy.kind_of
+record, casts = _numpy.record, _numpy.casts
 
 
 class Device(NamedTuple):

@@ -1,0 +1,92 @@
+"""In PyTorch: a training step's time and peak memory beside those with grid_sample; what a tiny call costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cases import python
+from suite import SIZES, TINY, assert_close
+from test_memory import READABLE
+
+import bilateral_ops
+from bilateral_ops import _bench
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+ways = pytest.importorskip("bilateral_ops._bench.torch")
+
+WAYS = ("bilateral_ops", "torch")
+SIZE = "1920x1080"
+#: Calls that are timed together, as one is over too soon.
+CALLS = 200
+
+#: Runs in a fresh process, which a small step has warmed: whatever the large one adds to its peak is the step's own.
+_MEASURE = """
+import bilateral_ops
+from bilateral_ops._bench.torch import training_step
+
+def status(field):
+    text = open("/proc/self/status").read()
+    return int(text.split(field + ":")[1].split()[0]) << 10
+
+way, size, threads = {given!r}
+bilateral_ops.set_num_threads(threads)
+training_step(way, 64, 96, threads)()
+step = training_step(way, *size, threads)
+open("/proc/self/clear_refs", "w").write("5")  # the peak from now on
+before = status("VmRSS")
+step()
+print(status("VmHWM") - before)
+"""
+
+
+def size_of(benchmark: Any) -> tuple[int, int]:
+    return next(iter(TINY.values())) if benchmark.disabled else SIZES[SIZE]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_training_step(benchmark: Any, timed: Callable[..., None], way: str) -> None:
+    size, threads = size_of(benchmark), bilateral_ops.get_num_threads()
+    package, step = (ways.training_step(each, *size, threads) for each in ("bilateral_ops", way))
+    assert_close(_bench.results(step()), _bench.results(package()), 1e-4)
+    benchmark.group = f"training step in PyTorch {SIZE}"
+    beside = {} if way == "bilateral_ops" else {"bilateral_ops": package}
+    timed(step, beside, call="training step", size=SIZE, way=way, scan="training")
+
+
+@READABLE
+@pytest.mark.parametrize("way", WAYS)
+def test_training_steps_peak_memory(benchmark: Any, way: str) -> None:
+    given = way, size_of(benchmark), bilateral_ops.get_num_threads()
+
+    def added() -> int:
+        finished = python(_MEASURE.format(given=given), timeout=300)
+        assert finished.returncode == 0, finished.stderr
+        return int(finished.stdout)
+
+    benchmark.group = "peak memory (the time is the child process's)"
+    taken = benchmark.pedantic(added)
+    benchmark.extra_info.update(call="training step", size=SIZE, way=way, added=taken, scan="training memory")
+
+
+def test_a_tiny_calls_overhead(benchmark: Any, timed: Callable[..., None]) -> None:
+    call, beside = ways.tiny_call()
+    assert_close(_bench.results(call()), _bench.results(beside["numpy"]()), 1e-6)
+
+    def repeated(function: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(CALLS):
+                function()
+
+        return run
+
+    benchmark.group = f"{CALLS} calls of 16x16 pixels in PyTorch"
+    timed(
+        repeated(call),
+        {name: repeated(function) for name, function in beside.items()},
+        call="slice_apply",
+        size="16x16",
+        calls=CALLS,
+        scan="overhead",
+    )
