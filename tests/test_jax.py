@@ -1,0 +1,583 @@
+"""Is it at home in JAX: `jit`, `grad` twice, `vmap`, devices, threads and errors, with the bits of NumPy's results?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import Through
+from cases import (
+    ALL_F32,
+    ALL_F64,
+    DIFFERENTIABLE,
+    F32,
+    F64,
+    GUIDES,
+    SAMPLED,
+    SANITIZED,
+    SUBJECTS,
+    U8,
+    WINDOW,
+    Kinds,
+    arguments,
+    arrays,
+    assert_same_bits,
+    backward,
+    clear_of_kinks,
+    fields,
+    forward,
+    kinds_of,
+    python,
+    random_like,
+    tolerance,
+)
+
+import bilateral_ops
+from bilateral_ops import gradcheck
+from bilateral_ops.ops import OPERATIONS
+
+jax = pytest.importorskip("jax", reason="JAX is not installed")
+jnp = jax.numpy
+framework = pytest.importorskip("bilateral_ops.frameworks.jax")
+formulas = pytest.importorskip("bilateral_ops.frameworks._formulas")
+check_grads = pytest.importorskip("jax.test_util").check_grads
+
+EVERY = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
+ALL = pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
+SIZE = {"N": 2, "H": 5, "W": 19}
+TINY = {"H": 3, "W": 4, "Gh": 2, "Gw": 3, "Gd": 3}
+
+
+@pytest.fixture(autouse=True)
+def configured() -> Iterator[None]:
+    """With float64; compiled soon rather than well, which the kernels do not notice."""
+    options = ("jax_enable_x64", "jax_disable_most_optimizations")
+    before = [getattr(jax.config, option) for option in options]
+    for option in options:
+        jax.config.update(option, True)
+    yield
+    for option, value in zip(options, before):
+        jax.config.update(option, value)
+
+
+THROUGH = Through(jnp.asarray, np.asarray)
+
+
+def split(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
+    """JAX arrays by name, those of a guide record too, and the operation as a function of their dict."""
+    given = arguments(subject, kinds, **options)
+    if subject in DIFFERENTIABLE and kinds == ALL_F64:
+        given = clear_of_kinks(subject, given)
+    record = given.get("guide") if subject in GUIDES else None
+    static = {name: value for name, value in given.items() if not isinstance(value, np.ndarray)}
+    values = {name.removeprefix("guide."): jnp.asarray(array) for name, array in arrays(given).items()}
+
+    def function(values: dict[str, Any], **keywords: Any) -> Any:
+        inside = {name: values[name] for name in fields(record)}
+        again = {**static, **values, **({"guide": type(record)(**inside)} if record is not None else {})}
+        return forward(bilateral_ops, subject, {name: again[name] for name in given}, **keywords)
+
+    return values, function
+
+
+def sent(subject: str, kinds: Kinds = ALL_F32, **options: Any) -> dict[str, Any]:
+    return THROUGH.sent(arguments(subject, kinds, **options))
+
+
+def tree_same(got: Any, want: Any) -> None:
+    jax.tree.map(assert_same_bits, got, want)
+
+
+def tree_close(got: Any, want: Any) -> None:
+    bound = tolerance(F64).backward
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=bound, atol=bound), got, want)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same kernels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_results_and_gradients_have_numpys_bits(subject: str, kinds: Kinds) -> None:
+    variants: list[dict[str, Any]] = [{}, SIZE, {"N": 0}]
+    if subject in SAMPLED:
+        variants += [{"xy": True, "align_corners": True}]
+    for options in variants:
+        given = arguments(subject, kinds, **options)
+        keywords = {"align_corners": True} if "align_corners" in options else {}
+        want = forward(bilateral_ops, subject, given, **keywords)
+        assert_same_bits(forward(THROUGH, subject, given, **keywords), want)
+        if subject not in DIFFERENTIABLE:
+            continue
+        grad = random_like(want.shape, F32 if kinds.image.kind == "u" else kinds.image)
+        expected = backward(bilateral_ops, subject, given, grad, **keywords)
+        got = backward(THROUGH, subject, given, grad, **keywords)
+        assert type(got) is type(expected)
+        for name in expected._fields:
+            assert_same_bits(getattr(got, name), getattr(expected, name), name)
+
+
+@pytest.mark.parametrize("subject", [*SAMPLED, *GUIDES])
+def test_windows(subject: str) -> None:
+    options = dict(WINDOW)
+    window = options.pop("window")
+    given = arguments(subject, ALL_F32, **options)
+    for corners in (False, True):
+        keywords = {"window": window, "align_corners": corners}
+        want = forward(bilateral_ops, subject, given, **keywords)
+        assert_same_bits(forward(THROUGH, subject, given, **keywords), want)
+        if subject in SAMPLED:
+            expected = backward(bilateral_ops, subject, given, want, **keywords)
+            got = backward(THROUGH, subject, given, want, **keywords)
+            for name in expected._fields:
+                assert_same_bits(getattr(got, name), getattr(expected, name), name)
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_some_gradients_only(subject: str) -> None:
+    given = arguments(subject, ALL_F32, xy=subject in SAMPLED)
+    grad = random_like(forward(bilateral_ops, subject, given).shape, F32)
+    names = OPERATIONS[subject].arguments
+    for wrt in ((), *((name,) for name in names), names[:2]):
+        want = backward(bilateral_ops, subject, given, grad, wrt=wrt)
+        got = backward(THROUGH, subject, given, grad, wrt=wrt)
+        for name in names:
+            assert_same_bits(getattr(got, name), getattr(want, name), f"{wrt} {name}")
+
+
+def test_empty_images_add_nothing() -> None:
+    for options in ({"H": 0}, {"W": 0}, {"N": 0, "H": 0}):
+        given = arguments("slice_apply", ALL_F32, **options)
+        want = backward(bilateral_ops, "slice_apply", given, forward(bilateral_ops, "slice_apply", given))
+        got = backward(THROUGH, "slice_apply", given, forward(bilateral_ops, "slice_apply", given))
+        for name in ("grid", "guide", "image"):
+            assert_same_bits(getattr(got, name), getattr(want, name))
+
+
+def test_numbers_and_results() -> None:
+    given = sent("guide_nn")
+    assert_same_bits(
+        bilateral_ops.guide_nn(**{**given, "b2": 0.25}),
+        bilateral_ops.guide_nn(**{name: 0.25 if name == "b2" else np.asarray(a) for name, a in given.items()}),
+    )
+    assert isinstance(bilateral_ops.guide_nn(**given), jax.Array)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Compiled
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_jit(subject: str) -> None:
+    values, function = split(subject, ALL_F32, **SIZE)
+    compiled = jax.jit(function)
+    tree_same(compiled(values), function(values))
+    text = compiled.lower(values).as_text()
+    assert "@bilateral_ops_" in text
+    assert "callback" not in text
+    shaped = jax.eval_shape(function, values)
+    assert (shaped.shape, shaped.dtype) == (function(values).shape, np.float32)
+    jax.make_jaxpr(function)(values)
+
+
+def test_a_layout_of_xlas_own_choice() -> None:
+    given = sent("slice_apply", **SIZE)
+    planar = jnp.moveaxis(given["image"], -1, 1)
+    f = jax.jit(lambda grid, guide, planar: bilateral_ops.slice_apply(grid, guide, jnp.moveaxis(planar, 1, -1)))
+    assert_same_bits(f(given["grid"], given["guide"], planar), bilateral_ops.slice_apply(**given))
+
+
+def test_donated_arrays() -> None:
+    given = sent("slice_apply", **SIZE)
+    want = np.array(bilateral_ops.slice_apply(**given))
+    f = jax.jit(bilateral_ops.slice_apply, donate_argnums=2)
+    assert_same_bits(f(*given.values()), want)
+    assert given["image"].is_deleted()
+
+
+def test_under_scan_and_remat() -> None:
+    given = sent("slice_apply", ALL_F64, **TINY)
+    grid, guide, image = given.values()
+
+    def step(image: Any, _: Any) -> tuple[Any, None]:
+        return bilateral_ops.slice_apply(grid, guide, image), None
+
+    def repeated(image: Any) -> Any:
+        return jax.lax.scan(jax.checkpoint(step), image, length=2)[0].sum()
+
+    twice = jax.grad(lambda image: step(step(image, None)[0], None)[0].sum())(image)
+    tree_close(jax.jit(jax.grad(repeated))(image), twice)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Derivatives
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def form(subject: str) -> dict[str, Any]:
+    return {**TINY, "xy": True} if subject in SAMPLED else TINY
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_gradients_of_both_orders(subject: str) -> None:
+    values, function = split(subject, **form(subject))
+    check_grads(jax.jit(function), (values,), order=2, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
+
+
+def test_a_wrong_gradient_is_seen() -> None:
+    """check_grads fires: with the gradient of one argument doubled."""
+    values, function = split("slice_apply", **TINY)
+
+    @jax.custom_vjp
+    def wrong(values: Any) -> Any:
+        return function(values)
+
+    def bwd(values: Any, grad: Any) -> Any:
+        (found,) = jax.vjp(function, values)[1](grad)
+        return ({**found, "guide": 2 * found["guide"]},)
+
+    wrong.defvjp(lambda values: (function(values), values), bwd)
+    with pytest.raises(AssertionError):
+        check_grads(wrong, (values,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_the_plain_formulation_agrees(subject: str) -> None:
+    """Forward, gradient, and gradient of the gradient."""
+    values, function = split(subject, **form(subject))
+    keywords = {"grid_shape": arguments(subject, **form(subject))["grid_shape"]} if subject == "splat" else {}
+
+    def plain(values: Any) -> Any:
+        named = [values[name] for name in OPERATIONS[subject].arguments if name in values]
+        return formulas.FORMULAS[subject](jnp, *named, **keywords)
+
+    def everything(f: Any) -> Any:
+        def first(values: Any) -> Any:
+            return jax.grad(lambda v: jnp.sin(f(v)).sum())(values)
+
+        second = jax.grad(lambda v: sum(jnp.sin(g).sum() for g in jax.tree.leaves(first(v))))
+        return jax.jit(lambda values: (f(values), first(values), second(values)))
+
+    tree_close(everything(function)(values), everything(plain)(values))
+
+
+def test_the_third_order() -> None:
+    values, function = split("slice_apply", **TINY)
+
+    def along(t: Any) -> Any:
+        return function({**values, "image": values["image"] * t, "grid": values["grid"] * t}).sum()
+
+    third = jax.jit(jax.grad(jax.grad(jax.grad(lambda t: along(t) ** 2))))(1.0)
+    assert np.isfinite(third)
+    assert third != 0
+
+
+def test_the_vjps_compose_with_grad() -> None:
+    given = sent("slice_apply", ALL_F64, **TINY)
+    grad = jnp.asarray(random_like(given["image"].shape, F64))
+
+    @jax.jit
+    def energy(guide: Any) -> Any:
+        return (bilateral_ops.slice_apply_vjp(given["grid"], guide, given["image"], grad, wrt="grid").grid ** 2).sum()
+
+    check_grads(energy, (given["guide"],), order=1, modes=["rev"], atol=1e-4, rtol=1e-4, eps=1e-6)
+
+
+@pytest.mark.parametrize("subject", ["apply", "slice_apply", "guide_curves", "guide_nn"])
+def test_gradients_beside_integer_images(subject: str) -> None:
+    """A result in integers has no slope; a guide of an integer image has one along its parameters."""
+    values, function = split(subject, Kinds(U8, F32, F32), **TINY)
+    image = values.pop("image")
+    got = jax.grad(lambda v: function({**v, "image": image}).astype("f4").sum())(values)
+    if not subject.startswith("guide"):
+        assert all((g == 0).all() for g in jax.tree.leaves(got))
+        return
+    given = {name: np.asarray(a) for name, a in {**values, "image": image}.items()}
+    given = {name: given[name] for name in OPERATIONS[subject].arguments}
+    want = backward(bilateral_ops, subject, given, np.ones(image.shape[:-1], np.float32))
+    for name, found in got.items():
+        assert_same_bits(found, getattr(want, name), name)
+
+
+@pytest.mark.parametrize("subject", GUIDES)
+def test_enhance_refuses_to_be_differentiated(subject: str) -> None:
+    values, function = split(subject, ALL_F32, **TINY)
+    for derive in (
+        lambda: jax.grad(lambda v: function(v).sum())(values),
+        lambda: jax.jit(jax.grad(lambda v: function(v).sum()))(values),
+        lambda: jax.jvp(function, (values,), (values,)),
+    ):
+        with pytest.raises(RuntimeError, match=r"enhance: no argument may be differentiated.*guide_\*.*slice_apply"):
+            derive()
+    other = jax.grad(lambda t: (function(values) * t).sum())(jnp.float32(2))
+    np.testing.assert_allclose(other, function(values).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("subject", ["slice", "guide_nn", "total_variation"])
+def test_gradcheck(subject: str) -> None:
+    values, function = split(subject, **TINY)
+
+    def of_user(**values: Any) -> Any:
+        return function(values)
+
+    assert gradcheck(jax.jit(of_user), values)
+    given = {name: values[name] for name in OPERATIONS[subject].arguments if name in values}
+    assert gradcheck(getattr(bilateral_ops, subject), given)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# vmap
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def stacked(values: dict[str, Any], names: Any, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """The named arrays with axes in front."""
+    rng = np.random.default_rng(7)
+    return {
+        name: jnp.asarray(rng.uniform(0.1, 0.9, (*sizes, *a.shape)).astype(a.dtype)) if name in names else a
+        for name, a in values.items()
+    }
+
+
+def mapped(function: Any, axes: tuple[dict[str, Any], ...]) -> Any:
+    for in_axes in axes[::-1]:
+        function = jax.vmap(function, in_axes=(in_axes,))
+    return function
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_vmap_of_vmap(subject: str) -> None:
+    """Each array mapped along both axes, one or none: the bits are those of a loop of calls."""
+    values, function = split(subject, ALL_F64, **TINY)
+    if subject == "splat":
+        values, function = split(subject, ALL_F64, **TINY, N=2)
+    names = list(values)
+    choices = [(names, names), (names[:1], names[:1]), (names[1:], names[-1:]), (names[:1], names[-1:])]
+    for outer, inner in choices:
+        if not outer:
+            continue
+        shaped = {n: (2,) * (n in outer) + (3,) * (n in inner) for n in names}
+        given = {n: stacked({n: values[n]}, [n], shaped[n])[n] for n in names}
+        axes = ({n: 0 if n in outer else None for n in names}, {n: 0 if n in inner else None for n in names})
+
+        def at(i: int, j: int, given: Any = given, outer: Any = outer, inner: Any = inner) -> Any:
+            index = {n: (i,) * (n in outer) + (j,) * (n in inner) for n in names}
+            return {n: a[index[n]] for n, a in given.items()}
+
+        want = [[np.asarray(function(at(i, j))) for j in range(3)] for i in range(2)]
+        assert_same_bits(jax.jit(mapped(function, axes))(given), np.array(want))
+        assert_same_bits(mapped(function, axes)(given), np.array(want))
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_gradients_of_jit_of_vmap(subject: str) -> None:
+    """Of a sum of calls, an array that is the same in all of them gathers its gradient from each."""
+    values, function = split(subject, ALL_F64, **TINY)
+    for names in ([n] for n in values):
+        given = stacked(values, names, (3,))
+        axes = ({n: 0 if n in names else None for n in values},)
+
+        def total(given: Any, axes: Any = axes) -> Any:
+            return jnp.sin(jax.jit(mapped(function, axes))(given)).sum()
+
+        def looped(given: Any, names: Any = names) -> Any:
+            each = [{n: a[i] if n in names else a for n, a in given.items()} for i in range(3)]
+            return sum(jnp.sin(function(one)).sum() for one in each)
+
+        tree_close(jax.grad(total)(given), jax.grad(looped)(given))
+
+
+@pytest.mark.parametrize("subject", ["slice_apply", "guide_curves"])
+def test_vmap_of_grad_and_of_the_second_order(subject: str) -> None:
+    values, function = split(subject, ALL_F64, **TINY)
+    given = stacked(values, values, (3,))
+
+    def first(values: Any) -> Any:
+        return jax.grad(lambda v: jnp.sin(function(v)).sum())(values)
+
+    def second(values: Any) -> Any:
+        return jax.grad(lambda v: sum((g**2).sum() for g in jax.tree.leaves(first(v))))(values)
+
+    for derive in (first, second):
+        want = [derive({n: a[i] for n, a in given.items()}) for i in range(3)]
+        tree_close(jax.jit(jax.vmap(derive))(given), jax.tree.map(lambda *a: np.stack(a), *want))
+
+
+def test_vmap_of_batches_and_out_axes() -> None:
+    values, function = split("slice_apply", ALL_F32, **TINY, N=2)
+    given = stacked(values, values, (3,))
+    want = np.stack([function({n: a[i] for n, a in given.items()}) for i in range(3)])
+    assert_same_bits(jax.vmap(function)(given), want)
+    last = {n: jnp.moveaxis(a, 0, -1) for n, a in given.items()}
+    got = jax.vmap(function, in_axes=({n: a.ndim - 1 for n, a in last.items()},), out_axes=1)(last)
+    assert_same_bits(got, np.moveaxis(want, 0, 1))
+    none = {n: a[:0] for n, a in given.items()}
+    assert jax.vmap(function)(none).shape == (0, *want.shape[1:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_out_is_refused() -> None:
+    given = sent("slice_apply")
+    sentence = "slice_apply: out must be None, as JAX arrays can't be written to, got"
+    with pytest.raises(TypeError, match=sentence):
+        bilateral_ops.slice_apply(**given, out=given["image"])
+    with pytest.raises(TypeError, match=f"slice_apply_vjp{sentence[11:]} dict"):
+        bilateral_ops.slice_apply_vjp(*given.values(), given["image"], out={"image": given["image"]})
+
+
+def test_sentences_come_when_a_call_is_traced() -> None:
+    given = sent("slice_apply")
+    sentence = r"slice_apply: guide must have shape \(H, W\), got|slice_apply: image must have shape .* to match guide, got"
+    with pytest.raises(ValueError, match=sentence):
+        jax.jit(bilateral_ops.slice_apply)(given["grid"], given["guide"], given["image"][1:])
+    with pytest.raises(TypeError, match="guide_luma: image must be float16, .* got int32"):
+        jax.jit(bilateral_ops.guide_luma)(given["image"].astype("int32"))
+    with pytest.raises(TypeError, match="guide must belong to the framework of the other arrays"):
+        bilateral_ops.slice(given["grid"], np.asarray(given["guide"]))
+
+
+def test_tracers_are_recognised() -> None:
+    seen = []
+
+    def f(image: Any) -> Any:
+        seen.append(type(image))
+        return bilateral_ops.guide_luma(image).sum()
+
+    image = sent("guide_luma")["image"]
+    jax.jit(jax.vmap(jax.grad(f)))(image[None])
+    jax.make_jaxpr(f)(image)
+    assert seen
+    assert all(not kind.__name__.startswith("ArrayImpl") for kind in seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"arrays": "n|nn"}, "fewer arrays than attribute arrays says"),
+        ({"arrays": "n|"}, "more arrays than attribute arrays says"),
+        ({"arrays": "nn"}, "without a bar"),
+        ({"operation": 3}, "attribute operation is missing or of another type"),
+        ({"guide": "nn"}, "wrong number of guide parameters"),
+        ({"rank": 9}, "too few axes"),
+        ({"rank": np.int32(3)}, "unsupported dtype of rank"),
+    ],
+)
+def test_what_a_handler_throws_is_raised(change: dict[str, Any], reason: str) -> None:
+    image = jnp.ones((4, 5, 3), jnp.float32)
+    attributes = {"operation": "guide_luma", "arrays": "n|n", "rank": 3, "batched": False, "guide": "luma"}
+    call = jax.ffi.ffi_call("bilateral_ops_guide_forward", jax.ShapeDtypeStruct((4, 5), np.float32))
+    assert_same_bits(call(image, **attributes), bilateral_ops.guide_luma(image))
+    with pytest.raises(Exception, match=f"INVALID_ARGUMENT: bilateral_ops: .*{reason}"):
+        jax.block_until_ready(jax.jit(lambda a: call(a, **{**attributes, **change}))(image))
+
+
+@pytest.mark.skipif(SANITIZED, reason="AddressSanitizer's shadow needs all the address space")
+def test_a_lack_of_memory_is_raised() -> None:
+    pytest.importorskip("resource", reason="there are no limits here")
+    code = """
+import resource
+import jax, jax.numpy as jnp
+import bilateral_ops
+f = jax.jit(lambda guide, values: bilateral_ops.splat(guide, values, (1, 1 << 22, 16)))
+guide, values = jnp.ones((1, 1)), jnp.ones((1, 1, 1))
+compiled = f.lower(guide, values).compile()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (700 << 20), -1))
+try:
+    compiled(guide, values).block_until_ready()
+except Exception as error:
+    print(str(error).partition("\\n")[0])
+"""
+    finished = python(code, BILATERAL_OPS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    assert "splat: there must be memory for a few grid rows a thread, got none." in finished.stdout, finished
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Devices, threads and processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_without_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere:
+        platform = "tpu"
+
+        def __str__(self) -> str:
+            return "TPU_0"
+
+    class Array:
+        def devices(self) -> Any:
+            return {Elsewhere()}
+
+    with pytest.raises(RuntimeError, match="slice: grid is on TPU_0, and this version computes on cpu and cuda"):
+        framework.locate("slice", "grid", Array())
+    monkeypatch.setattr(Elsewhere, "platform", "gpu")
+    monkeypatch.setattr(framework._dlpack, "_kernels", None)
+    monkeypatch.setattr(framework._dlpack, "_MODULE", "bilateral_ops.no_such_module")
+    with pytest.raises(RuntimeError, match="slice: grid is on TPU_0, and this bilateral_ops was built without CUDA"):
+        framework.locate("slice", "grid", Array())
+
+
+def test_many_threads_at_once() -> None:
+    values, function = split("slice_apply", ALL_F32, H=40, W=50)
+    step = jax.jit(jax.grad(lambda v: function(v).sum()))
+    want = step(values)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: step(values), range(16)):
+            tree_same(got, want)
+
+
+def test_two_devices_and_a_fork() -> None:
+    """Two CPU devices: a batch that `shard_map` divides, and one that `jit` is handed divided. Then a forked child."""
+    code = """
+import functools, os, sys, warnings
+import jax, numpy as np
+import bilateral_ops
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from cases import ALL_F32, arguments, assert_same_bits
+given = arguments("slice_apply", ALL_F32, N=4)
+want = bilateral_ops.slice_apply(**given)
+grads = bilateral_ops.slice_apply_vjp(*given.values(), np.ones_like(want))
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+assert mesh.size == 2
+divided = [jax.device_put(a, NamedSharding(mesh, P("batch"))) for a in given.values()]
+shard_map = getattr(jax, "shard_map", None)
+if shard_map is None:
+    from jax.experimental.shard_map import shard_map
+mapped = shard_map(bilateral_ops.slice_apply, mesh=mesh, in_specs=(P("batch"),) * 3, out_specs=P("batch"))
+got = jax.jit(mapped)(*divided)
+assert_same_bits(np.asarray(got), want)
+assert len(got.sharding.device_set) == 2
+assert_same_bits(np.asarray(jax.jit(bilateral_ops.slice_apply)(*divided)), want)
+for f in (mapped, bilateral_ops.slice_apply):
+    d = jax.jit(jax.grad(lambda *a: f(*a).sum(), argnums=(0, 1, 2)))(*divided)
+    for got, name in zip(d, ("grid", "guide", "image")):
+        assert_same_bits(np.asarray(got), getattr(grads, name))
+on_second = [jax.device_put(a, jax.devices()[1]) for a in given.values()]
+got = bilateral_ops.slice_apply(*on_second)
+assert got.devices() == {jax.devices()[1]}
+assert_same_bits(np.asarray(got), want)
+warnings.simplefilter("ignore")
+child = os.fork() if hasattr(os, "fork") else 0
+if child == 0:
+    assert_same_bits(bilateral_ops.slice_apply(**given), want)
+    os._exit(0) if hasattr(os, "fork") else None
+else:
+    assert os.waitpid(child, 0)[1] == 0
+print("done")
+"""
+    finished = python(code, XLA_FLAGS="--xla_force_host_platform_device_count=2", BILATERAL_OPS_NUM_THREADS="2")
+    assert finished.stdout.strip() == "done", finished.stderr
+
+
+def test_importing_the_package_does_not_import_jax() -> None:
+    finished = python("import sys, bilateral_ops; print('jax' in sys.modules)")
+    assert finished.stdout.strip() == "False", finished.stderr
