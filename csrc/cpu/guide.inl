@@ -91,18 +91,20 @@ class SortedCurves {
 
   BO_INLINE_MEMBER Vec<T> at(int64_t channel, const Vec<T>& q) const {
     const Curve& c = curves_[channel];
-    Indices<T> i = descend<2>(broadcast_index(0, T()), q, broadcast(c.tree[1]));
-    i = descend<0>(i, q, lookup<16>(c.tree, i));
-    i = descend<0>(i, q, lookup<16>(c.tree, i));
-    i = descend<-16>(i, q, lookup<16>(c.tree, i));
+    Indices<T> i = descend<1>(broadcast_index(0, T()), q, broadcast(c.middle[0][0]));
+    i = descend<2>(i, q, lookup<8>(c.middle[1], i));
+    i = descend<4>(i, q, lookup<8>(c.middle[2], i));
+    i = descend<8>(i, q, lookup<8>(c.middle[3], i));
     const Vec<T> v = madd(lookup<16>(c.slope, i), relu(q - lookup<16>(c.shift, i)), lookup<16>(c.value, i));
     return c.odd_at_infinity ? v + (q - q) : v;
   }
 
  private:
   static constexpr int kKnots = 16, kFewKnots = 5;
+  // Pieces, and the knots in the middle of halves, quarters, …, where a bit of their index says lower or upper half,
+  // the lowest bit first: a search's first steps then have small tables.
   struct Curve {
-    alignas(64) T tree[kKnots], shift[kKnots], slope[kKnots], value[kKnots];
+    alignas(64) T middle[4][kKnots], shift[kKnots], slope[kKnots], value[kKnots];
     bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
   };
   BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
@@ -128,15 +130,21 @@ class SortedCurves {
         falls = falls || b[m] < T(0);
         flat = flat || b[m] == T(0);
       }
-      c.shift[m] = s[last];
-      c.slope[m] = static_cast<T>(slope);
-      c.value[m] = static_cast<T>(value);
+      const int64_t piece = reversed(m, 4);
+      c.shift[piece] = s[last];
+      c.slope[piece] = static_cast<T>(slope);
+      c.value[piece] = static_cast<T>(value);
     }
     c.odd_at_infinity = flat || (rises && falls);
-    // In order, the nodes of the level with 2^d nodes are those knots in the middle of 2^d equal parts.
-    c.tree[0] = T(0);
-    for (int64_t nodes = 1, part = kKnots; nodes < kKnots; nodes *= 2, part /= 2)
-      for (int64_t i = 0; i < nodes; ++i) c.tree[nodes + i] = s[i * part + part / 2];
+    for (int64_t d = 0; d < 4; ++d) {
+      const int64_t parts = int64_t(1) << d, size = kKnots / parts;
+      for (int64_t i = 0; i < kKnots; ++i) c.middle[d][i] = s[reversed(i % parts, d) * size + size / 2];
+    }
+  }
+  static int64_t reversed(int64_t i, int64_t bits) {
+    int64_t r = 0;
+    for (int64_t b = 0; b < bits; ++b) r = 2 * r + (i >> b & 1);
+    return r;
   }
 
   Scratch memory_;
@@ -246,10 +254,17 @@ class Curves {
   // The argument of clip for a vector of pixels; keep(i, q_i, c_i) sees what it is made of.
   template <class In, class Keep>
   BO_INLINE_MEMBER V sums(const In& in, const Keep& keep) const {
+    return Ci_ == 3 ? sums_of(Three(), in, keep) : sums_of(Ci_, in, keep);
+  }
+  struct Three {
+    constexpr operator int64_t() const { return 3; }
+  };
+  template <class Channels, class In, class Keep>
+  BO_INLINE_MEMBER V sums_of(const Channels& channels, const In& in, const Keep& keep) const {
     V total = broadcast(*n_[5]);
-    for (int64_t i = 0; i < Ci_; ++i) {
+    for (int64_t i = 0; i < channels; ++i) {
       V q = broadcast(n_[1][i]), c = broadcast(T(0));
-      for (int64_t j = 0; j < Ci_; ++j) q = madd(broadcast(n_[0][i * Ci_ + j]), in(j), q);
+      for (int64_t j = 0; j < channels; ++j) q = madd(broadcast(n_[0][i * channels + j]), in(j), q);
       if (sorted_.any()) {
         c = sorted_.at(i, q);
       } else {

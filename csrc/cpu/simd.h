@@ -268,11 +268,11 @@ BO_INLINE void store_as(Format, char* p, const Vec<T>& a) {
     memcpy(p + l * static_cast<int>(sizeof bits), &bits, sizeof bits);
   }
 }
-// 2i + Base + 1 where x > y, else 2i + Base
-template <int Base, class T>
+// i + Bit where x > y, else i, which does not have that bit
+template <int Bit, class T>
 BO_INLINE Indices<T> descend(const Indices<T>& i, const Vec<T>& x, const Vec<T>& y) {
   Indices<T> r;
-  BO_LANES r.v[l] = 2 * i.v[l] + Base + (x.v[l] > y.v[l] ? 1 : 0);
+  BO_LANES r.v[l] = i.v[l] + (x.v[l] > y.v[l] ? Bit : 0);
   return r;
 }
 // The second argument only says which T.
@@ -461,15 +461,13 @@ BO_INLINE void interleave(Vec<double>* v) {
 }
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm512_set1_epi32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm512_set1_epi64(i)}; }
-template <int Base>
+template <int Bit>
 BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
-  const __m512i left = _mm512_add_epi32(_mm512_add_epi32(i.v, i.v), _mm512_set1_epi32(Base));
-  return {_mm512_mask_add_epi32(left, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), left, _mm512_set1_epi32(1))};
+  return {_mm512_mask_or_epi32(i.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi32(Bit))};
 }
-template <int Base>
+template <int Bit>
 BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
-  const __m512i left = _mm512_add_epi64(_mm512_add_epi64(i.v, i.v), _mm512_set1_epi64(Base));
-  return {_mm512_mask_add_epi64(left, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), left, _mm512_set1_epi64(1))};
+  return {_mm512_mask_or_epi64(i.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi64(Bit))};
 }
 // v/top to the last bit: a product with 1/top, corrected by what is left of v.
 BO_INLINE __m512 over(__m512 v, float top) {
@@ -774,19 +772,17 @@ BO_INLINE void interleave(Vec<double>* v) {
 }
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm_set1_epi32(i)}; }
-// Where a comparison holds, its lane is −1.
-template <int Base>
+// Where a comparison holds, its lane has all bits.
+template <int Bit>
 BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   const __m256i greater = _mm256_castps_si256(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ));
-  const __m256i left = _mm256_add_epi32(_mm256_add_epi32(i.v, i.v), _mm256_set1_epi32(Base));
-  return {_mm256_sub_epi32(left, greater)};
+  return {_mm256_or_si256(i.v, _mm256_and_si256(greater, _mm256_set1_epi32(Bit)))};
 }
-template <int Base>
+template <int Bit>
 BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
   const __m256i greater = _mm256_castpd_si256(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ));
   const __m256i narrow = _mm256_permutevar8x32_epi32(greater, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-  const __m128i left = _mm_add_epi32(_mm_add_epi32(i.v, i.v), _mm_set1_epi32(Base));
-  return {_mm_sub_epi32(left, _mm256_castsi256_si128(narrow))};
+  return {_mm_or_si128(i.v, _mm_and_si128(_mm256_castsi256_si128(narrow), _mm_set1_epi32(Bit)))};
 }
 // v/top to the last bit: a product with 1/top, corrected by what is left of v.
 BO_INLINE __m256 over(__m256 v, float top) {
@@ -1172,19 +1168,19 @@ BO_INLINE void interleave(Vec<double>* v) {
 }
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {vdupq_n_s32(i), vdupq_n_s32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {vdupq_n_s32(i)}; }
-// Where a comparison holds, its lane is −1.
-template <int Base>
+// Where a comparison holds, its lane has all bits.
+template <int Bit>
 BO_INLINE int32x4_t descend(int32x4_t i, int32x4_t greater) {
-  return vsubq_s32(vaddq_s32(vaddq_s32(i, i), vdupq_n_s32(Base)), greater);
+  return vorrq_s32(i, vandq_s32(greater, vdupq_n_s32(Bit)));
 }
-template <int Base>
+template <int Bit>
 BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
-  return {descend<Base>(i.low, vreinterpretq_s32_u32(vcgtq_f32(x.low, y.low))),
-          descend<Base>(i.high, vreinterpretq_s32_u32(vcgtq_f32(x.high, y.high)))};
+  return {descend<Bit>(i.low, vreinterpretq_s32_u32(vcgtq_f32(x.low, y.low))),
+          descend<Bit>(i.high, vreinterpretq_s32_u32(vcgtq_f32(x.high, y.high)))};
 }
-template <int Base>
+template <int Bit>
 BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
-  return {descend<Base>(
+  return {descend<Bit>(
       i.v, narrow(vreinterpretq_s64_u64(vcgtq_f64(x.low, y.low)), vreinterpretq_s64_u64(vcgtq_f64(x.high, y.high))))};
 }
 BO_INLINE uint16x8_t eight_halves(const char* p) {

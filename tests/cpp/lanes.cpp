@@ -543,7 +543,7 @@ void indices(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "descend, to either side from every index");
+    Question question(BO_STRING(BO_ISA), "descend, with and without the bit");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -554,41 +554,44 @@ void indices(char* edge) {
         for (int l = 0; l < kLanes; ++l) {
           x[l] = random.number<T>();
           y[l] = random.below(4) ? random.number<T>() : x[l];
-          i[l] = random.below(16);
-          const int32_t right = x[l] > y[l] ? 1 : 0;
-          wanted[0][l] = 2 * i[l] + right;
-          wanted[1][l] = 2 * i[l] + 2 + right;
-          wanted[2][l] = 2 * i[l] - 16 + right;
+          i[l] = random.below(4);
+          const int32_t greater = x[l] > y[l] ? 1 : 0;
+          wanted[0][l] = i[l] / 2 * 2 + greater;
+          wanted[1][l] = i[l] + 4 * greater;
+          wanted[2][l] = i[l] + 8 * greater;
         }
         const Indices<T> from = load_indices(i, T());
-        compare<T>(question, descend<0>(from, load(x), load(y)), wanted[0]);
-        compare<T>(question, descend<2>(from, load(x), load(y)), wanted[1]);
-        compare<T>(question, descend<-16>(from, load(x), load(y)), wanted[2]);
+        compare<T>(question, descend<4>(from, load(x), load(y)), wanted[1]);
+        compare<T>(question, descend<8>(from, load(x), load(y)), wanted[2]);
+        for (int32_t& index : i) index = index / 2 * 2;
+        compare<T>(question, descend<1>(load_indices(i, T()), load(x), load(y)), wanted[0]);
       }
     });
   }
   {
-    // As curves look for their knots: a tree of 15 numbers, then the number at its leaf.
-    Question question(BO_STRING(BO_ISA), "descend and lookup<16> find every leaf");
+    // As curves look for their knots: the middle of halves, then of quarters, …; a bit a step, the lowest first.
+    Question question(BO_STRING(BO_ISA), "descend and lookup<8> find every part");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
-      T tree[16] = {};
-      for (int nodes = 1, part = 16; nodes < 16; nodes *= 2, part /= 2)
-        for (int i = 0; i < nodes; ++i) tree[nodes + i] = static_cast<T>(i * part + part / 2);
+      const auto reversed = [](int i) { return (i & 1) << 3 | (i & 2) << 1 | (i & 4) >> 1 | (i & 8) >> 3; };
+      T middle[4][16] = {};
+      for (int d = 0; d < 4; ++d)
+        for (int i = 0; i < 1 << d; ++i) middle[d][i] = static_cast<T>(reversed(i) + (8 >> d));
       for (int first = 0; first < 16; ++first)
         for (int step = 0; step < 16; ++step) {
           T q[kLanes];
           int32_t wanted[kLanes];
           for (int l = 0; l < kLanes; ++l) {
-            wanted[l] = (first + step * l) % 16;
-            q[l] = static_cast<T>(wanted[l]) + T(0.5);
+            const int part = (first + step * l) % 16;
+            wanted[l] = reversed(part);
+            q[l] = static_cast<T>(part) + T(0.5);
           }
           const Vec<T> x = load(q);
-          Indices<T> i = descend<2>(broadcast_index(0, T()), x, broadcast(tree[1]));
-          i = descend<0>(i, x, lookup<16>(tree, i));
-          i = descend<0>(i, x, lookup<16>(tree, i));
-          i = descend<-16>(i, x, lookup<16>(tree, i));
+          Indices<T> i = descend<1>(broadcast_index(0, T()), x, broadcast(middle[0][0]));
+          i = descend<2>(i, x, lookup<8>(middle[1], i));
+          i = descend<4>(i, x, lookup<8>(middle[2], i));
+          i = descend<8>(i, x, lookup<8>(middle[3], i));
           compare<T>(question, i, wanted);
         }
     });
