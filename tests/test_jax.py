@@ -436,7 +436,9 @@ def test_out_is_refused() -> None:
 
 def test_sentences_come_when_a_call_is_traced() -> None:
     given = sent("slice_apply")
-    sentence = r"slice_apply: guide must have shape \(H, W\), got|slice_apply: image must have shape .* to match guide, got"
+    sentence = (
+        r"slice_apply: guide must have shape \(H, W\), got|slice_apply: image must have shape .* to match guide, got"
+    )
     with pytest.raises(ValueError, match=sentence):
         jax.jit(bilateral_ops.slice_apply)(given["grid"], given["guide"], given["image"][1:])
     with pytest.raises(TypeError, match="guide_luma: image must be float16, .* got int32"):

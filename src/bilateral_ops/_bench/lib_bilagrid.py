@@ -20,8 +20,8 @@ from . import problem
 _VIEWS, _VIEW, _ROUGHNESS = 8, 5, 10.0
 
 
-def steps(height: int, width: int, threads: int) -> dict[str, Callable[[], list[Any]]]:
-    """Functions that take one step each and return its result and gradients, by who computes it."""
+def training_step(way: str, height: int, width: int, threads: int) -> Callable[[], list[Any]]:
+    """A step of ``bilateral_ops``, or of ``torch``; it returns the result and the gradients."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     grids = BilateralGrid(_VIEWS)
@@ -34,25 +34,22 @@ def steps(height: int, width: int, threads: int) -> dict[str, Callable[[], list[
     xy = torch.stack([x, y], -1)[None]
     index = torch.tensor([[_VIEW]])
 
-    def step(look_up: Callable[..., Any], roughness: Callable[..., Any]) -> list[Any]:
-        out = look_up(grids, xy, rgb, index)
-        torch.autograd.backward([out, _ROUGHNESS * roughness(grids.grids)], [grad, None])
-        results = [out.detach().numpy(), grids.grids.grad.numpy(), rgb.grad.numpy()]  # type: ignore[union-attr]
-        grids.grids.grad = rgb.grad = None
-        return results
+    look_up, roughness = {"bilateral_ops": (slice, total_variation_loss), "torch": (_slice, _roughness)}[way]
 
-    return {
-        "bilateral_ops": lambda: step(lambda *given: slice(*given)["rgb"], total_variation_loss),
-        "torch": lambda: step(_look_up, _roughness),
-    }
+    def step() -> list[Any]:
+        out = look_up(grids, xy, rgb, index)["rgb"]
+        loss = _ROUGHNESS * roughness(grids.grids)
+        return [out.detach(), *torch.autograd.grad([out, loss], [grids.grids, rgb], [grad, None])]
+
+    return step
 
 
-def _look_up(grids: BilateralGrid, xy: Any, rgb: Any, index: Any) -> Any:
+def _slice(grids: BilateralGrid, xy: Any, rgb: Any, index: Any) -> dict[str, Any]:
     gray = rgb @ grids.rgb2gray_weight.T * 2 - 1
     places = torch.cat([(xy - 0.5) * 2, gray], -1)[:, None]
     found = grid_sample(grids.grids[index[:, 0]], places, padding_mode="border", align_corners=True)
     matrices = found[:, :, 0].permute(0, 2, 3, 1).unflatten(-1, (3, 4))
-    return torch.matmul(matrices[..., :3], rgb[..., None])[..., 0] + matrices[..., 3]
+    return {"rgb": torch.matmul(matrices[..., :3], rgb[..., None])[..., 0] + matrices[..., 3]}
 
 
 def _roughness(x: Any) -> Any:
