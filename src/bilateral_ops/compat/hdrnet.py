@@ -2,7 +2,7 @@
 
 Channels are last, as in HDRnet; the functions named ``*_nchw`` are the same with channels first. Matrices are packed
 row by row: channel ``out·L + in`` of a grid of ``C = Co·L`` channels, where ``L = Ci + 1`` with the offset in the last
-column, or ``L = Ci`` without one. Arrays are only viewed, never copied; gradients are those of the operations called.
+column, or ``L = Ci`` without one. Arrays are viewed, not copied; gradients are those of the operations called.
 
 HDRnet smooths its interpolation in depth (|t| as √(t² + 1e-8)), which is not done here: results differ by up to 1e-4 of
 the coefficients' size. :func:`unpack_coefficients` turns a network's last convolution into a grid.
