@@ -35,7 +35,9 @@ def tests(session: nox.Session) -> None:
 def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX and CuPy, which are too large to ask of everyone."""
     session.install(".[test,cupy]", "torch==2.13.0", "jax", CUDA)
-    session.run("pytest", "tests/test_frameworks.py", "tests/test_gradcheck.py", *session.posargs)
+    session.run(
+        "pytest", "tests/test_frameworks.py", "tests/test_gradcheck.py", "tests/test_torch.py", *session.posargs
+    )
 
 
 @nox.session

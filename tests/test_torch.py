@@ -411,6 +411,28 @@ def test_dual_numbers() -> None:
     assert torch.autograd.gradcheck(function, requiring(tensors), check_forward_ad=True, fast_mode=True)
 
 
+def test_what_is_rounded_has_no_tangent() -> None:
+    given = tensors_of("slice_apply", Kinds(U8, F32, F32))
+    grid = given.pop("grid")
+
+    def function(grid: Any) -> Any:
+        return forward(bilateral_ops, "slice_apply", {"grid": grid, **given})
+
+    result, _ = torch.func.jvp(function, (grid,), (grid,))
+    assert_same(result, function(grid))
+
+
+def test_the_packages_gradcheck_takes_a_function_of_ones_own() -> None:
+    given = tensors_of("slice")
+
+    def mine(grid: Any, guide: Any) -> Any:
+        return bilateral_ops.slice(2 * grid, guide).square()
+
+    report = bilateral_ops.gradcheck(mine, given)
+    assert report, report
+    assert not bilateral_ops.gradcheck(lambda grid, guide: mine(grid.detach(), guide) + 0 * grid.sum(), given)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Operators, torch.compile, torch.export
 # ---------------------------------------------------------------------------------------------------------------------
@@ -467,6 +489,12 @@ def test_compile_with_keywords_and_sizes_that_change() -> None:
         got, want = compiled(guide, image), function(guide, image)
         assert_same(got, want)
         torch.testing.assert_close(*(torch.autograd.grad(r.square().sum(), grid) for r in (got, want)))
+
+
+def test_compile_with_numbers() -> None:
+    torch._dynamo.reset()
+    function, tensors = calling("guide_nn", {**tensors_of("guide_nn", ALL_F32), "b2": 0.25})
+    assert_same(torch.compile(function, fullgraph=True, backend="aot_eager")(*tensors), function(*tensors))
 
 
 def test_compile_by_inductor() -> None:
@@ -653,8 +681,22 @@ def test_a_guide_of_ones_own_does_not_freeze() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Many processes
+# Other versions, many processes
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_old_pytorch_is_refused() -> None:
+    code = """
+import torch, bilateral_ops
+del torch.library.register_autograd
+torch.__version__ = "2.3.1"
+try:
+    bilateral_ops.guide_luma(torch.ones(2, 2, 3))
+except RuntimeError as error:
+    print(error)
+"""
+    want = "bilateral_ops needs PyTorch 2.4 or newer, got 2.3.1; pip install 'bilateral_ops[torch]'."
+    assert python(code).stdout.strip() == want
 
 
 class Guides(torch.utils.data.Dataset):

@@ -64,6 +64,7 @@ def training_step(way: str, height: int, width: int, threads: int) -> Callable[[
     torch.set_num_threads(threads)
     curves, sliced = problem("guide_curves", False, 1, 1), problem("slice_apply", True, height, width)
     image, grad = (_tensor(name, sliced.arguments[name], "cpu") for name in ("image", "grad"))
+    grad = grad.abs()  # else the sums over all pixels cancel, to where float32 has few digits left
     grid = _tensor("grid", sliced.arguments["grid"], "cpu").requires_grad_()
     parameters = [
         _tensor(name, value, "cpu").requires_grad_() for name, value in curves.arguments.items() if name != "image"

@@ -41,6 +41,7 @@ import torch
 from torch.autograd import forward_ad
 
 from .. import ops
+from .._signature import INTEGERS
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from . import _dlpack, _numpy
@@ -48,6 +49,11 @@ from ._formulas import FORMULAS
 from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
 
 __all__ = ["CurvesGuideModule", "NNGuideModule", "SliceApplyModule"]
+
+if not hasattr(torch.library, "register_autograd"):
+    raise RuntimeError(
+        f"bilateral_ops needs PyTorch 2.4 or newer, got {torch.__version__}; pip install 'bilateral_ops[torch]'."
+    )
 
 ARRAY = torch.Tensor
 
@@ -79,7 +85,8 @@ def locate(op: str, name: str, tensor: Any) -> Any:
 
 
 def casts(device: Any) -> bool:
-    return torch.is_autocast_enabled(device.type) and not _road.within
+    """Whether autocast is on there, and has not done its part already."""
+    return device.type in _AUTOCAST and torch.is_autocast_enabled(device.type) and not _road.within
 
 
 def number(value: float, kind: str, device: Any) -> Any:
@@ -164,28 +171,42 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         raise RuntimeError(
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
         )
-    name, values = call.signature.name, call.values
-    if name == "enhance" and why == _AUTOGRAD:
+    name, signature, values = call.signature.name, call.signature, call.values
+    if name == "enhance" and (why == _AUTOGRAD or forward_ad._current_level >= 0):
         _no_gradient()
-    if forward_ad._current_level >= 0:
-        return _forward_mode(call, fields, wrt)
-    given = {a.name: values.get(a.name) for a in call.signature.arguments}
-    given |= call.keywords
+    given = {a.name: values.get(a.name) for a in signature.arguments} | dict(call.keywords)
     if name == "splat" and fields is None:
         given["grid_shape"] = [call.sizes[axis] for axis in ("Gh", "Gw", "Gd")]
+    operator: Any = _operators[call.op]
+    if forward_ad._current_level >= 0:
+        rounds = fields is None and signature.keeps_integers and call.kinds[signature.like] in INTEGERS
+        if not rounds:
+            return _by_formula_alone(call, given, fields, wrt)
+        operator = operator.op  # a rounded result has no slope
     if name == "enhance":
-        kind = next(kind for kind, signature in ENHANCE.items() if signature is call.signature)
-        given["parameters"] = [given.pop(a.name) for a in call.signature.arguments if a.role == "parameter"]
-        given["kind"] = kind
+        given["kind"] = next(kind for kind, each in ENHANCE.items() if each is signature)
+        given["parameters"] = [given.pop(a.name) for a in signature.arguments if a.role == "parameter"]
     if fields is not None:
         given |= {"grad": values["grad"], "wrt": list(call._wanted(fields._fields, wrt))}
-    operator = _operators[call.op]
     with torch._C.DisableTorchFunctionSubclass():
-        result = operator(*(given[parameter] for parameter in operator.parameters))
+        result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
+    return result if fields is None else _gradients(fields, _there(signature, values, given["wrt"]), result)
+
+
+def _by_formula_alone(call: Any, given: Mapping[str, Any], fields: Any, wrt: Any) -> Any:
+    """A call of numbers that carry tangents: PyTorch differentiates the formula in either mode."""
+    name = call.signature.name
     if fields is None:
-        return result
-    there = _there(call.signature, values, given["wrt"])
-    return fields(**{**dict.fromkeys(fields._fields), **dict(zip(there, result))})
+        return FORMULAS[name](torch, **given)
+    wanted = _there(call.signature, call.values, call._wanted(fields._fields, wrt))
+    values = {a.name: given[a.name] for a in call.signature.arguments}
+    keywords = _keywords(name, call.values, given)
+    return _gradients(fields, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
+
+
+def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> Any:
+    """The named tuple; None for the names that are not among these."""
+    return fields(**dict.fromkeys(fields._fields) | dict(zip(names, gradients)))
 
 
 def _watched(call: Any, out: Any) -> str:
@@ -217,7 +238,9 @@ def _dispatches(kind: type) -> bool:
 
 _library = torch.library.Library("bilateral_ops", "DEF")
 _operators: dict[str, _Operator] = {}
+#: Keywords of the operations that sample a grid.
 _SAMPLING = ("SymInt[]? window=None", "bool align_corners=False")
+#: Where PyTorch can cast, and the dispatcher's layer that does.
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
 
@@ -233,7 +256,11 @@ def _there(signature: Any, values: Mapping[str, Any], wrt: Any) -> list[str]:
 
 
 class _Operator:
-    """An operation or its VJP as an operator of PyTorch's; ``compute`` takes its arguments by name."""
+    """An operation or its VJP as an operator of PyTorch's.
+
+    ``declared`` are its parameters as its schema has them. ``compute``, which is given them by name, is the package's
+    own function: it checks, allocates and calls the kernels. ``signature_of`` says which signature its arguments have.
+    """
 
     def __init__(
         self,
@@ -241,12 +268,12 @@ class _Operator:
         declared: Sequence[str],
         returns: str,
         compute: Callable[..., Any],
-        signatures: Callable[..., Any],
+        signature_of: Callable[[Mapping[str, Any]], Any],
     ) -> None:
         self.name = name
         self.parameters = [text.partition("=")[0].rpartition(" ")[2] for text in declared]
         self.compute = compute
-        self.signature = signatures
+        self.signature_of = signature_of
         #: The same for ``torch.func``, which does not see the gradients that operators have.
         self.function: Any = None
         _operators[name] = self
@@ -258,7 +285,7 @@ class _Operator:
             _library.impl(name, functools.partial(self._autocast, device), layer.name)
         qualified = f"bilateral_ops::{name}"
         torch.library.register_fake(qualified, self._fake, lib=_library)
-        if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5
+        if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5; what ``function`` has serves 2.4, too
             torch.library.register_vmap(qualified, self._vmap, lib=_library)
 
     def differentiable(self, prepare: Callable[..., None], backward: Callable[..., Any]) -> None:
@@ -314,7 +341,7 @@ class _Operator:
     def _vmap(self, info: Any, in_dims: Any, *given: Any) -> Any:
         """``in_dims`` say which axis of each tensor is mapped; the results' is the first."""
         size, dims, values = info.batch_size, self.named(in_dims), self.named(given)
-        signature = self.signature(values)
+        signature = self.signature_of(values)
         parameters = {a.name for a in signature.arguments if a.role == "parameter"} | {"parameters"}
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
@@ -395,22 +422,6 @@ def _keywords(name: str, values: Mapping[str, Any], given: Mapping[str, Any]) ->
     return keywords
 
 
-def _forward_mode(call: Any, fields: Any, wrt: Any) -> Any:
-    """A call of numbers that carry tangents: by the formula, which PyTorch differentiates in either mode."""
-    name = call.signature.name
-    if name not in FORMULAS:
-        _no_gradient()
-    values = {a.name: call.values.get(a.name) for a in call.signature.arguments}
-    keywords = dict(call.keywords)
-    if name == "splat":
-        keywords["grid_shape"] = tuple(call.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
-    if fields is None:
-        return FORMULAS[name](torch, **values, **keywords)
-    wanted = _there(call.signature, values, call._wanted(fields._fields, wrt))
-    found = _by_formula(name, values, keywords, call.values["grad"], wanted)
-    return fields(**{**dict.fromkeys(fields._fields), **dict(zip(wanted, found))})
-
-
 def _define(operation: Any) -> None:
     """An operation and its VJP as operators that know each other."""
     name, signature = operation.name, operation.signature
@@ -431,7 +442,7 @@ def _define(operation: Any) -> None:
         [*tensors, "Tensor grad", *sampling, "str[]? wrt=None"],
         "Tensor[]",
         compute_vjp,
-        lambda v: signature,
+        lambda values: signature,
     )
 
     def prepare(operator: _Operator) -> Callable[..., None]:
