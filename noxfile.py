@@ -41,6 +41,13 @@ def frameworks(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Write the API reference, docs/api/index.html, from the docstrings; fails where a public name has none."""
+    session.install(".[docs]", "torch==2.13.0", "jax", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.run("python", "docs/build.py")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Formatting, lint and types."""
     session.install("pre-commit", "numpy", "nox", "mypy")

@@ -1,0 +1,385 @@
+"""Do the models of ``bilateral_ops.export.onnx``, run by ONNX Runtime, compute what the package does?"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import (
+    ALL_F32,
+    F16,
+    F32,
+    GUIDES,
+    U8,
+    U16,
+    Kinds,
+    arguments,
+    as_float64,
+    assert_forward,
+    assert_same_bits,
+    cases_of,
+    forward,
+    forward_example,
+    python,
+    reference,
+)
+
+import bilateral_ops
+
+onnx = pytest.importorskip("onnx", reason="needs bilateral_ops[onnx]")
+evaluator = pytest.importorskip("onnx.reference", reason="needs bilateral_ops[onnx]")
+runtime = pytest.importorskip("onnxruntime", reason="needs bilateral_ops[onnx]")
+
+from bilateral_ops.export import onnx as export  # noqa: E402  (where onnx is missing this module is skipped)
+
+FORMS = ("GridSample", "GatherND")
+FORM = pytest.mark.parametrize("form", FORMS)
+SUBJECTS = (*GUIDES, "slice_apply")
+EACH_CASE = [
+    (subject, case, form)
+    for subject in SUBJECTS
+    for case, options in cases_of(subject).items()
+    for form in FORMS
+    if "xy" not in options
+    # ONNX Runtime's Conv, by which guides are computed beside GridSample, takes no image without pixels.
+    and not (form == "GridSample" and subject in GUIDES and 0 in (options.get("H"), options.get("W")))
+]
+
+
+def session(model: Any) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # of runs that must fail, too
+    return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def model_of(given: dict[str, Any], **options: Any) -> Any:
+    """The model for a call's arguments: ``enhance`` where the guide is a record."""
+    shape = given["grid"].shape[-5:]
+    if isinstance(given["guide"], np.ndarray):
+        return export.slice_apply(shape, Ci=given["image"].shape[-1], **options)
+    return export.enhance(shape, given["guide"], **options)
+
+
+def run(made: Any, given: dict[str, Any], window: Any = None) -> Any:
+    """The result of a session for a call's arguments, batched or not."""
+    feeds = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+    batched = feeds["image"].ndim == 4
+    feeds = {name: value if batched else value[None] for name, value in feeds.items()}
+    if window is not None:
+        feeds["window"] = np.array(window, np.int64)
+    (out,) = made.run(None, feeds)
+    return out if batched else out[0]
+
+
+def small(subject: str = "enhance(curves)", kinds: Kinds = ALL_F32, **options: Any) -> dict[str, Any]:
+    return arguments(subject, kinds, **{"N": 2, "H": 9, "W": 11, "Gh": 3, "Gw": 4, "Gd": 5, **options})
+
+
+@pytest.mark.parametrize(("subject", "case", "form"), EACH_CASE)
+def test_a_model_equals_the_specification(subject: str, case: str, form: str) -> None:
+    example = forward_example(subject, case, ALL_F32)
+    window, align_corners = example.keywords.get("window"), example.keywords.get("align_corners", False)
+    made = model_of(example.arguments, form=form, align_corners=align_corners, window=window is not None)
+    assert_forward(run(session(made), example.arguments, window), example.result, F32)
+
+
+@FORM
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_evaluator_of_the_standard_computes_the_same(subject: str, form: str) -> None:
+    for kinds in (ALL_F32, Kinds(U8, F32, F32)):
+        given = small(subject, kinds, H=4)
+        made = model_of(given, form=form, image=kinds.image.name, align_corners=True, window=True)
+        out = run(evaluator.ReferenceEvaluator(made), given, (0, 0, 4, 11))
+        want = forward(reference, subject, as_float64(given), align_corners=True)
+        assert_forward(out, want, kinds.image)
+
+
+@FORM
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(
+    "kinds", [Kinds(U8, F32, F32), Kinds(U16, F32, F32), Kinds(F16, F32, F32), Kinds(F16, F16, F16)]
+)
+@pytest.mark.parametrize("subject", GUIDES)
+def test_kinds_of_images_and_layouts(subject: str, kinds: Kinds, layout: str, form: str) -> None:
+    given = small(subject, kinds)
+    # Parameters are kept in float32, which every 16-bit float is.
+    made = session(model_of(given, form=form, layout=layout, image=kinds.image.name, grid=kinds.rest.name))
+    first = layout == "NCHW"
+    out = run(made, {**given, "image": np.moveaxis(given["image"], -1, 1) if first else given["image"]})
+    want = forward(reference, subject, as_float64(given))
+    assert_forward(np.moveaxis(out, 1, -1) if first else out, want, kinds.image)
+
+
+@FORM
+def test_one_model_takes_images_and_batches_of_every_size(form: str) -> None:
+    given = small()
+    made = session(model_of(given, form=form))
+    for N, H, W in ((1, 1, 1), (3, 1, 17), (1, 40, 2), (2, 33, 65)):
+        sized = small(N=N, H=H, W=W)
+        sized["guide"] = given["guide"]
+        assert_forward(run(made, sized), forward(reference, "enhance(curves)", as_float64(sized)), F32)
+
+
+@FORM
+@pytest.mark.parametrize(
+    ("text", "shape", "order"),
+    [
+        ("N (L Co Gd) Gh Gw", (2, 60, 3, 4), (0, 5, 4, 3, 1, 2)),
+        ("N (Co L) Gd Gh Gw", (2, 12, 5, 3, 4), (0, 4, 5, 3, 1, 2)),
+        ("N Gh Gw (Gd Co L)", (2, 3, 4, 60), (0, 1, 2, 3, 4, 5)),
+        ("(L Gw) N (Gh Gd Co)", (16, 2, 45), (5, 2, 0, 1, 3, 4)),
+    ],
+)
+def test_axes_of_the_grid(text: str, shape: tuple[int, ...], order: tuple[int, ...], form: str) -> None:
+    given = small()
+    want = run(session(model_of(given, form=form)), given)
+    laid = np.ascontiguousarray(given["grid"].transpose(order)).reshape(shape)
+    made = model_of(given, form=form, grid_axes=text)
+    assert tuple(d.dim_value or d.dim_param for d in made.graph.input[0].type.tensor_type.shape.dim) == tuple(
+        "N" if size == 2 else size for size in shape
+    )
+    assert_same_bits(run(session(made), {**given, "grid": laid}), want)
+
+
+@FORM
+@pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
+def test_tiles_equal_the_whole(form: str, align_corners: bool) -> None:
+    given = small(H=23, W=37)
+    whole = run(session(model_of(given, form=form, align_corners=align_corners)), given)
+    tiled = session(model_of(given, form=form, align_corners=align_corners, window=True))
+    for top, bottom in ((0, 1), (1, 14), (14, 23)):
+        for left, right in ((0, 16), (16, 37)):
+            tile = {**given, "image": given["image"][:, top:bottom, left:right]}
+            assert_same_bits(run(tiled, tile, (top, left, 23, 37)), whole[:, top:bottom, left:right])
+
+
+@FORM
+def test_special_values_in_the_guide(form: str) -> None:
+    given = small("slice_apply")
+    given["guide"][0, 2, 3:6] = np.nan, np.inf, -np.inf
+    clamped = {**given, "guide": np.nan_to_num(given["guide"], nan=0.5)}
+    want = forward(reference, "slice_apply", as_float64(clamped))
+    made = model_of(given, form=form)
+    for runs in (session(made), evaluator.ReferenceEvaluator(made)):
+        out = run(runs, given)
+        assert np.isnan(out[0, 2, 3]).all()
+        out[0, 2, 3] = want[0, 2, 3]
+        assert_forward(out, want, F32)
+
+
+@FORM
+def test_nan_becomes_zero_in_an_integer_image(form: str) -> None:
+    given = small("slice_apply", Kinds(U8, F32, F32))
+    given["guide"][1, 0, 0] = np.nan
+    out = run(session(model_of(given, form=form, image="uint8")), given)
+    assert_forward(out, np.nan_to_num(forward(reference, "slice_apply", as_float64(given))), U8)
+
+
+@FORM
+def test_models_of_every_opset(form: str) -> None:
+    given = small("enhance(nn)")
+    want = forward(reference, "enhance(nn)", as_float64(given))
+    oldest = {"GridSample": 20, "GatherND": 13}[form]
+    for opset in range(oldest, 23):
+        made = model_of(given, form=form, opset=opset)
+        assert [(entry.domain, entry.version) for entry in made.opset_import] == [("", opset)]
+        assert_forward(run(session(made), given), want, F32)
+        assert ("GridSample" in {node.op_type for node in made.graph.node}) == (form == "GridSample")
+
+
+def test_a_model_says_what_it_is(tmp_path: Path) -> None:
+    made = model_of(small(), form="GatherND", align_corners=True)
+    export.save(made, tmp_path / "model.onnx")
+    read = onnx.load(tmp_path / "model.onnx")
+    assert read == made
+    assert (read.producer_name, read.producer_version) == ("bilateral_ops", bilateral_ops.__version__)
+    assert {entry.key: entry.value for entry in read.metadata_props} == {
+        "bilateral_ops.form": "GatherND",
+        "bilateral_ops.guide": "curves",
+        "bilateral_ops.grid_axes": "N Gh Gw Gd Co L",
+        "bilateral_ops.align_corners": "True",
+    }
+    assert (
+        read.doc_string
+        == "A bilateral grid of (Gh, Gw, Gd, Co, L) = (3, 4, 5, 3, 4), looked up by GatherND; the guide: curves."
+    )
+    assert {node.name.partition("/")[0] for node in read.graph.node} == {"grid", "guide", "slice", "apply", "out"}
+
+
+def test_parameters_may_be_tensors_of_another_framework() -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    given = small("enhance(nn)")
+    record = given["guide"]
+    tensors = type(record)(*(torch.from_numpy(np.array(value)) for value in vars(record).values()))
+    assert export.enhance((3, 4, 5, 3, 4), tensors) == export.enhance((3, 4, 5, 3, 4), record)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Behind a network
+# ---------------------------------------------------------------------------------------------------------------------
+
+WEIGHTS = np.random.default_rng(3).standard_normal((60, 3, 3, 3)).astype(F32)
+
+
+@functools.cache
+def network(opset: int = 20, image: str = "small", channels: int = 60) -> Any:
+    """A convolution that makes (N, 60, h/2, w/2) of (N, 3, h, w), and something else."""
+    info = functools.partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Conv", [image, "weights"], ["coefficients"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            onnx.helper.make_node("Relu", ["coefficients"], ["other"]),
+        ],
+        "network",
+        [info(image, shape=["N", 3, "H", "W"])],
+        [info("coefficients", shape=["N", channels, 3, 4]), info("other", shape=["N", channels, 3, 4])],
+        [onnx.numpy_helper.from_array(WEIGHTS[:channels], "weights")],
+    )
+    versions = [onnx.helper.make_opsetid("", opset)]
+    return onnx.helper.make_model(graph, opset_imports=versions, ir_version=8)
+
+
+def coefficients(picture: Any) -> Any:
+    """The network in NumPy: N, 60, 3, 4."""
+    padded = np.pad(picture, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2, ::2]
+    return np.einsum("ncyxij,ocij->noyx", views, WEIGHTS)
+
+
+@FORM
+@pytest.mark.parametrize("from_file", [False, True], ids=["model", "path"])
+def test_a_model_behind_a_network(form: str, from_file: bool, tmp_path: Path) -> None:
+    given = small()
+    full = model_of(given, form=form, grid_axes="N (L Co Gd) Gh Gw")
+    before = network().SerializeToString(), full.SerializeToString()
+    first = network()
+    if from_file:
+        first = tmp_path / "network.onnx"
+        export.save(network(), first)
+    whole = export.behind(first, full, output="coefficients")
+    assert (network().SerializeToString(), full.SerializeToString()) == before
+    assert [value.name for value in whole.graph.input] == ["small", "image"]
+    assert [value.name for value in whole.graph.output] == ["out"]
+
+    picture = np.random.default_rng(4).random((2, 3, 6, 8), dtype=F32)
+    grid = coefficients(picture).reshape(2, 4, 3, 5, 3, 4).transpose(0, 4, 5, 3, 2, 1)
+    want = forward(reference, "enhance(curves)", as_float64({**given, "grid": np.ascontiguousarray(grid)}))
+    (out,) = session(whole).run(None, {"small": picture, "image": given["image"]})
+    assert_forward(out, want, F32)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporter has many
+def test_a_model_behind_a_network_that_pytorch_exported(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    given = small("enhance(luma)")
+    layers = torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 60, 1)
+    picture = torch.rand(2, 3, 6, 8, generator=torch.Generator().manual_seed(5))
+    names = {"input_names": ["small"], "output_names": ["coefficients"]}
+    file = tmp_path / "network.onnx"
+    torch.onnx.export(torch.nn.Sequential(*layers), (picture,), file, opset_version=20, verbose=False, **names)
+    whole = session(export.behind(file, model_of(given, grid_axes="N (L Co Gd) Gh Gw")))
+
+    with torch.no_grad():
+        grid = torch.nn.Sequential(*layers)(picture).reshape(2, 4, 3, 5, 3, 4).permute(0, 4, 5, 3, 2, 1)
+    want = forward(reference, "enhance(luma)", as_float64({**given, "grid": grid.numpy()}))
+    (out,) = whole.run(None, {"small": picture.numpy(), "image": given["image"]})
+    assert_forward(out, want, F32)
+
+
+def test_a_prefix_keeps_names_apart() -> None:
+    full = model_of(small(), grid_axes="N (L Co Gd) Gh Gw")
+    with pytest.raises(ValueError, match=r"prefix must make all names differ .*, got '' and image in both"):
+        export.behind(network(image="image"), full, output="coefficients")
+    whole = export.behind(network(image="image"), full, output="coefficients", prefix="full/")
+    assert [value.name for value in whole.graph.input] == ["image", "full/image"]
+    assert [value.name for value in whole.graph.output] == ["full/out"]
+
+
+def test_what_behind_refuses() -> None:
+    full = model_of(small(), grid_axes="N (L Co Gd) Gh Gw")
+    for first, output, sentence in (
+        (network(), None, "onnx.behind: output must be one of coefficients, other, got None."),
+        (network(), "grid", "onnx.behind: output must be one of coefficients, other, got 'grid'."),
+        (
+            network(opset=17),
+            "other",
+            "onnx.behind: network must have the opset of full, 20, got 17; make full with opset=17, or convert the "
+            "network with onnx.version_converter.",
+        ),
+        (
+            network(channels=48),
+            "other",
+            "onnx.behind: other must be float32 of shape (N, 60, 3, 4) to be the grid, got float32 of (N, 48, 3, 4).",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            export.behind(first, full, output=output)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Errors
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"form": "Gather"}, "form must be one of GridSample, GatherND, got 'Gather'."),
+        ({"layout": "HWC"}, "layout must be one of NHWC, NCHW, got 'HWC'."),
+        ({"image": "float64"}, "image must be one of float16, float32, uint8, uint16, got 'float64'."),
+        ({"grid": "uint8"}, "grid must be one of float32, float16, got 'uint8'."),
+        ({"opset": "20"}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got '20'."),
+        ({"opset": 19}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got 19."),
+        (
+            {"grid_shape": (16, 16, 8, 3, 5)},
+            "grid_shape must be (Gh, Gw, Gd, Co, 3 or 4), all of them at least 1, for an image of 3 channels, got "
+            "(16, 16, 8, 3, 5).",
+        ),
+        (
+            {"grid_shape": (16, 0, 8, 3, 4)},
+            "grid_shape must be (Gh, Gw, Gd, Co, 3 or 4), all of them at least 1, for an image of 3 channels, got "
+            "(16, 0, 8, 3, 4).",
+        ),
+        *(
+            (
+                {"grid_axes": text},
+                "grid_axes must name each of N, Gh, Gw, Gd, Co, L once, N by itself, as 'N (L Co Gd) Gh Gw' does, "
+                f"got {text!r}.",
+            )
+            for text in (
+                "N Gh Gw Gd Co",
+                "(N Gh) Gw Gd Co L",
+                "N (Gh Gw Gd Co L",
+                "N Gh) Gw Gd Co L",
+                "N (Gh (Gw) Gd Co L)",
+            )
+        ),
+    ],
+)
+def test_errors(options: dict[str, Any], sentence: str) -> None:
+    shape = options.pop("grid_shape", (16, 16, 8, 3, 4))
+    with pytest.raises(ValueError, match=rf"^onnx\.slice_apply: {re.escape(sentence)}$"):
+        export.slice_apply(shape, **options)
+    with pytest.raises(ValueError, match=rf"^onnx\.enhance: {re.escape(sentence)}$"):
+        export.enhance(shape, bilateral_ops.LumaGuide(), **options)
+
+
+def test_errors_of_the_guide() -> None:
+    with pytest.raises(TypeError, match=r"^onnx.enhance: guide must be a CurvesGuide, NNGuide or LumaGuide, got str.$"):
+        export.enhance((2, 2, 2, 3, 4), "luma")
+    record = bilateral_ops.NNGuide(np.ones((4, 3)), np.ones(5), np.ones(4), 0.0)
+    with pytest.raises(ValueError, match=r"^guide_nn: b1 must have shape \(F,\) = \(4,\) to match w1, got \(5,\).$"):
+        export.enhance((2, 2, 2, 3, 4), record)
+
+
+def test_a_missing_onnx_is_named() -> None:
+    finished = python("import sys; sys.modules['onnx'] = None; import bilateral_ops.export.onnx")
+    assert finished.returncode == 1
+    assert "needs onnx, which is not installed; pip install 'bilateral_ops[onnx]'." in finished.stderr
+    assert python("import sys, bilateral_ops.export; assert 'onnx' not in sys.modules").returncode == 0
