@@ -40,8 +40,8 @@ _ORDERS: dict[str, tuple[str | None, ...]] = {
     "matrix_offset_z": (None, "z"),
     "z_matrix_offset": ("z", None),
 }
-#: The names of layouts that :func:`unpack_coefficients` knows.
 LAYOUTS = tuple(_ORDERS)
+"""The names of layouts that :func:`unpack_coefficients` knows."""
 
 
 def bilateral_slice(grid: Any, guide: Any) -> Any:
