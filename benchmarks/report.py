@@ -52,6 +52,7 @@ TARGETS = (
     *(Target(call, "memory", 4, None, ("",)) for call in ("slice_apply", "slice_apply_vjp", "enhance")),
     Target("training step", "training", 80, None, (SMALL,)),
     Target("training step", "training memory", 0.2, None, (SMALL,)),
+    Target("lib_bilagrid step", "training", 50, None, (SMALL,)),
     Target("slice_apply", "overhead", 60, None, ("16x16",)),
 )
 #: What the figures are called, their sign, and whether less is better.
@@ -101,10 +102,10 @@ class Results:
         if of == "memory":
             return max((row["added"] / 2**20 for row in self.find(scan="memory", call=call)), default=None)
         if of == "training":
-            row = self.one(scan="training", way="torch", size=size)
+            row = self.one(scan=of, call=call, way="torch", size=size)
             return row["beside"]["bilateral_ops"]["ratio"] if row else None
         if of == "training memory":
-            ours, theirs = (self.one(scan=of, way=way, size=size) for way in ("bilateral_ops", "torch"))
+            ours, theirs = (self.one(scan=of, call=call, way=way, size=size) for way in ("bilateral_ops", "torch"))
             return ours["added"] / theirs["added"] if ours and theirs else None
         if of == "overhead":
             row = self.one(scan=of, call=call, size=size)
@@ -252,13 +253,14 @@ def memory(results: Results) -> str:
 
 
 def training(results: Results) -> str:
-    """The training step in PyTorch, with this package and without it."""
+    """The training steps in PyTorch, with this package and without it."""
     rows = []
-    for way, name in {"bilateral_ops": "this package", "torch": "`grid_sample`"}.items():
-        time, space = results.one(scan="training", way=way), results.one(scan="training memory", way=way)
-        ratio = time["beside"]["bilateral_ops"]["ratio"] if time and way == "torch" else None
-        added = number(space["added"] / 2**20) if space else ""
-        rows.append([name, milliseconds(time), number(ratio, " ×"), added])
+    for call in dict.fromkeys(row["call"] for row in results.find(scan="training")):
+        for way, name in {"bilateral_ops": "this package", "torch": "`grid_sample`"}.items():
+            time, space = (results.one(scan=scan, call=call, way=way) for scan in ("training", "training memory"))
+            ratio = time["beside"]["bilateral_ops"]["ratio"] if time and way == "torch" else None
+            added = number(space["added"] / 2**20) if space else ""
+            rows.append([f"{call}, {name}", milliseconds(time), number(ratio, " ×"), added])
     return table(["", "ms", "time", "MiB"], rows)
 
 
@@ -387,8 +389,10 @@ What a call adds to the peak of its process, beside inputs and outputs.
 
 ## In PyTorch
 
-A training step at {pretty(SMALL)}, batch 1, planar: `guide_curves`, then `slice_apply`, forward and backward to the
-grid and the guide's parameters. Memory: what the step adds to the peak of its process.
+Training steps at {pretty(SMALL)}, batch 1, and what they add to the peak of their process. *Training step*:
+`guide_curves`, then `slice_apply`, planar, forward and backward to the grid and the guide's parameters. *lib_bilagrid
+step*: a view's grid of a radiance field looked up at a mesh of pixel centres and applied, and the grids' roughness,
+forward and backward to the grids and the colours.
 
 {training(results)}
 

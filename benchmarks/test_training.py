@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 ways = pytest.importorskip("bilateral_ops._bench.torch")
 
 WAYS = ("bilateral_ops", "torch")
+#: The steps, and the modules of ``bilateral_ops._bench`` whose ``training_step(way, height, width, threads)`` it is.
+STEPS = {"training step": "torch", "lib_bilagrid step": "lib_bilagrid"}
 SIZE = "1920x1080"
 #: Calls that are timed together, as one is over too soon.
 CALLS = 200
@@ -24,13 +27,13 @@ CALLS = 200
 #: Runs in a fresh process, which a small step has warmed: whatever the large one adds to its peak is the step's own.
 _MEASURE = """
 import bilateral_ops
-from bilateral_ops._bench.torch import training_step
+from bilateral_ops._bench.{module} import training_step
 
 def status(field):
     text = open("/proc/self/status").read()
     return int(text.split(field + ":")[1].split()[0]) << 10
 
-way, size, threads = {given!r}
+way, size, threads = {given}
 bilateral_ops.set_num_threads(threads)
 training_step(way, 64, 96, threads)()
 step = training_step(way, *size, threads)
@@ -46,29 +49,32 @@ def size_of(benchmark: Any) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_training_step(benchmark: Any, timed: Callable[..., None], way: str) -> None:
+@pytest.mark.parametrize("call", STEPS)
+def test_training_step(benchmark: Any, timed: Callable[..., None], call: str, way: str) -> None:
     size, threads = size_of(benchmark), bilateral_ops.get_num_threads()
-    package, step = (ways.training_step(each, *size, threads) for each in ("bilateral_ops", way))
+    training_step = import_module(f"bilateral_ops._bench.{STEPS[call]}").training_step
+    package, step = (training_step(each, *size, threads) for each in ("bilateral_ops", way))
     assert_close(_bench.results(step()), _bench.results(package()), 1e-4)
-    benchmark.group = f"training step in PyTorch {SIZE}"
+    benchmark.group = f"{call} in PyTorch {SIZE}"
     beside = {} if way == "bilateral_ops" else {"bilateral_ops": package}
-    timed(step, beside, call="training step", size=SIZE, way=way, scan="training")
+    timed(step, beside, call=call, size=SIZE, way=way, scan="training")
 
 
 @READABLE
 @pytest.mark.parametrize("way", WAYS)
-def test_training_steps_peak_memory(benchmark: Any, way: str) -> None:
+@pytest.mark.parametrize("call", STEPS)
+def test_training_steps_peak_memory(benchmark: Any, call: str, way: str) -> None:
     given = way, size_of(benchmark), bilateral_ops.get_num_threads()
 
     def added() -> int:
         # Large blocks are given back when they are freed, as they are where the C library is not GNU's.
-        finished = python(_MEASURE.format(given=given), timeout=300, MALLOC_MMAP_THRESHOLD_="65536")
+        finished = python(_MEASURE.format(module=STEPS[call], given=given), timeout=300, MALLOC_MMAP_THRESHOLD_="65536")
         assert finished.returncode == 0, finished.stderr
         return int(finished.stdout)
 
     benchmark.group = "peak memory (the time is the child process's)"
     taken = benchmark.pedantic(added)
-    benchmark.extra_info.update(call="training step", size=SIZE, way=way, added=taken, scan="training memory")
+    benchmark.extra_info.update(call=call, size=SIZE, way=way, added=taken, scan="training memory")
 
 
 def test_a_tiny_calls_overhead(benchmark: Any, timed: Callable[..., None]) -> None:

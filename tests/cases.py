@@ -131,6 +131,13 @@ CASES: dict[str, dict[str, Any]] = {
     "xy batched": {"xy": True, "N": 2, "H": 3, "W": 33},
     "xy corners": {"xy": True, "align_corners": True, "N": 1},
     "xy depth 1": {"xy": True, "Gd": 1, "Gh": 1},
+    # Coordinates of rows and columns, which kernels may look up as they do pixels.
+    "xy raster": {"xy": True, "raster": True, "W": 19},
+    "xy raster batched": {"xy": True, "raster": True, "N": 2, "H": 3, "W": 33, "Gd": 17},
+    "xy raster corners": {"xy": True, "raster": True, "align_corners": True, "N": 2, "W": 61, "Gd": 8},
+    "xy raster wide": {"xy": True, "raster": True, "Ci": 4, "Co": 2, "H": 17, "W": 70, "Gd": 13},
+    "xy raster deep": {"xy": True, "raster": True, "H": 17, "W": 70, "Gd": 18},
+    "xy raster of one pixel": {"xy": True, "raster": True, "H": 1, "W": 1},
     "corners": {"align_corners": True, "W": 37},
     "corners, one cell": {"align_corners": True, "Gh": 1, "Gw": 1, "Gd": 1},
     "corners, single pixel": {"align_corners": True, "H": 1, "W": 1},
@@ -147,8 +154,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 _SIZE, _GRID, _MATRIX = {"N", "H", "W"}, {"Gh", "Gw", "Gd", "ones"}, {"Co", "Ci", "offset"}
 _CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
-_SAMPLING = {"guide_range", "on_knots", "xy"} | _WINDOW
+_SAMPLING = {"guide_range", "on_knots", "xy", "raster"} | _WINDOW
 _ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
+_SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners")
 _OPTIONS = {
     "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING,
     "apply": _SIZE | _MATRIX,
@@ -177,7 +185,7 @@ def cases_of(subject: str) -> dict[str, dict[str, Any]]:
 
 def arguments(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str, Any]:
     """The subject's arguments by name, for a case's options."""
-    special = {key: options.pop(key, None) for key in ("ones", "on_knots", "saturated", "window", "align_corners")}
+    special = {key: options.pop(key, None) for key in _SPECIAL}
     options = {"image_kind": kinds.image, "kind": kinds.rest, **options}
     if subject in GUIDES:
         guide, record = GUIDES[subject]
@@ -201,6 +209,10 @@ def arguments(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str,
             depth = result["grid_shape"][2] if subject == "splat" else options["Gd"]
             knots = np.arange(result["guide"].size).reshape(result["guide"].shape) % depth
             result["guide"] = knots / (depth - 1) if special["align_corners"] else (knots + 0.5) / depth
+        if special["raster"]:
+            xy = result["xy"]
+            first = xy.reshape(-1, *xy.shape[-3:])[0]
+            xy[..., 0], xy[..., 1] = np.sort(first[0, :, 0]), np.sort(first[:, 0, 1])[:, None]
         for name in {"guide", "xy"} & set(result):
             result[name] = result[name].astype(kinds.guide)
     return result

@@ -22,12 +22,15 @@ from cases import (
     F32,
     F64,
     OPERATIONS,
+    SAMPLED,
     SUBJECTS,
     U8,
     Kinds,
+    arguments,
     arrays,
     assert_forward,
     assert_gradient,
+    assert_same_bits,
     backward,
     backward_example,
     cases_of,
@@ -36,13 +39,16 @@ from cases import (
     kinds_of,
     operation,
     python,
+    random_like,
 )
 
 import bilateral_ops
 
 #: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
 #: Cases for references, whose code does not depend on the number of pixels.
-USUAL = tuple(c for c in CASES if not c.startswith(("width", "wide", "one long", "large", "many channels")))
+USUAL = tuple(
+    c for c in CASES if not c.startswith(("width", "wide", "one long", "large", "many channels", "xy raster"))
+)
 KINKED = ("guide on knots", "guide on knots, corners")
 
 
@@ -69,15 +75,36 @@ def test_forward(subject: str, case: str, backend: Any) -> None:
 def test_backward(subject: str, case: str, backend: Any) -> None:
     for kinds in _kinds(subject, case):
         example = backward_example(subject, case, kinds)
-        got = backward(backend, subject, example.arguments, example.grad, **example.keywords)
-        assert got._fields == OPERATIONS[subject].arguments
-        for name, gradient in got._asdict().items():
-            where = f"{kinds} {name}"
-            if name not in example.arguments or example.arguments[name].dtype.kind == "u":
-                assert gradient is None, where
-                continue
-            dtype = example.arguments[name].dtype
-            assert_gradient(gradient, getattr(example.gradients, name), example.contributions[name], dtype, where)
+        names = OPERATIONS[subject].arguments
+        ways: list[tuple[str, ...]] = [names]
+        if "xy" in example.arguments:  # whose own gradient keeps kernels from the faster way
+            ways.append(tuple(name for name in names if name != "xy"))
+        for wrt in ways:
+            got = backward(backend, subject, example.arguments, example.grad, **example.keywords, wrt=wrt)
+            assert got._fields == names
+            for name, gradient in got._asdict().items():
+                where = f"{kinds} {name} of {wrt}"
+                if name not in example.arguments or name not in wrt or example.arguments[name].dtype.kind == "u":
+                    assert gradient is None, where
+                    continue
+                dtype = example.arguments[name].dtype
+                assert_gradient(gradient, getattr(example.gradients, name), example.contributions[name], dtype, where)
+
+
+@pytest.mark.parametrize("subject", SAMPLED)
+def test_a_mesh_of_the_pixels_own_coordinates_changes_no_bit(subject: str, isa: str) -> None:
+    """It is looked up as the pixels are, and not one by one."""
+    given = arguments(subject, ALL_F32, N=2, H=33, W=65, Gh=5, Gw=3, Gd=8)
+    y, x = np.mgrid[:33, :65].astype(F32)
+    mesh = np.broadcast_to(np.stack([x / 64, y / 32], -1), (2, 33, 65, 2))
+    want = forward(bilateral_ops, subject, given, align_corners=True)
+    assert_same_bits(forward(bilateral_ops, subject, {**given, "xy": mesh}, align_corners=True), want)
+    grad = random_like(want.shape, F32)
+    wrt = tuple(name for name in OPERATIONS[subject].arguments if name != "xy")
+    ways = ({"xy": mesh, "wrt": wrt}, {"wrt": wrt})
+    got, want = (backward(bilateral_ops, subject, given, grad, align_corners=True, **way) for way in ways)
+    for name in wrt:
+        assert_same_bits(getattr(got, name), getattr(want, name), name)
 
 
 def check_reference(module: Any, subject: str, cases: Collection[str], kinds_to_try: Collection[Kinds]) -> None:

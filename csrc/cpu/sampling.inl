@@ -2,9 +2,9 @@
 // in splatting.inl, the lookup in registers in tables.inl.)
 //
 // Image row y lies between grid rows ky and ky + 1. Interpolated once, they make the row's table [x][z][c], and a pixel
-// needs four of its cells instead of eight of the grid's. Where pixels have coordinates of their own (xy), or the table
-// would cost more than it saves, the eight cells are read directly: the same numbers in the same order of operations,
-// so the same bits.
+// needs four of its cells instead of eight of the grid's. Where pixels have coordinates of their own (xy, unless they
+// form a raster), or the table would cost more than it saves, the eight cells are read directly: the same numbers in
+// the same order of operations, so the same bits.
 #pragma once
 
 #include "spans.h"
@@ -17,13 +17,54 @@ struct Lattice {
   int64_t column;  // numbers in one column of cells: Gd·C
   PixelAxis y, x;  // of pixels
   Axis v, u, z;    // of coordinates: xy's, and the guide
+  bool scattered;  // pixels have coordinates of their own
   bool table;      // pixels are looked up in row tables
   bool spans;      // pixels are splatted span by span
   int depth;       // 8 or 16: in tables that fit registers, with so many cells a column (tables.inl); else 0
 };
 
-// `cells` is the grid, or a tensor of its shape.
-BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Tensor& pixels) {
+// Images wider than this have no list of where their columns fall.
+constexpr int64_t kMostColumns = 1 << 16;
+
+// Whether coordinates are those of rows and columns, as a trainer's mesh of pixel centres: one x for each column of all
+// images and one y for each row, neither ever decreasing. Reading them all costs a tenth of what it saves.
+template <class T>
+bool is_raster(const Tensor& xy) {
+  const int64_t N = xy.strides[0] ? xy.shape[0] : 1, H = xy.shape[1], W = xy.shape[2];
+  if (xy.shape[0] * H * W == 0 || W > kMostColumns) return false;
+  Scratch memory;
+  T *const x = memory.take<T>(W + H), *const y = x + W;
+  load_run(xy.dtype, xy.data, xy.strides[2], W, x, 1);
+  load_run(xy.dtype, xy.data + xy.strides[3], xy.strides[1], H, y, 1);
+  for (int64_t i = 1; i < W; ++i)
+    if (!(x[i - 1] <= x[i])) return false;
+  for (int64_t i = 1; i < H; ++i)
+    if (!(y[i - 1] <= y[i])) return false;
+  const int64_t rows = N * H, units = band_count(rows, W);
+  bool same[kBands];
+  for_units(units, [&](int64_t unit) {
+    same[unit] = true;
+    for (int64_t row = rows * unit / units; same[unit] && row < rows * (unit + 1) / units; ++row) {
+      const char* const from = xy.data + row / H * xy.strides[0] + row % H * xy.strides[1];
+      with_storage(xy.dtype, T(), [&](auto storage) {
+        using S = decltype(storage);
+        bool other = false;  // NaN, too
+        for (int64_t i = 0; i < W; ++i) {
+          const char* const p = from + i * xy.strides[2];
+          other |= S::get(p) != x[i];
+          other |= S::get(p + xy.strides[3]) != y[row % H];
+        }
+        same[unit] = !other;
+      });
+    }
+  });
+  for (int64_t unit = 0; unit < units; ++unit)
+    if (!same[unit]) return false;
+  return true;
+}
+
+// `cells` is the grid, or a tensor of its shape. d_xy: each pixel's slope in x and y is wanted.
+BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Tensor& pixels, bool d_xy = false) {
   Lattice g;
   g.N = pixels.shape[0];
   g.H = pixels.shape[1];
@@ -38,10 +79,12 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   g.v = make_axis(g.Gh, at.align_corners);
   g.u = make_axis(g.Gw, at.align_corners);
   g.z = make_axis(g.Gd, at.align_corners);
+  g.scattered =
+      at.xy.data && (d_xy || !(at.xy.dtype == DType::f64 ? is_raster<double>(at.xy) : is_raster<float>(at.xy)));
   // By the whole image's size, so that a window of it goes the same way.
-  g.table = !at.xy.data && g.Gw * g.Gd <= 4 * at.full_width;
+  g.table = !g.scattered && g.Gw * g.Gd <= 4 * at.full_width;
   g.spans = g.table && 8 * g.Gw <= at.full_width;
-  g.depth = !at.xy.data && g.Gd <= 16 && 8 * g.Gw <= at.full_width ? (g.Gd <= 8 ? 8 : 16) : 0;
+  g.depth = !g.scattered && g.Gd <= 16 && 8 * g.Gw <= at.full_width ? (g.Gd <= 8 ? 8 : 16) : 0;
   return g;
 }
 
@@ -65,18 +108,6 @@ struct Places {
   T ty[kSize], own_tx[kSize], dy[kSize], dx[kSize];
 };
 
-BO_INLINE Position<double> locate_row(const Lattice& g, const Sampling& at, int64_t y) {
-  return locate_pixel(y + at.top, g.y);
-}
-template <class T>
-void locate_columns(const Lattice& g, const Sampling& at, int64_t x, int64_t n, int32_t* BO_RESTRICT k,
-                    T* BO_RESTRICT t) {
-  for (int64_t i = 0; i < n; ++i) {
-    const Position<double> p = locate_pixel(x + i + at.left, g.x);
-    k[i] = p.k;
-    t[i] = static_cast<T>(p.t);
-  }
-}
 // locate() for a vector of coordinates
 template <class T>
 class AxisVecs {
@@ -117,12 +148,46 @@ BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, i
   }
 }
 
+template <class T>
+Position<double> locate_coordinate(const Tensor& xy, const char* from, const Axis& axis) {
+  T u;
+  load_run(xy.dtype, from, 0, 1, &u, 1);
+  const Position<T> p = locate(u, static_cast<T>(axis.scale), static_cast<T>(axis.shift), static_cast<T>(axis.last));
+  return {p.k, p.t, p.slope};
+}
+BO_INLINE Position<double> locate_row(const Lattice& g, const Sampling& at, int64_t y) {
+  if (at.xy.data) {
+    const char* const from = at.xy.data + y * at.xy.strides[1] + at.xy.strides[3];
+    return at.xy.dtype == DType::f64 ? locate_coordinate<double>(at.xy, from, g.v)
+                                     : locate_coordinate<float>(at.xy, from, g.v);
+  }
+  return locate_pixel(y + at.top, g.y);
+}
+template <class T>
+void locate_columns(const Lattice& g, const Sampling& at, int64_t x, int64_t n, int32_t* BO_RESTRICT k,
+                    T* BO_RESTRICT t) {
+  if (at.xy.data) {
+    T u[kTileWidth];
+    for (int64_t i = 0; i < n; i += kTileWidth) {
+      const int64_t count = min_of<int64_t>(kTileWidth, n - i);
+      load_run(at.xy.dtype, at.xy.data + (x + i) * at.xy.strides[2], at.xy.strides[2], count, u, 1);
+      locate_run(g.u, count, u, k + i, t + i, static_cast<T*>(nullptr));
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const Position<double> p = locate_pixel(x + i + at.left, g.x);
+    k[i] = p.k;
+    t[i] = static_cast<T>(p.t);
+  }
+}
+
 // Where the columns of an image fall, the same for all its rows; only of images that are not absurdly wide.
 template <class T>
 class Columns {
  public:
   Columns(const Lattice& g, const Sampling& at) {
-    if (at.xy.data || g.W > kMost) return;
+    if (g.scattered || g.W > kMostColumns) return;
     t_ = memory_.template take<T>((g.W + kPad) * 2 + g.Gw, true);
     k_ = reinterpret_cast<int32_t*>(t_ + g.W + kPad);
     end_of_ = k_ + g.W + kPad;
@@ -134,7 +199,6 @@ class Columns {
   const int32_t* end_of() const { return end_of_; }
 
  private:
-  static constexpr int64_t kMost = 1 << 16;
   Scratch memory_;
   int32_t *k_ = nullptr, *end_of_ = nullptr;
   T* t_ = nullptr;
@@ -163,7 +227,7 @@ class Placer {
     to.tx = to.own_tx;
     to.end_of = nullptr;
     to.first = tile.x;
-    if (at_.xy.data) {
+    if (g_.scattered) {
       T u[kTileWidth];
       const char* xy = pixel(at_.xy, tile);
       load_run(at_.xy.dtype, xy, at_.xy.strides[2], tile.count, u, 1);

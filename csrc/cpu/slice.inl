@@ -34,7 +34,7 @@ void slice_forward_as(const SliceArgs& a) {
 
 template <class T>
 void slice_backward_as(const SliceGradArgs& a) {
-  const Lattice g = make_lattice(a.at, a.grid.data ? a.grid : a.d_grid, a.grad);
+  const Lattice g = make_lattice(a.at, a.grid.data ? a.grid : a.d_grid, a.grad, a.d_xy.data != nullptr);
   struct Worker {
     const Tensor& grad;
     const Block channels;

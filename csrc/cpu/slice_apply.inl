@@ -242,7 +242,7 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
 
 template <class T>
 void slice_apply_backward_as(const SliceApplyGradArgs& a) {
-  const Lattice g = make_lattice(a.at, a.grid, a.grad);
+  const Lattice g = make_lattice(a.at, a.grid, a.grad, a.d_xy.data != nullptr);
   const Matrix m = make_matrix(a.grid, a.image);
   if (g.depth) {
     with_depth(g, [&](auto depth) {

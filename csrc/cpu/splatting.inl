@@ -209,7 +209,7 @@ class GridSums {
   GridSums(const Lattice& g, const Sampling& at, const Tiling& tiling) : g_(g), tiles_(tiling.H * tiling.per_row) {
     row_size_ = g.Gw * g.column;
     bands_ = band_count(tiles_, tiling.width);
-    if (!at.xy.data) {
+    if (!g.scattered) {
       for (int64_t b = 0; b < bands_; ++b) {
         const bool any = first_tile(b) < first_tile(b + 1);
         const int64_t top = any ? locate_row(g, at, first_tile(b) / tiling.per_row).k : 0;

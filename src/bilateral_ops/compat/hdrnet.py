@@ -1,0 +1,283 @@
+"""HDRnet's operators, with its shapes and its packing of matrices, for arrays of every framework.
+
+Channels are last, as in HDRnet; the functions named ``*_nchw`` are the same with channels first. Matrices are packed
+row by row: channel ``out·L + in`` of a grid of ``C = Co·L`` channels, where ``L = Ci + 1`` with the offset in the last
+column, or ``L = Ci`` without one. Arrays are viewed, not copied; gradients are those of the operations called.
+
+HDRnet smooths its interpolation in depth (|t| as √(t² + 1e-8)), which is not done here: results differ by up to 1e-4 of
+the coefficients' size. :func:`unpack_coefficients` turns a network's last convolution into a grid.
+
+Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, and the operators of google/hdrnet.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ops._apply import apply as _apply
+from ..ops._slice import slice as _slice
+from ..ops._slice_apply import slice_apply as _slice_apply
+
+__all__ = [
+    "LAYOUTS",
+    "apply",
+    "apply_nchw",
+    "bilateral_slice",
+    "bilateral_slice_apply",
+    "bilateral_slice_apply_nchw",
+    "bilateral_slice_nchw",
+    "unpack_coefficients",
+]
+
+# Where a convolution's channels hold the matrix entries, from the slowest axis to the fastest; None for the axis that
+# counts the nine entries of the matrices and then the three of the offset.
+_ORDERS: dict[str, tuple[str | None, ...]] = {
+    "in_out_z": ("in", "out", "z"),
+    "out_in_z": ("out", "in", "z"),
+    "z_out_in": ("z", "out", "in"),
+    "matrix_offset_z": (None, "z"),
+    "z_matrix_offset": ("z", None),
+}
+LAYOUTS = tuple(_ORDERS)
+"""The names of layouts that :func:`unpack_coefficients` knows."""
+
+
+def bilateral_slice(grid: Any, guide: Any) -> Any:
+    """Sample a bilateral grid at every pixel: :func:`bilateral_ops.slice` at pixel centres.
+
+    Parameters
+    ----------
+    grid : array (N, gh, gw, gd, C) or (N, gh, gw, gd, Co, Ci), float16 | bfloat16 | float32 | float64
+    guide : array (N, H, W), the grid's dtype
+        [0, 1] spans the grid's depth. Without the batch axis nothing else has one either.
+
+    Returns
+    -------
+    array (N, H, W, C) or (N, H, W, Co, Ci), the grid's dtype
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`bilateral_ops.slice`.
+    """
+    return _slice(grid, guide)
+
+
+def bilateral_slice_apply(grid: Any, guide: Any, input_image: Any, has_offset: bool = True) -> Any:
+    """Sample a bilateral grid of matrices at every pixel and map the pixel: :func:`bilateral_ops.slice_apply`.
+
+    Parameters
+    ----------
+    grid : array (N, gh, gw, gd, Co·L) or (N, gh, gw, gd, Co, L), float16 | bfloat16 | float32 | float64
+        ``L = Ci + 1`` with ``has_offset``, else ``Ci``.
+    guide : array (N, H, W)
+        [0, 1] spans the grid's depth. Without the batch axis nothing else has one either.
+    input_image : array (N, H, W, Ci)
+    has_offset : bool
+        Whether the matrices have an offset, in their last column.
+
+    Returns
+    -------
+    array (N, H, W, Co), the image's dtype
+
+    Raises
+    ------
+    ValueError
+        Channels of the grid that are not ``Co·L``; else as :func:`bilateral_ops.slice_apply`.
+    TypeError
+        As :func:`bilateral_ops.slice_apply`.
+    """
+    matrices = _matrices("bilateral_slice_apply", "grid", grid, 4 + _batched(guide, 2), input_image, has_offset)
+    return _slice_apply(matrices, guide, input_image)
+
+
+def apply(sliced: Any, input_image: Any, has_affine_term: bool = True) -> Any:
+    """Map every pixel by its own matrix: :func:`bilateral_ops.apply`.
+
+    Parameters
+    ----------
+    sliced : array (N, H, W, Co, L) or (N, H, W, Co·L), float16 | bfloat16 | float32 | float64
+        ``L = Ci + 1`` with ``has_affine_term``, else ``Ci``.
+    input_image : array (N, H, W, Ci)
+        Without the batch axis nothing else has one either.
+    has_affine_term : bool
+        Whether the matrices have an offset, in their last column.
+
+    Returns
+    -------
+    array (N, H, W, Co), the image's dtype
+
+    Raises
+    ------
+    ValueError
+        Channels of ``sliced`` that are not ``Co·L``; else as :func:`bilateral_ops.apply`.
+    TypeError
+        As :func:`bilateral_ops.apply`.
+    """
+    rank = 3 + _batched(input_image, 3)
+    return _apply(_matrices("apply", "sliced", sliced, rank, input_image, has_affine_term), input_image)
+
+
+def bilateral_slice_nchw(grid: Any, guide: Any) -> Any:
+    """:func:`bilateral_slice` with channels first.
+
+    Parameters
+    ----------
+    grid : array (N, C, gd, gh, gw) or (N, Co, Ci, gd, gh, gw)
+    guide : array (N, H, W)
+
+    Returns
+    -------
+    array (N, C, H, W) or (N, Co, Ci, H, W)
+        A view; in memory channels are last.
+    """
+    batched = _batched(guide, 2)
+    return _channels_first(_slice(_grid_channels_last(grid, batched), guide), batched)
+
+
+def bilateral_slice_apply_nchw(grid: Any, guide: Any, input_image: Any, has_offset: bool = True) -> Any:
+    """:func:`bilateral_slice_apply` with channels first.
+
+    Parameters
+    ----------
+    grid : array (N, Co·L, gd, gh, gw) or (N, Co, L, gd, gh, gw)
+    guide : array (N, H, W)
+    input_image : array (N, Ci, H, W)
+
+    Returns
+    -------
+    array (N, Co, H, W)
+        A view; in memory channels are last.
+    """
+    batched = _batched(guide, 2)
+    image = _channels_last(input_image, batched)
+    grid = _grid_channels_last(grid, batched)
+    matrices = _matrices("bilateral_slice_apply_nchw", "grid", grid, 4 + batched, image, has_offset)
+    return _channels_first(_slice_apply(matrices, guide, image), batched)
+
+
+def apply_nchw(sliced: Any, input_image: Any, has_affine_term: bool = True) -> Any:
+    """:func:`apply` with channels first.
+
+    Parameters
+    ----------
+    sliced : array (N, Co·L, H, W) or (N, Co, L, H, W)
+    input_image : array (N, Ci, H, W)
+
+    Returns
+    -------
+    array (N, Co, H, W)
+        A view; in memory channels are last.
+    """
+    batched = _batched(input_image, 3)
+    image, coefficients = _channels_last(input_image, batched), _channels_last(sliced, batched)
+    matrices = _matrices("apply_nchw", "sliced", coefficients, 3 + batched, image, has_affine_term)
+    return _channels_first(_apply(matrices, image), batched)
+
+
+def unpack_coefficients(
+    features: Any, depth: int, layout: str = "in_out_z", *, n_out: int = 3, n_in: int = 4, channels_first: bool = False
+) -> Any:
+    """Make a grid of matrices of the channels of a network's last convolution.
+
+        layout              channel of entry (out, in) in depth z, with L = n_in columns
+        in_out_z            (in·Co + out)·gd + z               HDRnet's own networks
+        out_in_z            (out·L + in)·gd + z
+        z_out_in            z·Co·L + out·L + in
+        matrix_offset_z     e·gd + z                           e = out·(L−1) + in of the matrix, Co·(L−1) + out
+        z_matrix_offset     z·Co·L + e                             of the offset, which is in column L−1
+
+    Parameters
+    ----------
+    features : array (N, gh, gw, gd·n_out·n_in), or (N, gd·n_out·n_in, gh, gw) with ``channels_first``
+    depth : int
+        gd, the cells in depth.
+    layout : one of :data:`LAYOUTS`
+    n_out, n_in : int
+        Rows and columns of the matrices; the offset counts as a column.
+    channels_first : bool
+
+    Returns
+    -------
+    array (N, gh, gw, gd, n_out, n_in)
+        A view, except for the layouts that keep the offset apart.
+
+    Raises
+    ------
+    ValueError
+        An unknown layout, or channels that are not gd·n_out·n_in.
+    """
+    if layout not in _ORDERS:
+        raise ValueError(f"unpack_coefficients: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    axis = 1 if channels_first else 3
+    shape = tuple(features.shape)
+    wanted = depth * n_out * n_in
+    if len(shape) != 4 or shape[axis] != wanted:
+        axes = "(N, C, gh, gw)" if channels_first else "(N, gh, gw, C)"
+        raise ValueError(
+            f"unpack_coefficients: features must have shape {axes} with C = {depth}·{n_out}·{n_in} = {wanted}, "
+            f"got {shape}."
+        )
+    sizes = {"in": n_in, "out": n_out, "z": depth, None: n_out * n_in}
+    order = _ORDERS[layout]
+    split = features.reshape(*shape[:axis], *(sizes[name] for name in order), *shape[axis + 1 :])
+    places = {name: axis + i for i, name in enumerate(order)}
+    lead = (0, 1, 2) if axis == 3 else (0, axis + len(order), axis + len(order) + 1)
+    if None not in places:
+        return _permuted(split, (*lead, places["z"], places["out"], places["in"]))
+    entries = _permuted(split, (*lead, places["z"], places[None]))
+    rows = np.arange(n_out * (n_in - 1)).reshape(n_out, n_in - 1)
+    offsets = n_out * (n_in - 1) + np.arange(n_out)[:, None]
+    return entries[..., np.concatenate([rows, offsets], 1)]
+
+
+# --- shapes
+
+
+def _matrices(op: str, name: str, packed: Any, rank: int, image: Any, has_offset: Any) -> Any:
+    """Coefficients with an axis for rows and one for columns, of which there are as many as ``has_offset`` says.
+
+    ``rank`` is that of packed coefficients. Any other is left to the operation to refuse.
+    """
+    if not isinstance(has_offset, (bool, np.bool_)):
+        raise TypeError(f"{op}: whether there is an offset must be a bool, got {type(has_offset).__name__}.")
+    shape = tuple(packed.shape)
+    inputs = int(image.shape[-1])
+    columns = inputs + bool(has_offset)
+    needed = f"{inputs} for input_image's channels and 1 for the offset" if has_offset else f"{inputs}, without offset"
+    if len(shape) == rank + 1 and shape[-1] != columns:
+        raise ValueError(f"{op}: {name} must have matrices of {columns} columns ({needed}), got {shape[-1]}.")
+    if len(shape) != rank:
+        return packed
+    if columns == 0 or shape[-1] % columns:
+        raise ValueError(f"{op}: {name} must have rows of {columns} channels ({needed}), got {shape[-1]} channels.")
+    return packed.reshape(*shape[:-1], shape[-1] // columns, columns)
+
+
+def _batched(array: Any, rank: int) -> int:
+    """How many batch axes an array has before its ``rank`` others: none or one."""
+    return int(len(array.shape) > rank)
+
+
+def _channels_last(array: Any, batched: int) -> Any:
+    """(N, *C, H, W) to (N, H, W, *C)."""
+    rank, lead = len(array.shape), tuple(range(batched))
+    return _permuted(array, (*lead, rank - 2, rank - 1, *range(batched, rank - 2)))
+
+
+def _grid_channels_last(grid: Any, batched: int) -> Any:
+    """(N, *C, gd, gh, gw) to (N, gh, gw, gd, *C)."""
+    rank, lead = len(grid.shape), tuple(range(batched))
+    return _permuted(grid, (*lead, rank - 2, rank - 1, rank - 3, *range(batched, rank - 3)))
+
+
+def _channels_first(array: Any, batched: int) -> Any:
+    """(N, H, W, *C) to (N, *C, H, W)."""
+    lead = tuple(range(batched))
+    return _permuted(array, (*lead, *range(batched + 2, len(array.shape)), batched, batched + 1))
+
+
+def _permuted(array: Any, axes: tuple[int, ...]) -> Any:
+    return array.permute(axes) if hasattr(array, "permute") else array.transpose(axes)

@@ -1,0 +1,432 @@
+"""The bilateral grids of radiance fields, as trainers import them from ``lib_bilagrid`` or ``fused_bilagrid``.
+
+    from bilateral_ops.compat.lib_bilagrid import BilateralGrid, color_correct, slice, total_variation_loss
+
+Every view of a scene has a grid of 3 × 4 colour matrices, all of them stored ``(N, 12, L, H, W)``: entries of the
+matrices row by row, depth, height, width. A colour is looked up at its pixel's ``(x, y)`` in [0, 1] and at its BT.601
+luma, where 0 and 1 are the centres of the first and the last cell (``align_corners``); positions outside are clamped.
+
+Colours may be
+
+    (n, 3)              rays, each with the grid that ``grid_idx (n, 1)`` names, or all with one
+    (b, n, 3)           b rows of rays with a grid each, or an image h × w with one
+    (b, h, w, 3)        b images with a grid each, or all with one
+    (b, m, h, w, 3)     b groups of m images
+
+and ``xy`` has the same axes, or axes of size 1 that stand for all. Where images cover their views from corner pixel to
+corner pixel, ``xy=None`` says so.
+
+Gradients are those of ``torch.nn.functional.grid_sample``: to the grids, to the colours (through their luma, too), and
+to ``xy`` where asked for.
+
+Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024.
+"""
+
+# PyTorch's own functions are typed in part only.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..ops._apply import apply
+from ..ops._guide_luma import guide_luma
+from ..ops._slice import slice as _slice
+from ..ops._slice_apply import slice_apply
+from ..ops._total_variation import total_variation
+
+__all__ = ["BilateralGrid", "color_affine_transform", "color_correct", "slice", "total_variation_loss"]
+
+#: Pixels that color_correct expands at a time, so that it needs no memory that grows with the image.
+_CHUNK = 1 << 16
+
+
+class BilateralGrid(nn.Module):
+    """Bilateral grids of ``num`` views, each ``grid_Y`` × ``grid_X`` × ``grid_W`` (depth) cells; at first the identity.
+
+    Parameters
+    ----------
+    num : int
+    grid_X, grid_Y, grid_W : int
+        Cells along the image's width, along its height, and in depth.
+
+    Attributes
+    ----------
+    grids : Parameter (num, 12, grid_W, grid_Y, grid_X)
+
+    Notes
+    -----
+    Checkpoints of ``lib_bilagrid`` and of ``fused_bilagrid`` load, and its own load there: the buffer
+    ``rgb2gray_weight``, which only the former have, is kept for that and for nothing else.
+    """
+
+    def __init__(self, num: int, grid_X: int = 16, grid_Y: int = 16, grid_W: int = 8) -> None:
+        super().__init__()
+        self.grid_width, self.grid_height, self.grid_guidance = grid_X, grid_Y, grid_W
+        identity = torch.eye(3, 4).reshape(1, 12, 1, 1, 1)
+        self.grids = nn.Parameter(identity.repeat(num, 1, grid_W, grid_Y, grid_X))
+        self.register_buffer("rgb2gray_weight", torch.tensor([[0.299, 0.587, 0.114]]))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}rgb2gray_weight", self.rgb2gray_weight)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def rgb2gray(self, rgb: torch.Tensor) -> torch.Tensor:
+        """The luma of colours ``(..., 3)`` as ``(..., 1)``, from −1 for black to 1 for white."""
+        return guide_luma(_images(rgb, 1)).reshape(*rgb.shape[:-1], 1) * 2 - 1
+
+    def tv_loss(self) -> torch.Tensor:
+        """:func:`total_variation_loss` of the grids."""
+        return total_variation_loss(self.grids)
+
+    def forward(self, grid_xy: torch.Tensor | None, rgb: torch.Tensor, idx: Any = None) -> torch.Tensor:
+        """Look the grids' matrices up, as ``lib_bilagrid`` does. (``fused_bilagrid``'s returns colours: :func:`slice`.)
+
+        Parameters
+        ----------
+        grid_xy : tensor (..., 2), or None
+            Coordinates as in :func:`slice`; they get a gradient.
+        rgb : tensor (..., 3)
+        idx : tensor (b,) or int, optional
+            The grid of each element along the first axis of ``rgb``; by default they are all grids in order.
+
+        Returns
+        -------
+        tensor (..., 3, 4)
+        """
+        index = torch.arange(len(self.grids), device=self.grids.device) if idx is None else idx
+        return _lookup("BilateralGrid", self.grids, grid_xy, rgb, index).matrices()
+
+
+class Sliced(Mapping[str, Any]):
+    """What :func:`slice` returns: ``"rgb"``, and ``"rgb_affine_mats"``, which is computed when first read."""
+
+    def __init__(self, rgb: torch.Tensor, matrices: Callable[[], torch.Tensor]) -> None:
+        self._values = {"rgb": rgb}
+        self._matrices = matrices
+        self._recording = torch.is_grad_enabled()
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "rgb_affine_mats" and key not in self._values:
+            with torch.set_grad_enabled(self._recording):  # as it was when the call was made
+                self._values[key] = self._matrices()
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("rgb", "rgb_affine_mats"))
+
+    def __len__(self) -> int:
+        return 2
+
+
+def slice(
+    bil_grids: BilateralGrid,
+    xy: torch.Tensor | None,
+    rgb: torch.Tensor,
+    grid_idx: Any,
+    compute_coords_grad: bool = False,
+    actual_height: int | None = None,
+    actual_width: int | None = None,
+    patch_offsets: torch.Tensor | None = None,
+) -> Sliced:
+    """Look colours' matrices up in bilateral grids, and apply them.
+
+    Parameters
+    ----------
+    bil_grids : BilateralGrid
+    xy : tensor (..., 2), or None
+        Coordinates in [0, 1]; None for images that cover their views, whose corner pixels are at 0 and 1.
+    rgb : tensor (..., 3)
+        Colours of two to five axes, as told above; float16 | bfloat16 | float32 | float64.
+    grid_idx : tensor or int
+        The grid: the same number for all, or one for each element along the first axis of ``rgb``, ``(b,)`` or with
+        more axes, of which the first number counts.
+    compute_coords_grad : bool
+        Whether ``xy`` gets a gradient.
+    actual_height, actual_width, patch_offsets : int, int, tensor (..., 2), optional
+        All three: every image in ``rgb`` is a patch of a view of that size, with its first pixel at the offsets
+        ``(x, y)``, in pixels, one pair an image. ``xy`` is then not looked at.
+
+    Returns
+    -------
+    mapping
+        ``"rgb"``, a tensor like ``rgb``, and ``"rgb_affine_mats"``, a tensor (..., 3, 4) that is computed when it is
+        first read.
+
+    Raises
+    ------
+    ValueError
+        A shape that does not fit, or some of the three arguments for patches without the others.
+    TypeError
+        Kinds of numbers that are not supported, or do not go together.
+    IndexError
+        A grid that is not there.
+    """
+    patch = (actual_height, actual_width, patch_offsets)
+    if patch_offsets is not None and actual_height is not None and actual_width is not None:
+        xy = _patch_coordinates(bil_grids.grids, rgb, int(actual_height), int(actual_width), patch_offsets)
+    elif any(given is not None for given in patch):
+        missing = [
+            name for name, given in zip(("actual_height", "actual_width", "patch_offsets"), patch) if given is None
+        ]
+        raise ValueError(
+            "slice: actual_height, actual_width and patch_offsets must be given together, got no "
+            f"{' and no '.join(missing)}."
+        )
+    elif xy is not None and not compute_coords_grad:
+        xy = xy.detach()
+    lookup = _lookup("slice", bil_grids.grids, xy, rgb, grid_idx)
+    return Sliced(lookup.colors(), lookup.matrices)
+
+
+def total_variation_loss(x: torch.Tensor) -> torch.Tensor:
+    """How rough grids are on average: for each axis the mean squared difference of neighbours, summed over the axes.
+
+        loss = 1/N Σ_n Σ_axes mean (x[n, c, …, i+1, …] − x[n, c, …, i, …])²
+
+    Parameters
+    ----------
+    x : tensor (N, C, ...) with one to three axes of cells, such as (N, 12, L, H, W)
+        An axis of one cell adds 0.
+
+    Returns
+    -------
+    tensor ()
+
+    Raises
+    ------
+    ValueError
+        Another number of axes.
+    """
+    if not 3 <= x.ndim <= 5:
+        raise ValueError(f"total_variation_loss: x must have shape (N, C, ...) of 3 to 5 axes, got {tuple(x.shape)}.")
+    return total_variation(_channels_last(x[(..., *[None] * (5 - x.ndim))])).mean()
+
+
+def color_affine_transform(affine_mats: torch.Tensor, rgb: torch.Tensor) -> torch.Tensor:
+    """Apply matrices to colours.
+
+        out_i = Σ_j affine_mats[..., i, j]·rgb[..., j] + affine_mats[..., i, 3]
+
+    Parameters
+    ----------
+    affine_mats : tensor (..., 3, 4)
+    rgb : tensor (..., 3)
+        The leading axes are broadcast to one another.
+
+    Returns
+    -------
+    tensor (..., 3)
+    """
+    lead = torch.broadcast_shapes(affine_mats.shape[:-2], rgb.shape[:-1])
+    matrices, colors = affine_mats.expand(*lead, *affine_mats.shape[-2:]), rgb.expand(*lead, rgb.shape[-1])
+    return apply(_images(matrices, 2), _images(colors, 1)).reshape(*lead, matrices.shape[-2])
+
+
+def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps: float = 0.5 / 255) -> torch.Tensor:
+    """Give ``img`` the colours of ``ref`` by the quadratic function of its channels that fits best.
+
+    Each channel of the result is a least-squares combination of the products of two channels, the channels and 1,
+    fitted to the pixels where ``img``, ``ref`` and what the last round made of ``img`` are all unclipped, and clipped
+    to [0, 1]; the next round goes on from there.
+
+    Parameters
+    ----------
+    img, ref : tensor (..., C)
+        Values in [0, 1] of the same pixels.
+    num_iters : int
+        The number of rounds.
+    eps : float
+        Values within [eps, 1 − eps] are unclipped.
+
+    Returns
+    -------
+    tensor like ``img``
+
+    Raises
+    ------
+    ValueError
+        Channels or pixels of ``ref`` that are not as many as those of ``img``.
+
+    Notes
+    -----
+    The normal equations are summed and solved in double precision; where pixels do not determine the fit, as those of
+    a grey image, it is the smallest of all that fit.
+    """
+    channels = img.shape[-1]
+    if ref.shape[-1] != channels or ref.numel() != img.numel():
+        raise ValueError(
+            f"color_correct: ref must have as many pixels and channels as img, {tuple(img.shape)}, "
+            f"got {tuple(ref.shape)}."
+        )
+    original, target = img.reshape(-1, channels), ref.reshape(-1, channels)
+    pairs = torch.combinations(torch.arange(channels, device=img.device), with_replacement=True).T
+
+    def unclipped(values: torch.Tensor) -> torch.Tensor:
+        return (values >= eps) & (values <= 1 - eps)
+
+    def expanded(values: torch.Tensor) -> torch.Tensor:
+        values = values.double()
+        return torch.cat([values[:, pairs[0]] * values[:, pairs[1]], values, torch.ones_like(values[:, :1])], -1)
+
+    current = original
+    for _ in range(num_iters):
+        count = pairs.shape[1] + channels + 1
+        gram = torch.zeros(channels, count, count, dtype=torch.float64, device=img.device)
+        moment = torch.zeros(channels, count, dtype=torch.float64, device=img.device)
+        parts = tuple(tensor.split(_CHUNK) for tensor in (original, current, target))
+        for first, now, wanted in zip(*parts):
+            terms = expanded(now)
+            weights = (unclipped(first) & unclipped(now) & unclipped(wanted)).double()
+            for c in range(channels):
+                chosen = terms * weights[:, c, None]
+                gram[c] += chosen.T @ terms
+                moment[c] += chosen.T @ wanted[:, c].double()
+        fit = (torch.linalg.pinv(gram, hermitian=True) @ moment[..., None])[..., 0].T
+        current = torch.cat([(expanded(now) @ fit).clamp(0, 1).to(img.dtype) for now in parts[1]])
+    return current.reshape(img.shape)
+
+
+# --- one lookup, whatever the axes
+
+
+class _Lookup(NamedTuple):
+    """Colours as images (N, H, W, 3), with a grid and coordinates for each; ``restore`` gives results their axes."""
+
+    grid: torch.Tensor
+    xy: torch.Tensor | None
+    rgb: torch.Tensor
+    restore: Callable[[torch.Tensor], torch.Tensor]
+
+    def colors(self) -> torch.Tensor:
+        out = slice_apply(self.grid, guide_luma(self.rgb), self.rgb, xy=self.xy, align_corners=True)
+        return self.restore(out)
+
+    def matrices(self) -> torch.Tensor:
+        return self.restore(_slice(self.grid, guide_luma(self.rgb), xy=self.xy, align_corners=True))
+
+
+def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor, index: Any) -> _Lookup:
+    if not 2 <= rgb.ndim <= 5 or rgb.shape[-1] != 3:
+        raise ValueError(f"{op}: rgb must have shape (..., 3) of 2 to 5 axes, got {tuple(rgb.shape)}.")
+    lead = rgb.shape[:-1]
+    if xy is not None:
+        if xy.ndim != rgb.ndim or xy.shape[-1] != 2 or any(n not in (1, m) for n, m in zip(xy.shape, lead)):
+            wanted = (*lead, 2)
+            raise ValueError(f"{op}: xy must have shape {wanted} to match rgb, got {tuple(xy.shape)}.")
+        xy = xy.expand(*lead, 2)
+    elif rgb.ndim == 2:
+        raise ValueError(f"{op}: xy must be given for rays, got None.")
+    one, index = _indices(op, index, lead[0], grids)
+    if not one and rgb.ndim == 3 and xy is None:
+        one = bool((index == index[:1]).all())  # an image then, not rows of rays
+        if not one:
+            raise ValueError(f"{op}: xy must be given for rays of several grids, got None.")
+        index = index[:1]
+    if not one and rgb.ndim == 2:
+        return _rays(grids, xy, rgb, index)
+
+    cells = _matrices(grids, index)
+    if not one and rgb.ndim == 3:
+        rgb, xy = rgb[:, None], xy if xy is None else xy[:, None]
+    images = _images(rgb, 1)
+    each = len(images) // max(1, len(cells))
+    return _Lookup(
+        cells[:, None].expand(-1, each, *cells.shape[1:]).flatten(0, 1),
+        xy if xy is None else _images(xy, 1),
+        images,
+        lambda out: out.reshape(*lead, *out.shape[3:]),
+    )
+
+
+def _rays(grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor) -> _Lookup:
+    """Rays of several grids, as images of one row and one grid each.
+
+    They are sorted by grid and cut into rows as long as a grid has rays on average: at most two rows a grid, and two
+    pixels a ray, but for rounding. What a row has left over repeats its grid's last ray and is not looked at.
+    """
+    count, device = len(rgb), rgb.device
+    used, grid_of, rays = torch.unique(index, return_inverse=True, return_counts=True)
+    order = torch.argsort(grid_of, stable=True)
+    width = max(1, -(-count // max(1, len(used))))
+    rows = (rays + width - 1) // width
+    first_ray, first_row = rays.cumsum(0) - rays, rows.cumsum(0) - rows
+
+    grid_of_row = torch.arange(len(used), device=device).repeat_interleave(rows)
+    row = torch.arange(len(grid_of_row), device=device) - first_row[grid_of_row]
+    last = first_ray + rays - 1
+    wanted = (first_ray[grid_of_row] + row * width)[:, None] + torch.arange(width, device=device)
+    source = order[torch.minimum(wanted, last[grid_of_row, None])]
+
+    grid_of_ray = grid_of[order]
+    place = torch.empty_like(order)
+    place[order] = first_row[grid_of_ray] * width + torch.arange(count, device=device) - first_ray[grid_of_ray]
+    return _Lookup(
+        _matrices(grids, used[grid_of_row]),
+        xy[source][:, None],
+        rgb[source][:, None],
+        lambda out: out.flatten(0, 2)[place],
+    )
+
+
+def _patch_coordinates(
+    grids: torch.Tensor, rgb: torch.Tensor, height: int, width: int, offsets: torch.Tensor
+) -> torch.Tensor:
+    """Where patches (..., h, w, 3) of a view lie in it, (..., h, w, 2)."""
+    *lead, h, w, _ = rgb.shape if rgb.ndim > 2 else (0, *rgb.shape)
+    if rgb.ndim < 3 or offsets.numel() != 2 * math.prod(lead):
+        raise ValueError(
+            f"slice: patch_offsets must have two numbers for each image in rgb, {tuple(rgb.shape)}, "
+            f"got shape {tuple(offsets.shape)}."
+        )
+    kind = torch.promote_types(rgb.dtype, grids.dtype)
+    offsets = offsets.to(rgb.device).reshape(*lead, 1, 1, 2)
+    x = offsets[..., 0] + torch.arange(w, device=rgb.device)
+    y = offsets[..., 1] + torch.arange(h, device=rgb.device)[:, None]
+    places = torch.broadcast_tensors(x.to(kind) / max(1, width - 1), y.to(kind) / max(1, height - 1))
+    return torch.stack(places, -1)
+
+
+def _indices(op: str, index: Any, count: int, grids: torch.Tensor) -> tuple[bool, torch.Tensor]:
+    """Whether one grid serves all, and the grids' numbers (1,), or (count,)."""
+    if not isinstance(index, torch.Tensor):
+        index = torch.tensor(index)
+    index = index.to(grids.device)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TypeError(f"{op}: grid_idx must be integers, got {index.dtype}.")
+    if index.numel() == 1:
+        return True, index.reshape(1).long()
+    if index.shape[:1] != (count,):
+        first = index.reshape(-1)[:1]
+        if first.numel() and bool((index == first).all()):
+            return True, first.long()
+        raise ValueError(
+            f"{op}: grid_idx must have one number, or {count} along its first axis to match rgb, "
+            f"got shape {tuple(index.shape)}."
+        )
+    while index.ndim > 1:
+        index = index[:, 0]
+    return False, index.long()
+
+
+def _matrices(grids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Some grids as (n, H, W, L, 3, 4), with a matrix's entries side by side, as lookups at any place want them."""
+    # Of both ways the first is the faster one; the gradients of several are added in a fixed order by the second alone.
+    chosen = grids.index_select(0, index) if len(index) == 1 else grids[index]
+    return _channels_last(chosen).unflatten(-1, (3, 4)).contiguous()
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, L, H, W) to (N, H, W, L, C)."""
+    return x.permute(0, 3, 4, 2, 1)
+
+
+def _images(x: torch.Tensor, trailing: int) -> torch.Tensor:
+    """Any number of axes before the last ``trailing`` ones, to three."""
+    lead = x.ndim - trailing
+    return x[(None,) * (3 - lead)] if lead < 3 else x.flatten(0, lead - 3)

@@ -1,0 +1,823 @@
+"""Do other packages' signatures give what those packages give?
+
+``compat.lib_bilagrid`` beside ``grid_sample`` and what else people write in PyTorch, gradients included;
+``compat.hdrnet`` beside HDRnet's equation in NumPy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import from_torch, to_torch
+from cases import F32, F64, python, tolerance
+
+import bilateral_ops
+from bilateral_ops import _dispatch
+from bilateral_ops.compat import hdrnet
+
+# ---------------------------------------------------------------------------------------------------------------------
+# HDRnet
+# ---------------------------------------------------------------------------------------------------------------------
+
+SIZES = {"N": 2, "H": 7, "W": 9, "gh": 3, "gw": 4, "gd": 5}
+
+
+def _from_jax(array: Any) -> Any:
+    return np.asarray(array)
+
+
+def frameworks() -> dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]:
+    """What sends NumPy arrays to a framework, and fetches them back."""
+    return {
+        "numpy": (lambda array: array, lambda array: array),
+        "torch": (to_torch, from_torch),
+        "jax": (lambda array: sys.modules["jax"].numpy.asarray(array), _from_jax),
+    }
+
+
+@pytest.fixture(params=list(frameworks()))
+def framework(request: pytest.FixtureRequest) -> Any:
+    pytest.importorskip(request.param)
+    if request.param not in _dispatch._FRAMEWORKS:
+        pytest.skip(f"{request.param} arrays are not served")
+    send, fetch = frameworks()[request.param]
+    return SimpleNamespace(send=send, fetch=fetch)
+
+
+def drawn(*shape: int, seed: int = 0, low: float = -1.0, high: float = 1.0) -> Any:
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(F32)
+
+
+def hdrnet_slice(grid: Any, guide: Any) -> Any:
+    """HDRnet's equation, pixel by pixel: tents around cells at half-integers, indices clipped."""
+    n, gh, gw, gd = grid.shape[:4]
+    h, w = guide.shape[1:]
+    out = np.zeros((n, h, w, *grid.shape[4:]), F64)
+    for b, y, x in np.ndindex(n, h, w):
+        at = ((y + 0.5) * gh / h, (x + 0.5) * gw / w, float(guide[b, y, x]) * gd)
+        first = [math.floor(p - 0.5) for p in at]
+        for step in itertools.product((0, 1), repeat=3):
+            cell = [k + s for k, s in zip(first, step)]
+            weight = math.prod(max(1 - abs(k + 0.5 - p), 0) for k, p in zip(cell, at))
+            i, j, k = (min(max(k, 0), size - 1) for k, size in zip(cell, (gh, gw, gd)))
+            out[b, y, x] += weight * grid[b, i, j, k].astype(F64)
+    return out
+
+
+def hdrnet_apply(coefficients: Any, image: Any) -> Any:
+    """Channel by channel, as HDRnet's Python does it."""
+    inputs = image.shape[-1]
+    out = np.zeros((*image.shape[:-1], coefficients.shape[-2]), F64)
+    for i in range(coefficients.shape[-2]):
+        for j in range(inputs):
+            out[..., i] += coefficients[..., i, j] * image[..., j]
+        if coefficients.shape[-1] > inputs:
+            out[..., i] += coefficients[..., i, inputs]
+    return out
+
+
+def close(got: Any, want: Any, dtype: Any = F32) -> None:
+    assert got.shape == want.shape
+    bound = tolerance(dtype).forward * max(1, np.abs(want).max(initial=0))
+    np.testing.assert_allclose(got.astype(F64), want, rtol=0, atol=bound)
+
+
+MATRICES = [
+    pytest.param(out, inputs, offset, id=f"{out}x{inputs}{'+1' * offset}")
+    for out, inputs, offset in [(3, 3, True), (4, 2, True), (2, 4, True), (3, 3, False), (1, 4, False), (5, 1, True)]
+]
+
+
+def matrices(out: int, columns: int) -> Any:
+    return drawn(*(SIZES[name] for name in ("N", "gh", "gw", "gd")), out, columns)
+
+
+def image_of(channels: int) -> Any:
+    return drawn(SIZES["N"], SIZES["H"], SIZES["W"], channels, seed=1)
+
+
+GUIDE = drawn(SIZES["N"], SIZES["H"], SIZES["W"], seed=2, low=-0.1, high=1.1)
+
+
+@pytest.mark.parametrize(("out", "inputs", "offset"), MATRICES)
+def test_hdrnets_operators(out: int, inputs: int, offset: bool, framework: Any) -> None:
+    grid, image = matrices(out, inputs + offset), image_of(inputs)
+    packed = grid.reshape(*grid.shape[:4], -1)  # row by row
+    sliced = hdrnet_slice(grid, GUIDE)
+    applied = hdrnet_apply(sliced, image)
+    sent = {name: framework.send(array) for name, array in {"guide": GUIDE, "image": image}.items()}
+    coefficients = sliced.astype(F32)
+    for form in (grid, packed):
+        got = framework.fetch(hdrnet.bilateral_slice(framework.send(form), sent["guide"]))
+        close(got, sliced.reshape(*sliced.shape[:3], *form.shape[4:]))
+        close(framework.fetch(hdrnet.bilateral_slice_apply(framework.send(form), *sent.values(), offset)), applied)
+        form = coefficients.reshape(*sliced.shape[:3], *form.shape[4:])
+        close(framework.fetch(hdrnet.apply(framework.send(form), sent["image"], offset)), applied)
+    if offset:  # by default there is one
+        close(framework.fetch(hdrnet.bilateral_slice_apply(framework.send(grid), *sent.values())), applied)
+        close(framework.fetch(hdrnet.apply(framework.send(coefficients), sent["image"])), applied)
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
+@pytest.mark.parametrize(("out", "inputs", "offset"), MATRICES)
+def test_channels_first(out: int, inputs: int, offset: bool, batched: bool, framework: Any) -> None:
+    def first(array: Any, spatial: int) -> Any:
+        """Channels before the spatial axes, of a new array; depth before height and width."""
+        array = array if batched else array[0]
+        array = np.moveaxis(array, range(batched + spatial, array.ndim), range(batched, array.ndim - spatial))
+        return np.ascontiguousarray(np.moveaxis(array, -1, -3) if spatial == 3 else array)
+
+    grid, image = matrices(out, inputs + offset), image_of(inputs)
+    sliced = hdrnet_slice(grid, GUIDE)
+    applied = first(hdrnet_apply(sliced, image), 2)
+    guide, planes = framework.send(GUIDE if batched else GUIDE[0]), framework.send(first(image, 2))
+    for channels in ((out, inputs + offset), (out * (inputs + offset),)):
+        form = framework.send(first(grid.reshape(*grid.shape[:4], *channels), 3))
+        coefficients = first(sliced.reshape(*sliced.shape[:3], *channels), 2)
+        close(framework.fetch(hdrnet.bilateral_slice_nchw(form, guide)), coefficients)
+        close(framework.fetch(hdrnet.bilateral_slice_apply_nchw(form, guide, planes, offset)), applied)
+        close(framework.fetch(hdrnet.apply_nchw(framework.send(coefficients.astype(F32)), planes, offset)), applied)
+
+
+@pytest.mark.parametrize(("out", "inputs", "offset"), MATRICES)
+def test_hdrnets_gradients(out: int, inputs: int, offset: bool) -> None:
+    """From a network's last convolution on, beside grid_sample."""
+    torch = pytest.importorskip("torch")
+    columns, depth = inputs + offset, SIZES["gd"]
+    features = tensor(drawn(2, depth * out * columns, 3, 4))
+    guide, image = tensor(GUIDE), tensor(np.moveaxis(image_of(inputs), -1, 1))
+    leaves = {"features": features, "guide": guide, "image": image}
+
+    def planes() -> Any:
+        grid = hdrnet.unpack_coefficients(features, depth, n_out=out, n_in=columns, channels_first=True)
+        return grid.permute(0, 4, 5, 3, 1, 2)
+
+    def formula() -> Any:
+        volume = features.reshape(2, columns, out, depth, 3, 4).transpose(1, 2).flatten(1, 2)
+        sampled = torch.nn.functional.grid_sample(volume, places(), padding_mode="border", align_corners=False)
+        padded = torch.cat([image, torch.ones_like(image[:, :1])], 1)[:, :columns]
+        return (sampled[:, :, 0].unflatten(1, (out, columns)) * padded[:, None]).sum(2)
+
+    def places() -> Any:
+        y, x = ((torch.arange(n, dtype=torch.float64) + 0.5) / n for n in GUIDE.shape[1:])
+        mesh = torch.meshgrid(x, y, indexing="xy")
+        return (torch.stack([*(c.expand_as(guide) for c in mesh), guide], -1) * 2 - 1)[:, None]
+
+    got = hdrnet.bilateral_slice_apply_nchw(planes(), guide, image, offset)
+    assert_same_with_gradients(got, formula(), leaves)
+    got = hdrnet.apply_nchw(hdrnet.bilateral_slice_nchw(planes(), guide), image, offset)
+    assert_same_with_gradients(got, formula(), leaves)
+
+
+def test_hdrnets_gradients_in_jax() -> None:
+    jax = pytest.importorskip("jax")
+    if "jax" not in _dispatch._FRAMEWORKS:
+        pytest.skip("JAX arrays are not served")
+    grid, image = matrices(4, 3), image_of(2)
+    packed = grid.reshape(*grid.shape[:4], -1)
+    grad = drawn(*image.shape[:3], 4, seed=8)
+    want = bilateral_ops.slice_apply_vjp(grid, GUIDE, image, grad)
+    got = jax.jit(lambda *primals: jax.vjp(hdrnet.bilateral_slice_apply, *primals)[1](grad))(packed, GUIDE, image)
+    for a, b in zip(got, want[:3], strict=True):
+        np.testing.assert_array_equal(np.asarray(a).reshape(b.shape), b)
+
+
+def test_hdrnets_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def caught(*arrays: Any) -> Any:
+        seen.extend(arrays)
+        return bilateral_ops.slice_apply(*arrays)
+
+    monkeypatch.setattr(hdrnet, "_slice_apply", caught)
+    grid, image = np.ascontiguousarray(np.moveaxis(matrices(3, 4), (4, 5, 3), (1, 2, 3))), image_of(3)
+    planes = np.ascontiguousarray(np.moveaxis(image, -1, 1))
+    given = (grid.reshape(2, 12, 5, 3, 4), GUIDE, planes)
+    hdrnet.bilateral_slice_apply_nchw(*given)
+    for got, array in zip(seen, given, strict=True):
+        assert np.shares_memory(got, array)
+
+
+def _channel(layout: str, i: int, j: int, z: int, *, rows: int, columns: int, depth: int) -> int:
+    entry = i * (columns - 1) + j if j < columns - 1 else rows * (columns - 1) + i
+    return {
+        "in_out_z": (j * rows + i) * depth + z,
+        "out_in_z": (i * columns + j) * depth + z,
+        "z_out_in": z * rows * columns + i * columns + j,
+        "matrix_offset_z": entry * depth + z,
+        "z_matrix_offset": z * rows * columns + entry,
+    }[layout]
+
+
+@pytest.mark.parametrize("channels_first", [False, True], ids=["last", "first"])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 4), (2, 5)])
+@pytest.mark.parametrize("layout", hdrnet.LAYOUTS)
+def test_unpacked_coefficients(layout: str, rows: int, columns: int, channels_first: bool, framework: Any) -> None:
+    depth, sizes = 3, {"rows": rows, "columns": columns, "depth": 3}
+    features = drawn(2, 4, 5, depth * rows * columns)
+    want = np.empty((2, 4, 5, depth, rows, columns), F32)
+    for z, i, j in np.ndindex(depth, rows, columns):
+        want[:, :, :, z, i, j] = features[..., _channel(layout, i, j, z, **sizes)]
+    given = np.ascontiguousarray(np.moveaxis(features, -1, 1)) if channels_first else features
+    sent = framework.send(given)
+    got = hdrnet.unpack_coefficients(sent, depth, layout, n_out=rows, n_in=columns, channels_first=channels_first)
+    np.testing.assert_array_equal(framework.fetch(got), want)
+    if isinstance(got, np.ndarray) and "offset" not in layout:
+        assert np.shares_memory(got, given)
+
+
+def test_hdrnets_own_layout_is_the_default() -> None:
+    features = drawn(1, 2, 2, 8 * 12)
+    grid = hdrnet.unpack_coefficients(features, 8)
+    assert grid[0, 1, 0, 5, 2, 3] == features[0, 1, 0, (3 * 3 + 2) * 8 + 5]
+
+
+HDRNET_ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "packed channels": (
+        lambda: hdrnet.bilateral_slice_apply(matrices(1, 13)[..., 0, :], GUIDE, image_of(3)),
+        ValueError,
+        "bilateral_slice_apply: grid must have rows of 4 channels (3 for input_image's channels and 1 for the offset), "
+        "got 13 channels.",
+    ),
+    "columns": (
+        lambda: hdrnet.bilateral_slice_apply(matrices(3, 4), GUIDE, image_of(3), has_offset=False),
+        ValueError,
+        "bilateral_slice_apply: grid must have matrices of 3 columns (3, without offset), got 4.",
+    ),
+    "apply": (
+        lambda: hdrnet.apply(drawn(2, 7, 9, 3, 3), image_of(3)),
+        ValueError,
+        "apply: sliced must have matrices of 4 columns (3 for input_image's channels and 1 for the offset), got 3.",
+    ),
+    "not a flag": (
+        lambda: hdrnet.apply(drawn(2, 7, 9, 3, 3), image_of(3), None),  # type: ignore[arg-type]
+        TypeError,
+        "apply: whether there is an offset must be a bool, got NoneType.",
+    ),
+    "another rank": (
+        lambda: hdrnet.bilateral_slice_apply(matrices(3, 4)[..., 0, 0], GUIDE, image_of(3)),
+        ValueError,
+        "slice_apply: grid must have shape (N, Gh, Gw, Gd, Co, Ci[+1]), got (2, 3, 4, 5).",
+    ),
+    "layout": (
+        lambda: hdrnet.unpack_coefficients(drawn(1, 2, 2, 96), 8, "rgb"),
+        ValueError,
+        "unpack_coefficients: layout must be one of in_out_z, out_in_z, z_out_in, matrix_offset_z, z_matrix_offset, "
+        "got 'rgb'.",
+    ),
+    "features": (
+        lambda: hdrnet.unpack_coefficients(drawn(1, 2, 2, 95), 8),
+        ValueError,
+        "unpack_coefficients: features must have shape (N, gh, gw, C) with C = 8·3·4 = 96, got (1, 2, 2, 95).",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HDRNET_ERRORS)
+def test_hdrnets_errors(name: str) -> None:
+    call, error, sentence = HDRNET_ERRORS[name]
+    with pytest.raises(error) as raised:
+        call()
+    assert str(raised.value) == sentence
+
+
+def test_no_framework_is_imported() -> None:
+    code = "import sys, bilateral_ops.compat.hdrnet; print([m for m in ('torch', 'jax', 'cupy') if m in sys.modules])"
+    assert python(code).stdout == "[]\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# lib_bilagrid
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lib() -> ModuleType:
+    pytest.importorskip("torch")
+    from bilateral_ops.compat import lib_bilagrid
+
+    return lib_bilagrid
+
+
+def grids_of(lib: ModuleType, num: int = 5, seed: int = 0, dtype: str = "float64", **sizes: int) -> Any:
+    """Random grids, of 7 × 6 × 4 cells."""
+    import torch
+
+    grids = lib.BilateralGrid(num, **{"grid_X": 7, "grid_Y": 6, "grid_W": 4, **sizes})
+    with torch.no_grad():
+        grids.grids.copy_(to_torch(np.random.default_rng(seed).standard_normal(grids.grids.shape)))
+    return grids.to(getattr(torch, dtype))
+
+
+def tensor(array: Any, dtype: str = "float64", *, grad: bool = True) -> Any:
+    import torch
+
+    return to_torch(np.asarray(array)).to(getattr(torch, dtype)).requires_grad_(grad)
+
+
+def colors_and_places(lead: tuple[int, ...], dtype: str = "float64") -> tuple[Any, Any]:
+    """Some colours beyond black and white, some places beyond the view."""
+    rgb = drawn(*lead, 3, seed=1, low=-0.1, high=1.1).astype(F64)
+    return tensor(rgb, dtype), tensor(drawn(*lead, 2, seed=2, low=-0.1, high=1.1).astype(F64), dtype)
+
+
+def matrices_by_grid_sample(grids: Any, xy: Any, rgb: Any, index: Any) -> Any:
+    """What lib_bilagrid computes: index has the grid of each element along the first axis."""
+    import torch
+    from torch.nn.functional import grid_sample
+
+    gray = rgb @ torch.tensor([0.299, 0.587, 0.114], dtype=rgb.dtype)
+    places = torch.cat([xy, gray[..., None]], -1) * 2 - 1
+    while places.ndim < 5:
+        places = places[:, None]
+    found = grid_sample(grids[index], places, padding_mode="border", align_corners=True)
+    return found.movedim(1, -1).reshape(*rgb.shape[:-1], 3, 4)
+
+
+def colors_by_grid_sample(grids: Any, xy: Any, rgb: Any, index: Any) -> Any:
+    found = matrices_by_grid_sample(grids, xy, rgb, index)
+    return (found[..., :3] @ rgb[..., None])[..., 0] + found[..., 3]
+
+
+def assert_same_with_gradients(got: Any, want: Any, leaves: dict[str, Any], dtype: Any = F64) -> None:
+    """Results and their gradients: contributions that cancel are of the gradients' size."""
+    import torch
+
+    close(from_torch(got.detach()), from_torch(want.detach()).astype(F64), dtype)
+    weights = tensor(np.random.default_rng(3).standard_normal(want.shape), str(want.dtype)[6:], grad=False)
+    ours = torch.autograd.grad(got, list(leaves.values()), weights)
+    theirs = torch.autograd.grad(want, list(leaves.values()), weights)
+    for name, a, b in zip(leaves, ours, theirs, strict=True):
+        assert a.shape == b.shape, name
+        assert b.abs().max() > 0, name
+        error = torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)
+        assert error <= tolerance(dtype).backward, name
+
+
+LEADS = {"rays": (9,), "rows": (3, 5), "images": (3, 4, 5), "groups": (3, 2, 4, 5)}
+
+
+def index_forms(lead: tuple[int, ...]) -> dict[str, Any]:
+    """The grids of elements along the first axis, as callers give them."""
+    import torch
+
+    index = torch.tensor([4, 1, 4, 0, 0, 4, 2, 4, 1][: lead[0]])
+    return {
+        "one axis": index,
+        "two axes": index[:, None],
+        "ones": index.reshape(-1, *[1] * len(lead)),
+        "everywhere": index.reshape(-1, *[1] * len(lead)).expand(*lead, 1),
+        "int32": index[:, None].int(),
+    }
+
+
+@pytest.mark.parametrize("axes", LEADS)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+def test_several_grids(axes: str, dtype: Any, lib: ModuleType) -> None:
+    lead = LEADS[axes]
+    grids = grids_of(lib, dtype=dtype.name)
+    rgb, xy = colors_and_places(lead, dtype.name)
+    leaves = {"grids": grids.grids, "rgb": rgb, "xy": xy}
+    forms = index_forms(lead)
+    for index in forms.values():
+        got = lib.slice(grids, xy, rgb, index, compute_coords_grad=True)
+        want = colors_by_grid_sample(grids.grids, xy, rgb, forms["one axis"])
+        assert_same_with_gradients(got["rgb"], want, leaves, dtype)
+    # The matrices, read from a mapping of their own, and from the module.
+    got = lib.slice(grids, xy, rgb, index, compute_coords_grad=True)["rgb_affine_mats"]
+    want = matrices_by_grid_sample(grids.grids, xy, rgb, forms["one axis"])
+    assert_same_with_gradients(got, want, leaves, dtype)
+    got, want = grids(xy, rgb, forms["one axis"]), matrices_by_grid_sample(grids.grids, xy, rgb, forms["one axis"])
+    assert_same_with_gradients(got, want, leaves, dtype)
+
+
+@pytest.mark.parametrize("axes", LEADS)
+def test_one_grid(axes: str, lib: ModuleType) -> None:
+    import torch
+
+    lead = LEADS[axes]
+    grids = grids_of(lib)
+    rgb, xy = colors_and_places(lead)
+    leaves = {"grids": grids.grids, "rgb": rgb, "xy": xy}
+    everywhere = torch.full((*lead, 1), 3)
+    for index in (
+        3,
+        torch.tensor(3),
+        torch.tensor([3]),
+        torch.tensor([[3]]),
+        torch.full((lead[0],), 3),
+        torch.full((1, 2), 3),
+        everywhere,
+    ):
+        got = lib.slice(grids, xy, rgb, index, compute_coords_grad=True)
+        want = colors_by_grid_sample(grids.grids, xy, rgb, torch.full((lead[0],), 3))
+        assert_same_with_gradients(got["rgb"], want, leaves)
+
+
+def test_all_grids_in_order(lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib, 3)
+    rgb, xy = colors_and_places(LEADS["groups"])
+    want = matrices_by_grid_sample(grids.grids, xy, rgb, torch.arange(3))
+    assert_same_with_gradients(grids(xy, rgb), want, {"grids": grids.grids, "rgb": rgb, "xy": xy})
+
+
+def corner_to_corner(h: int, w: int) -> Any:
+    import torch
+
+    y, x = (torch.linspace(0, 1, n, dtype=torch.float64) for n in (h, w))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+
+@pytest.mark.parametrize(
+    ("lead", "several"),
+    [((4, 5), False), ((3, 4, 5), False), ((3, 2, 4, 5), False), ((3, 4, 5), True), ((3, 2, 4, 5), True)],
+    ids=str,
+)
+def test_images_that_cover_their_views(lead: tuple[int, ...], several: bool, lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib)
+    rgb, _ = colors_and_places(lead)
+    index = torch.arange(1, 1 + lead[0]) if several else torch.full((lead[0],), 2)
+    got = lib.slice(grids, None, rgb, index if several else 2)
+    want = colors_by_grid_sample(grids.grids, corner_to_corner(4, 5).expand(*lead, 2), rgb, index)
+    assert_same_with_gradients(got["rgb"], want, {"grids": grids.grids, "rgb": rgb})
+    if not several:
+        everywhere = lib.slice(grids, None, rgb, index[:, None])["rgb"]
+        assert torch.equal(everywhere, got["rgb"])
+
+
+def test_a_trainers_mesh_of_pixel_centres(lib: ModuleType) -> None:
+    """As gsplat's trainer calls it, on an image wide enough for the kernels' faster ways."""
+    import torch
+
+    grids = grids_of(lib, dtype="float32")
+    height, width = 37, 90
+    rgb, _ = colors_and_places((2, height, width), "float32")
+    y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")
+    mesh = torch.stack([x, y], -1)[None]
+    image_ids = torch.tensor([3, 1])
+    got = lib.slice(grids, mesh.expand(2, -1, -1, -1), rgb, image_ids[:, None])["rgb"]
+    want = colors_by_grid_sample(grids.grids, mesh.expand(2, -1, -1, -1), rgb, image_ids)
+    assert_same_with_gradients(got, want, {"grids": grids.grids, "rgb": rgb}, F32)
+    assert torch.equal(lib.slice(grids, mesh, rgb, image_ids[:, None])["rgb"], got)  # one mesh for all
+
+
+def test_coordinates_get_a_gradient_where_it_is_asked_for(lib: ModuleType) -> None:
+    grids = grids_of(lib)
+    rgb, xy = colors_and_places((4, 5))
+    out = lib.slice(grids, xy, rgb, 1)
+    (out["rgb"].sum() + out["rgb_affine_mats"].sum()).backward()
+    assert xy.grad is None
+    assert rgb.grad is not None
+    lib.slice(grids, xy, rgb, 1, compute_coords_grad=True)["rgb"].sum().backward()
+    assert xy.grad is not None
+
+
+def test_rays_of_many_grids_are_one_call(lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    grids = grids_of(lib, 40, grid_X=3, grid_Y=3, grid_W=2)
+    # One grid has half of the rays, one has none, the others a few each.
+    index = torch.cat([torch.full((200,), 7), 8 + torch.arange(200) % 31])[torch.randperm(400)]
+    rgb, xy = colors_and_places((400,))
+    shapes = []
+
+    def counted(grid: Any, guide: Any, image: Any, **keywords: Any) -> Any:
+        shapes.append(tuple(image.shape))
+        return bilateral_ops.slice_apply(grid, guide, image, **keywords)
+
+    monkeypatch.setattr(lib, "slice_apply", counted)
+    got = lib.slice(grids, xy, rgb, index[:, None], compute_coords_grad=True)["rgb"]
+    ((rows, height, width, _),) = shapes
+    used = len(index.unique())
+    assert height == 1
+    assert rows <= 2 * used
+    assert rows * width <= 2 * len(index) + used
+    want = colors_by_grid_sample(grids.grids, xy, rgb, index)
+    assert_same_with_gradients(got, want, {"grids": grids.grids, "rgb": rgb, "xy": xy})
+
+
+def test_a_nan_stays_with_its_grid(lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib)
+    rgb, xy = colors_and_places((9,))
+    with torch.no_grad():
+        rgb[2, 1] = torch.nan
+    index = index_forms((9,))["one axis"]
+    out = lib.slice(grids, xy, rgb, index)["rgb"]
+    assert out[2].isnan().all()
+    assert not out[[0, 1, 3, 4, 5, 6, 7, 8]].isnan().any()
+    out.sum().backward()
+    assert grids.grids.grad[index[2]].isnan().any()
+    assert not grids.grids.grad[[0, 1, 2, 3]].isnan().any()
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (3, 2)], ids=["one", "images", "groups"])
+def test_patches_are_cut_from_their_views(lead: tuple[int, ...], lib: ModuleType) -> None:
+    import torch
+
+    height, width, h, w = 9, 11, 4, 5
+    grids = grids_of(lib)
+    rgb, _ = colors_and_places((*lead, h, w))
+    offsets = torch.tensor([[0, 0], [6, 5], [2, 1], [1, 4], [3, 3], [5, 0]][: math.prod(lead)]).reshape(*lead, 2).int()
+    mesh = corner_to_corner(height, width)
+    places = torch.stack([mesh[y : y + h, x : x + w] for x, y in offsets.reshape(-1, 2).tolist()])
+    index = torch.tensor([4, 0, 1][: len(rgb)]) if lead else torch.full((h,), 2)
+    got = lib.slice(
+        grids,
+        None,
+        rgb,
+        index[:, None] if lead else 2,
+        actual_height=height,
+        actual_width=width,
+        patch_offsets=offsets,
+    )["rgb"]
+    want = colors_by_grid_sample(grids.grids, places.reshape(*rgb.shape[:-1], 2), rgb, index)
+    assert_same_with_gradients(got, want, {"grids": grids.grids, "rgb": rgb})
+
+
+def test_matrices_are_computed_when_read(lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    calls = []
+
+    def counted(*arrays: Any, **keywords: Any) -> Any:
+        calls.append(arrays)
+        return bilateral_ops.slice(*arrays, **keywords)
+
+    monkeypatch.setattr(lib, "_slice", counted)
+    grids = grids_of(lib)
+    rgb, xy = colors_and_places((4, 5))
+    out = lib.slice(grids, xy, rgb, 1)
+    assert list(out) == ["rgb", "rgb_affine_mats"]
+    assert len(out) == 2
+    assert not calls
+    assert out["rgb_affine_mats"].shape == (4, 5, 3, 4)
+    assert out["rgb_affine_mats"] is out.get("rgb_affine_mats")
+    assert len(calls) == 1
+    assert torch.allclose(lib.color_affine_transform(out["rgb_affine_mats"], rgb), out["rgb"])
+    with pytest.raises(KeyError):
+        out["alpha"]
+    with torch.no_grad():
+        out = lib.slice(grids, xy, rgb, 1)
+    assert not out["rgb_affine_mats"].requires_grad
+
+
+@pytest.mark.parametrize("axes", LEADS)
+def test_the_image_is_not_copied(axes: str, lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+
+    def caught(grid: Any, guide: Any, image: Any, **keywords: Any) -> Any:
+        images.append(image)
+        return bilateral_ops.slice_apply(grid, guide, image, **keywords)
+
+    monkeypatch.setattr(lib, "slice_apply", caught)
+    rgb, xy = colors_and_places(LEADS[axes])
+    lib.slice(grids_of(lib), xy, rgb, 1)
+    planes = rgb.detach().movedim(-1, 0).contiguous().movedim(0, -1)  # channels first in memory
+    lib.slice(grids_of(lib), xy, planes, 1)
+    assert [image.data_ptr() for image in images] == [rgb.data_ptr(), planes.data_ptr()]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_colours_of_16_bits_beside_grids_of_32(kind: str, lib: ModuleType) -> None:
+    grids = grids_of(lib, dtype="float32")
+    rgb, xy = colors_and_places((4, 5), kind)
+    out = lib.slice(grids, xy, rgb, 1)["rgb"]
+    assert out.dtype == rgb.dtype
+    out.sum().backward()
+    want = colors_by_grid_sample(grids.grids, xy.float(), rgb.float(), [1] * 4)
+    assert (out.float() - want).abs().max() < 0.1  # a guide of eight bits, between cells that differ by several
+    assert grids.grids.grad.dtype == grids.grids.dtype
+
+
+# --- the rest of the module
+
+
+def test_grids_begin_as_the_identity(lib: ModuleType) -> None:
+    import torch
+
+    grids = lib.BilateralGrid(2)
+    assert grids.grids.shape == (2, 12, 8, 16, 16)
+    assert isinstance(grids.grids, torch.nn.Parameter)
+    assert lib.BilateralGrid(3, grid_X=4, grid_Y=5, grid_W=6).grids.shape == (3, 12, 6, 5, 4)
+    rgb, xy = colors_and_places((6, 7), "float32")
+    assert torch.equal(lib.slice(grids, xy, rgb, 1)["rgb"], rgb)
+    assert grids.tv_loss() == 0
+    white, black = torch.ones(1, 3), torch.zeros(2, 1, 3)
+    assert grids.rgb2gray(white).tolist() == [[1.0]]
+    assert grids.rgb2gray(black).tolist() == [[[-1.0]], [[-1.0]]]
+
+
+def test_checkpoints_of_both_packages_load(lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib, 2, dtype="float32")
+    saved = grids.state_dict()
+    assert set(saved) == {"grids", "rgb2gray_weight"}  # lib_bilagrid's
+    whole = torch.nn.ModuleDict({"bil_grids": lib.BilateralGrid(2, 7, 6, 4)})
+    for names in (saved, {"grids"}):  # fused_bilagrid's
+        fresh = {f"bil_grids.{name}": saved[name] for name in names}
+        assert whole.load_state_dict(fresh).missing_keys == []
+        assert torch.equal(whole["bil_grids"].grids, grids.grids)
+    with pytest.raises(RuntimeError, match=r"Missing key.*bil_grids\.grids"):
+        whole.load_state_dict({})
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 12, 3, 4, 5), (3, 12, 1, 4, 2), (2, 5, 4, 3), (1, 5, 6), (1, 2, 1, 1, 1)], ids=str
+)
+def test_total_variation(shape: tuple[int, ...], lib: ModuleType) -> None:
+    import torch
+
+    x = tensor(np.random.default_rng(4).standard_normal(shape))
+    values = x.detach().numpy()
+    loss = 0.0
+    for axis in range(2, len(shape)):
+        if shape[axis] > 1:
+            steps = np.diff(values, axis=axis) ** 2
+            loss += steps.sum() / steps[0].size / shape[0]
+    got = lib.total_variation_loss(x)
+    assert got.shape == ()
+    assert abs(got.item() - loss) <= 1e-12 * max(loss, 1)
+    (ours,) = torch.autograd.grad(got, x)
+    theirs = sum(
+        (x.diff(dim=axis) ** 2).sum() / math.prod(x.diff(dim=axis).shape[1:]) / shape[0]
+        for axis in range(2, len(shape))
+        if shape[axis] > 1
+    )
+    if isinstance(theirs, torch.Tensor):
+        torch.testing.assert_close(ours, torch.autograd.grad(theirs, x)[0])
+    else:
+        assert not ours.any()
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (3, 4), (2, 3, 4), (2, 2, 3, 4)], ids=str)
+def test_color_affine_transform(lead: tuple[int, ...], lib: ModuleType) -> None:
+    rng = np.random.default_rng(5)
+    rgb, mats = tensor(rng.random((*lead, 3))), tensor(rng.random((*lead, 3, 4)))
+    want = (mats[..., :3] @ rgb[..., None])[..., 0] + mats[..., 3]
+    assert_same_with_gradients(lib.color_affine_transform(mats, rgb), want, {"mats": mats, "rgb": rgb})
+    one = tensor(rng.random((3, 4)))  # for all colours
+    want = (one[..., :3] @ rgb[..., None])[..., 0] + one[..., 3]
+    assert_same_with_gradients(lib.color_affine_transform(one, rgb), want, {"mats": one, "rgb": rgb})
+
+
+def quadratic(rgb: Any) -> Any:
+    """A change of colours that stays between 0 and 1."""
+    r, g, b = rgb.unbind(-1)
+    return rgb.new_tensor([0.08, 0.05, 0.1]) + 0.5 * rgb + 0.2 * (r * g)[..., None] - 0.1 * (b * b)[..., None]
+
+
+def test_color_correct_finds_the_change_of_colours(lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(lib, "_CHUNK", 37)  # of 99
+    img = tensor(np.random.default_rng(6).random((1, 9, 11, 3)), "float32", grad=False)
+    want = quadratic(img)
+    got = lib.color_correct(img, want)
+    assert (got.shape, got.dtype) == (img.shape, img.dtype)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    clipped = want.clone()
+    clipped[0, :3] = 1.0  # of which nothing is to be learnt
+    torch.testing.assert_close(lib.color_correct(img, clipped), want, rtol=0, atol=1e-6)
+    assert torch.equal(lib.color_correct(img, want, num_iters=0), img)
+
+
+def test_color_correct_is_the_least_squares_fit(lib: ModuleType) -> None:
+    """Beside the fits by lstsq, round by round; of an image whose colours leave [0, 1] on the way."""
+    import torch
+
+    rng = np.random.default_rng(7)
+    img, ref = (tensor(rng.random((200, 3)), grad=False) for _ in range(2))
+    ref = (ref * 0.3 + img.flip(-1) * 1.1 - 0.15).clamp(0, 1)
+    eps = 0.5 / 255
+    now = img
+    for _ in range(3):
+        r, g, b = now.unbind(-1)
+        terms = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b, r, g, b, torch.ones_like(r)], -1)
+        columns = []
+        for c in range(3):
+            inside = [(values[:, c] >= eps) & (values[:, c] <= 1 - eps) for values in (img, now, ref)]
+            used = inside[0] & inside[1] & inside[2]
+            columns.append(terms @ torch.linalg.lstsq(terms[used], ref[used, c]).solution)
+        now = torch.stack(columns, -1).clamp(0, 1)
+    torch.testing.assert_close(lib.color_correct(img, ref, num_iters=3), now, rtol=0, atol=1e-9)
+
+
+def test_color_correct_of_a_grey_image(lib: ModuleType) -> None:
+    import torch
+
+    img = tensor(np.linspace(0.1, 0.9, 50), "float32", grad=False)[:, None].expand(50, 3)
+    torch.testing.assert_close(lib.color_correct(img, img * 0.5 + 0.2), img * 0.5 + 0.2, rtol=0, atol=1e-5)
+
+
+def _lib_errors() -> dict[str, tuple[dict[str, Any], type[Exception], str]]:
+    import torch
+
+    rays, images = torch.rand(9, 3), torch.rand(2, 4, 5, 3)
+    patch = {"rgb": images, "xy": None, "actual_height": 8, "actual_width": 8}
+    return {
+        "colours": (
+            {"rgb": torch.rand(9, 4)},
+            ValueError,
+            "slice: rgb must have shape (..., 3) of 2 to 5 axes, got (9, 4).",
+        ),
+        "one axis": (
+            {"rgb": torch.rand(3)},
+            ValueError,
+            "slice: rgb must have shape (..., 3) of 2 to 5 axes, got (3,).",
+        ),
+        "places": (
+            {"rgb": images, "xy": torch.rand(2, 4, 4, 2)},
+            ValueError,
+            "slice: xy must have shape (2, 4, 5, 2) to match rgb, got (2, 4, 4, 2).",
+        ),
+        "no places": (
+            {"rgb": torch.rand(9, 4, 3), "xy": None, "grid_idx": torch.arange(9) % 2},
+            ValueError,
+            "slice: xy must be given for rays of several grids, got None.",
+        ),
+        "no places for rays": (
+            {"rgb": rays, "xy": None},
+            ValueError,
+            "slice: xy must be given for rays, got None.",
+        ),
+        "too few grids": (
+            {"grid_idx": torch.tensor([1, 2])},
+            ValueError,
+            "slice: grid_idx must have one number, or 9 along its first axis to match rgb, got shape (2,).",
+        ),
+        "fractions": (
+            {"grid_idx": torch.tensor(1.0)},
+            TypeError,
+            "slice: grid_idx must be integers, got torch.float32.",
+        ),
+        "half a patch": (
+            {"actual_height": 8},
+            ValueError,
+            "slice: actual_height, actual_width and patch_offsets must be given together, got no actual_width and no "
+            "patch_offsets.",
+        ),
+        "offsets": (
+            {**patch, "patch_offsets": torch.zeros(3, 2)},
+            ValueError,
+            "slice: patch_offsets must have two numbers for each image in rgb, (2, 4, 5, 3), got shape (3, 2).",
+        ),
+        "patches of rays": (
+            {**patch, "rgb": rays, "patch_offsets": torch.zeros(9, 2)},
+            ValueError,
+            "slice: patch_offsets must have two numbers for each image in rgb, (9, 3), got shape (9, 2).",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "colours",
+        "one axis",
+        "places",
+        "no places",
+        "no places for rays",
+        "too few grids",
+        "fractions",
+        "half a patch",
+        "offsets",
+        "patches of rays",
+    ],
+)
+def test_lib_bilagrids_errors(name: str, lib: ModuleType) -> None:
+    import torch
+
+    errors = _lib_errors()
+    changes, error, sentence = errors[name]
+    given = {"xy": torch.rand(9, 2), "rgb": torch.rand(9, 3), "grid_idx": torch.tensor(1), **changes}
+    with pytest.raises(error) as raised:
+        lib.slice(lib.BilateralGrid(5), **given)
+    assert str(raised.value) == sentence
+
+
+def test_the_other_functions_errors(lib: ModuleType) -> None:
+    import torch
+
+    with pytest.raises(
+        ValueError, match=r"^total_variation_loss: x must have shape \(N, C, \.\.\.\) of 3 to 5 axes, got"
+    ):
+        lib.total_variation_loss(torch.zeros(2, 3))
+    sentence = r"color_correct: ref must have as many pixels and channels as img, \(4, 5, 3\), got \(4, 6, 3\)\."
+    with pytest.raises(ValueError, match=sentence):
+        lib.color_correct(torch.zeros(4, 5, 3), torch.zeros(4, 6, 3))
+    with pytest.raises(IndexError):
+        lib.slice(lib.BilateralGrid(2), torch.rand(4, 2), torch.rand(4, 3), 7)
