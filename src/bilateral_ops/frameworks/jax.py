@@ -26,7 +26,7 @@ from ._formulas import FORMULAS
 
 ARRAY = jax.Array  # tracers, too
 kind_of = _numpy.kind_of  # JAX's dtypes are NumPy's
-casts: Any = None
+casts: Any = None  # arrays of other kinds are refused, as NumPy's are
 
 _TARGET = "bilateral_ops_"
 _lax: Any = jax.lax
