@@ -33,18 +33,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def frameworks(session: nox.Session) -> None:
-    """The tests that need PyTorch, JAX and CuPy, which are too large to ask of everyone."""
-    session.install(".[test,cupy]", "torch==2.13.0", "jax", CUDA)
+    """The tests that need PyTorch, JAX, CuPy, ONNX Runtime or Dask, which are too large to ask of everyone."""
+    session.install(".[test,cupy,onnx,dask]", "onnxruntime", "onnxscript", "torch==2.13.0", "jax", *CUDA_TEST)
+    names = ("frameworks", "torch", "jax", "compat", "gradcheck", "export", "examples", "readme")
     session.run(
-        "pytest", "tests/test_frameworks.py", "tests/test_gradcheck.py", "tests/test_torch.py", *session.posargs
+        "pytest", *(f"tests/test_{name}.py" for name in names), "tests/cuda/test_cuda_xla.py", *session.posargs
     )
-
-
-@nox.session
-def docs(session: nox.Session) -> None:
-    """Write the API reference, docs/api/index.html, from the docstrings; fails where a public name has none."""
-    session.install(".[docs]", "torch==2.13.0", "jax", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
-    session.run("python", "docs/build.py")
 
 
 @nox.session

@@ -54,3 +54,8 @@ def test_examples_are_found() -> None:
     assert found == {"One": "1\n", "Two": "import a.b, os\nfrom c import d\n", "Two #2": "2\n"}
     assert [others(example) for example in found.values()] == [set(), {"a", "c"}, set()]
     assert EXAMPLES
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "bilateral_ops.compat.lib_bilagrid", "onnxruntime"])
+def test_there_is_an_example_of(name: str) -> None:
+    assert any(re.search(rf"^(import|from) {name}\b", text, re.MULTILINE) for text in EXAMPLES.values())

@@ -24,6 +24,8 @@ from .. import _core
 from . import _dlpack, _numpy
 from ._formulas import FORMULAS
 
+__all__: list[str] = []  # nothing here is for users to call
+
 ARRAY = jax.Array  # tracers, too
 kind_of = _numpy.kind_of  # JAX's dtypes are NumPy's
 casts: Any = None  # arrays of other kinds are refused, as NumPy's are
