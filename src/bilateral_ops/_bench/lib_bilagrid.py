@@ -34,7 +34,11 @@ def training_step(way: str, height: int, width: int, threads: int) -> Callable[[
     xy = torch.stack([x, y], -1)[None]
     index = torch.tensor([[_VIEW]])
 
-    look_up, roughness = {"bilateral_ops": (slice, total_variation_loss), "torch": (_slice, _roughness)}[way]
+    ways: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+        "bilateral_ops": (slice, total_variation_loss),
+        "torch": (_slice, _roughness),
+    }
+    look_up, roughness = ways[way]
 
     def step() -> list[Any]:
         out = look_up(grids, xy, rgb, index)["rgb"]

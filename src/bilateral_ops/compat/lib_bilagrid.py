@@ -43,7 +43,7 @@ from ..ops._total_variation import total_variation
 __all__ = ["BilateralGrid", "color_affine_transform", "color_correct", "slice", "total_variation_loss"]
 
 #: Pixels that color_correct expands at a time, so that it needs no memory that grows with the image.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 15
 
 
 class BilateralGrid(nn.Module):
@@ -265,30 +265,29 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
             f"got {tuple(ref.shape)}."
         )
     original, target = img.reshape(-1, channels), ref.reshape(-1, channels)
-    pairs = torch.combinations(torch.arange(channels, device=img.device), with_replacement=True).T
+    first, second = torch.triu_indices(channels, channels, device=img.device)
 
     def unclipped(values: torch.Tensor) -> torch.Tensor:
         return (values >= eps) & (values <= 1 - eps)
 
     def expanded(values: torch.Tensor) -> torch.Tensor:
-        values = values.double()
-        return torch.cat([values[:, pairs[0]] * values[:, pairs[1]], values, torch.ones_like(values[:, :1])], -1)
+        """The terms of the combinations, [term][pixel]."""
+        rows = values.T.to(torch.float64, memory_format=torch.contiguous_format)
+        return torch.cat([rows[first] * rows[second], rows, torch.ones_like(rows[:1])])
 
     current = original
     for _ in range(num_iters):
-        count = pairs.shape[1] + channels + 1
-        gram = torch.zeros(channels, count, count, dtype=torch.float64, device=img.device)
-        moment = torch.zeros(channels, count, dtype=torch.float64, device=img.device)
-        parts = tuple(tensor.split(_CHUNK) for tensor in (original, current, target))
-        for first, now, wanted in zip(*parts):
+        gram: Any = 0
+        moment: Any = 0
+        parts = [tensor.split(_CHUNK) for tensor in (original, current, target)]
+        for before, now, wanted in zip(*parts):
             terms = expanded(now)
-            weights = (unclipped(first) & unclipped(now) & unclipped(wanted)).double()
-            for c in range(channels):
-                chosen = terms * weights[:, c, None]
-                gram[c] += chosen.T @ terms
-                moment[c] += chosen.T @ wanted[:, c].double()
-        fit = (torch.linalg.pinv(gram, hermitian=True) @ moment[..., None])[..., 0].T
-        current = torch.cat([(expanded(now) @ fit).clamp(0, 1).to(img.dtype) for now in parts[1]])
+            used = (unclipped(before) & unclipped(now) & unclipped(wanted)).T
+            chosen = terms * used[:, None]
+            gram = gram + chosen @ terms.T
+            moment = moment + chosen @ wanted.T.double()[..., None]
+        fit = torch.linalg.pinv(gram, hermitian=True) @ moment
+        current = torch.cat([(fit[..., 0] @ expanded(now)).clamp(0, 1).T.to(img.dtype) for now in parts[1]])
     return current.reshape(img.shape)
 
 
