@@ -36,9 +36,7 @@ def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX, CuPy, ONNX Runtime or Dask, which are too large to ask of everyone."""
     session.install(".[test,cupy,onnx,dask]", "onnxruntime", "onnxscript", "torch==2.13.0", "jax", *CUDA_TEST)
     names = ("frameworks", "torch", "jax", "compat", "gradcheck", "export", "examples", "readme")
-    session.run(
-        "pytest", *(f"tests/test_{name}.py" for name in names), "tests/cuda/test_cuda_xla.py", *session.posargs
-    )
+    session.run("pytest", *(f"tests/test_{name}.py" for name in names), "tests/cuda/test_cuda_xla.py", *session.posargs)
 
 
 @nox.session
