@@ -53,7 +53,8 @@ TARGETS = (
     Target("training step", "training", 80, None, (SMALL,)),
     Target("training step", "training memory", 0.2, None, (SMALL,)),
     Target("lib_bilagrid step", "training", 50, None, (SMALL,)),
-    Target("slice_apply", "overhead", 60, None, ("16x16",)),
+    Target("slice_apply", "overhead in PyTorch", 60, None, ("16x16",)),
+    Target("slice_apply", "overhead in JAX", 40, None, ("16x16",)),
 )
 #: What the figures are called, their sign, and whether less is better.
 FIGURES = {
@@ -64,7 +65,8 @@ FIGURES = {
     "memory": ("memory beside inputs and outputs", " MiB", True),
     "training": ("times faster than with grid_sample, in PyTorch", "", False),
     "training memory": ("peak memory ÷ that with grid_sample, in PyTorch", "", True),
-    "overhead": ("a call from PyTorch", " µs", True),
+    "overhead in PyTorch": ("a call from PyTorch", " µs", True),
+    "overhead in JAX": ("a compiled call from JAX", " µs", True),
     **{peer: (f"times faster than {name}", "", False) for peer, name in PEERS.items()},
 }
 
@@ -107,7 +109,7 @@ class Results:
         if of == "training memory":
             ours, theirs = (self.one(scan=of, call=call, way=way, size=size) for way in ("bilateral_ops", "torch"))
             return ours["added"] / theirs["added"] if ours and theirs else None
-        if of == "overhead":
+        if of.startswith("overhead"):
             row = self.one(scan=of, call=call, size=size)
             return 1e6 * row["seconds"] / row["calls"] if row else None
         if of == "avx2":
@@ -264,17 +266,30 @@ def training(results: Results) -> str:
     return table(["", "ms", "time", "MiB"], rows)
 
 
+#: The calls of each scan of tiny images, and what they are beside.
+TINY_CALLS = {
+    "overhead in PyTorch": {
+        "": "from PyTorch",
+        "torch": "PyTorch's own part of that: the result made, four tensors lent",
+        "numpy": "from NumPy",
+    },
+    "overhead in JAX": {
+        "": "from JAX, compiled",
+        "jax": "JAX's own part of that: a compiled sum",
+        "not compiled": "from JAX, not compiled",
+    },
+}
+
+
 def overhead(results: Results) -> str:
-    row = results.one(scan="overhead")
-    if row is None:
-        return "Not measured."
-    beside = row["beside"]
-    calls = {
-        "called with tensors": row,
-        "PyTorch's own part of that: the result made, four tensors lent": beside["torch"],
-        "called with NumPy arrays": beside["numpy"],
-    }
-    return table(["", "µs"], [[name, number(1e6 * r["seconds"] / row["calls"])] for name, r in calls.items()])
+    rows = []
+    for scan, names in TINY_CALLS.items():
+        if (row := results.one(scan=scan)) is None:
+            continue
+        for name, text in names.items():
+            seconds = (row["beside"][name] if name else row)["seconds"]
+            rows.append([text, number(1e6 * seconds / row["calls"])])
+    return table(["", "µs"], rows)
 
 
 def bound(results: Results) -> str:
@@ -395,6 +410,8 @@ step*: a view's grid of a radiance field looked up at a mesh of pixel centres an
 forward and backward to the grids and the colours.
 
 {training(results)}
+
+## Tiny images
 
 `slice_apply` of 16 × 16 pixels, without gradients:
 

@@ -95,5 +95,5 @@ def test_a_tiny_calls_overhead(benchmark: Any, timed: Callable[..., None]) -> No
         call="slice_apply",
         size="16x16",
         calls=CALLS,
-        scan="overhead",
+        scan="overhead in PyTorch",
     )
