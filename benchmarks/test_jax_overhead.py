@@ -19,7 +19,6 @@ CALLS = 1000
 
 def test_a_tiny_calls_overhead(benchmark: Any, timed: Callable[..., None]) -> None:
     """Beside a compiled sum, which is JAX's own part, the same call outside `jit`, and with NumPy's arrays."""
-    _bench.use_threads(1)
     arrays = tuple(_bench.problem("slice_apply", False, 16, 16).arguments.values())
     sent = tuple(map(jax.numpy.asarray, arrays))
     compiled, added = jax.jit(bilateral_ops.slice_apply), jax.jit(lambda grid, guide, image: image + 1)
