@@ -228,7 +228,7 @@ def _watched(call: Any, out: Any) -> str:
 
 
 @functools.cache
-def _dispatches(kind: type) -> bool:
+def _dispatches(kind: Any) -> bool:
     return issubclass(kind, torch.Tensor) and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
