@@ -363,7 +363,7 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   Cover* const columns = columns_memory.take<Cover>(x.out);
   for (int64_t j = 0; j < x.out; ++j) columns[j] = cover(x, j);
   const int64_t pixels = max_of(y.in * x.in, y.out * x.out) / max_of<int64_t>(y.out * strips.per_row, 1);
-  const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out, pixels / kGrain) / kRowsAtOnce);
+  const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out / kRowsAtOnce, pixels / kGrain));
   if (bands <= 1) {
     for_tile_ranges(strips.count, max_of<int64_t>(pixels, 1), [&](int64_t first, int64_t last) {
       AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
