@@ -1,0 +1,281 @@
+"""Prediction with NumPy and the package's kernels alone."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .. import resize_area
+from ..ops._enhance import enhance
+from ..ops._guide_curves import CurvesGuide
+from ..ops._guide_luma import LumaGuide
+from ..ops._guide_nn import NNGuide
+from ..ops._slice import slice as slice_grid
+from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
+from ._weights import check_weights, read_model
+
+__all__ = ["Predictor"]
+
+#: The model in the package.
+SHIPPED = Path(__file__).with_name("model.safetensors")
+
+
+class Predictor:
+    """Enhances images as a trained network says, in NumPy and compiled kernels.
+
+        low = predictor.low_resolution(image)       # what the network sees
+        grid = predictor.grid(low)                  # a colour transform for every cell of position and brightness
+        out = predictor.render(grid, image)         # these sliced and applied at full resolution
+
+    and ``predictor(image)`` is all three. A predictor may be called from several threads at once, and be pickled.
+
+    Parameters
+    ----------
+    config : Config
+    weights : mapping
+        Name → array, the ``state_dict`` of a :class:`HDRNet`; what :func:`read_model` returns.
+
+    Raises
+    ------
+    ValueError
+        Weights that are not those of the configuration.
+
+    Notes
+    -----
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
+    """
+
+    def __init__(self, config: Config, weights: Mapping[str, Any]) -> None:
+        check_weights("Predictor", config, weights)
+        self.config = config
+        self._network = _Network(config, weights)
+        self._guides = tuple(_guide(config, weights, scale) for scale in range(config.scales))
+        self._unchanged = np.zeros(config.grid_shape[3:], np.float32)
+        self._unchanged[-3:, :3] = np.eye(3)
+
+    @classmethod
+    def load(cls, model: str | os.PathLike[str] | None = None) -> Predictor:
+        """The predictor of a model file; without one, of the model in the package. Errors: :func:`read_model`."""
+        config, weights, _ = read_model(SHIPPED if model is None else model)
+        return cls(config, weights)
+
+    def __call__(self, image: Any, *, strength: float = 1.0, out: Any = None) -> Any:
+        """Enhance an image.
+
+        Parameters
+        ----------
+        image : array (H, W, 3), uint8 | uint16 | float16 | bfloat16 | float32 | float64
+            Floats in [0, 1].
+        strength : float
+            0 gives the image, 1 the network's result; others lie on the line through both.
+        out : array, optional
+            Filled and returned; may be the image itself.
+
+        Returns
+        -------
+        array (H, W, 3), the image's dtype
+            Integers are rounded to nearest even and saturated; floats are not clipped.
+        """
+        return self.render(self.grid(self.low_resolution(image)), image, strength=strength, out=out)
+
+    def low_resolution(self, image: Any) -> Any:
+        """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1]."""
+        image = _checked("Predictor.low_resolution", image)
+        side = self.config.net_input
+        return resize_area(_floats(image, np.float32), (side, side))
+
+    def grid(self, low: Any) -> Any:
+        """The grid that the network predicts: float32 (S, S, 3) → float32 (Gh, Gw, Gd, 3·scales, 4)."""
+        shape = (self.config.net_input, self.config.net_input, 3)
+        if np.shape(low) != shape:
+            raise ValueError(f"Predictor.grid: low must have shape {shape}, got {np.shape(low)}.")
+        return self._network(low)
+
+    def render(self, grid: Any, image: Any, *, strength: float = 1.0, window: Any = None, out: Any = None) -> Any:
+        """The full-resolution stream: an image under a grid.
+
+        Parameters
+        ----------
+        grid : array (Gh, Gw, Gd, 3·scales, 4), float32
+        image : array (H, W, 3), as of a call
+        strength : float
+        window : (top, left, full_height, full_width), optional
+            The image is this window of a larger one, for which the grid is.
+        out : array, optional
+
+        Returns
+        -------
+        array (H, W, 3), the image's dtype
+        """
+        image = _checked("Predictor.render", image)
+        if np.shape(grid) != self.config.grid_shape:
+            raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {np.shape(grid)}.")
+        if not math.isfinite(strength):
+            raise ValueError(f"Predictor.render: strength must be a finite number, got {strength}.")
+        # At 0 and 1 exactly the one or the other.
+        grid = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
+        if self.config.scales == 1:
+            kind = np.float64 if image.dtype == np.float64 else np.float32
+            return enhance(grid.astype(kind, copy=False), self._guides[0][kind], image, window=window, out=out)
+        return self._render_scales(grid, image, window, out)
+
+    def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:
+        kind = np.float64 if image.dtype == np.float64 else np.float32
+        levels = [_floats(image, kind)]
+        for _ in self._guides[1:]:
+            height, width = levels[-1].shape[:2]
+            levels.append(_resize(levels[-1], (max(height // 2, 1), max(width // 2, 1))))
+        result: Any = None
+        for i, (level, guide) in enumerate(zip(reversed(levels), reversed(self._guides))):  # the coarsest first
+            rendered = enhance(grid[..., 3 * i : 3 * i + 3, :].astype(kind, copy=False), guide[kind], level)
+            if result is not None:
+                rendered += _resize(result, rendered.shape[:2])
+            result = rendered
+        if out is None:
+            out = np.empty_like(image)
+        if image.dtype.kind == "u":
+            most = np.iinfo(image.dtype).max
+            result *= most
+            np.clip(np.rint(result, out=result), 0, most, out=result)
+        np.copyto(out, result, casting="unsafe")
+        return out
+
+
+class _Network:
+    """The coefficients' network: one matrix product a layer."""
+
+    def __init__(self, config: Config, weights: Mapping[str, Any]) -> None:
+        self.config = config
+        self.plan = layers(config)
+        self.matrices = {layer.name: _matrix(layer, weights) for layer in self.plan}
+        # Channels of the prediction in the grid's order, depth, row, column, so that they lie as the grid does.
+        order = np.arange(self.plan.prediction.outputs).reshape(4, config.rows, config.luma_bins)
+        name = self.plan.prediction.name
+        self.matrices[name] = np.ascontiguousarray(self.matrices[name][:, order.transpose(2, 1, 0).ravel()])
+        self.spare: list[_Buffers] = []  # each used by one thread at a time
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "spare": []}
+
+    def __call__(self, low: Any) -> Any:
+        try:
+            buffers = self.spare.pop()
+        except IndexError:
+            buffers = _Buffers(self.config)
+        features = low
+        for layer in self.plan.splat:
+            features = buffers.convolve(layer, self.matrices[layer.name], features)
+        fused = features
+        for layer in self.plan.local:
+            fused = buffers.convolve(layer, self.matrices[layer.name], fused)
+        if self.config.global_path:
+            for layer in self.plan.global_convolutions:
+                features = buffers.convolve(layer, self.matrices[layer.name], features)
+            vector = features.ravel()
+            for layer in self.plan.global_connected:
+                matrix = self.matrices[layer.name]
+                vector = vector @ matrix[:-1] + matrix[-1]
+                if layer.relu:
+                    np.maximum(vector, 0, out=vector)
+            fused += vector
+        np.maximum(fused, 0, out=fused)
+        matrix = self.matrices[self.plan.prediction.name]
+        grid = fused.reshape(-1, fused.shape[-1]) @ matrix[:-1]
+        grid += matrix[-1]
+        self.spare.append(buffers)
+        return grid.reshape(self.config.grid_shape)
+
+
+class _Buffers:
+    """Memory for one run of the network."""
+
+    def __init__(self, config: Config) -> None:
+        plan = layers(config)
+        self.layers: dict[str, _Buffer] = {}
+        side = config.net_input
+        for layer in plan.splat:
+            self.layers[layer.name] = _Buffer(layer, side)
+            side = -(-side // 2)
+        for layer in plan.local:
+            self.layers[layer.name] = _Buffer(layer, side)
+        for layer in plan.global_convolutions:
+            self.layers[layer.name] = _Buffer(layer, side)
+            side = -(-side // 2)
+
+    def convolve(self, layer: Layer, matrix: Any, image: Any) -> Any:
+        """(H, W, C) → (H', W', C'), which is overwritten by the next run."""
+        buffer = self.layers[layer.name]
+        np.copyto(buffer.inside, image)
+        np.copyto(buffer.patches, buffer.windows)
+        np.matmul(buffer.rows, matrix, out=buffer.result)
+        if layer.relu:
+            np.maximum(buffer.result, 0, out=buffer.result)
+        return buffer.image
+
+
+class _Buffer:
+    """A convolution's input with zeros around, the patches that its kernel sees as rows, and its result."""
+
+    def __init__(self, layer: Layer, side: int) -> None:
+        sides = -(-side // layer.stride)
+        before, after = same_padding(side, layer.size, layer.stride)
+        padded = np.zeros((before + side + after, before + side + after, layer.inputs), np.float32)
+        self.inside = padded[before : before + side, before : before + side]
+        windows = sliding_window_view(padded, (layer.size, layer.size), (0, 1))[:: layer.stride, :: layer.stride]
+        self.windows = windows.transpose(0, 1, 3, 4, 2)  # row, column, those of the kernel, channel
+        rows = np.ones((sides, sides, layer.size**2 * layer.inputs + 1), np.float32)  # the last number is the bias's
+        self.patches = rows[..., :-1].reshape(self.windows.shape)
+        self.rows = rows.reshape(sides * sides, -1)
+        self.result = np.empty((sides * sides, layer.outputs), np.float32)
+        self.image = self.result.reshape(sides, sides, layer.outputs)
+
+
+def _matrix(layer: Layer, weights: Mapping[str, Any]) -> Any:
+    """A layer's weights, the normalisation in them: rows are kernel row, column, channel, and at the end the bias."""
+    weight = np.asarray(weights[f"{layer.name}.weight"], np.float64)
+    matrix = (weight.transpose(2, 3, 1, 0) if layer.size else weight.T).reshape(-1, layer.outputs)
+    bias = np.zeros(layer.outputs)
+    if layer.norm:
+        norm = {key: np.float64(weights[f"{layer.name}.norm.{key}"]) for key in ("bias", "running_mean", "running_var")}
+        factor = 1 / np.sqrt(norm["running_var"] + NORM_EPSILON)
+        matrix, bias = matrix * factor, norm["bias"] - norm["running_mean"] * factor
+    elif layer.bias:
+        bias = np.asarray(weights[f"{layer.name}.bias"], np.float64)
+    return np.concatenate([matrix, bias[None]]).astype(np.float32)
+
+
+def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[Any, Any]:
+    """A scale's guide in float32 and float64, the normalisation in its weights."""
+    prefix = f"guides.{scale}."
+    values = {k[len(prefix) :]: np.asarray(v, np.float64) for k, v in weights.items() if k.startswith(prefix)}
+    if config.guide == "nn":
+        factor = 1 / np.sqrt(values.pop("running_var") + NORM_EPSILON)
+        values["b1"] = values["b1"] - values.pop("running_mean") * factor
+        values["w1"] = values["w1"] * factor[:, None]
+    record = {"curves": CurvesGuide, "nn": NNGuide, "luma": LumaGuide}[config.guide]
+    return {kind: record(**{k: v.astype(kind) for k, v in values.items()}) for kind in (np.float32, np.float64)}
+
+
+def _checked(operation: str, image: Any) -> Any:
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"{operation}: image must be a NumPy array, got {type(image).__name__}.")
+    if image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"{operation}: image must have shape (H, W, 3), got {image.shape}.")
+    return image
+
+
+def _floats(image: Any, kind: Any) -> Any:
+    if image.dtype in (np.uint8, np.uint16):
+        return np.multiply(image, kind(1 / np.iinfo(image.dtype).max), dtype=kind)
+    return image.astype(kind, copy=False)
+
+
+def _resize(image: Any, size: tuple[int, int]) -> Any:
+    """Bilinear interpolation, the corners' pixels on one another: an image is a grid of one cell in depth."""
+    return slice_grid(image[:, :, None], np.broadcast_to(image.dtype.type(0), size), align_corners=True)
