@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -16,12 +17,14 @@ from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
-from ..ops._slice import slice as slice_grid
 from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
 from ._weights import check_weights, read_model
 
 __all__ = ["Predictor"]
 
+#: How far a pixel sees through the pyramid: 2s + s·s' + 1 pixels under levels s and then s' times as small, which is at
+#: most 2⅔ and 3, but for images of fewer pixels than this.
+_MARGIN = 16
 #: The model in the package.
 SHIPPED = Path(__file__).with_name("model.safetensors")
 
@@ -84,6 +87,14 @@ class Predictor:
         """
         return self.render(self.grid(self.low_resolution(image)), image, strength=strength, out=out)
 
+    @property
+    def margin(self) -> int:
+        """Pixels around a window that are needed to render it as it is in the whole image: 0, or with 3 scales 16.
+
+        With as many pixels around it (fewer only at the image's own edges), a window equals the whole bit for bit.
+        """
+        return 0 if self.config.scales == 1 else _MARGIN
+
     def low_resolution(self, image: Any) -> Any:
         """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1]."""
         image = _checked("Predictor.low_resolution", image)
@@ -126,23 +137,31 @@ class Predictor:
         return self._render_scales(grid, image, window, out)
 
     def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:
+        if out is not None and (out.shape, out.dtype) != (image.shape, image.dtype):
+            raise ValueError(
+                f"Predictor.render: out must be as the image, {image.dtype} {image.shape}, got {out.dtype} {out.shape}."
+            )
         kind = np.float64 if image.dtype == np.float64 else np.float32
-        levels = [_floats(image, kind)]
-        for _ in self._guides[1:]:
-            height, width = levels[-1].shape[:2]
-            levels.append(_resize(levels[-1], (max(height // 2, 1), max(width // 2, 1))))
-        result: Any = None
-        for i, (level, guide) in enumerate(zip(reversed(levels), reversed(self._guides))):  # the coarsest first
-            rendered = enhance(grid[..., 3 * i : 3 * i + 3, :].astype(kind, copy=False), guide[kind], level)
-            if result is not None:
-                rendered += _resize(result, rendered.shape[:2])
-            result = rendered
-        if out is None:
-            out = np.empty_like(image)
+        level = _floats(image, kind)
+        places: list[_Place] = []
+        rendered: list[Any] = []
+        for guide in self._guides:
+            if places:
+                level = _resize(level, places[-1], half := _half(places[-1]))
+                window = _window(half)
+            matrices, grid = grid[..., -3:, :], grid[..., :-3, :]
+            rendered.append(enhance(matrices.astype(kind, copy=False), guide[kind], level, window=window))
+            places.append(_place(level, window))
+        result = rendered.pop()
+        while rendered:
+            coarse = places.pop()
+            result = np.add(rendered[-1], _resize(result, coarse, places[-1]), out=rendered.pop())
         if image.dtype.kind == "u":
             most = np.iinfo(image.dtype).max
             result *= most
             np.clip(np.rint(result, out=result), 0, most, out=result)
+        if out is None:
+            return result.astype(image.dtype, copy=False)
         np.copyto(out, result, casting="unsafe")
         return out
 
@@ -276,6 +295,61 @@ def _floats(image: Any, kind: Any) -> Any:
     return image.astype(kind, copy=False)
 
 
-def _resize(image: Any, size: tuple[int, int]) -> Any:
-    """Bilinear interpolation, the corners' pixels on one another: an image is a grid of one cell in depth."""
-    return slice_grid(image[:, :, None], np.broadcast_to(image.dtype.type(0), size), align_corners=True)
+# --- the pyramid: levels of half the size each, by bilinear interpolation with the corners' pixels on one another
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Pixels ``start`` … ``start + length`` of an axis of ``full`` pixels."""
+
+    start: int
+    length: int
+    full: int
+
+    def half(self) -> _Span:
+        """Those pixels of an axis of half the size that are interpolated between pixels here; one at least."""
+        full = max(self.full // 2, 1)
+        below, above, _ = _neighbours(np.arange(full), full, self.full)
+        known = np.flatnonzero((below >= self.start) & (above < self.start + self.length))
+        if len(known):
+            return _Span(int(known[0]), len(known), full)
+        return _Span(min(self.start // 2, full - 1), 1, full)
+
+
+def _neighbours(pixels: Any, full: int, source: int) -> tuple[Any, Any, Any]:
+    """Between which two of ``source`` pixels those of an axis of ``full`` fall, and the second's share."""
+    positions = pixels * ((source - 1) / max(full - 1, 1))
+    below = np.minimum(positions.astype(np.int64), source - 1)
+    return below, np.minimum(below + 1, source - 1), positions - below
+
+
+#: Rows and columns of a level.
+_Place: TypeAlias = tuple[_Span, _Span]
+
+
+def _place(image: Any, window: Any) -> _Place:
+    height, width = image.shape[:2]
+    top, left, full_height, full_width = (0, 0, height, width) if window is None else window
+    return _Span(top, height, full_height), _Span(left, width, full_width)
+
+
+def _window(place: _Place) -> tuple[int, int, int, int]:
+    rows, columns = place
+    return rows.start, columns.start, rows.full, columns.full
+
+
+def _half(place: _Place) -> _Place:
+    rows, columns = place
+    return rows.half(), columns.half()
+
+
+def _resize(image: Any, source: _Place, target: _Place) -> Any:
+    for axis in (1, 0):
+        have, want = source[axis], target[axis]
+        below, above, share = _neighbours(np.arange(want.start, want.start + want.length), want.full, have.full)
+        # Beyond a window's edge: the pixel at the edge.
+        first, second = (image.take(np.clip(i - have.start, 0, have.length - 1), axis) for i in (below, above))
+        second -= first
+        second *= np.expand_dims(share.astype(image.dtype), (1, 2) if axis == 0 else (0, 2))
+        image = np.add(first, second, out=first)
+    return image
