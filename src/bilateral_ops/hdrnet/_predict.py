@@ -13,6 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .. import resize_area
+from .._signature import FLOATS, INTEGERS
+from ..frameworks._numpy import kind_of
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
@@ -97,7 +99,7 @@ class Predictor:
 
     def low_resolution(self, image: Any) -> Any:
         """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1]."""
-        image = _checked("Predictor.low_resolution", image)
+        image = _checked(image)
         side = self.config.net_input
         return resize_area(_floats(image, np.float32), (side, side))
 
@@ -124,7 +126,7 @@ class Predictor:
         -------
         array (H, W, 3), the image's dtype
         """
-        image = _checked("Predictor.render", image)
+        image = _checked(image)
         if np.shape(grid) != self.config.grid_shape:
             raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {np.shape(grid)}.")
         if not math.isfinite(strength):
@@ -156,7 +158,7 @@ class Predictor:
         while rendered:
             coarse = places.pop()
             result = np.add(rendered[-1], _resize(result, coarse, places[-1]), out=rendered.pop())
-        if image.dtype.kind == "u":
+        if kind_of(image) in INTEGERS:
             most = np.iinfo(image.dtype).max
             result *= most
             np.clip(np.rint(result, out=result), 0, most, out=result)
@@ -281,16 +283,18 @@ def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[Any, 
     return {kind: record(**{k: v.astype(kind) for k, v in values.items()}) for kind in (np.float32, np.float64)}
 
 
-def _checked(operation: str, image: Any) -> Any:
+def _checked(image: Any) -> Any:
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"{operation}: image must be a NumPy array, got {type(image).__name__}.")
+        raise TypeError(f"Predictor: image must be a NumPy array, got {type(image).__name__}.")
     if image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"{operation}: image must have shape (H, W, 3), got {image.shape}.")
+        raise ValueError(f"Predictor: image must have shape (H, W, 3), got {image.shape}.")
+    if (kind := kind_of(image)) not in (*INTEGERS, *FLOATS):
+        raise TypeError(f"Predictor: image must be {', '.join(INTEGERS + FLOATS[:-1])} or {FLOATS[-1]}, got {kind}.")
     return image
 
 
 def _floats(image: Any, kind: Any) -> Any:
-    if image.dtype in (np.uint8, np.uint16):
+    if kind_of(image) in INTEGERS:
         return np.multiply(image, kind(1 / np.iinfo(image.dtype).max), dtype=kind)
     return image.astype(kind, copy=False)
 

@@ -113,7 +113,8 @@ def write_model(
     stored = {"<f2": "F16", "<f4": "F32"}.get(kind.str)
     if stored is None:
         raise ValueError(f"write_model: dtype must be float16 or float32, got {np.dtype(dtype)}.")
-    arrays = {name: np.asarray(_numpy(value), kind, order="C") for name, value in weights.items()}
+    with np.errstate(over="ignore"):  # infinity is refused below
+        arrays = {name: np.asarray(_numpy(value), kind, order="C") for name, value in weights.items()}
     check_weights("write_model", config, arrays)
     header: dict[str, Any] = {"__metadata__": {**(metadata or {}), _CONFIG: config.to_json()}}
     offset = 0

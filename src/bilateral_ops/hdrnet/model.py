@@ -220,7 +220,7 @@ class NormalizedNNGuide(NNGuideModule):
         variance = ((self.w1 @ torch.cov(pixels.T, correction=0)) * self.w1).sum(1)
         with torch.no_grad():
             self.running_mean.lerp_(mean, _MOMENTUM)
-            self.running_var.lerp_(variance, _MOMENTUM)
+            self.running_var.lerp_(variance * (len(pixels) / max(len(pixels) - 1, 1)), _MOMENTUM)
         return mean, variance
 
     def freeze(self) -> Any:
