@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -168,18 +169,24 @@ class Predictor:
         return out
 
 
+# Matrix products are cut so small that BLAS gives each to one thread: they are too short to be shared, least of all
+# with the kernels' threads and others that decode images; and results don't depend on how many threads BLAS has.
+_PRODUCTS = 1 << 18  # multiply-adds of matrices
+_VECTOR_PRODUCTS = 1 << 13  # of a vector and a matrix
+
+
 class _Network:
-    """The coefficients' network: one matrix product a layer."""
+    """The coefficients' network: its convolutions are products of patches and matrices."""
 
     def __init__(self, config: Config, weights: Mapping[str, Any]) -> None:
         self.config = config
         self.plan = layers(config)
         self.matrices = {layer.name: _matrix(layer, weights) for layer in self.plan}
         # Channels of the prediction in the grid's order, depth, row, column, so that they lie as the grid does.
-        order = np.arange(self.plan.prediction.outputs).reshape(4, config.rows, config.luma_bins)
+        order = np.arange(self.plan.prediction.outputs).reshape(4, config.rows, config.luma_bins).transpose(2, 1, 0)
         name = self.plan.prediction.name
-        self.matrices[name] = np.ascontiguousarray(self.matrices[name][:, order.transpose(2, 1, 0).ravel()])
-        self.spare: list[_Buffers] = []  # each used by one thread at a time
+        self.matrices[name] = np.ascontiguousarray(self.matrices[name][:, order.ravel()])
+        self.spare: list[dict[str, _Buffer]] = []  # one for each thread that has been here at the same time
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "spare": []}
@@ -188,56 +195,46 @@ class _Network:
         try:
             buffers = self.spare.pop()
         except IndexError:
-            buffers = _Buffers(self.config)
-        features = low
-        for layer in self.plan.splat:
-            features = buffers.convolve(layer, self.matrices[layer.name], features)
-        fused = features
-        for layer in self.plan.local:
-            fused = buffers.convolve(layer, self.matrices[layer.name], fused)
+            buffers = self.buffers()
+
+        def convolved(features: Any, path: Sequence[Layer]) -> Any:
+            for layer in path:
+                features = buffers[layer.name].convolve(features, self.matrices[layer.name])
+            return features
+
+        features = convolved(low, self.plan.splat)
+        fused = convolved(features, self.plan.local)
         if self.config.global_path:
-            for layer in self.plan.global_convolutions:
-                features = buffers.convolve(layer, self.matrices[layer.name], features)
-            vector = features.ravel()
-            for layer in self.plan.global_connected:
-                matrix = self.matrices[layer.name]
-                vector = vector @ matrix[:-1] + matrix[-1]
-                if layer.relu:
-                    np.maximum(vector, 0, out=vector)
-            fused += vector
+            fused += self.connected(convolved(features, self.plan.global_convolutions).ravel())
         np.maximum(fused, 0, out=fused)
-        matrix = self.matrices[self.plan.prediction.name]
-        grid = fused.reshape(-1, fused.shape[-1]) @ matrix[:-1]
-        grid += matrix[-1]
+        grid = convolved(fused, [self.plan.prediction]).reshape(self.config.grid_shape).copy()
         self.spare.append(buffers)
-        return grid.reshape(self.config.grid_shape)
+        return grid
 
+    def connected(self, vector: Any) -> Any:
+        for layer in self.plan.global_connected:
+            matrix = self.matrices[layer.name]
+            rows = _share(layer.inputs, layer.outputs, _VECTOR_PRODUCTS)
+            parts = vector.reshape(-1, 1, rows) @ matrix[:-1].reshape(-1, rows, layer.outputs)
+            vector = parts.sum((0, 1))
+            vector += matrix[-1]
+            if layer.relu:
+                np.maximum(vector, 0, out=vector)
+        return vector
 
-class _Buffers:
-    """Memory for one run of the network."""
-
-    def __init__(self, config: Config) -> None:
-        plan = layers(config)
-        self.layers: dict[str, _Buffer] = {}
-        side = config.net_input
-        for layer in plan.splat:
-            self.layers[layer.name] = _Buffer(layer, side)
-            side = -(-side // 2)
-        for layer in plan.local:
-            self.layers[layer.name] = _Buffer(layer, side)
-        for layer in plan.global_convolutions:
-            self.layers[layer.name] = _Buffer(layer, side)
-            side = -(-side // 2)
-
-    def convolve(self, layer: Layer, matrix: Any, image: Any) -> Any:
-        """(H, W, C) → (H', W', C'), which is overwritten by the next run."""
-        buffer = self.layers[layer.name]
-        np.copyto(buffer.inside, image)
-        np.copyto(buffer.patches, buffer.windows)
-        np.matmul(buffer.rows, matrix, out=buffer.result)
-        if layer.relu:
-            np.maximum(buffer.result, 0, out=buffer.result)
-        return buffer.image
+    def buffers(self) -> dict[str, _Buffer]:
+        buffers = {}
+        for start, path in (
+            (self.config.net_input, self.plan.splat),
+            (self.config.spatial_bin, self.plan.local),
+            (self.config.spatial_bin, self.plan.global_convolutions),
+            (self.config.spatial_bin, (self.plan.prediction,)),
+        ):
+            side = start
+            for layer in path:
+                buffers[layer.name] = _Buffer(layer, side)
+                side = -(-side // layer.stride)
+        return buffers
 
 
 class _Buffer:
@@ -250,11 +247,26 @@ class _Buffer:
         self.inside = padded[before : before + side, before : before + side]
         windows = sliding_window_view(padded, (layer.size, layer.size), (0, 1))[:: layer.stride, :: layer.stride]
         self.windows = windows.transpose(0, 1, 3, 4, 2)  # row, column, those of the kernel, channel
-        rows = np.ones((sides, sides, layer.size**2 * layer.inputs + 1), np.float32)  # the last number is the bias's
-        self.patches = rows[..., :-1].reshape(self.windows.shape)
-        self.rows = rows.reshape(sides * sides, -1)
-        self.result = np.empty((sides * sides, layer.outputs), np.float32)
-        self.image = self.result.reshape(sides, sides, layer.outputs)
+        inner = layer.size**2 * layer.inputs + 1
+        patches = np.ones((sides, sides, inner), np.float32)  # the last number is the bias's
+        self.patches = patches[..., :-1].reshape(self.windows.shape)
+        self.result = np.empty((sides, sides, layer.outputs), np.float32)
+        at_once = _share(sides * sides, inner * layer.outputs, _PRODUCTS)
+        self.factors, self.products = (a.reshape(-1, at_once, a.shape[-1]) for a in (patches, self.result))
+        self.relu = layer.relu
+
+    def convolve(self, image: Any, matrix: Any) -> Any:
+        """(H, W, C) → (H', W', C'), which is overwritten by the next run."""
+        np.copyto(self.inside, image)
+        np.copyto(self.patches, self.windows)
+        np.matmul(self.factors, matrix, out=self.products)
+        return np.maximum(self.result, 0, out=self.result) if self.relu else self.result
+
+
+@functools.cache
+def _share(count: int, each: int, most: int) -> int:
+    """How many of ``count`` rows go into a product, each of ``each`` multiply-adds: a divisor; all, if not even two."""
+    return max((n for n in range(2, count + 1) if count % n == 0 and n * each <= most), default=count)
 
 
 def _matrix(layer: Layer, weights: Mapping[str, Any]) -> Any:
