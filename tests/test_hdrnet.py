@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,16 @@ def test_the_networks_input_is_not_rounded() -> None:
         low = predictor.low_resolution(image)
         assert low.dtype == np.float32
         assert_near(low, reference.resize_area(in_floats(image), (48, 48)))
+
+
+def test_the_networks_input_takes_little_memory() -> None:
+    predictor = Predictor(VARIANTS["curves"], weights_of(VARIANTS["curves"]))
+    image = image_of((1500, 1400), U8)
+    tracemalloc.start()
+    predictor.low_resolution(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < image.nbytes
 
 
 def test_threads_share_a_predictor() -> None:

@@ -28,6 +28,8 @@ __all__ = ["Predictor"]
 #: How far a pixel sees through the pyramid: 2s + s·s' + 1 pixels under levels s and then s' times as small, which is at
 #: most 2⅔ and 3, but for images of fewer pixels than this.
 _MARGIN = 16
+#: Pixels that are made floats at once.
+_BAND = 1 << 17
 #: The model in the package.
 SHIPPED = Path(__file__).with_name("model.safetensors")
 
@@ -100,9 +102,19 @@ class Predictor:
 
     def low_resolution(self, image: Any) -> Any:
         """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1]."""
-        image = _checked(image)
-        side = self.config.net_input
-        return resize_area(_floats(image, np.float32), (side, side))
+        image, side = _checked(image), self.config.net_input
+        if image.dtype == np.float32:
+            return resize_area(image, (side, side))
+        # By columns first, in bands that stay in the cache as floats: there is never a copy of the image.
+        height, width = image.shape[:2]
+        narrow = np.empty((height, side, 3), np.float32)
+        rows = max(_BAND // max(width, 1), 1)
+        for top in range(0, height, rows):
+            band = image[top : top + rows].astype(np.float32)
+            resize_area(band, (len(band), side), out=narrow[top : top + rows])
+        low = resize_area(narrow, (side, side))
+        low *= np.float32(_unit(image))
+        return low
 
     def grid(self, low: Any) -> Any:
         """The grid that the network predicts: float32 (S, S, 3) → float32 (Gh, Gw, Gd, 3·scales, 4)."""
@@ -305,9 +317,14 @@ def _checked(image: Any) -> Any:
     return image
 
 
+def _unit(image: Any) -> float:
+    """What an image's number 1 means."""
+    return 1 / int(np.iinfo(image.dtype).max) if kind_of(image) in INTEGERS else 1.0
+
+
 def _floats(image: Any, kind: Any) -> Any:
     if kind_of(image) in INTEGERS:
-        return np.multiply(image, kind(1 / np.iinfo(image.dtype).max), dtype=kind)
+        return np.multiply(image, kind(_unit(image)), dtype=kind)
     return image.astype(kind, copy=False)
 
 
