@@ -115,7 +115,9 @@ def _check(call: Call) -> None:
     for name, rows, columns in (("image", "H", "W"), (call.owner("h"), "h", "w")):
         got = call.sizes[rows], call.sizes[columns]
         if min(got) < 1:
-            raise ValueError(f"{call.op}: {name} must have at least one row and one column, got ({rows}, {columns}) = {got}.")
+            raise ValueError(
+                f"{call.op}: {name} must have at least one row and one column, got ({rows}, {columns}) = {got}."
+            )
     for before, after in (("H", "h"), ("W", "w")):
         product = call.sizes[before] * call.sizes[after]
         if product > _MOST_PRODUCT:
