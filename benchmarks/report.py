@@ -1,6 +1,7 @@
 """Turn what `nox -s bench` measured into docs/benchmarks/ and the README's summary.
 
 python benchmarks/report.py FILE.json    # pytest-benchmark's; keeps the medians in docs/benchmarks/results.json
+python benchmarks/report.py FILE.json --add  # the same for the benchmarks in it; the others stay as they were
 python benchmarks/report.py              # write everything again from results.json
 python benchmarks/report.py --check      # write nothing; exit code 1 where a text is not what it would write
 """
@@ -54,6 +55,8 @@ TARGETS = (
     Target("training step", "training", 80, None, (SMALL,)),
     Target("training step", "training memory", 0.2, None, (SMALL,)),
     Target("lib_bilagrid step", "training", 50, None, (SMALL,)),
+    Target("hdrnet", "frames of hdrnet", 60, 100, (SMALL,)),
+    Target("hdrnet", "frames of hdrnet", 30, None, ("3840x2160",)),
     Target("slice_apply", "overhead in PyTorch", 60, None, ("16x16",)),
     Target("slice_apply", "overhead in JAX", 40, None, ("16x16",)),
 )
@@ -61,6 +64,7 @@ TARGETS = (
 FIGURES = {
     "streaming": ("time ÷ streaming bound", "", True),
     "frames": ("frames a second", "", False),
+    "frames of hdrnet": ("the whole pipeline, frames a second", "", False),
     "avx2": ("AVX2 time ÷ AVX-512 time", "", True),
     "growth": ("time ÷ bound, 1 to 100 megapixels: varies by", " %", True),
     "memory": ("memory beside inputs and outputs", " MiB", True),
@@ -110,6 +114,9 @@ class Results:
         if of == "training memory":
             ours, theirs = (self.one(scan=of, call=call, way=way, size=size) for way in ("bilateral_ops", "torch"))
             return ours["added"] / theirs["added"] if ours and theirs else None
+        if of == "frames of hdrnet":
+            row = self.one(scan="hdrnet", call=call, way="bilateral_ops", size=size)
+            return 1 / row["seconds"] if row else None
         if of.startswith("overhead"):
             row = self.one(scan=of, call=call, size=size)
             return 1e6 * row["seconds"] / row["calls"] if row else None
@@ -141,6 +148,17 @@ def keep(measured: dict[str, Any]) -> dict[str, Any]:
             row["seconds"] = benchmark["stats"]["median"]
         rows.append(_rounded(row))
     return {"machine": measured["machine_info"], "date": measured["datetime"][:10], "rows": rows}
+
+
+def added(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What was kept, with those of its rows that have been measured again replaced, and new ones at the end."""
+
+    def what(row: dict[str, Any]) -> Any:
+        """Which benchmark a row is of: all that is not measured."""
+        return {k: v for k, v in row.items() if k not in ("seconds", "added", "rounds", "beside")}
+
+    measured = [what(row) for row in new["rows"]]
+    return {**kept, "rows": [*(row for row in kept["rows"] if what(row) not in measured), *new["rows"]]}
 
 
 def _rounded(value: Any) -> Any:
@@ -282,6 +300,17 @@ TINY_CALLS = {
 }
 
 
+def hdrnet(results: Results) -> str:
+    """HDRnet's whole pipeline, with this package and without it."""
+    rows = []
+    for row in results.find(scan="hdrnet", way="bilateral_ops"):
+        parts = [f"{milliseconds(part)}" for part in row["beside"].values()]
+        other = results.one(scan="hdrnet", way="torch", size=row["size"])
+        ratio = number(other["beside"]["bilateral_ops"]["ratio"], " ×") if other else ""
+        rows.append([pretty(row["size"]), *parts, milliseconds(row), number(1 / row["seconds"]), ratio])
+    return table(["ms", "reduce", "network", "guide, slice, apply", "all", "frames a second", "PyTorch"], rows)
+
+
 def overhead(results: Results) -> str:
     rows = []
     for scan, names in TINY_CALLS.items():
@@ -319,7 +348,7 @@ Milliseconds at {pretty(SMALL)} with {machine["threads"]} threads of an {machine
 reads and writes the same bytes. Peers: times as long as this package. [All sizes, all operations and how it is
 measured](docs/benchmarks/README.md).
 
-{steps(results)}![Time of every operation beside its peers](docs/benchmarks/time.png)
+{steps(results)}{pipeline(results)}![Time of every operation beside its peers](docs/benchmarks/time.png)
 {MARKS[1]}"""
     before, _, rest = text.partition(MARKS[0])
     _, mark, after = rest.partition(MARKS[1])
@@ -343,6 +372,19 @@ def steps(results: Results) -> str:
             f"{what} is {number(time)} times as fast as with `grid_sample` and takes {100 * space:.0f} % of its memory"
         )
     return "\n".join(textwrap.wrap("; ".join(said) + ".", 120)) + "\n\n"
+
+
+def pipeline(results: Results) -> str:
+    """A sentence on HDRnet's whole pipeline."""
+    row, other = (results.one(scan="hdrnet", way=way, size=SMALL) for way in ("bilateral_ops", "torch"))
+    if row is None or other is None:
+        return ""
+    text = (
+        f"HDRnet's whole pipeline (`hdrnet.Predictor`: reduce, network, guide, slice, apply; uint8 in and out) takes "
+        f"{milliseconds(row)} ms, {number(1 / row['seconds'])} frames a second; the same model in PyTorch, with "
+        f"`grid_sample`, takes {number(other['beside']['bilateral_ops']['ratio'])} times as long."
+    )
+    return "\n".join(textwrap.wrap(text, 120)) + "\n\n"
 
 
 def page(results: Results) -> str:
@@ -428,6 +470,14 @@ step*: a view's grid of a radiance field looked up at a mesh of pixel centres an
 forward and backward to the grids and the colours.
 
 {training(results)}
+
+## HDRnet
+
+`hdrnet.Predictor`, a network of the default size: an image reduced to 256 × 256, the network, and the grid rendered at
+full resolution, uint8 in and out. *PyTorch*: times as long for the same model there, with its convolutions and
+`grid_sample`. The parts are timed one by one, so that their sum is not quite that of all.
+
+{hdrnet(results)}
 
 ## Tiny images
 
@@ -614,10 +664,15 @@ def plot_threads(results: Results, axes: Any) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write docs/benchmarks/ and the README's summary.")
     parser.add_argument("file", nargs="?", type=Path, help="what pytest-benchmark wrote (default: results.json, kept)")
+    parser.add_argument("--add", action="store_true", help="keep the figures of what is not in the file")
     parser.add_argument("--check", action="store_true", help="write nothing; say whether the texts are up to date")
     options = parser.parse_args()
+    if options.add and options.file is None:
+        parser.error("--add needs a file")
     source = json.loads((options.file or RESULTS).read_text(encoding="utf-8"))
     kept = keep(source) if options.file else source
+    if options.add:
+        kept = added(json.loads(RESULTS.read_text(encoding="utf-8")), kept)
     results = Results(kept)
     front = ROOT / "README.md"
     texts = {

@@ -1,0 +1,33 @@
+"""HDRnet: a network that predicts a bilateral grid for a photograph, and the photograph rendered by it.
+
+:class:`Predictor` enhances images with NumPy and this package's kernels alone; :class:`HDRNet` is the same network in
+PyTorch, to be trained, and is imported where it is asked for. A model is a safetensors file with its :class:`Config`.
+
+    from bilateral_ops.hdrnet import Predictor
+
+    predictor = Predictor.load()        # the model in this package
+    enhanced = predictor(image)         # (H, W, 3), uint8, uint16 or floats in [0, 1]
+
+Source: Gharbi et al., Deep Bilateral Learning for Real-Time Image Enhancement, SIGGRAPH 2017.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._config import Config
+from ._predict import Predictor
+from ._weights import from_hdrnet, read_model, write_model
+
+if TYPE_CHECKING:
+    from .model import HDRNet
+
+__all__ = ["Config", "HDRNet", "Predictor", "from_hdrnet", "read_model", "write_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "HDRNet":
+        from .model import HDRNet
+
+        return HDRNet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,248 @@
+"""The network in PyTorch, to be trained."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import Module, ModuleList, Parameter, Sequential, init
+from torch.nn import functional as F
+
+from .. import resize_area
+from ..compat.hdrnet import unpack_coefficients
+from ..frameworks.torch import CurvesGuideModule, NNGuideModule
+from ..ops._guide_luma import guide_luma
+from ..ops._guide_nn import guide_nn
+from ..ops._slice_apply import slice_apply
+from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
+from ._predict import Predictor
+from ._weights import read_model, write_model
+
+__all__ = ["HDRNet"]
+
+#: How much of a batch's mean and variance goes into the running ones. The original's 0.001 takes ten times as long.
+_MOMENTUM = 0.01
+
+
+class HDRNet(Module):
+    """An image (N, H, W, 3) → the image enhanced, of any size, floats in [0, 1], not clipped.
+
+        grid = coefficients(resize_area(image, (S, S)))         (N, Gh, Gw, Gd, 3·scales, 4)
+        out = slice_apply(grid, guide(image), image)            scales = 1
+        out = Σ_s enlarge(slice_apply(grid_s, guide_s(image_s), image_s))
+                                                                scales = 3: image_0 the image, the others half as
+                                                                large each, both by bilinear interpolation
+
+    Parameters
+    ----------
+    config : Config
+    device, dtype
+        Of the parameters.
+
+    Notes
+    -----
+    As in google/hdrnet: layers, paddings (TensorFlow's SAME), the order of channels, initial values, which are normal
+    with variance 2/fan-in, cut off at two standard deviations, and biases 0. Running means and variances of batches
+    follow faster (by 0.01 a step, not 0.001), so that short trainings can be used, too.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
+    """
+
+    def __init__(self, config: Config | None = None, *, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.config = Config() if config is None else config
+        if not isinstance(self.config, Config):
+            raise TypeError(f"HDRNet: config must be a Config, got {type(config).__name__}.")
+        self.coefficients = Coefficients(self.config)
+        make = {"curves": _curves_guide, "nn": NormalizedNNGuide, "luma": _LumaGuide}[self.config.guide]
+        self.guides = ModuleList(make(self.config.guide_complexity) for _ in range(self.config.scales))
+        self.to(device=device, dtype=dtype)
+
+    @property
+    def guide(self) -> Module:
+        """The guide at full resolution: an image (N, H, W, 3) → (N, H, W)."""
+        return self.guides[0]
+
+    def low_resolution(self, image: torch.Tensor) -> torch.Tensor:
+        """The network's input for an image (N, H, W, 3): exact averages, (N, S, S, 3)."""
+        side = self.config.net_input
+        return resize_area(image, (side, side)).to(self.coefficients.prediction.weight.dtype)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if not image.is_floating_point():
+            raise TypeError(f"HDRNet: image must be of floats in [0, 1], got {image.dtype}; Predictor takes integers.")
+        if image.ndim != 4 or image.shape[-1] != 3:
+            raise ValueError(f"HDRNet: image must have shape (N, H, W, 3), got {tuple(image.shape)}.")
+        return self.render(self.coefficients(self.low_resolution(image)), image)
+
+    def render(self, grid: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """The full-resolution stream: an image (N, H, W, 3) under the grid that is predicted for it."""
+        levels = [image]
+        for _ in self.guides[1:]:
+            height, width = levels[-1].shape[1:3]
+            levels.append(_resize(levels[-1], (max(height // 2, 1), max(width // 2, 1))))
+        out: Any = None
+        for i, (level, guide) in enumerate(zip(reversed(levels), reversed(self.guides))):  # the coarsest first
+            rendered = slice_apply(grid[..., 3 * i : 3 * i + 3, :], guide(level), level)
+            out = rendered if out is None else rendered + _resize(out, rendered.shape[1:3])
+        return out
+
+    def freeze(self) -> Predictor:
+        """The network as it is now, for prediction without PyTorch."""
+        return Predictor(self.config, self._arrays())
+
+    def save(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        """Write a model file: :func:`write_model` of this network."""
+        write_model(file, self.config, self._arrays(), metadata=metadata, dtype=dtype)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str], *, device: Any = None, dtype: Any = None) -> HDRNet:
+        """The network of a model file, in training mode; errors are those of :func:`read_model`."""
+        config, weights, _ = read_model(file)
+        model = cls(config)
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        return model.to(device=device, dtype=dtype)
+
+    def _arrays(self) -> dict[str, Any]:
+        return {name: value.detach().cpu().float().numpy() for name, value in self.state_dict().items()}
+
+    def extra_repr(self) -> str:
+        return str(self.config)
+
+
+class Coefficients(Module):
+    """The low-resolution stream: (N, S, S, 3) → the grid (N, Gh, Gw, Gd, 3·scales, 4)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        plan = layers(config)
+        self.splat = Sequential(*map(LayerModule, plan.splat))
+        self.global_convolutions = Sequential(*map(LayerModule, plan.global_convolutions))
+        self.global_connected = Sequential(*map(LayerModule, plan.global_connected))
+        self.local = Sequential(*map(LayerModule, plan.local))
+        self.prediction = LayerModule(plan.prediction)
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        features = self.splat(low.permute(0, 3, 1, 2))
+        fused = self.local(features)
+        if self.config.global_path:
+            # Flattened by rows, columns, channels, as the original's weights are ordered.
+            summary = self.global_convolutions(features).permute(0, 2, 3, 1).flatten(1)
+            fused = fused + self.global_connected(summary)[:, :, None, None]
+        packed = self.prediction(F.relu(fused))
+        return unpack_coefficients(packed, self.config.luma_bins, n_out=self.config.rows, channels_first=True)
+
+
+class LayerModule(Module):
+    """A convolution, padded as TensorFlow's SAME, or a fully connected layer; then batch norm and ReLU, as it says."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = Parameter(torch.empty(layer.shapes()[f"{layer.name}.weight"]))
+        biased = layer.bias and not layer.norm
+        self.bias = Parameter(torch.empty(layer.outputs)) if biased else None
+        self.norm = Norm(layer.outputs) if layer.norm else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The initial values."""
+        deviation = math.sqrt(1.3 * 2 / self.weight[0].numel())  # 1.3: what cutting off takes from the variance
+        init.trunc_normal_(self.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size, stride = self.layer.size, self.layer.stride
+        if size:
+            (top, bottom), (left, right) = (same_padding(length, size, stride) for length in x.shape[2:])
+            x = F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, self.bias, stride)
+        else:
+            x = F.linear(x, self.weight, self.bias)
+        x = x if self.norm is None else self.norm(x)
+        return F.relu(x) if self.layer.relu else x
+
+    def extra_repr(self) -> str:
+        return str(self.layer)
+
+
+class Norm(Module):
+    """Batch norm without a factor to learn, (N, C, …), ε = 1e-3."""
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, None, self.bias, self.training, _MOMENTUM, NORM_EPSILON)
+
+
+class NormalizedNNGuide(NNGuideModule):
+    """The pointwise network's guide with its features normalised by batch, as in the original.
+
+    The features' mean and variance follow from those of the image, so that the normalisation becomes part of the
+    weights, and no feature is ever stored.
+    """
+
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features=features)
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        mean, variance = self._statistics(image) if self.training else (self.running_mean, self.running_var)
+        factor = torch.rsqrt(variance + NORM_EPSILON)
+        return guide_nn(image, self.w1 * factor[:, None], self.b1 - mean * factor, self.w2, self.b2)
+
+    def _statistics(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = image.reshape(-1, image.shape[-1]).to(self.w1.dtype)
+        mean = self.w1 @ pixels.mean(0)
+        variance = ((self.w1 @ torch.cov(pixels.T, correction=0)) * self.w1).sum(1)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, _MOMENTUM)
+            self.running_var.lerp_(variance * (len(pixels) / max(len(pixels) - 1, 1)), _MOMENTUM)
+        return mean, variance
+
+    def freeze(self) -> Any:
+        """The parameters as they are now, the running mean and variance among them."""
+        frozen = super().freeze()
+        factor = torch.rsqrt(self.running_var + NORM_EPSILON)
+        return type(frozen)(frozen.w1 * factor[:, None], frozen.b1 - self.running_mean * factor, frozen.w2, frozen.b2)
+
+
+class _LumaGuide(Module):
+    def __init__(self, complexity: int) -> None:
+        super().__init__()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return guide_luma(image)
+
+
+def _curves_guide(knots: int) -> Module:
+    return CurvesGuideModule(knots=knots)
+
+
+def _resize(image: torch.Tensor, size: Any) -> torch.Tensor:
+    """Bilinear interpolation, the corners' pixels on one another."""
+    resized = F.interpolate(image.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", align_corners=True)
+    return resized.permute(0, 2, 3, 1)
