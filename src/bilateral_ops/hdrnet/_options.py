@@ -104,7 +104,7 @@ class Options:
     restart: bool = _option(False, bool, "start anew though there is a checkpoint", resumable=True)
     log: str | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", resumable=True)
     quiet: bool = _option(False, bool, "show no progress", resumable=True)
-    device: str = _option("cpu", str, "of PyTorch: cpu or cuda", resumable=True)
+    device: str = _option("cpu", str, "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
 
     def __post_init__(self) -> None:
         for item in fields(self):
