@@ -20,9 +20,10 @@ from ._predict import Predictor
 from ._weights import from_hdrnet, read_model, write_model
 
 if TYPE_CHECKING:
-    from .model import HDRNet
+    from .model import HDRNet as HDRNet
 
-__all__ = ["Config", "HDRNet", "Predictor", "from_hdrnet", "read_model", "write_model"]
+# HDRNet is not among these, so that they need no PyTorch; bilateral_ops.hdrnet.model has it, too.
+__all__ = ["Config", "Predictor", "from_hdrnet", "read_model", "write_model"]
 
 
 def __getattr__(name: str) -> Any:
