@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +233,6 @@ class Tiff(Picture):
         extra = [(c, d, 0 if isinstance(v, str) else n, _encoded(v), once) for c, d, n, v, once in extra]
         extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
         shape = (self.height, self.width, self.channels)
-        bands = iter(bands)
         if self.whole:
             ((_, pixels),) = bands
             data: Any = pixels if self.channels > 1 else pixels[..., 0]
@@ -281,15 +279,10 @@ class Tiff(Picture):
             head = target.read(16)
             for code in codes:
                 source.seek(0)
-                found: Any = ImageFileDirectory_v2(_ifh(source.read(16)), group=code)
-                source.seek(int(self._page.tags[code].valueoffset))
-                wide = found._bigtiff
-                order = "<" if found.prefix == b"II" else ">"
-                (place,) = struct.unpack(order + ("Q" if wide and self._page.tags[code].dtype in (13, 16, 18) else "I"),
-                                         source.read(8 if wide and self._page.tags[code].dtype in (16, 18) else 4))
-                source.seek(place)
+                found: Any = ImageFileDirectory_v2(_header(source.read(16)), group=code)
+                source.seek(_entry(source, code)[1])
                 found.load(source)
-                copied: Any = ImageFileDirectory_v2(_ifh(head), group=code)
+                copied: Any = ImageFileDirectory_v2(_header(head), group=code)
                 for tag in found:
                     if tag != 40965:  # interoperability, a directory of its own
                         copied.tagtype[tag] = found.tagtype[tag]
@@ -297,5 +290,32 @@ class Tiff(Picture):
                 end = target.seek(0, 2)
                 end += target.write(b"\0" * (end % 2))
                 target.write(copied.tobytes(end))
-                target.seek(_entry(target, code, big))
+                target.seek(_entry(target, code)[0])
                 target.write(struct.pack("<I", end))
+
+
+def _header(head: bytes) -> bytes:
+    return head[:16] if head[2:3] in b"+\0" and 43 in head[2:4] else head[:8]
+
+
+def _entry(file: Any, code: int) -> tuple[int, int]:
+    """Where the first directory has this tag's value, and the value, which is an offset."""
+    file.seek(0)
+    head = file.read(16)
+    order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
+    (first,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
+    file.seek(first)
+    (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+    start, size = file.tell(), 20 if big else 12
+    entries = file.read(count * size)
+    for at in range(0, len(entries), size):
+        tag, kind = struct.unpack_from(order + "HH", entries, at)
+        if tag == code:
+            at += size - (8 if big else 4)
+            return start + at, struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), entries, at)[0]
+    raise ImageError(f"has no tag {code}")
+
+
+def _encoded(value: Any) -> Any:
+    """As a tag is to be written: text as it lay in the file."""
+    return value.encode("utf-8", "surrogateescape") + b"\0" if isinstance(value, str) else value
