@@ -114,6 +114,16 @@ void define_operations(py::module_& m) {
     Call call("total_variation_vjp", extra...);
     total_variation_backward(call, d_grid, grid, grad);
   });
+
+  m.def("resize_area_forward", [](Object out, Object image, Extra... extra) {
+    Call call("resize_area", extra...);
+    resize_area_forward(call, out, image);
+  });
+
+  m.def("resize_area_backward", [](Object d_image, Object grad, Extra... extra) {
+    Call call("resize_area_vjp", extra...);
+    resize_area_backward(call, d_image, grad);
+  });
 }
 
 // XLA's handlers as Python takes them: a capsule each, by the name of the kernel.

@@ -228,4 +228,22 @@ void total_variation_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> gr
   if (a.d_grid.data) call.run(&Call::Table::total_variation_backward, a);
 }
 
+template <class Call>
+void resize_area_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image) {
+  const bool batched = call.rank(image) == 4;
+  ResizeAreaArgs a{};
+  a.out = call.output(out, batched, 4);
+  a.image = call.input(image, batched, 4);
+  call.run(&Call::Table::resize_area_forward, a);
+}
+
+template <class Call>
+void resize_area_backward(Call& call, ArrayOf<Call> d_image, ArrayOf<Call> grad) {
+  const bool batched = call.rank(grad) == 4;
+  ResizeAreaGradArgs a{};
+  a.d_image = call.output(d_image, batched, 4);
+  a.grad = call.input(grad, batched, 4);
+  if (a.d_image.data) call.run(&Call::Table::resize_area_backward, a);
+}
+
 }  // namespace bilateral_ops

@@ -221,6 +221,12 @@ BO_INLINE uint32_t to_unit(float v, float top) {
   return float_bits(clipped + magic) - 0x4b400000u;
 }
 
+// A number ≥ 0 to the nearest whole one, to even where it is in the middle
+BO_INLINE double rounded(double v) {
+  const double magic = 6755399441055744.0;  // 1.5·2^52: adding it leaves no room for a fraction
+  return v + magic - magic;
+}
+
 // Storage formats: bits, their value, and the bits of a value.
 struct F16 {
   using Bits = uint16_t;
@@ -242,6 +248,35 @@ struct U16 {
   static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 65535.0f); }
   static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 65535.0f)); }
 };
+// Integers as they are, for sums of them that are exact
+struct Levels8 {
+  using Bits = uint8_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return static_cast<float>(v); }
+};
+struct Levels16 {
+  using Bits = uint16_t;
+  static BO_INLINE_MEMBER float value(Bits v) { return static_cast<float>(v); }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Shares of pixels
+
+// Pixel i of `count` that lie over `others` as wide together: it covers those in [begin, end), the first and the last
+// of them in part. Lengths are whole numbers in the unit of which a pixel is `others` long and another one `count`, so
+// that nothing is rounded; products of the two sizes must be below 2^62.
+struct Footprint {
+  int64_t begin, end;
+  int64_t head, tail;  // how much it covers of the first, and of the last if that is another one
+};
+BO_INLINE Footprint footprint(int64_t i, int64_t count, int64_t others) {
+  Footprint f;
+  const int64_t from = i * others, to = from + others;
+  f.begin = from / count;
+  f.end = (to - 1) / count + 1;
+  f.head = min_of((f.begin + 1) * count, to) - from;
+  f.tail = to - (f.end - 1) * count;
+  return f;
+}
 
 }  // namespace BO_ISA
 }  // namespace bilateral_ops

@@ -10,7 +10,7 @@
 //   bindings.*      the callers from Python: NumPy's arrays, and DLPack's for CUDA
 //   xla.*           the callers from JAX
 //
-// Dimensions: N batch; H W image; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one axis);
+// Dimensions: N batch; H W image; h w its new size; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one axis);
 // Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.
 //
 // Any Tensor may have any strides. In backward Args a d_* tensor whose data is null is not computed.
@@ -117,6 +117,18 @@ struct TotalVariationGradArgs {
   Tensor grid, grad;
 };
 
+// resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H, which is
+// the share that pixel y has of output pixel i; w(j,x) likewise
+struct ResizeAreaArgs {
+  Tensor out;    // (N,h,w,Ci)
+  Tensor image;  // (N,H,W,Ci)
+};
+// d_image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]: the same the other way, with shares of the image's pixels
+struct ResizeAreaGradArgs {
+  Tensor d_image;
+  Tensor grad;
+};
+
 // One build of everything: of an instruction set, or for CUDA, where a call takes a Context besides. A new operation
 // adds two lines here.
 template <class... Context>
@@ -133,6 +145,8 @@ struct KernelTable {
   void (*enhance_forward)(const EnhanceArgs&, Context...);
   void (*total_variation_forward)(const TotalVariationArgs&, Context...);
   void (*total_variation_backward)(const TotalVariationGradArgs&, Context...);
+  void (*resize_area_forward)(const ResizeAreaArgs&, Context...);
+  void (*resize_area_backward)(const ResizeAreaGradArgs&, Context...);
 };
 using Kernels = KernelTable<>;
 

@@ -438,6 +438,8 @@ struct Bodies {
   static void total_variation_backward_(C& c) {
     total_variation_backward(c, c.result(0), c.argument(0), c.argument(1));
   }
+  static void resize_area_forward_(C& c) { resize_area_forward(c, c.result(0), c.argument(0)); }
+  static void resize_area_backward_(C& c) { resize_area_backward(c, c.result(0), c.argument(1)); }
 
   static const std::vector<Handler>& handlers() {
     static const std::vector<Handler> all = {
@@ -452,6 +454,8 @@ struct Bodies {
         {"enhance_forward", handle<Backend, enhance_forward_>},
         {"total_variation_forward", handle<Backend, total_variation_forward_>},
         {"total_variation_backward", handle<Backend, total_variation_backward_>},
+        {"resize_area_forward", handle<Backend, resize_area_forward_>},
+        {"resize_area_backward", handle<Backend, resize_area_backward_>},
     };
     return all;
   }

@@ -4,6 +4,7 @@
 #include "apply.inl"
 #include "enhance.inl"
 #include "guide.inl"
+#include "resize_area.inl"
 #include "slice.inl"
 #include "slice_apply.inl"
 #include "total_variation.inl"
@@ -23,7 +24,9 @@ constexpr Kernels make_kernels(const char* isa) {
           guide_backward,
           enhance_forward,
           total_variation_forward,
-          total_variation_backward};
+          total_variation_backward,
+          resize_area_forward,
+          resize_area_backward};
 }
 
 }  // namespace BO_ISA

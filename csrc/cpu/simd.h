@@ -166,12 +166,7 @@ BO_INLINE T total(const Vec<T>& a) {
 // to[lane] += weight·a[lane]
 template <class T>
 BO_INLINE void accumulate(double* to, const Vec<T>& a, double weight) {
-  BO_LANES to[l] = madd(static_cast<double>(a.v[l]), weight, to[l]);
-}
-// The same for four numbers at a place
-template <class T>
-BO_INLINE void accumulate4(double* to, const T* from, double weight) {
-  for (int i = 0; i < 4; ++i) to[i] = madd(static_cast<double>(from[i]), weight, to[i]);
+  BO_LANES to[l] = madd(a.v[l], weight, to[l]);
 }
 // The second argument only says which T.
 template <class T>
@@ -267,6 +262,15 @@ BO_INLINE void store_as(Format, char* p, const Vec<T>& a) {
     const typename Format::Bits bits = Format::bits(a.v[l]);
     memcpy(p + l * static_cast<int>(sizeof bits), &bits, sizeof bits);
   }
+}
+// A vector's numbers as those of vectors of another type, one after another
+template <class T>
+BO_INLINE void widen(const Vec<T>& a, Vec<T>* v) {
+  v[0] = a;
+}
+template <class From, class To>
+BO_INLINE void widen(const Vec<From>& a, Vec<To>* v) {
+  for (int l = 0; l < Vec<From>::kLanes; ++l) v[l / Vec<To>::kLanes].v[l % Vec<To>::kLanes] = static_cast<To>(a.v[l]);
 }
 // i + Bit where x > y, else i, which does not have that bit
 template <int Bit, class T>
@@ -389,16 +393,9 @@ BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm512_storeu_pd(to, _mm512_fmadd_pd(a.v, _mm512_set1_pd(weight), _mm512_loadu_pd(to)));
 }
-BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
-  accumulate(to, Vec<double>{_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}, weight);
-  accumulate(to + 8, Vec<double>{_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}, weight);
-}
-BO_INLINE void accumulate4(double* to, const float* from, double weight) {
-  const __m256d a = _mm256_cvtps_pd(_mm_loadu_ps(from));
-  _mm256_storeu_pd(to, _mm256_fmadd_pd(a, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
-}
-BO_INLINE void accumulate4(double* to, const double* from, double weight) {
-  _mm256_storeu_pd(to, _mm256_fmadd_pd(_mm256_loadu_pd(from), _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
+BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
+  v[0].v = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
+  v[1].v = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));
 }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {_mm512_loadu_si512(p)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
@@ -481,16 +478,18 @@ BO_INLINE __m512i whole(__m512 v, float top) {
 }
 BO_INLINE __m256i sixteen_halves(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 BO_INLINE void store_halves(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-BO_INLINE Vec<float> load_as(U8, const char* p) {
+BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {over(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), 255.0f)};
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
 }
+BO_INLINE Vec<float> load_as(U8, const char* p) { return {over(load_as(Levels8(), p).v, 255.0f)}; }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(whole(a.v, 255.0f)));
 }
-BO_INLINE Vec<float> load_as(U16, const char* p) {
-  return {over(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sixteen_halves(p))), 65535.0f)};
+BO_INLINE Vec<float> load_as(Levels16, const char* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sixteen_halves(p)))};
 }
+BO_INLINE Vec<float> load_as(U16, const char* p) { return {over(load_as(Levels16(), p).v, 65535.0f)}; }
 BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
   store_halves(p, _mm512_cvtepi32_epi16(whole(a.v, 65535.0f)));
 }
@@ -707,14 +706,10 @@ BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
 BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm256_storeu_pd(to, _mm256_fmadd_pd(a.v, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
 }
-BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
-  accumulate(to, Vec<double>{_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}, weight);
-  accumulate(to + 4, Vec<double>{_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}, weight);
+BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
+  v[0].v = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v));
+  v[1].v = _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1));
 }
-BO_INLINE void accumulate4(double* to, const float* from, double weight) {
-  accumulate(to, Vec<double>{_mm256_cvtps_pd(_mm_loadu_ps(from))}, weight);
-}
-BO_INLINE void accumulate4(double* to, const double* from, double weight) { accumulate(to, load(from), weight); }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
 }
@@ -800,17 +795,19 @@ BO_INLINE void store_halves(char* p, __m128i v) { _mm_storeu_si128(reinterpret_c
 BO_INLINE __m128i low_halves(__m256i v) {
   return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
-BO_INLINE Vec<float> load_as(U8, const char* p) {
+BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  return {over(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), 255.0f)};
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
 }
+BO_INLINE Vec<float> load_as(U8, const char* p) { return {over(load_as(Levels8(), p).v, 255.0f)}; }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   const __m128i halves = low_halves(whole(a.v, 255.0f));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
 }
-BO_INLINE Vec<float> load_as(U16, const char* p) {
-  return {over(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight_halves(p))), 65535.0f)};
+BO_INLINE Vec<float> load_as(Levels16, const char* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight_halves(p)))};
 }
+BO_INLINE Vec<float> load_as(U16, const char* p) { return {over(load_as(Levels16(), p).v, 65535.0f)}; }
 BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, low_halves(whole(a.v, 65535.0f))); }
 BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(eight_halves(p))}; }
 BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
@@ -1060,15 +1057,10 @@ BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   vst1q_f64(to, vfmaq_n_f64(vld1q_f64(to), a.low, weight));
   vst1q_f64(to + 2, vfmaq_n_f64(vld1q_f64(to + 2), a.high, weight));
 }
-BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
-  accumulate(to, Vec<double>{vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)}, weight);
-  accumulate(to + 4, Vec<double>{vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)}, weight);
+BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
+  v[0] = {vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)};
+  v[1] = {vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)};
 }
-BO_INLINE void accumulate4(double* to, const float* from, double weight) {
-  const float32x4_t a = vld1q_f32(from);
-  accumulate(to, Vec<double>{vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)}, weight);
-}
-BO_INLINE void accumulate4(double* to, const double* from, double weight) { accumulate(to, load(from), weight); }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) { return {vld1q_s32(p)}; }
 // The table instructions count a table's bytes: a lane's are 4k, …, 4k + 3; of doubles 8k, …, 8k + 7. Lookups with the
@@ -1187,25 +1179,28 @@ BO_INLINE uint16x8_t eight_halves(const char* p) {
   return vreinterpretq_u16_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(p)));
 }
 BO_INLINE void store_halves(char* p, uint16x8_t v) { vst1q_u8(reinterpret_cast<uint8_t*>(p), vreinterpretq_u8_u16(v)); }
+BO_INLINE Vec<float> levels(uint16x8_t v) {
+  return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(v))), vcvtq_f32_u32(vmovl_high_u16(v))};
+}
 // v/top to the last bit: a product with 1/top, corrected by what is left of v.
-BO_INLINE float32x4_t over(uint32x4_t v, float top) {
-  const float32x4_t n = vcvtq_f32_u32(v), r = vdupq_n_f32(1.0f / top), q = vmulq_f32(n, r);
-  return vfmaq_f32(q, vfmsq_f32(n, q, vdupq_n_f32(top)), r);
+BO_INLINE float32x4_t over(float32x4_t v, float top) {
+  const float32x4_t r = vdupq_n_f32(1.0f / top), q = vmulq_f32(v, r);
+  return vfmaq_f32(q, vfmsq_f32(v, q, vdupq_n_f32(top)), r);
 }
-BO_INLINE Vec<float> over(uint16x8_t v, float top) {
-  return {over(vmovl_u16(vget_low_u16(v)), top), over(vmovl_high_u16(v), top)};
-}
+BO_INLINE Vec<float> over(const Vec<float>& v, float top) { return {over(v.low, top), over(v.high, top)}; }
 // Conversion and narrowing saturate; NaN becomes 0.
 BO_INLINE uint16x8_t whole(const Vec<float>& v, float top) {
   return vqmovn_high_u32(vqmovn_u32(vcvtnq_u32_f32(vmulq_n_f32(v.low, top))), vcvtnq_u32_f32(vmulq_n_f32(v.high, top)));
 }
-BO_INLINE Vec<float> load_as(U8, const char* p) {
-  return over(vmovl_u8(vld1_u8(reinterpret_cast<const uint8_t*>(p))), 255.0f);
+BO_INLINE Vec<float> load_as(Levels8, const char* p) {
+  return levels(vmovl_u8(vld1_u8(reinterpret_cast<const uint8_t*>(p))));
 }
+BO_INLINE Vec<float> load_as(U8, const char* p) { return over(load_as(Levels8(), p), 255.0f); }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   vst1_u8(reinterpret_cast<uint8_t*>(p), vqmovn_u16(whole(a, 255.0f)));
 }
-BO_INLINE Vec<float> load_as(U16, const char* p) { return over(eight_halves(p), 65535.0f); }
+BO_INLINE Vec<float> load_as(Levels16, const char* p) { return levels(eight_halves(p)); }
+BO_INLINE Vec<float> load_as(U16, const char* p) { return over(load_as(Levels16(), p), 65535.0f); }
 BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, whole(a, 65535.0f)); }
 BO_INLINE Vec<float> load_as(F16, const char* p) {
   const float16x8_t h = vreinterpretq_f16_u16(eight_halves(p));
@@ -1281,6 +1276,58 @@ template <class T>
 BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
   return madd(t, b - a, a);
 }
+
+BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
+  constexpr int kParts = Vec<float>::kLanes / Vec<double>::kLanes;
+  Vec<double> v[kParts];
+  widen(a, v);
+  for (int i = 0; i < kParts; ++i) accumulate(to + i * Vec<double>::kLanes, v[i], weight);
+}
+
+// Four numbers next to each other, such as a pixel's channels, as doubles; the sums of four are a·b + c with one number b
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
+struct Four {
+  __m256d v;
+};
+BO_INLINE Four load_four(const double* p) { return {_mm256_loadu_pd(p)}; }
+BO_INLINE Four load_four(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
+BO_INLINE void store_four(double* p, const Four& a) { _mm256_storeu_pd(p, a.v); }
+BO_INLINE Four madd(const Four& a, double b, const Four& c) {
+  return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(b), c.v)};
+}
+#elif defined(BO_SIMD_NEON)
+struct Four {
+  float64x2_t low, high;
+};
+BO_INLINE Four load_four(const double* p) { return {vld1q_f64(p), vld1q_f64(p + 2)}; }
+BO_INLINE Four load_four(const float* p) {
+  const float32x4_t a = vld1q_f32(p);
+  return {vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
+}
+BO_INLINE void store_four(double* p, const Four& a) {
+  vst1q_f64(p, a.low);
+  vst1q_f64(p + 2, a.high);
+}
+BO_INLINE Four madd(const Four& a, double b, const Four& c) {
+  return {vfmaq_n_f64(c.low, a.low, b), vfmaq_n_f64(c.high, a.high, b)};
+}
+#else
+struct Four {
+  double v[4];
+};
+template <class T>
+BO_INLINE Four load_four(const T* p) {
+  Four r;
+  for (int i = 0; i < 4; ++i) r.v[i] = static_cast<double>(p[i]);
+  return r;
+}
+BO_INLINE void store_four(double* p, const Four& a) { memcpy(p, a.v, sizeof a.v); }
+BO_INLINE Four madd(const Four& a, double b, const Four& c) {
+  Four r;
+  for (int i = 0; i < 4; ++i) r.v[i] = madd(a.v[i], b, c.v[i]);
+  return r;
+}
+#endif
 
 // How the numbers at a place are loaded and stored: a whole vector of them, or those that are left.
 template <class T>

@@ -179,7 +179,7 @@ class Splatter {
     last_ = 0;
   }
   static BO_INLINE_MEMBER void add_to_cell(double* to, const T* sums, double weight, int64_t channels) {
-    if (channels == 4) return accumulate4(to, sums, weight);
+    if (channels == 4) return store_four(to, madd(load_four(sums), weight, load_four(to)));
     for (int64_t l = 0; l < channels; ++l) to[l] = madd(weight, static_cast<double>(sums[l]), to[l]);
   }
 

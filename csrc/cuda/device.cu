@@ -16,7 +16,9 @@ const CudaKernels& cuda_kernels() {
                                     cuda::guide_backward,
                                     cuda::enhance_forward,
                                     cuda::total_variation_forward,
-                                    cuda::total_variation_backward};
+                                    cuda::total_variation_backward,
+                                    cuda::resize_area_forward,
+                                    cuda::resize_area_backward};
   return table;
 }
 

@@ -17,6 +17,8 @@ void guide_backward(const GuideGradArgs& a, Launch& to);
 void enhance_forward(const EnhanceArgs& a, Launch& to);
 void total_variation_forward(const TotalVariationArgs& a, Launch& to);
 void total_variation_backward(const TotalVariationGradArgs& a, Launch& to);
+void resize_area_forward(const ResizeAreaArgs& a, Launch& to);
+void resize_area_backward(const ResizeAreaGradArgs& a, Launch& to);
 
 }  // namespace cuda
 }  // namespace bilateral_ops

@@ -18,6 +18,7 @@ from .ops._enhance import enhance
 from .ops._guide_curves import CurvesGuide, guide_curves, guide_curves_vjp
 from .ops._guide_luma import LumaGuide, guide_luma, guide_luma_vjp
 from .ops._guide_nn import NNGuide, guide_nn, guide_nn_vjp
+from .ops._resize_area import resize_area, resize_area_vjp
 from .ops._slice import slice, slice_vjp
 from .ops._slice_apply import slice_apply, slice_apply_vjp
 from .ops._splat import splat, splat_vjp
@@ -43,6 +44,8 @@ __all__ = [
     "guide_luma_vjp",
     "guide_nn",
     "guide_nn_vjp",
+    "resize_area",
+    "resize_area_vjp",
     "set_isa",
     "set_num_threads",
     "show_config",

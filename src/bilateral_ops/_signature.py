@@ -53,6 +53,18 @@ def argument(name: str, axes: str, role: str) -> Argument:
     return Argument(name, tuple(axes.split()), role)
 
 
+class Sizes(NamedTuple):
+    """An argument that says axes of the result as numbers. A VJP has ``grad``'s shape for it."""
+
+    name: str
+    axes: tuple[str, ...]
+
+    def checked(self, op: str, value: Any) -> dict[str, int]:
+        count = {2: "two", 3: "three"}[len(self.axes)]
+        what = f"{count} integers {_shape_text(self.axes)}"
+        return dict(zip(self.axes, integers(op, self.name, what, len(self.axes), value)))
+
+
 def _listed(words: Iterable[str], last: str = "or") -> str:
     *head, tail = words
     return f"{', '.join(head)} {last} {tail}" if head else tail
@@ -116,6 +128,7 @@ class Signature:
         like: str,
         batched: bool = False,
         keeps_integers: bool = True,
+        sizes: Sizes | None = None,
     ) -> None:
         self.name = name
         self.arguments = tuple(arguments)
@@ -124,11 +137,12 @@ class Signature:
         self.like = like
         self.always_batched = batched
         self.keeps_integers = keeps_integers
+        self.sizes = sizes
         self._checked: dict[tuple[Any, ...], Call] = {}
 
-    def bind(self, values: Mapping[str, Any], sizes: Mapping[str, int] | None = None) -> Call:
-        """Check a forward call's arguments. ``sizes`` are axes that the caller gives as numbers (``grid_shape``)."""
-        return self._bound(self.name, values, sizes)
+    def bind(self, values: Mapping[str, Any], sizes: Any = None) -> Call:
+        """Check a forward call's arguments; ``sizes`` is what the caller gave for the signature's ``sizes``."""
+        return self._bound(self.name, values, self.sizes.checked(self.name, sizes) if self.sizes else None)
 
     def bind_vjp(self, values: Mapping[str, Any], grad: Any) -> Call:
         """Check a backward call's arguments; ``grad`` has the result's shape."""
@@ -182,7 +196,7 @@ class Call:
         self.op = op
         self.values = dict(values)
         self.sizes: dict[str, Any] = dict(sizes) if sizes else {}
-        self._owners: dict[str, str] = dict.fromkeys(self.sizes, "grid_shape")
+        self._owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
         given = [a for a in signature.arguments if not (a.name == "xy" and self.values.get("xy") is None)]
         if backward:
             given.append(Argument("grad", signature.result, "grad"))
@@ -497,6 +511,10 @@ class Call:
             if name not in wanted:
                 raise ValueError(f"{self.op}: out[{name!r}] must be left out, as wrt does not name {name}.")
         return {name: array for name, array in out.items() if array is not None}
+
+    def owner(self, axis: str) -> str:
+        """The argument that said the size of an axis."""
+        return self._owners[axis]
 
     def parameters(self) -> tuple[Any, ...]:
         """The parameter arguments in order, numbers as arrays."""

@@ -98,8 +98,8 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         sampling = dict(zip(("top", "left", "full_height", "full_width"), window))
         sampling["align_corners"] = keywords["align_corners"]
     operation = call.signature.name
-    if operation == "splat":
-        keywords["grid_shape"] = tuple(call.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
+    if sizes := call.signature.sizes:
+        keywords[sizes.name] = tuple(call.sizes[axis] for axis in sizes.axes)
     shape, kind = call.result()
     static = _Static(
         call.op,
@@ -174,6 +174,7 @@ _ORDER = {
     "apply": ("coefficients", "image"),
     "slice_apply": ("grid", "guide", "image", "xy"),
     "total_variation": ("grid",),
+    "resize_area": ("image",),
 }
 
 

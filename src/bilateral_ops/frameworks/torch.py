@@ -175,8 +175,8 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
     if name == "enhance" and (why == _AUTOGRAD or forward_ad._current_level >= 0):
         _no_gradient()
     given = {a.name: values.get(a.name) for a in signature.arguments} | dict(call.keywords)
-    if name == "splat" and fields is None:
-        given["grid_shape"] = [call.sizes[axis] for axis in ("Gh", "Gw", "Gd")]
+    if signature.sizes and fields is None:
+        given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
     if forward_ad._current_level >= 0:
         rounds = fields is None and signature.keeps_integers and call.kinds[signature.like] in INTEGERS
@@ -200,7 +200,7 @@ def _by_formula_alone(call: Any, given: Mapping[str, Any], fields: Any, wrt: Any
         return FORMULAS[name](torch, **given)
     wanted = _there(call.signature, call.values, call._wanted(fields._fields, wrt))
     values = {a.name: given[a.name] for a in call.signature.arguments}
-    keywords = _keywords(name, call.values, given)
+    keywords = _keywords(call.signature, call.values, given)
     return _gradients(fields, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
 
 
@@ -413,12 +413,13 @@ def _by_formula(
     return torch.func.vjp(function, *(values[argument] for argument in wanted))[1](grad)
 
 
-def _keywords(name: str, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A formula's keywords, of a VJP's."""
     keywords = {key: given[key] for key in ("window", "align_corners") if key in given}
-    if name == "splat":
-        first = values["guide"].ndim - 2
-        keywords["grid_shape"] = values["grad"].shape[first : first + 3]
+    if sizes := signature.sizes:
+        batched = values[signature.lead.name].ndim == len(signature.lead.axes)
+        first = signature.result.index(sizes.axes[0]) - (not batched)
+        keywords[sizes.name] = values["grad"].shape[first : first + len(sizes.axes)]
     return keywords
 
 
@@ -428,8 +429,8 @@ def _define(operation: Any) -> None:
     names = operation.arguments
     sampling = _SAMPLING if "xy" in names else ()
     tensors = [f"Tensor? {n}" if n == "xy" else f"Tensor {n}" for n in names]
-    if name == "splat":
-        declared = [*tensors, "SymInt[] grid_shape", *sampling]
+    if signature.sizes:
+        declared = [*tensors, f"SymInt[] {signature.sizes.name}", *sampling]
     else:
         declared = [f"{text}=None" if text == "Tensor? xy" else text for text in tensors] + [*sampling]
 
@@ -458,7 +459,7 @@ def _define(operation: Any) -> None:
     def backward(ctx: Any, grad: Any) -> Any:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
         wrt = [key for key, needed in zip(forward.parameters, ctx.needs_input_grad) if needed]
-        keywords = {key: value for key, value in ctx.rest.items() if key != "grid_shape"}
+        keywords = {key: value for key, value in ctx.rest.items() if key in vjp.parameters}
         found = vjp(*values.values(), grad, *keywords.values(), wrt)
         gradients = dict(zip(_there(signature, values, wrt), found))
         return tuple(gradients.get(key) for key in forward.parameters)
@@ -467,7 +468,7 @@ def _define(operation: Any) -> None:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
         wanted = _there(signature, values, ctx.rest["wrt"])
         needed = [key for key, needs in zip(vjp.parameters, ctx.needs_input_grad) if needs]
-        keywords = _keywords(name, values, ctx.rest)
+        keywords = _keywords(signature, values, ctx.rest)
 
         def gradients(*at: Any) -> Any:
             point = {**values, **dict(zip(needed, at))}

@@ -105,14 +105,16 @@ class Predictor:
         image, side = _checked(image), self.config.net_input
         if image.dtype == np.float32:
             return resize_area(image, (side, side))
-        # By columns first, in bands that stay in the cache as floats: there is never a copy of the image.
+        # In bands, which stay in a cache as floats, cut where rows of the image and of the result end together.
         height, width = image.shape[:2]
-        narrow = np.empty((height, side, 3), np.float32)
-        rows = max(_BAND // max(width, 1), 1)
-        for top in range(0, height, rows):
-            band = image[top : top + rows].astype(np.float32)
-            resize_area(band, (len(band), side), out=narrow[top : top + rows])
-        low = resize_area(narrow, (side, side))
+        bands = math.gcd(height, side)
+        rows, low_rows = height // bands, side // bands
+        together = max(_BAND // max(rows * width, 1), 1)
+        low = np.empty((side, side, 3), np.float32)
+        for first in range(0, bands, together):
+            last = min(first + together, bands)
+            part = low[first * low_rows : last * low_rows]
+            resize_area(image[first * rows : last * rows].astype(np.float32), part.shape[:2], out=part)
         low *= np.float32(_unit(image))
         return low
 

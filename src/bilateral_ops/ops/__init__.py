@@ -9,7 +9,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .._signature import Signature
-from . import _apply, _enhance, _guide_curves, _guide_luma, _guide_nn, _slice, _slice_apply, _splat, _total_variation
+from . import (
+    _apply,
+    _enhance,
+    _guide_curves,
+    _guide_luma,
+    _guide_nn,
+    _resize_area,
+    _slice,
+    _slice_apply,
+    _splat,
+    _total_variation,
+)
 
 
 class Operation(NamedTuple):
@@ -26,7 +37,17 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: dict[str, Operation] = {}
-for _module in (_slice, _apply, _slice_apply, _guide_curves, _guide_nn, _guide_luma, _splat, _total_variation):
+for _module in (
+    _slice,
+    _apply,
+    _slice_apply,
+    _guide_curves,
+    _guide_nn,
+    _guide_luma,
+    _splat,
+    _total_variation,
+    _resize_area,
+):
     _name = _module.SIGNATURE.name
     OPERATIONS[_name] = Operation(
         _name,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._signature import Signature, argument, integers
+from .._signature import Signature, Sizes, argument
 
 SIGNATURE = Signature(
     "splat",
@@ -14,6 +14,7 @@ SIGNATURE = Signature(
     result="N Gh Gw Gd *C",
     lead="guide",
     like="values",
+    sizes=Sizes("grid_shape", ("Gh", "Gw", "Gd")),
 )
 
 
@@ -70,8 +71,7 @@ def splat(
 
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """
-    cells = integers("splat", "grid_shape", "three integers (Gh, Gw, Gd)", 3, grid_shape)
-    call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, dict(zip(("Gh", "Gw", "Gd"), cells)))
+    call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, grid_shape)
     window, align_corners = call.sampling(window, align_corners, xy)
     # slice's gradient with respect to the grid, of which no value is needed.
     return call.forward(out, "slice_backward", None, None, None, guide, xy, values, window, align_corners)

@@ -1,0 +1,419 @@
+// resize_area: forward, then backward. Equations: ../ops.h
+//
+// Both are sums over footprints, separable: rows are added first where there are as many of them or more than of the
+// output (whole rows, in vectors; then each sum of rows is reduced across, once an output row), and last where there
+// are fewer (each row is spread across, once; an output row is then made of one or two of these). Sums are kept in
+// double, of 8-bit levels in float while these are whole numbers that it holds; the order of their terms is the same
+// in any layout.
+#pragma once
+
+#include "../ops.h"
+#include "spans.h"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
+// One axis: pixel i of `out` many is a weighted sum of those of `in` many under it, and `unit` is the weight 1 as a
+// length.
+struct AreaAxis {
+  int64_t out, in;
+  double unit;
+};
+// The pixels in [begin, end), the first, the last and those between with a weight each.
+struct Cover {
+  int64_t begin, end;
+  double head, body, tail;
+  double weight(int64_t i) const { return i == begin ? head : i == end - 1 ? tail : body; }
+};
+BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
+  const Footprint f = footprint(i, axis.out, axis.in);
+  const auto share = [&](int64_t length) { return static_cast<double>(length) / axis.unit; };
+  return {f.begin, f.end, share(f.head), share(axis.out), share(f.tail)};
+}
+
+// Storage types that load integers as what they are, where those of spans.h make them v/255
+template <class Format>
+struct Loaded {
+  using Bits = typename Format::Bits;
+  static constexpr int64_t size = sizeof(Bits);
+  static float get(const char* p) {
+    Bits v;
+    memcpy(&v, p, sizeof v);
+    return Format::value(v);
+  }
+  static Vec<float> load(const char* p) { return load_as(Format(), p); }
+};
+template <class F>
+BO_INLINE void with_levels(DType, double, F&& f) {
+  f(Plain<double, double>());
+}
+template <class F>
+BO_INLINE void with_levels(DType dtype, float, F&& f) {
+  switch (dtype) {
+    case DType::u8: return f(Loaded<Levels8>());
+    case DType::u16: return f(Loaded<Levels16>());
+    default: return with_storage(dtype, float(), f);
+  }
+}
+
+// Calls f with a value of the type that rows are added in.
+template <class Format, class F>
+BO_INLINE void with_sums(Loaded<Format>, bool small, F&& f) {
+  if (small) {
+    f(float());
+  } else {
+    f(double());
+  }
+}
+template <class S, class F>
+BO_INLINE void with_sums(S, bool, F&& f) {
+  f(double());
+}
+
+// Rows added at once: as many as a processor follows in memory.
+constexpr int64_t kRowsAtOnce = 8;
+template <class A>
+struct WeightedRows {
+  const char* first;
+  int64_t stride, count;
+  A weight[kRowsAtOnce];
+};
+
+// sums[g] += Σ_rows weight·(group g of the row's numbers), groups `apart` bytes apart
+template <class S, int kGroups, class A>
+BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t apart, Vec<A>* sums) {
+  using Group = decltype(S::load(p));
+  constexpr int kParts = Group::kLanes / Vec<A>::kLanes;
+  for (int64_t r = 0; r < rows.count; ++r, p += rows.stride) {
+    const Vec<A> w = broadcast(rows.weight[r]);
+    for (int g = 0; g < kGroups; ++g) {
+      Vec<A> v[kParts];
+      widen(S::load(p + g * apart), v);
+      for (int k = 0; k < kParts; ++k) sums[g * kParts + k] = madd(w, v[k], sums[g * kParts + k]);
+    }
+  }
+}
+// The same for one number
+template <class S, class A>
+BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
+  for (int64_t r = 0; r < rows.count; ++r, p += rows.stride)
+    sum = madd(rows.weight[r], static_cast<A>(S::get(p)), sum);
+  return sum;
+}
+
+// to[i] = Σ_rows weight·(number i), or += where `more`; the numbers lie `step` bytes apart.
+template <class S, class A>
+void add_run(const WeightedRows<A>& rows, int64_t step, int64_t n, bool more, A* BO_RESTRICT to) {
+  using Group = decltype(S::load(rows.first));
+  constexpr int64_t kGroup = Group::kLanes, kLanes = Vec<A>::kLanes, kGroups = 4;
+  constexpr int kParts = static_cast<int>(kGroups * kGroup / kLanes);
+  int64_t i = 0;
+  if (step == S::size) {
+    for (; i + kGroups * kGroup <= n; i += kGroups * kGroup) {
+      Vec<A> sums[kParts];
+      for (int k = 0; k < kParts; ++k) sums[k] = more ? load(to + i + k * kLanes) : broadcast(A(0));
+      add_groups<S, kGroups>(rows, rows.first + i * S::size, kGroup * S::size, sums);
+      for (int k = 0; k < kParts; ++k) store(to + i + k * kLanes, sums[k]);
+    }
+  }
+  for (; i < n; ++i) to[i] = add_number<S>(rows, rows.first + i * step, more ? to[i] : A(0));
+}
+
+// The same for pixels of three channels whose planes are `apart`, to [pixel][channel].
+template <class S, class A>
+void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool more, A* BO_RESTRICT to) {
+  using Group = decltype(S::load(rows.first));
+  constexpr int64_t kGroup = Group::kLanes, kLanes = Vec<A>::kLanes;
+  constexpr int kParts = static_cast<int>(kGroup / kLanes);
+  int64_t i = 0;
+  for (; i + kGroup <= pixels; i += kGroup) {
+    Vec<A> sums[3 * kParts];
+    for (int k = 0; k < kParts; ++k) {
+      Vec<A> v[3];
+      for (int c = 0; c < 3; ++c) v[c] = more ? load(to + 3 * (i + k * kLanes) + c * kLanes) : broadcast(A(0));
+      if (more) deinterleave(v);
+      for (int c = 0; c < 3; ++c) sums[c * kParts + k] = v[c];
+    }
+    add_groups<S, 3>(rows, rows.first + i * S::size, apart, sums);
+    for (int k = 0; k < kParts; ++k) {
+      Vec<A> v[3] = {sums[k], sums[kParts + k], sums[2 * kParts + k]};
+      interleave(v);
+      for (int c = 0; c < 3; ++c) store(to + 3 * (i + k * kLanes) + c * kLanes, v[c]);
+    }
+  }
+  for (; i < pixels; ++i)
+    for (int64_t c = 0; c < 3; ++c)
+      to[3 * i + c] = add_number<S>(rows, rows.first + i * S::size + c * apart, more ? to[3 * i + c] : A(0));
+}
+
+// sums[pixel][pitch] += the pixels of `from` (A, [pixel][channel], the first of them `first`) under output pixels
+// [j, j + count).
+template <class A>
+void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t first, int64_t last, int64_t channels,
+                   int64_t pitch, double* sums) {
+  for (int64_t j = 0; j < count; ++j, sums += pitch) {
+    const Cover& at = covers[j];
+    const int64_t begin = max_of(at.begin, first), end = min_of(at.end, last);
+    const A* p = from + (begin - first) * channels;
+    if (begin >= end) continue;
+    // Weights of the first and of the last pixel, each of which may be the only one.
+    const double head = at.weight(begin), tail = at.weight(end - 1), body = at.body;
+    if (pitch == 4) {
+      Four sum = madd(load_four(p), head, load_four(sums));
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += channels), body, sum);
+      if (end - begin > 1) sum = madd(load_four(p + channels), tail, sum);
+      store_four(sums, sum);
+    } else if (channels == 1) {
+      double sum = madd(static_cast<double>(*p), head, *sums);
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(static_cast<double>(*++p), body, sum);
+      if (end - begin > 1) sum = madd(static_cast<double>(p[1]), tail, sum);
+      *sums = sum;
+    } else {
+      for (int64_t x = begin; x < end; ++x, p += channels) {
+        const double w = x == begin ? head : x == end - 1 ? tail : body;
+        for (int64_t c = 0; c < channels; ++c) sums[c] = madd(static_cast<double>(p[c]), w, sums[c]);
+      }
+    }
+  }
+}
+
+// How an output is cut: into strips of pixel columns, each row of them a tile.
+struct Strips {
+  int64_t width, per_row, count;  // count: of tiles, [n][strip][row]
+  int64_t block;                  // pixels of the image that are reduced at once
+};
+BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
+  constexpr int64_t kMostIn = 6144, kMostOut = 2048;  // numbers: what is worked on stays in the caches near by
+  const int64_t channels = max_of<int64_t>(out.shape[3], 1), most = max_of<int64_t>(kMostIn / channels, 1);
+  const double pixels = static_cast<double>(x.in) / static_cast<double>(x.out);  // under one of the output
+  const int64_t wide = max_of<int64_t>(1, min_of(static_cast<int64_t>(static_cast<double>(most) / pixels), x.out));
+  Strips s;
+  s.per_row = ceil_div(x.out, min_of(wide, max_of<int64_t>(kMostOut / channels, 1)));
+  s.width = ceil_div(x.out, s.per_row);
+  s.count = out.shape[0] * s.per_row * out.shape[1];
+  s.block = min_of(x.in, max_of(most, static_cast<int64_t>(static_cast<double>(s.width) * pixels) + 3));
+  return s;
+}
+
+// Makes the tiles of one thread, from any row on.
+template <class S, class T, class A>
+class AreaSums {
+ public:
+  AreaSums(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x, const Strips& strips,
+           const Cover* columns)
+      : out_(out),
+        image_(image),
+        y_(y),
+        x_(x),
+        strips_(strips),
+        columns_(columns),
+        channels_(out.shape[3]),
+        pitch_(channels_ == 3 ? 4 : channels_),
+        spread_(y.out > y.in),
+        pixels_(block_of(out, 2)) {
+    const int64_t numbers = strips.width * channels_;
+    summed_ = summed_memory_.template take<A>(strips.block * channels_ + kPad);
+    plane_ = plane_memory_.template take<A>(strips.block);
+    double* doubles = doubles_memory_.template take<double>(3 * numbers + strips.width * pitch_ + kPad);
+    packed_ = doubles;
+    rows_[0] = packed_ + numbers;
+    rows_[1] = rows_[0] + numbers;
+    across_ = rows_[1] + numbers;
+    result_ = result_memory_.template take<T>(numbers + kPad);
+  }
+
+  void make(int64_t tile) {
+    place(tile);
+    const Cover rows = cover(y_, row_);
+    if (!spread_) {
+      sum(rows, rows.begin, rows.end, packed_);
+    } else {
+      const double* from[2] = {spread(rows.begin), spread(rows.end - 1)};
+      const double head = rows.head, tail = rows.tail;
+      if (rows.end - rows.begin == 1) {
+        for (int64_t i = 0; i < numbers_; ++i) packed_[i] = head * from[0][i];
+      } else {
+        for (int64_t i = 0; i < numbers_; ++i) packed_[i] = madd(from[1][i], tail, head * from[0][i]);
+      }
+    }
+    put(packed_);
+  }
+
+  // For tiles of many rows, a band of these at a time: rows `band` of `bands` added, and what they add up to put.
+  void make_band(int64_t tile, int64_t band, int64_t bands, double* to) {
+    place(tile);
+    const Cover rows = cover(y_, row_);
+    const int64_t count = rows.end - rows.begin;
+    sum(rows, rows.begin + count * band / bands, rows.begin + count * (band + 1) / bands, to);
+  }
+  void add_bands(int64_t tile, int64_t bands, double* sums, int64_t apart) {
+    place(tile);
+    for (int64_t band = 1; band < bands; ++band)
+      for (int64_t i = 0; i < numbers_; ++i) sums[i] += sums[band * apart + i];
+    put(sums);
+  }
+
+ private:
+  void place(int64_t tile) {
+    const int64_t strip = tile / y_.out;
+    row_ = tile - strip * y_.out;
+    n_ = strip / strips_.per_row;
+    const int64_t left = (strip - n_ * strips_.per_row) * strips_.width;
+    if (strip != strip_) ready_[0] = ready_[1] = -1;
+    strip_ = strip;
+    left_ = left;
+    count_ = min_of(strips_.width, x_.out - left);
+    numbers_ = count_ * channels_;
+  }
+
+  // The weighted sum of rows [begin, end), reduced across, as [pixel][channel].
+  void sum(const Cover& rows, int64_t begin, int64_t end, double* to) {
+    const Cover* const covers = columns_ + left_;
+    const int64_t from = covers[0].begin, last = covers[count_ - 1].end;
+    for (int64_t i = 0; i < count_ * pitch_; ++i) across_[i] = 0.0;
+    for (int64_t first = from; first < last; first += strips_.block) {
+      const int64_t stop = min_of(first + strips_.block, last);
+      for (int64_t y = begin; y < end; y += kRowsAtOnce) {
+        WeightedRows<A> some;
+        some.first = image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
+        some.stride = image_.strides[1];
+        some.count = min_of(kRowsAtOnce, end - y);
+        for (int64_t r = 0; r < some.count; ++r) some.weight[r] = static_cast<A>(rows.weight(y + r));
+        add_rows(some, stop - first, y > begin);
+      }
+      reduce_across(covers, count_, summed_, first, stop, channels_, pitch_, across_);
+    }
+    if (pitch_ == channels_) {
+      memcpy(to, across_, static_cast<size_t>(numbers_) * sizeof(double));
+    } else {
+      for (int64_t j = 0; j < count_; ++j)
+        for (int64_t c = 0; c < 3; ++c) to[3 * j + c] = across_[4 * j + c];
+    }
+  }
+
+  // Rows' sums to summed_, [pixel][channel], wherever the channels are.
+  void add_rows(const WeightedRows<A>& rows, int64_t pixels, bool more) {
+    const int64_t step = image_.strides[2], apart = image_.strides[3], C = channels_;
+    if ((C == 1 || apart == S::size) && (pixels == 1 || step == C * S::size)) {
+      add_run<S>(rows, S::size, pixels * C, more, summed_);
+    } else if (C == 3 && step == S::size) {
+      add_planes<S>(rows, apart, pixels, more, summed_);
+    } else {
+      WeightedRows<A> channel = rows;
+      for (int64_t c = 0; c < C; ++c, channel.first += apart) {
+        if (C == 1) {
+          add_run<S>(channel, step, pixels, more, summed_);
+          continue;
+        }
+        for (int64_t i = 0; more && i < pixels; ++i) plane_[i] = summed_[i * C + c];
+        add_run<S>(channel, step, pixels, more, plane_);
+        for (int64_t i = 0; i < pixels; ++i) summed_[i * C + c] = plane_[i];
+      }
+    }
+  }
+
+  // Row y of the image, spread across; the last two are kept.
+  const double* spread(int64_t y) {
+    double* const row = rows_[y & 1];
+    if (ready_[y & 1] != y) {
+      ready_[y & 1] = y;
+      sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1, row);
+    }
+    return row;
+  }
+
+  void put(const double* sums) {
+    char* const to = out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2];
+    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, to);
+    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, to);
+    T* const numbers = block_target(pixels_, to, result_);
+    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sums[i]);
+    if (numbers == result_) store_block(pixels_, to, count_, result_);
+  }
+  template <class N>
+  void put_levels(const double* sums, char* to) {
+    const double all = static_cast<double>(y_.in) * static_cast<double>(x_.in);
+    const auto level = [&](int64_t i) { return static_cast<N>(static_cast<int32_t>(rounded(sums[i] / all))); };
+    if (pixels_.dense) {
+      for (int64_t i = 0; i < numbers_; ++i) {
+        const N v = level(i);
+        memcpy(to + i * static_cast<int64_t>(sizeof v), &v, sizeof v);
+      }
+      return;
+    }
+    for (int64_t j = 0; j < count_; ++j)
+      for (int64_t c = 0; c < channels_; ++c) {
+        const N v = level(j * channels_ + c);
+        memcpy(to + j * pixels_.stride + c * pixels_.stride1, &v, sizeof v);
+      }
+  }
+
+  const Tensor &out_, &image_;
+  const AreaAxis y_, x_;
+  const Strips strips_;
+  const Cover* const columns_;
+  const int64_t channels_, pitch_;
+  const bool spread_;
+  const Block pixels_;
+  Scratch summed_memory_, plane_memory_, doubles_memory_, result_memory_;
+  A *summed_, *plane_;
+  double *packed_, *across_;
+  double* rows_[2];
+  T* result_;
+  int64_t ready_[2] = {-1, -1}, strip_ = -1;
+  int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
+};
+
+template <class S, class T, class A>
+void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x) {
+  const Strips strips = make_strips(out, x);
+  Scratch columns_memory, bands_memory;
+  Cover* const columns = columns_memory.take<Cover>(x.out);
+  for (int64_t j = 0; j < x.out; ++j) columns[j] = cover(x, j);
+  const int64_t pixels = max_of(y.in * x.in, y.out * x.out) / max_of<int64_t>(y.out * strips.per_row, 1);
+  const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out, pixels / kGrain) / kRowsAtOnce);
+  if (bands <= 1) {
+    for_tile_ranges(strips.count, max_of<int64_t>(pixels, 1), [&](int64_t first, int64_t last) {
+      AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+      for (int64_t tile = first; tile < last; ++tile) area.make(tile);
+    });
+    return;
+  }
+  const int64_t apart = strips.width * out.shape[3];
+  double* const parts = bands_memory.take<double>(strips.count * bands * apart);
+  for_units(strips.count * bands, [&](int64_t unit) {
+    AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+    area.make_band(unit / bands, unit % bands, bands, parts + unit * apart);
+  });
+  AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+  for (int64_t tile = 0; tile < strips.count; ++tile)
+    area.add_bands(tile, bands, parts + tile * bands * apart, apart);
+}
+
+BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, double width) {
+  if (out.shape[0] == 0 || out.shape[3] == 0) return;
+  const AreaAxis y = {out.shape[1], image.shape[1], height}, x = {out.shape[2], image.shape[2], width};
+  with_compute_type(image.dtype, [&](auto t) {
+    using T = decltype(t);
+    with_levels(image.dtype, t, [&](auto storage) {
+      using S = decltype(storage);
+      // A float holds whole numbers up to 2^24.
+      const int64_t top = image.dtype == DType::u8 ? 255 : 65535, rows = y.out > y.in ? 1 : y.in;
+      with_sums(storage, rows <= (1 << 24) / top,
+                [&](auto sum) { sum_areas_as<S, T, decltype(sum)>(out, image, y, x); });
+    });
+  });
+}
+
+// Integers: weights are lengths, so that sums are whole numbers, and the division by all of them is the only rounding.
+void resize_area_forward(const ResizeAreaArgs& a) {
+  const bool integer = a.image.dtype == DType::u8 || a.image.dtype == DType::u16;
+  const auto unit = [&](int axis) { return integer ? 1.0 : static_cast<double>(a.image.shape[axis]); };
+  sum_areas(a.out, a.image, unit(1), unit(2));
+}
+void resize_area_backward(const ResizeAreaGradArgs& a) {
+  sum_areas(a.d_image, a.grad, static_cast<double>(a.d_image.shape[1]), static_cast<double>(a.d_image.shape[2]));
+}
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .._signature import Call, Signature, Sizes, argument
+
+SIGNATURE = Signature(
+    "resize_area",
+    (argument("image", "N H W Ci", "image"),),
+    result="N h w Ci",
+    lead="image",
+    like="image",
+    sizes=Sizes("size", ("h", "w")),
+)
+
+# Shares of pixels are whole numbers below the product of the two sizes of an axis, kept in 64 bits.
+_MOST_PRODUCT = 1 << 62
+
+
+class ResizeAreaGradients(NamedTuple):
+    """Gradient of :func:`resize_area`; ``None`` where not wanted."""
+
+    image: Any
+
+
+def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+    """Resize an image by exact averages over the area of every pixel of the result.
+
+        out[n,i,j,c] = Σ_yx w(i,y;H,h) w(j,x;W,w) image[n,y,x,c]
+        w(i,y;H,h)   = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)| · h/H
+
+    Weights are the shares that the image's pixels have of a result's pixel, and add up to 1. Enlarging gives the
+    averages of an image that is constant over each of its pixels.
+
+    Parameters
+    ----------
+    image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
+        The batch axis is optional. There may be no images and no channels, but not no rows or no columns.
+    size : (h, w)
+        Rows and columns of the result, 1 or more each, in pixels; larger or smaller than the image's.
+    out : array, optional
+        Filled and returned; must not overlap the image, unless it is the same view.
+
+    Returns
+    -------
+    array (N, h, w, Ci), the image's dtype
+        Of an integer image the exact average, rounded to nearest even.
+
+    Raises
+    ------
+    ValueError
+        A shape, size or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported.
+
+    Notes
+    -----
+    Gradients: :func:`resize_area_vjp`. Sums are kept in double and in a fixed order: the same bits for any number of
+    threads. NaN reaches the pixels whose area it has a share of, and no others.
+
+    Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
+    """
+    call = SIGNATURE.bind({"image": image}, size)
+    _check(call)
+    return call.forward(out, "resize_area_forward", image)
+
+
+def resize_area_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> ResizeAreaGradients:
+    """Gradient of :func:`resize_area`.
+
+        d_image[n,y,x,c] = Σ_ij w(i,y;H,h) w(j,x;W,w) grad[n,i,j,c]
+
+    with the weights of :func:`resize_area`.
+
+    Parameters
+    ----------
+    image : array (N, H, W, Ci)
+        As given to :func:`resize_area`. Only its shape and dtype matter.
+    grad : array (N, h, w, Ci), the result's dtype; float32 for an integer image
+        Its shape says ``size``.
+    wrt : tuple of argument names, optional
+        The gradients wanted; all by default.
+    out : mapping from field to array, optional
+        Arrays to fill and return.
+
+    Returns
+    -------
+    ResizeAreaGradients
+        ``image``: shape and dtype of the argument; ``None`` where not in ``wrt``, and for an integer image.
+
+    Raises
+    ------
+    ValueError
+        A shape, name in ``wrt`` or ``out`` that does not fit.
+    TypeError
+        A kind of array or of numbers that is not supported.
+
+    Notes
+    -----
+    Every pixel of the image gathers: nothing is scattered, and the same bits come out for any number of threads.
+
+    Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
+    """
+    call = SIGNATURE.bind_vjp({"image": image}, grad)
+    _check(call)
+
+    def fill(d: ResizeAreaGradients) -> None:
+        if d.image is not None:
+            call.run("resize_area_backward", d.image, grad)
+
+    return call.backward(ResizeAreaGradients, wrt, out, fill)
+
+
+def _check(call: Call) -> None:
+    for name, rows, columns in (("image", "H", "W"), (call.owner("h"), "h", "w")):
+        got = call.sizes[rows], call.sizes[columns]
+        if min(got) < 1:
+            raise ValueError(
+                f"{call.op}: {name} must have at least one row and one column, got ({rows}, {columns}) = {got}."
+            )
+    for before, after in (("H", "h"), ("W", "w")):
+        product = call.sizes[before] * call.sizes[after]
+        if product > _MOST_PRODUCT:
+            raise ValueError(
+                f"{call.op}: {call.owner(after)} must have {before}·{after} at most {_MOST_PRODUCT}, got {product}."
+            )
