@@ -41,6 +41,7 @@ SUBJECTS = (*(name for name in OPERATIONS if name != "enhance"), *GUIDES)
 DIFFERENTIABLE = tuple(name for name, operation in OPERATIONS.items() if operation.vjp is not None)
 SAMPLED = ("slice", "slice_apply", "splat")  # they take a guide array, xy, window and align_corners
 WINDOWED = (*SAMPLED, *GUIDES)
+NUMBERS = ("grid_shape", "size")  # arguments that say the result's shape; a VJP has the gradient's
 WITH_GRID = ("slice", "slice_apply", "total_variation", *GUIDES)
 
 
@@ -67,7 +68,7 @@ def kinds_of(subject: str) -> list[Kinds]:
     beside_f32 = [Kinds(image, F32, F32) for image in (F16, BF16, U8, U16)]
     if subject in ("slice", "splat", "total_variation"):
         return one_kind
-    if subject == "guide_luma":
+    if subject in ("guide_luma", "resize_area"):
         return one_kind + beside_f32[2:]
     if subject == "slice_apply":
         beside_f32 += [Kinds(F16, F32, F16), Kinds(BF16, F32, BF16)]
@@ -149,6 +150,19 @@ CASES: dict[str, dict[str, Any]] = {
     "one long row": {"H": 1, "W": 3001, "Gw": 5},
     "one long column": {"H": 1999, "W": 1, "Gh": 6},
     "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
+    "size as the image": {"W": 33, "size": (6, 33)},
+    "half the size": {"N": 2, "H": 10, "W": 36, "size": (5, 18)},
+    "to one pixel": {"H": 97, "W": 131, "size": (1, 1)},
+    "to one row": {"H": 70, "W": 50, "size": (1, 70)},
+    "enlarged": {"N": 2, "size": (17, 61)},
+    "enlarged, whole ratio": {"Ci": 1, "size": (18, 21)},
+    "enlarged across": {"H": 40, "W": 5, "Ci": 4, "size": (7, 80)},
+    "enlarged down": {"H": 5, "W": 80, "Ci": 2, "size": (37, 9)},
+    "enlarged far": {"H": 2, "W": 2, "Ci": 5, "size": (75, 1100)},
+    "one pixel enlarged": {"H": 1, "W": 1, "size": (3, 5)},
+    "a little smaller": {"H": 32, "W": 130, "size": (31, 129)},
+    "many rows": {"H": 600, "W": 70, "size": (2, 3)},
+    "long rows": {"H": 3, "W": 7001, "size": (2, 3)},
 }
 
 
@@ -166,6 +180,7 @@ _OPTIONS = {
     "guide_luma": _SIZE,
     "splat": (_SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING) - {"ones"},
     "total_variation": {"N", "C"} | _GRID | _MATRIX,
+    "resize_area": _SIZE | {"Ci", "size"},
     "enhance(curves)": _ENHANCE | _CURVES,
     "enhance(nn)": _ENHANCE | _NN,
     "enhance(luma)": _ENHANCE - {"Ci"},
@@ -178,6 +193,8 @@ def cases_of(subject: str) -> dict[str, dict[str, Any]]:
     chosen: dict[str, dict[str, Any]] = {}
     for name, options in CASES.items():
         relevant = {key: value for key, value in options.items() if key in _OPTIONS[subject]}
+        if subject == "resize_area" and 0 in (relevant.get("H"), relevant.get("W")):
+            continue  # there is nothing to be averaged
         if relevant not in chosen.values():
             chosen[name] = relevant
     return chosen
@@ -245,7 +262,7 @@ def forward(module: Any, subject: str, arguments: Mapping[str, Any], **keywords:
 
 
 def backward(module: Any, subject: str, arguments: Mapping[str, Any], grad: Any, **keywords: Any) -> Any:
-    positional = [value for name, value in arguments.items() if name not in ("xy", "grid_shape")]
+    positional = [value for name, value in arguments.items() if name not in ("xy", *NUMBERS)]
     keywords |= {"xy": arguments["xy"]} if "xy" in arguments else {}
     return getattr(module, f"{operation(subject)}_vjp")(*positional, grad, **keywords)
 
@@ -412,7 +429,7 @@ def contributions(name: str, arguments: Mapping[str, Any], grad: Any, **keywords
     a = arguments
     if name in ("guide_curves", "guide_nn"):
         return _guide_contributions(name, a, grad)
-    positive = {k: v if k in ("guide", "xy", "grid_shape") else np.abs(v) for k, v in a.items()}
+    positive = {k: v if k in ("guide", "xy", *NUMBERS) else np.abs(v) for k, v in a.items()}
     table, cells = ("grad", np.abs(grad)) if name == "splat" else ("grid", positive.get("grid"))
 
     def gradients(*alternating: int) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from backends import CUPY_REFERENCE
-from cases import ALL_F32, GUIDES, OPERATIONS, arguments, arrays, backward, fields, forward, python
+from cases import ALL_F32, GUIDES, NUMBERS, OPERATIONS, arguments, arrays, backward, fields, forward, python
 
 import bilateral_ops
 from bilateral_ops import _bench
@@ -30,6 +30,7 @@ NAMES = (
     "enhance",
     "splat",
     "total_variation",
+    "resize_area",
 )
 
 
@@ -95,7 +96,7 @@ def test_a_vjp_takes_what_the_operation_takes(operation: Any) -> None:
     if operation.vjp is None:
         return
     ours, its = parameters(operation.function), parameters(operation.vjp)
-    positional = [p for p in ours if p[1] is inspect.Parameter.POSITIONAL_OR_KEYWORD and p[0] != "grid_shape"]
+    positional = [p for p in ours if p[1] is inspect.Parameter.POSITIONAL_OR_KEYWORD and p[0] not in NUMBERS]
     keywords = [p for p in ours if p[1] is inspect.Parameter.KEYWORD_ONLY and p[0] != "out"]
     grad = ("grad", inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty)
     extra = [(name, inspect.Parameter.KEYWORD_ONLY, None) for name in ("wrt", "out")]

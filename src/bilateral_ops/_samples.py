@@ -26,6 +26,7 @@ def arguments(
     C: tuple[int, ...] | None = None,
     K: int = 4,
     F: int = 4,
+    size: tuple[int, int] = (4, 3),
     xy: bool = False,
     image_kind: Any = np.float64,
     kind: Any = None,
@@ -37,6 +38,7 @@ def arguments(
     ``N=None`` makes them unbatched. ``image_kind`` is the dtype of the image (of everything else too, unless
     ``kind`` says otherwise; float32 beside an integer image). ``guide_range`` reaches past [0, 1] so that border
     cells are met. ``C`` are the channel axes of ``slice`` and ``splat``; by default ``(Co, Ci + offset)``.
+    ``size`` is what ``resize_area`` makes of ``(H, W)``.
     """
     rng = np.random.default_rng(seed)
     image_dtype = np.dtype(image_kind)
@@ -96,6 +98,7 @@ def arguments(
             **coordinates(),
         },
         "total_variation": lambda: {"grid": normal(N or 1, Gh, Gw, Gd, *channels)},
+        "resize_area": lambda: {"image": image(), "size": size},
     }
     if xy and name not in _SAMPLED:
         raise ValueError(f"{name} takes no xy")

@@ -257,6 +257,30 @@ def total_variation(xp: Any, grid: Any) -> Any:
     return _delivered(xp, total, grid)
 
 
+def _averaged(xp: Any, pixels: Any, axis: int, count: int) -> Any:
+    """Pixels along an axis averaged over each of ``count`` as long together.
+
+    As many are fetched for each as any covers. Where it covers fewer, the first of them is there again, with weight 0.
+    """
+    size, arrays = pixels.shape[axis], xp if _is_torch(xp) else np
+    i = _indices(xp, count, pixels)[:, None]
+    first = arrays.floor(i * size / count)
+    at = first + _indices(xp, size // count + 2, pixels)
+    length = arrays.minimum((i + 1) * size, (at + 1) * count) - arrays.maximum(i * size, at * count)
+    covered = length > 0
+    index = _cast(xp, arrays.where(covered, at, first), "int32")
+    weight = _cast(xp, arrays.where(covered, length / size, 0.0), _kind(pixels))
+    fetched = pixels[(np.s_[:],) * axis + (index,)]
+    return (fetched * weight.reshape(*weight.shape, *[1] * (pixels.ndim - axis - 1))).sum(axis + 1)
+
+
+def resize_area(xp: Any, image: Any, *, size: Sequence[int]) -> Any:
+    (pixels,) = _computed(xp, image)
+    rows = pixels.ndim - 3
+    result = _averaged(xp, _averaged(xp, pixels, rows, size[0]), rows + 1, size[1])
+    return _delivered(xp, result, image)
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
     "slice": slice,
     "apply": apply,
@@ -266,4 +290,5 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "guide_luma": guide_luma,
     "splat": splat,
     "total_variation": total_variation,
+    "resize_area": resize_area,
 }

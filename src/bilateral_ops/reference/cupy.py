@@ -24,6 +24,7 @@ from .numpy import (
     GuideCurvesGradients,
     GuideLumaGradients,
     GuideNNGradients,
+    ResizeAreaGradients,
     SliceApplyGradients,
     SliceGradients,
     SplatGradients,
@@ -614,3 +615,33 @@ def total_variation_vjp(
         along[1:] += xp.moveaxis(step, axis, 0)
         along[:-1] -= xp.moveaxis(step, axis, 0)
     return _gradients(TotalVariationGradients, wrt, out, {"grid": result}, given)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# resize_area
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _shares(xp: Any, size: int, count: int, kind: Any) -> Any:
+    """The share that each of ``size`` pixels has of each of ``count``, as a matrix (count, size)."""
+    i, y = xp.arange(count)[:, None], xp.arange(size)
+    overlap = xp.minimum((i + 1) * size, (y + 1) * count) - xp.maximum(i * size, y * count)
+    return (xp.maximum(overlap, 0) / size).astype(kind)
+
+
+def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+    """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci)."""
+    kind, xp = _working_kind(image), cupy.get_array_module(image)
+    rows, columns = (_shares(xp, *sizes, kind) for sizes in zip(image.shape[-3:-1], size))
+    result = xp.einsum("iy,...yxc->...ixc", rows, _read_image(image, kind))
+    return _deliver(xp.einsum("jx,...ixc->...ijc", columns, result), image.dtype, out)
+
+
+def resize_area_vjp(
+    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+) -> ResizeAreaGradients:
+    """Gradient of ``resize_area``; grad (N,h,w,Ci)."""
+    kind, xp = _working_kind(image), cupy.get_array_module(image)
+    rows, columns = (_shares(xp, *sizes, kind) for sizes in zip(image.shape[-3:-1], grad.shape[-3:-1]))
+    result = xp.einsum("iy,...ixc->...yxc", rows, xp.einsum("jx,...ijc->...ixc", columns, grad.astype(kind, copy=False)))
+    return _gradients(ResizeAreaGradients, wrt, out, {"image": result}, {"image": image})

@@ -34,6 +34,7 @@ from .numpy import (
     GuideCurvesGradients,
     GuideLumaGradients,
     GuideNNGradients,
+    ResizeAreaGradients,
     SliceApplyGradients,
     SliceGradients,
     SplatGradients,
@@ -1229,3 +1230,74 @@ def total_variation_vjp(
         cells = _plain_grid(grid, kind, True)
         _variation_backward(cells, _shares(cells), _plain(grad, kind, 1), gradients["grid"].shaped(*cells.shape))
     return _delivered(TotalVariationGradients, gradients)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# resize_area
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cover(size: int, count: int, unit: int) -> tuple[Any, ...]:
+    """Of ``count`` pixels over ``size`` others: the first covered and the one after the last, and three weights.
+
+    A pixel is ``size`` long and one of the others ``count``; ``unit`` is the length of weight 1.
+    """
+    i = np.arange(count)
+    begin, end = i * size // count, -(-(i + 1) * size // count)
+    head = np.minimum((begin + 1) * count, (i + 1) * size) - i * size
+    return begin, end, head / unit, count / unit, ((i + 1) * size - (end - 1) * count) / unit
+
+
+@_kernel
+def _areas(image, rows, columns, whole, out):
+    """Weighted sums of the pixels under each of ``out``; of integers divided by ``whole`` and rounded."""
+    first_row, end_row, top_weight, row_weight, bottom_weight = rows
+    first_column, end_column, left_weight, column_weight, right_weight = columns
+    count, height, width, channels = out.shape
+    for r in prange(count * height):
+        n, i = r // height, r % height
+        sums = np.zeros((image.shape[2], channels))
+        for y in range(first_row[i], end_row[i]):
+            weight = bottom_weight[i] if y == end_row[i] - 1 else row_weight
+            if y == first_row[i]:
+                weight = top_weight[i]
+            for x in range(image.shape[2]):
+                for c in range(channels):
+                    sums[x, c] += weight * image[n, y, x, c]
+        for j in range(width):
+            last = end_column[j] - 1
+            for c in range(channels):
+                s = left_weight[j] * sums[first_column[j], c]
+                for x in range(first_column[j] + 1, last):
+                    s += column_weight * sums[x, c]
+                if last > first_column[j]:
+                    s += right_weight[j] * sums[last, c]
+                out[n, i, j, c] = np.rint(s / whole) if whole else s
+
+
+def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+    """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci)."""
+    kind = _working_kind(image)
+    pixels, _, top = _plain_image(image, kind)
+    count, height, width, channels = pixels.shape
+    shape = (*np.shape(image)[:-3], *size, channels)
+    result = _Result(shape, pixels.dtype, np.asarray(image).dtype, out, image)
+    rows = _cover(height, size[0], 1 if top else height)
+    columns = _cover(width, size[1], 1 if top else width)
+    _areas(pixels, rows, columns, float(height * width if top else 0), result.shaped(count, *size, channels))
+    return result.deliver()
+
+
+def resize_area_vjp(
+    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+) -> ResizeAreaGradients:
+    """Gradient of ``resize_area``: the sums of the incoming gradient's pixels over each pixel of the image."""
+    kind = _working_kind(image)
+    gradients = _targets({"image": image}, kind, wrt, out, grad)
+    if "image" in gradients:
+        incoming = _plain(grad, kind, 4)
+        count, rows, columns, channels = incoming.shape
+        height, width = np.shape(image)[-3:-1]
+        covers = _cover(rows, height, height), _cover(columns, width, width)
+        _areas(incoming, *covers, 0.0, _target(gradients, "image", (count, height, width, channels), kind))
+    return _delivered(ResizeAreaGradients, gradients)

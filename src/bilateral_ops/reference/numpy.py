@@ -578,3 +578,57 @@ def total_variation_vjp(
         before[axis], after[axis] = (1, 0), (0, 1)
         result += np.pad(slope, before) - np.pad(slope, after)
     return _gradients(TotalVariationGradients, wrt, out, grid=result)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# resize_area
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ResizeAreaGradients(NamedTuple):
+    image: Any
+
+
+def _overlaps(size: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """Of an axis of ``size`` pixels resized to ``count``: i of these, y of those that it covers, and how much.
+
+    In whole numbers: a pixel of the image is ``count`` long, and one of the result ``size``, which is weight 1.
+    """
+    for i in range(count):
+        for y in range(i * size // count, -(-(i + 1) * size // count)):
+            yield i, y, min((i + 1) * size, (y + 1) * count) - max(i * size, y * count)
+
+
+def _area_sums(image: Any, axis: int, count: int) -> Any:
+    """Pixels along an axis of a float64 array, added as long as ``count`` pixels of the result cover them."""
+    image = np.moveaxis(image, axis, 0)
+    result = np.zeros((count, *image.shape[1:]))
+    for i, y, length in _overlaps(len(image), count):
+        result[i] += length * image[y]
+    return np.moveaxis(result, 0, axis)
+
+
+def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+    """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci).
+
+    out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H,  w(j,x) likewise
+    """
+    height, width = np.shape(image)[-3:-1]
+    # Levels of an integer image add up to whole numbers: the division is the only rounding before the last.
+    result = _area_sums(_area_sums(_real(image), -3, size[0]), -2, size[1]) / (height * width)
+    return _deliver(np.rint(result).astype(np.asarray(image).dtype) if _is_integer(image) else result, out)
+
+
+def resize_area_vjp(
+    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+) -> ResizeAreaGradients:
+    """Gradient of ``resize_area``; grad (N,h,w,Ci): d image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]."""
+    result = _real(grad)
+    for axis in (-3, -2):
+        size = np.shape(image)[axis]
+        incoming = np.moveaxis(result, axis, 0)
+        spread = np.zeros((size, *incoming.shape[1:]))
+        for i, y, length in _overlaps(size, len(incoming)):
+            spread[y] += length / size * incoming[i]
+        result = np.moveaxis(spread, 0, axis)
+    return _gradients(ResizeAreaGradients, wrt, out, image=None if _is_integer(image) else result)
