@@ -9,9 +9,8 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +22,9 @@ BAND = 32 << 20
 
 class ImageError(Exception):
     """What is wrong with a file, in words that follow its name."""
+
+
+_P = TypeVar("_P", bound="Picture")
 
 
 class Picture(ABC):
@@ -57,7 +59,7 @@ class Picture(ABC):
         return True
 
     def fit(self, limit: int) -> None:
-        """Be read and written within ``limit`` bytes of memory, in bands where it must be; an ImageError if it can't."""
+        """Stay within ``limit`` bytes of memory, in bands where it must be; an :class:`ImageError` if it can't."""
         if self.memory > limit:
             raise ImageError(
                 f"has {self.width} × {self.height} pixels, which takes {size_of(self.memory)} of memory where "
@@ -78,10 +80,11 @@ class Picture(ABC):
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
         """Write these rows as a file of the same kind, with the same metadata; quality 1–100 where it is lossy."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
 
-    def __enter__(self) -> Picture:
+    def __enter__(self: _P) -> _P:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,7 +177,7 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8
 
 
 def _upright_exif(exif: bytes) -> tuple[int, bytes]:
-    """The orientation, and the block with 1 in its place and its thumbnail, which would show the image as it was, cut off.
+    """The orientation, and the block with 1 in its place, without its thumbnail, which would show the image as it was.
 
     Nothing else is touched: maker notes hold offsets into the block, and are lost when it is written anew.
     """
@@ -211,6 +214,9 @@ class _Whole(Picture):
             height, width = width, height
         self.height, self.width, self.channels, self.dtype = height, width, channels, np.dtype(dtype)
         self.colours = 1 if channels < 3 else 3
+
+    def close(self) -> None:
+        self._decoded = None
 
     def bands(self) -> Iterator[tuple[int, Any]]:
         if self._decoded is None:
@@ -260,6 +266,7 @@ class _Pillow(_Whole):
         return self.image.info.get("icc_profile")
 
     def close(self) -> None:
+        super().close()
         self.image.close()
 
     def _decode(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._config import get_num_threads
-from ._images import BAND, ImageError, Picture, reason, turn
+from ._images import BAND, ImageError, Picture, reason, size_of, turn
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 #: Tags that say nothing of how the pixels are stored, copied as they are: names, dates, XMP, IPTC, Photoshop, GeoTIFF.
@@ -38,7 +38,7 @@ class Tiff(Picture):
         except BaseException:
             self._file.close()
             raise
-        page = self._page
+        page: Any = self._page
         stored_height, stored_width = page.imagelength, page.imagewidth
         self._turned = stored_height, stored_width, page.samplesperpixel
         tag = page.tags.get(274)
@@ -74,11 +74,10 @@ class Tiff(Picture):
         return self._rows >= self.height
 
     def fit(self, limit: int) -> None:
-        if self.memory <= limit:
+        if self.memory <= limit or self._orientation != 1:  # turning takes all of it
+            super().fit(limit)
             return
         page = self._page
-        if self._orientation != 1:
-            return super().fit(limit)  # turning takes all of it
         row = self.width * self.channels * self.dtype.itemsize
         height = self._tile()[0]
         self._rows = max(1, min(BAND, limit // 16) // (row * height)) * height
@@ -86,12 +85,11 @@ class Tiff(Picture):
         stored = 0 if self._plain else 2 * self._segment_rows * row
         needed = 6 * self._rows * row + stored
         if needed > limit:
-            super_ = "tile" if page.is_tiled else "strip"
+            kind = "tiles" if page.is_tiled else "strips"
             raise ImageError(
-                f"has {super_}s of {self._segment_rows} rows of {self.width} pixels, which takes {needed // 10**6} MB of "
-                f"memory where --memory-limit leaves {limit // 10**6} MB; raise it, or store the image in smaller tiles"
+                f"has {kind} of {self._segment_rows} rows, which takes {size_of(needed)} of memory where --memory-limit "
+                f"leaves {size_of(limit)}; raise it, or store the image in smaller tiles"
             )
-        return None
 
     @property
     def _segment_rows(self) -> int:
@@ -108,6 +106,10 @@ class Tiff(Picture):
         if page.is_tiled and not (page.tilelength % 16 or page.tilewidth % 16):
             return page.tilelength, page.tilewidth
         return TILE, TILE
+
+    def close(self) -> None:
+        self._decoded = None
+        self._file.close()
 
     # --- reading
 

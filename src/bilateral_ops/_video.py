@@ -24,7 +24,7 @@ MISSING = 0.25
 class Smoother:
     """An exponential average of grids in time, which begins anew where a scene does.
 
-        smooth(t) = smooth(t') + (1 − exp(−(t − t')/τ)) · (grid(t) − smooth(t')),   t' the frame before
+    smooth(t) = smooth(t') + (1 − exp(−(t − t')/τ)) · (grid(t) − smooth(t')),   t' the frame before
     """
 
     def __init__(self, seconds: float) -> None:
@@ -55,8 +55,8 @@ def enhance_video(
 ) -> Iterator[tuple[int, float]]:
     """Write the enhanced video; yields for every frame its pixels and its share of the whole.
 
-    Frames are turned upright; sound and all other streams are copied. ``compare`` is called with the middle frame before
-    and after, floats in [0, 1].
+    Frames are turned upright; sound and all other streams are copied. ``compare`` is called with the middle frame
+    before and after, floats in [0, 1].
     """
     import av
 
@@ -72,7 +72,9 @@ def enhance_video(
 
 
 def _format(suffix: str) -> str:
-    return {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi"}[suffix.lower()]
+    return {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi"}[
+        suffix.lower()
+    ]
 
 
 class _Transcoding:
@@ -158,7 +160,9 @@ class _Transcoding:
             setattr(context, name, getattr(from_, name))
         if (shape := self.video.sample_aspect_ratio) and shape != 1:
             context.sample_aspect_ratio = shape if abs(frame.rotation) % 180 == 0 else 1 / shape
-        encoder.metadata.update({k: v for k, v in self.video.metadata.items() if k.lower() not in ("rotate", "encoder")})
+        encoder.metadata.update(
+            {k: v for k, v in self.video.metadata.items() if k.lower() not in ("rotate", "encoder")}
+        )
         for stream in self.given.streams:
             if stream.index != self.video.index:
                 try:

@@ -16,13 +16,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._config import Config
+from ._files import Enhanced, VideoOptions, enhance_files
 from ._predict import Predictor
 from ._weights import from_hdrnet, read_model, write_model
 
 if TYPE_CHECKING:
     from .model import HDRNet
 
-__all__ = ["Config", "HDRNet", "Predictor", "from_hdrnet", "read_model", "write_model"]
+__all__ = [
+    "Config",
+    "Enhanced",
+    "HDRNet",
+    "Predictor",
+    "VideoOptions",
+    "enhance_files",
+    "from_hdrnet",
+    "read_model",
+    "write_model",
+]
 
 
 def __getattr__(name: str) -> Any:

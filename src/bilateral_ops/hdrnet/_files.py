@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +25,7 @@ from .._images import Averages, ImageError, Picture, colours, open_picture, reas
 from ..ops._guide_luma import guide_luma
 from ._predict import Predictor
 
-__all__ = ["Enhanced", "enhance_files"]
+__all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 #: What Python, the libraries and a model take, of the memory limit.
@@ -59,7 +59,8 @@ class Enhanced:
     error: str | None = None  # in words that follow the file's name
     pixels: int = 0  # of all frames
     frames: int = 0  # of a video
-    seconds: float = 0.0
+    begun: float = 0.0  # seconds, as time.perf_counter() has them
+    ended: float = 0.0
 
 
 @dataclass
@@ -157,8 +158,11 @@ def enhance_files(
     jobs = _plan(inputs, Path(out), compare, overwrite)
     if any(job.video for job in jobs):
         _require("av", "video")
-    predictor = model if isinstance(model, Predictor) else Predictor.load(model)
-    with _Progress(len(jobs), progress) as bar:
+    try:
+        predictor = model if isinstance(model, Predictor) else Predictor.load(model)
+    except (OSError, ValueError) as error:
+        raise EnhanceError(f"--model must be a model file ({reason(error)})") from None
+    with closing(_Progress(len(jobs), progress)) as bar:
         memory = _Memory(memory_limit - BASE)
         work = _Work(predictor, strength, quality, video or VideoOptions(), memory, bar.step)
         return _run(jobs, work, bar)
@@ -170,6 +174,24 @@ def _require(module: str, extra: str) -> None:
     except ImportError:
         name = {"PIL": "Pillow", "av": "PyAV"}.get(module, module)
         raise EnhanceError(f"{name} is not installed; run pip install 'bilateral_ops[{extra}]'") from None
+
+
+def report(results: Sequence[Enhanced]) -> str:
+    """What was done, in a line, and one for each video."""
+    done = [result for result in results if result.error is None]
+    seconds = max((result.ended for result in results), default=0) - min((r.begun for r in results), default=0)
+    pixels = sum(result.pixels for result in done)
+    lines = [
+        f"{result.source.name}: {result.frames} frames, {result.frames / (result.ended - result.begun):.1f} a second"
+        for result in done
+        if result.frames
+    ]
+    count = f"{len(done)} of {len(results)}" if len(done) < len(results) else f"{len(done)}"
+    lines.append(
+        f"{count} file{'s' if len(results) != 1 else ''} enhanced: {pixels / 1e6:.1f} megapixels in {seconds:.1f} s, "
+        f"{len(done) / seconds:.1f} files and {pixels / 1e6 / seconds:.1f} megapixels a second"
+    )
+    return "\n".join(lines)
 
 
 # --- what there is to do
@@ -184,19 +206,23 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
             other = found.setdefault(target, source)
             if other.resolve() != source.resolve():
                 raise EnhanceError(
-                    f"{str(other)!r} and {str(source)!r} would both become {str(target)!r}; enhance them into two folders"
+                    f"{str(other)!r} and {str(source)!r} would both become {str(target)!r}; give each a folder"
                 )
     jobs = []
     for target, source in found.items():
         picture = target.with_name(f"{target.name}.compare.jpg") if compare else None
         if picture is not None and picture in found:
-            raise EnhanceError(f"the comparison of {str(source)!r} would have the name of another result, {picture.name!r}")
+            raise EnhanceError(
+                f"the comparison of {str(source)!r} would have the name of another result, {picture.name!r}"
+            )
         jobs.append(_Job(source, target, picture, source.suffix.lower() in VIDEO_SUFFIXES))
     sources = {source.resolve() for source in found.values()}
     made = [path for job in jobs for path in (job.target, job.compare) if path is not None]
     for path in made:
         if path.resolve() in sources:
-            raise EnhanceError(f"--out must be another folder than the inputs', got {str(out)!r}, which has {path.name!r}")
+            raise EnhanceError(
+                f"--out must be another folder than the inputs', got {str(out)!r}, which has {path.name!r}"
+            )
     existing = [path for path in made if os.path.lexists(path)]
     if existing and not overwrite:
         others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
@@ -205,7 +231,9 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
         if path.is_dir():
             raise EnhanceError(f"{str(path)!r} is a folder, where a result would be written")
     if not jobs:
-        raise EnhanceError(f"IN must name pictures or videos, got {', '.join(map(repr, map(str, inputs)))}, with none in it")
+        raise EnhanceError(
+            f"IN must name pictures or videos, got {', '.join(map(repr, map(str, inputs)))}, with none in it"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         with _whole(out / "trial", keep=False) as trial:
@@ -264,8 +292,7 @@ def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
 
 
 def _do(job: _Job, work: _Work) -> Enhanced:
-    result = Enhanced(job.source, job.target)
-    start = time.perf_counter()
+    result = Enhanced(job.source, job.target, begun=time.perf_counter())
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -283,9 +310,7 @@ def _do(job: _Job, work: _Work) -> Enhanced:
                     result.frames += 1
                     work.step(job, part)
             else:
-                _enhance_picture(job, work, target, picture)
-                with open_picture(job.source) as opened:
-                    result.pixels = opened.pixels
+                result.pixels = _enhance_picture(job, work, target, picture)
             if work.stop.is_set():
                 raise _Stopped
     except ImageError as error:
@@ -296,11 +321,11 @@ def _do(job: _Job, work: _Work) -> Enhanced:
         result.error = f"cannot be written ({reason(error)})"
     except Exception as error:
         result.error = f"failed ({type(error).__name__}: {reason(error)})"
-    result.seconds = time.perf_counter() - start
+    result.ended = time.perf_counter()
     return result
 
 
-def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> None:
+def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> int:
     predictor = work.predictor
     with open_picture(job.source) as picture:
         scales = predictor.config.scales
@@ -337,7 +362,9 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
             made = rendered() if picture.whole else ahead(rendered())
             picture.write(target, work.checked(job, made), work.quality)
             if comparison:
-                _write_comparison(comparison, *(part.result for part in shown), picture.icc)
+                before, after = (part.result for part in shown)
+                _write_comparison(comparison, before, after, picture.icc)
+        return picture.pixels
 
 
 def _render(work: _Work, picture: Picture, grid: Any, rows: Any, window: tuple[int, int, int, int]) -> Any:
@@ -471,10 +498,7 @@ class _Progress:
         self._pixels = 0
         self._lock = threading.Lock()
 
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._bar.close()
 
     def step(self, job: _Job, part: float) -> None:
@@ -490,7 +514,7 @@ class _Progress:
             speed = self._pixels / 1e6 / (time.perf_counter() - self._start)
             text = f"{speed:.1f} MP/s"
             if result.frames:
-                text += f", {result.frames / result.seconds:.1f} frames/s"
+                text += f", {result.frames / (result.ended - result.begun):.1f} frames/s"
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(1 - self._parts.pop(result.target, 0))
             if result.error and self._shown:
