@@ -8,9 +8,10 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,6 @@ BAND = 32 << 20
 
 class ImageError(Exception):
     """What is wrong with a file, in words that follow its name."""
-
-
-_P = TypeVar("_P", bound="Picture")
 
 
 class Picture(ABC):
@@ -84,12 +82,6 @@ class Picture(ABC):
     def close(self) -> None:
         """Close the file."""
 
-    def __enter__(self: _P) -> _P:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def open_picture(path: Path) -> Picture:
     """Open an image file by what it holds, whatever its name is; an :class:`ImageError` where it is none of ours."""
@@ -117,7 +109,7 @@ def open_picture(path: Path) -> Picture:
 
 def read(path: Path) -> Any:
     """The upright image as RGB (H, W, 3), uint8, uint16 or floating point; grey is repeated, alpha left out."""
-    with open_picture(path) as picture:
+    with closing(open_picture(path)) as picture:
         ((_, pixels),) = picture.bands()
         return np.ascontiguousarray(colours(picture, pixels))
 

@@ -87,7 +87,7 @@ class Tiff(Picture):
         if needed > limit:
             kind = "tiles" if page.is_tiled else "strips"
             raise ImageError(
-                f"has {kind} of {self._segment_rows} rows, which takes {size_of(needed)} of memory where --memory-limit "
+                f"has {kind} of {self._segment_rows} rows, which takes {size_of(needed)} where --memory-limit "
                 f"leaves {size_of(limit)}; raise it, or store the image in smaller tiles"
             )
 

@@ -327,7 +327,7 @@ def _do(job: _Job, work: _Work) -> Enhanced:
 
 def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> int:
     predictor = work.predictor
-    with open_picture(job.source) as picture:
+    with closing(open_picture(job.source)) as picture:
         scales = predictor.config.scales
         weight = 1 if scales == 1 else 6  # the pyramid's levels are floats
         picture.fit(work.memory.limit // weight)
