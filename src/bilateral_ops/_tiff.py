@@ -47,7 +47,7 @@ class Tiff(Picture):
         self.height, self.width = upright
         palette = page.photometric.name == "PALETTE"
         self.channels = 3 if palette else page.samplesperpixel
-        self.colours = 3 if palette or self._photometric == "rgb" else 1
+        self.colours = 3 if self._photometric == "rgb" else 1
         self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
         self._rows = self.height  # of a band
         self._decoded: Any = None
@@ -65,7 +65,7 @@ class Tiff(Picture):
         if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
             kind = "unknown" if page.dtype is None else page.dtype.name
             raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
-        self._photometric = "rgb" if wanted == 3 else "minisblack"
+        self._photometric = "rgb" if wanted == 3 or photometric == "PALETTE" else "minisblack"
 
     # --- how much at a time
 
