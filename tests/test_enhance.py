@@ -512,11 +512,11 @@ def test_comparisons(run, tmp_path, predictor):
     with Image.open(tmp_path / "out" / "a.png.compare.jpg") as file:
         shown = np.asarray(file).astype(int)
         assert file.info["icc_profile"] == profile()
-    assert shown.shape == (40, 2 * 60 + _files.GAP, 3)
+    assert shown.shape == (40, 2 * 60 + _images.GAP, 3)
     assert np.abs(shown[:, :60] - picture()).mean() < 6
     assert np.abs(shown[:, -60:] - predictor(picture())).mean() < 6
     with Image.open(tmp_path / "out" / "b.tif.compare.jpg") as file:
-        assert file.size == (2 * _files.COMPARED + _files.GAP, 38)
+        assert file.size == (2 * _images.COMPARED + _images.GAP, 38)
 
 
 def test_help(capsys):
@@ -688,7 +688,7 @@ def test_comparison_of_a_video_and_options(run, av, tmp_path):
     path = clip(av, tmp_path / "clip.mkv", [picture(64, 96)] * 6)
     assert run(path, "--out", tmp_path / "out", "--compare", "--codec", "libx265")[0] == 0
     with Image.open(tmp_path / "out" / "clip.mkv.compare.jpg") as file:
-        assert file.size == (2 * 96 + _files.GAP, 64)
+        assert file.size == (2 * 96 + _images.GAP, 64)
     with av.open(str(tmp_path / "out" / "clip.mkv")) as file:
         assert file.streams.video[0].codec_context.name == "hevc"
 

@@ -8,17 +8,26 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 #: The endings by which a folder's pictures are found.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp")
+#: Bytes that a colour profile may have.
+PROFILE = 16 << 20
 #: Bytes of rows that are worked on at a time where an image is taken in bands.
 BAND = 32 << 20
+
+#: Pixels of the longer side of either half of a comparison.
+COMPARED = 1920
+GAP = 8  # white pixels between its halves
+
+T = TypeVar("T")
 
 
 class ImageError(Exception):
@@ -56,8 +65,11 @@ class Picture(ABC):
         """Whether :meth:`bands` has one band, all of the image, of which later calls yield the same array."""
         return True
 
-    def fit(self, limit: int) -> None:
-        """Stay within ``limit`` bytes of memory, in bands where it must be; an :class:`ImageError` if it can't."""
+    def fit(self, limit: int, beside: int = 0) -> None:
+        """Stay within ``limit`` bytes of memory, in bands where it must be; an :class:`ImageError` if it can't.
+
+        ``beside`` are the bytes that a pixel of a band takes while it is worked on.
+        """
         if self.memory > limit:
             raise ImageError(
                 f"has {self.width} × {self.height} pixels, which takes {size_of(self.memory)} of memory where "
@@ -347,7 +359,7 @@ class _Png(_Whole):
     @property
     def icc(self) -> bytes | None:
         data = next((data for kind, data in self._chunks if kind == b"iCCP"), None)
-        return data and zlib.decompress(data[data.index(b"\0") + 2 :])
+        return data and zlib.decompressobj().decompress(data[data.index(b"\0") + 2 :], PROFILE)
 
     def _decode(self) -> Any:
         import imagecodecs
@@ -428,3 +440,28 @@ class Averages:
     @property
     def result(self) -> Any:
         return self._sums.astype(np.float32)
+
+
+def compared_size(height: int, width: int) -> tuple[int, int]:
+    scale = min(1, COMPARED / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def write_comparison(path: Path, before: Any, after: Any, icc: bytes | None) -> None:
+    """Two images (h, w, 3), floats in [0, 1], side by side."""
+    from PIL import Image
+
+    gap = np.ones((len(before), GAP, 3), np.float32)
+    both = np.rint(np.clip(np.concatenate([before, gap, after], axis=1), 0, 1) * 255).astype(np.uint8)
+    with path.open("wb") as file:
+        Image.fromarray(both).save(file, "JPEG", quality=90, icc_profile=icc)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next of which is made in a thread while the caller works on this one."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, iterator, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, iterator, end)
+            yield item  # type: ignore[misc]

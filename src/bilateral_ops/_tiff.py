@@ -49,6 +49,7 @@ class Tiff(Picture):
         self.channels = 3 if palette else page.samplesperpixel
         self.colours = 3 if self._photometric == "rgb" else 1
         self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
+        self._premultiplied = self.colours == 3 and self.channels > 3 and int(page.extrasamples[0]) == 1
         self._rows = self.height  # of a band
         self._decoded: Any = None
 
@@ -73,17 +74,18 @@ class Tiff(Picture):
     def whole(self) -> bool:
         return self._rows >= self.height
 
-    def fit(self, limit: int) -> None:
+    def fit(self, limit: int, beside: int = 0) -> None:
         if self.memory <= limit or self._orientation != 1:  # turning takes all of it
-            super().fit(limit)
+            super().fit(limit, beside)
             return
         page = self._page
         row = self.width * self.channels * self.dtype.itemsize
         height = self._tile()[0]
-        self._rows = max(1, min(BAND, limit // 16) // (row * height)) * height
+        band = min(BAND, limit // (16 + beside * self.width // row))
+        self._rows = max(1, band // (row * height)) * height
         # Bands being read, changed, written and encoded, and the stored rows that the first is cut from.
         stored = 0 if self._plain else 2 * self._segment_rows * row
-        needed = 6 * self._rows * row + stored
+        needed = self._rows * (6 * row + beside * self.width) + stored
         if needed > limit:
             kind = "tiles" if page.is_tiled else "strips"
             raise ImageError(
@@ -152,6 +154,8 @@ class Tiff(Picture):
         page = self._page
         if page.photometric.name == "PALETTE":
             return (page.colormap >> 8).astype(np.uint8).T[stored[..., 0]]
+        if self._premultiplied:
+            stored = _divided(stored)
         if stored.dtype == bool:
             stored = stored.astype(np.uint8) * np.uint8(255)
         if page.photometric.name == "MINISWHITE":
@@ -237,7 +241,7 @@ class Tiff(Picture):
         shape = (self.height, self.width, self.channels)
         if self.whole:
             ((_, pixels),) = bands
-            data: Any = pixels if self.channels > 1 else pixels[..., 0]
+            data: Any = self._as_stored(pixels)
             if page.is_tiled:
                 options["tile"] = self._tile()
             elif not options.get("compression"):
@@ -271,7 +275,12 @@ class Tiff(Picture):
                     tile = band[top : top + height, left : left + width]
                     padding = [(0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0)]
                     tile = np.pad(tile, padding, mode="edge") if any(p[1] for p in padding) else tile
-                    yield np.ascontiguousarray(tile if self.channels > 1 else tile[..., 0])
+                    yield np.ascontiguousarray(self._as_stored(tile))
+
+    def _as_stored(self, pixels: Any) -> Any:
+        if self._premultiplied:
+            pixels = _multiplied(pixels)
+        return pixels if self.channels > 1 else pixels[..., 0]
 
     def _copy_ifds(self, path: Path, codes: list[int], big: bool) -> None:
         """EXIF and GPS, which tifffile can't write: put after all else, where the tags made for them then point."""
@@ -294,6 +303,26 @@ class Tiff(Picture):
                 target.write(copied.tobytes(end))
                 target.seek(_entry(target, code)[0])
                 target.write(struct.pack("<I", end))
+
+
+def _divided(pixels: Any) -> Any:
+    """Colours that were multiplied by alpha as they are without it; black where it is 0."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    alpha = pixels[..., 3:4].astype(np.float64)
+    colour = np.divide(pixels[..., :3] * np.float64(top), alpha, out=np.zeros(pixels[..., :3].shape), where=alpha > 0)
+    return _with_colours(pixels, colour, top)
+
+
+def _multiplied(pixels: Any) -> Any:
+    """The reverse, which gives the same integers back."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    return _with_colours(pixels, pixels[..., :3] * (pixels[..., 3:4] / np.float64(top)), top)
+
+
+def _with_colours(pixels: Any, colour: Any, top: int) -> Any:
+    pixels = pixels.copy()
+    pixels[..., :3] = np.rint(np.clip(colour, 0, top)) if pixels.dtype.kind == "u" else colour
+    return pixels
 
 
 def _header(head: bytes) -> bytes:

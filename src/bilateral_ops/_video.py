@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ._images import ImageError, reason
-
-if TYPE_CHECKING:
-    from .hdrnet._files import VideoOptions
+from ._images import ImageError, ahead, reason, write_comparison
 
 #: The mean difference of two low-resolution frames from which they are of two scenes: of values in [0, 1], about what
 #: scene detectors take for a cut; camera moves and lights stay below a half of it.
 CUT = 0.1
 #: A video whose frames end so many seconds before it says it does is truncated.
 MISSING = 0.25
+
+
+#: Streams that go into the new file as they are. Others, as timecodes and telemetry, few containers take.
+COPIED = ("audio", "subtitle")
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How videos are smoothed and encoded."""
+
+    smoothing: float = 0.3  # seconds after which a grid has 1/e of its weight
+    codec: str | None = None  # None: libx264, in WebM libvpx-vp9
+    crf: int | None = None
 
 
 class Smoother:
@@ -51,22 +62,23 @@ def enhance_video(
     predictor: Any,
     strength: float,
     options: VideoOptions,
-    compare: Callable[[Any, Any], None] | None,
+    comparison: Path | None,
 ) -> Iterator[tuple[int, float]]:
     """Write the enhanced video; yields for every frame its pixels and its share of the whole.
 
-    Frames are turned upright; sound and all other streams are copied. ``compare`` is called with the middle frame
-    before and after, floats in [0, 1].
+    Frames are turned upright; sound and subtitles are copied. ``comparison`` is where a picture of the middle frame,
+    before and after, is written.
     """
     import av
-
-    from .hdrnet._files import ahead
 
     try:
         with av.open(str(source)) as given, av.open(str(target), "w", format=_format(suffix)) as made:
             if not given.streams.video:
                 raise ImageError("has no video in it")
-            yield from _Transcoding(given, made, predictor, strength, options, compare).run(ahead)
+            transcoding = _Transcoding(given, made, predictor, strength, options)
+            yield from transcoding.run()
+            if comparison:
+                write_comparison(comparison, *transcoding.middle, None)
     except av.error.FFmpegError as error:
         raise ImageError(f"cannot be enhanced ({reason(error)})") from error
 
@@ -78,39 +90,43 @@ def _format(suffix: str) -> str:
 
 
 class _Transcoding:
-    def __init__(self, given: Any, made: Any, predictor: Any, strength: float, options: Any, compare: Any) -> None:
+    def __init__(self, given: Any, made: Any, predictor: Any, strength: float, options: VideoOptions) -> None:
         self.given, self.made, self.predictor, self.strength = given, made, predictor, strength
-        self.options, self.compare = options, compare
-        self.video = given.streams.video[0]
+        self.options = options
+        self.video = given.streams.best("video")
         self.video.thread_type = "AUTO"
         self.encoder: Any = None
         self.smoother = Smoother(options.smoothing)
         self.copied: dict[int, Any] = {}
         self.waiting: list[Any] = []  # packets that came before the first frame was written
         self.duration = _duration(given, self.video)
-        self.compared = False
+        self.start: float | None = None  # seconds of the first frame
+        self.shown: Any = None  # the last frame of the first half, before and after
 
-    def run(self, ahead: Any) -> Iterator[tuple[int, float]]:
+    @property
+    def middle(self) -> list[Any]:
+        """The middle frame before and after, floats in [0, 1]."""
+        return [image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max) for image in self.shown]
+
+    def run(self) -> Iterator[tuple[int, float]]:
         self.made.metadata.update(self.given.metadata)
-        done = begin = 0.0
-        frames, last = 0, None
-        for kind, item, pixels in ahead(self._rendered(ahead)):
+        done = 0.0
+        last = None
+        for kind, item, pixels in ahead(self._rendered()):
             if kind == "packet":
                 self._mux(item)
                 continue
             if self.encoder is None:
                 self._begin(item, pixels)
-                begin = item.time or 0.0
             self._encode(item, pixels)
-            frames, last = frames + 1, item
-            now = (item.time or 0.0) - begin
-            part = min(now / self.duration, 1) if self.duration else 0
+            last = self._since_start(item)
+            part = min(last / self.duration, 1) if self.duration else 0
             yield pixels.shape[0] * pixels.shape[1], part - done
             done = part
         if last is None:
             raise ImageError("has no frame that can be decoded")
         rate = float(self.video.average_rate or 25)
-        missing = self.duration - ((last.time or 0.0) - begin + 1 / rate) if self.duration else 0
+        missing = self.duration - (last + 1 / rate)
         if missing > max(MISSING, 2 / rate):
             raise ImageError(f"ends {missing:.1f} s early, as a truncated file does")
         for packet in self.encoder.encode(None):
@@ -119,25 +135,34 @@ class _Transcoding:
     # --- frames and packets as they come
 
     def _decoded(self) -> Iterator[tuple[str, Any, Any]]:
+        rate, frames = self.video.average_rate or 25, 0
         deep = "rgb48le" if _bits(self.video) > 8 else "rgb24"
         for packet in self.given.demux():
             if packet.stream.index == self.video.index:
                 for frame in packet.decode():
+                    if frame.pts is None:  # AVI: they are a frame's time apart
+                        frame.time_base = self.video.time_base
+                        frame.pts = round(frames / rate / frame.time_base)
+                    frames += 1
                     yield "frame", frame, _upright(frame.to_ndarray(format=deep), frame.rotation)
-            elif packet.dts is not None:
+            elif packet.dts is not None and packet.stream.type in COPIED:
                 yield "packet", packet, None
 
-    def _rendered(self, ahead: Any) -> Iterator[tuple[str, Any, Any]]:
+    def _since_start(self, frame: Any) -> float:
+        time = float(frame.pts * frame.time_base)
+        if self.start is None:
+            self.start = time
+        return time - self.start
+
+    def _rendered(self) -> Iterator[tuple[str, Any, Any]]:
         for kind, item, pixels in ahead(self._decoded()):
             if kind == "frame":
                 low = self.predictor.low_resolution(pixels)
-                time = item.time or 0.0
+                time = self._since_start(item)
                 grid = self.smoother(self.predictor.grid(low), low, time)
                 out = self.predictor.render(grid, pixels, strength=self.strength)
-                if self.compare and not self.compared and time >= self.duration / 2:
-                    self.compared = True
-                    top = np.float32(np.iinfo(pixels.dtype).max)
-                    self.compare(*(image.astype(np.float32) / top for image in (pixels, out)))
+                if self.shown is None or time <= self.duration / 2:
+                    self.shown = pixels, out
                 pixels = out
             yield kind, item, pixels
 
@@ -164,7 +189,7 @@ class _Transcoding:
             {k: v for k, v in self.video.metadata.items() if k.lower() not in ("rotate", "encoder")}
         )
         for stream in self.given.streams:
-            if stream.index != self.video.index:
+            if stream.index != self.video.index and stream.type in COPIED:
                 try:
                     self.copied[stream.index] = self.made.add_stream_from_template(stream)
                 except (ValueError, TypeError, NotImplementedError) as error:

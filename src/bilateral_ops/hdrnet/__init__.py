@@ -8,6 +8,8 @@ PyTorch, to be trained, and is imported where it is asked for. A model is a safe
     predictor = Predictor.load()        # the model in this package
     enhanced = predictor(image)         # (H, W, 3), uint8, uint16 or floats in [0, 1]
 
+:func:`enhance_files` does that with files: pictures and videos, as ``bilateral-ops enhance`` does.
+
 Source: Gharbi et al., Deep Bilateral Learning for Real-Time Image Enhancement, SIGGRAPH 2017.
 """
 
@@ -21,12 +23,12 @@ from ._predict import Predictor
 from ._weights import from_hdrnet, read_model, write_model
 
 if TYPE_CHECKING:
-    from .model import HDRNet
+    from .model import HDRNet as HDRNet
 
+# HDRNet is not among these, so that they need no PyTorch; bilateral_ops.hdrnet.model has it, too.
 __all__ = [
     "Config",
     "Enhanced",
-    "HDRNet",
     "Predictor",
     "VideoOptions",
     "enhance_files",

@@ -21,7 +21,18 @@ import numpy as np
 
 from .. import _images
 from .._config import get_num_threads
-from .._images import Averages, ImageError, Picture, colours, open_picture, reason
+from .._images import (
+    Averages,
+    ImageError,
+    Picture,
+    ahead,
+    colours,
+    compared_size,
+    open_picture,
+    reason,
+    write_comparison,
+)
+from .._video import VideoOptions, enhance_video
 from ..ops._guide_luma import guide_luma
 from ._predict import Predictor
 
@@ -30,24 +41,15 @@ __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 #: What Python, the libraries and a model take, of the memory limit.
 BASE = 250 * 10**6
-#: Pixels of the longer side of either half of a comparison.
-COMPARED = 1920
-GAP = 8  # white pixels between its halves
+#: Bytes a pixel that the pyramid's levels take, which are floats; and pixels that are rendered at once beside others.
+FLOATS = 48
+CUT = 1 << 20
 
 T = TypeVar("T")
 
 
 class EnhanceError(ValueError):
     """What keeps the work from beginning, in one sentence."""
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """How videos are smoothed and encoded."""
-
-    smoothing: float = 0.3  # seconds after which a grid has 1/e of its weight
-    codec: str | None = None  # None: libx264, in WebM libvpx-vp9
-    crf: int | None = None
 
 
 @dataclass
@@ -83,7 +85,7 @@ class _Work:
     step: Callable[[_Job, float], None]
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def checked(self, job: _Job, items: Iterable[T]) -> Iterator[T]:
+    def checked(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
             if self.stop.is_set():
                 raise _Stopped
@@ -299,16 +301,16 @@ def _do(job: _Job, work: _Work) -> Enhanced:
             target = stack.enter_context(_whole(job.target))
             picture = stack.enter_context(_whole(job.compare)) if job.compare else None
             if job.video:
-                from .._video import enhance_video
-
-                shown = (lambda before, after: _write_comparison(picture, before, after, None)) if picture else None
-                items = enhance_video(
-                    job.source, target, job.target.suffix, work.predictor, work.strength, work.video, shown
-                )
-                for pixels, part in work.checked(job, items):
-                    result.pixels += pixels
-                    result.frames += 1
-                    work.step(job, part)
+                # One at a time: the codecs have threads, and frames in store, of their own.
+                with work.memory.reserve(work.memory.limit, work.stop):
+                    frames = enhance_video(
+                        job.source, target, job.target.suffix, work.predictor, work.strength, work.video, picture
+                    )
+                    with closing(frames):
+                        for pixels, part in work.checked(frames):
+                            result.pixels += pixels
+                            result.frames += 1
+                            work.step(job, part)
             else:
                 result.pixels = _enhance_picture(job, work, target, picture)
             if work.stop.is_set():
@@ -327,29 +329,31 @@ def _do(job: _Job, work: _Work) -> Enhanced:
 
 def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> int:
     predictor = work.predictor
+    margin = predictor.margin
+    beside = FLOATS if margin else 0
     with closing(open_picture(job.source)) as picture:
-        scales = predictor.config.scales
-        weight = 1 if scales == 1 else 6  # the pyramid's levels are floats
-        picture.fit(work.memory.limit // weight)
-        needed = picture.memory if picture.whole else work.memory.limit // weight
-        with work.memory.reserve(needed * weight, work.stop):
-            height, width = picture.height, picture.width
-            passes = 1 if picture.whole else 2
+        picture.fit(work.memory.limit, beside)
+        height, width = picture.height, picture.width
+        # In pieces it takes what there is; with a margin the result is another array.
+        needed = picture.memory + bool(margin) * picture.nbytes if picture.whole else work.memory.limit
+        with work.memory.reserve(needed, work.stop):
             if picture.whole:
                 ((_, pixels),) = picture.bands()
                 low = predictor.low_resolution(colours(picture, pixels))
             else:
                 averages = Averages(height, width, low_size(predictor))
-                for top, band in work.checked(job, ahead(picture.bands())):
+                for top, band in work.checked(ahead(picture.bands())):
                     averages.add(top, colours(picture, band))
-                    work.step(job, len(band) / height / passes)
+                    work.step(job, len(band) / height / 2)
                 low = averages.result
             grid = predictor.grid(low)
-            size = _fitted(height, width)
-            shown = [Averages(height, width, size) for _ in range(2)] if comparison else []
+            shown = [Averages(height, width, compared_size(height, width)) for _ in range(2)] if comparison else []
 
             def rendered() -> Iterator[tuple[int, Any]]:
-                for top, start, rows, stop in _surrounded(picture.bands(), predictor.margin):
+                bands = picture.bands()
+                if picture.whole and margin:
+                    bands = _cut(bands, max(margin, CUT // width))
+                for top, start, rows, stop in _surrounded(bands, margin):
                     band = rows[start:stop]
                     if shown:
                         shown[0].add(top, colours(picture, band))
@@ -357,31 +361,40 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
                     if shown:
                         shown[1].add(top, colours(picture, result))
                     yield top, result
-                    work.step(job, len(band) / height / passes)
+                    work.step(job, len(band) / height / (1 if picture.whole else 2))
 
-            made = rendered() if picture.whole else ahead(rendered())
-            picture.write(target, work.checked(job, made), work.quality)
+            made = work.checked(rendered())
+            if not picture.whole:
+                made = ahead(made)
+            elif margin:
+                made = iter([(0, np.concatenate([rows for _, rows in made]))])
+            picture.write(target, made, work.quality)
             if comparison:
                 before, after = (part.result for part in shown)
-                _write_comparison(comparison, before, after, picture.icc)
+                write_comparison(comparison, before, after, picture.icc)
         return picture.pixels
 
 
 def _render(work: _Work, picture: Picture, grid: Any, rows: Any, window: tuple[int, int, int, int]) -> Any:
-    """The rows with their colours changed, in place but where neighbours are still to be read from them."""
+    """The rows with their colours changed: in place, or where neighbours are still to be read from them, in a copy."""
     given = colours(picture, rows)
-    if picture.colours == 3:
-        if work.predictor.margin and not picture.whole:
-            rows = rows.copy()
-        work.predictor.render(grid, given, strength=work.strength, window=window, out=rows[..., :3])
-        return rows
-    if work.predictor.margin and not picture.whole:
+    if work.predictor.margin:
         rows = rows.copy()
-    luma = guide_luma(work.predictor.render(grid, given, strength=work.strength, window=window))
-    if rows.dtype.kind == "u":
-        luma = np.rint(np.clip(luma, 0, 1) * np.iinfo(rows.dtype).max)
-    rows[..., 0] = luma
+    if picture.colours == 3:
+        work.predictor.render(grid, given, strength=work.strength, window=window, out=rows[..., :3])
+    else:
+        luma = guide_luma(work.predictor.render(grid, given, strength=work.strength, window=window))
+        if rows.dtype.kind == "u":
+            luma = np.rint(np.clip(luma, 0, 1) * np.iinfo(rows.dtype).max)
+        rows[..., 0] = luma
     return rows
+
+
+def _cut(bands: Iterable[tuple[int, Any]], rows: int) -> Iterator[tuple[int, Any]]:
+    """Bands of so many rows."""
+    for top, band in bands:
+        for start in range(0, len(band), rows):
+            yield top + start, band[start : start + rows]
 
 
 def _surrounded(bands: Iterable[tuple[int, Any]], margin: int) -> Iterator[tuple[int, int, Any, int]]:
@@ -414,32 +427,7 @@ def low_size(predictor: Any) -> tuple[int, int]:
     return side, side
 
 
-def _fitted(height: int, width: int) -> tuple[int, int]:
-    scale = min(1, COMPARED / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _write_comparison(path: Path, before: Any, after: Any, icc: bytes | None) -> None:
-    """Two images (h, w, 3), floats in [0, 1], side by side."""
-    from PIL import Image
-
-    gap = np.ones((len(before), GAP, 3), np.float32)
-    both = np.rint(np.clip(np.concatenate([before, gap, after], axis=1), 0, 1) * 255).astype(np.uint8)
-    with path.open("wb") as file:
-        Image.fromarray(both).save(file, "JPEG", quality=90, icc_profile=icc)
-
-
 # --- tools
-
-
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items, the next of which is made in a thread while the caller works on this one."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, iterator, end)
-        while (item := following.result()) is not end:
-            following = pool.submit(next, iterator, end)
-            yield item  # type: ignore[misc]
 
 
 _COUNT = itertools.count()
