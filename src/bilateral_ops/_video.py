@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def enhance_video(
     strength: float,
     options: VideoOptions,
     comparison: Path | None,
-) -> Iterator[tuple[int, float]]:
+) -> Generator[tuple[int, float], None, None]:
     """Write the enhanced video; yields for every frame its pixels and its share of the whole.
 
     Frames are turned upright; sound and subtitles are copied. ``comparison`` is where a picture of the middle frame,
@@ -78,7 +78,8 @@ def enhance_video(
             transcoding = _Transcoding(given, made, predictor, strength, options)
             yield from transcoding.run()
             if comparison:
-                write_comparison(comparison, *transcoding.middle, None)
+                before, after = transcoding.middle
+                write_comparison(comparison, before, after, None)
     except av.error.FFmpegError as error:
         raise ImageError(f"cannot be enhanced ({reason(error)})") from error
 
