@@ -283,6 +283,21 @@ def test_palettes_become_rgb(run, predictor, tmp_path):
                 assert np.array_equal(np.asarray(file)[..., 3] == 0, np.asarray(few) == 3)
 
 
+def test_premultiplied_colours(run, predictor, tmp_path):
+    """Colours that were multiplied by alpha are enhanced without it, and come back where nothing is to change."""
+    straight = picture(channels=4)
+    stored = straight.copy()
+    stored[..., :3] = np.rint(straight[..., :3] * (straight[..., 3:] / 255))
+    save(tmp_path / "a.tif", stored, extrasamples=["assocalpha"])
+    assert run(tmp_path / "a.tif", "--out", tmp_path / "0", "--strength", 0)[0] == 0
+    assert np.array_equal(tifffile.imread(tmp_path / "0" / "a.tif"), stored)
+    assert run(tmp_path / "a.tif", "--out", tmp_path / "out")[0] == 0
+    seen = np.rint(np.minimum(stored[..., :3] * 255.0 / straight[..., 3:], 255)).astype(np.uint8)
+    after = tifffile.imread(tmp_path / "out" / "a.tif")
+    assert np.array_equal(after[..., 3], straight[..., 3])
+    assert np.array_equal(after[..., :3], np.rint(predictor(seen) * (straight[..., 3:] / 255)))
+
+
 def test_black_and_white(run, tmp_path):
     bits = picture(channels=1)[..., 0] > 99
     Image.fromarray(bits).save(tmp_path / "a.png")
@@ -597,7 +612,8 @@ def clip(av, path, frames, rate=25, sound=False, codec="libx264", **options):
         stream = out.add_stream(codec, rate=rate, options={"crf": "5"})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = options.get("pix_fmt", "yuv420p")
-        voice = out.add_stream("aac" if path.suffix != ".webm" else "libopus", rate=48000) if sound else None
+        codec = {".webm": "libopus", ".avi": "mp2"}.get(path.suffix, "aac")
+        voice = out.add_stream(codec, rate=48000, layout="stereo") if sound else None
         if voice:
             rng = np.random.default_rng(0)
             samples = rng.normal(0, 0.1, (1, 48000)).astype(np.float32)
@@ -622,7 +638,7 @@ def packets_of(av, path, kind):
         return [bytes(packet) for packet in file.demux(stream) if packet.size]
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
 def test_a_video(run, av, predictor, tmp_path, suffix):
     frames = [np.roll(picture(64, 96), n, axis=1) for n in range(25)]
     codec = "libvpx-vp9" if suffix == ".webm" else "libx264"

@@ -299,7 +299,7 @@ class _Jpeg(_Pillow):
     def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
         from PIL import JpegImagePlugin
 
-        options: dict[str, Any] = {"progressive": bool(self.image.info.get("progressive")), "optimize": True}
+        options: dict[str, Any] = {"progressive": bool(self.image.info.get("progressive"))}
         options["subsampling"] = JpegImagePlugin.get_sampling(self.image)
         if quality is None:
             options["qtables"] = self.image.quantization

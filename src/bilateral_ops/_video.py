@@ -141,7 +141,7 @@ class _Transcoding:
         for packet in self.given.demux():
             if packet.stream.index == self.video.index:
                 for frame in packet.decode():
-                    if frame.pts is None:  # AVI: they are a frame's time apart
+                    if frame.pts is None or self.given.format.name == "avi":  # which has no times, but a rate
                         frame.time_base = self.video.time_base
                         frame.pts = round(frames / rate / frame.time_base)
                     frames += 1
