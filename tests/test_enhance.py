@@ -14,7 +14,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from bilateral_ops import _images, _tiff
+from bilateral_ops import _images, _tiff, guide_luma
 from bilateral_ops._cli import main
 from bilateral_ops._images import Averages, ImageError, Metadata, open_picture, turn
 from bilateral_ops.hdrnet import Config, Predictor, _files, enhance_files, write_model
@@ -317,6 +317,7 @@ TALL = {
     "plain": {},
     "planes": {"planarconfig": "separate", "tile": (16, 32)},
     "big-endian": {"byteorder": ">", "rowsperstrip": 11},
+    "grey": {"tile": (32, 48), "compression": "zlib"},
 }
 
 
@@ -328,13 +329,17 @@ def test_pieces_equal_the_whole(tmp_path, monkeypatch, kind, scales):
     predictor = Predictor(config, weights)
     pixels = picture(467, 150, dtype=np.uint16)
     stored = pixels.transpose(2, 0, 1).copy() if kind == "planes" else pixels
+    if kind == "grey":
+        stored = pixels = np.ascontiguousarray(pixels[..., 0])
+    photometric = "minisblack" if kind == "grey" else "rgb"
     tags = {"resolution": (300, 200), "resolutionunit": 2, "description": "a test", "iccprofile": profile()}
-    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", metadata=None, **tags, **TALL[kind])
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, metadata=None, **tags, **TALL[kind])
     monkeypatch.setattr(_tiff, "TILE", 32)
     monkeypatch.setattr(_images, "BAND", 40_000)
     monkeypatch.setattr(_tiff, "BAND", 40_000)
     monkeypatch.setattr(_files, "BASE", 10**5)
-    whole = predictor.low_resolution(pixels)
+    shown = pixels if kind != "grey" else np.repeat(pixels[..., None], 3, axis=-1)
+    whole = predictor.low_resolution(shown)
     seen = []
     monkeypatch.setattr(Predictor, "grid", lambda self, low: (seen.append(low), grid)[1])
     grid = np.random.default_rng(1).normal(0.3, 0.2, config.grid_shape).astype(np.float32)
@@ -343,7 +348,10 @@ def test_pieces_equal_the_whole(tmp_path, monkeypatch, kind, scales):
     (result,) = enhance_files([tmp_path / "a.tif"], tmp_path / "out", model=predictor, memory_limit=limit)
     assert result.error is None
     assert np.abs(seen[0] - whole).max() < 1e-6
-    assert np.array_equal(pixels_of(tmp_path / "out" / "a.tif"), predictor.render(grid, pixels))
+    expected = predictor.render(grid, shown)
+    if kind == "grey":
+        expected = np.rint(guide_luma(expected) * 65535).astype(np.uint16)[..., None]
+    assert np.array_equal(pixels_of(tmp_path / "out" / "a.tif"), expected)
     with tifffile.TiffFile(tmp_path / "a.tif") as one, tifffile.TiffFile(tmp_path / "out" / "a.tif") as other:
         page, given = other.pages[0], one.pages[0]
         assert page.is_tiled
@@ -496,6 +504,7 @@ def test_clashes_are_settled_before_work_begins(run, tmp_path, monkeypatch):
     assert "IN must name pictures or videos, got 'empty'" in sentence("empty", "--out", "out")
     assert "--memory-limit must be at least 500MB, got 1MB" in sentence(one, "--out", "out", "--memory-limit", "1MB")
     assert "--strength must be a finite number, got nan" in sentence(one, "--out", "out", "--strength", "nan")
+    assert "--smoothing must be 0 or more seconds, got -1.0" in sentence(one, "--out", "out", "--smoothing", "-1")
     assert "--quality must be from 1 to 100, got 0" in sentence(one, "--out", "out", "--quality", "0")
     assert not (tmp_path / "out").exists(), "nothing was begun"
     assert "--out must be a folder that can be written to" in sentence(one, "--out", other)

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from .ops._resize_area import resize_area
+
 #: The endings by which a folder's pictures are found.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp")
 #: Bytes that a colour profile may have.
@@ -425,8 +427,6 @@ class Averages:
 
     def add(self, top: int, band: Any) -> None:
         """Add the rows (h, W, 3) from this one on."""
-        from . import resize_area
-
         height, (rows, columns) = self.height, self.size
         scale = np.float32(1 / np.iinfo(band.dtype).max if band.dtype.kind == "u" else 1)
         for start in range(0, len(band), self.ROWS):

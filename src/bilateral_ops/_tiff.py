@@ -49,7 +49,7 @@ class Tiff(Picture):
         self.channels = 3 if palette else page.samplesperpixel
         self.colours = 3 if self._photometric == "rgb" else 1
         self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
-        self._premultiplied = self.colours == 3 and self.channels > 3 and int(page.extrasamples[0]) == 1
+        self._premultiplied = self.colours == 3 and self.channels > 3 and [*map(int, page.extrasamples)][:1] == [1]
         self._rows = self.height  # of a band
         self._decoded: Any = None
 
@@ -326,7 +326,7 @@ def _with_colours(pixels: Any, colour: Any, top: int) -> Any:
 
 
 def _header(head: bytes) -> bytes:
-    return head[:16] if head[2:3] in b"+\0" and 43 in head[2:4] else head[:8]
+    return head[:16] if 43 in head[2:4] else head[:8]
 
 
 def _entry(file: Any, code: int) -> tuple[int, int]:

@@ -17,8 +17,6 @@ from ._images import ImageError, ahead, reason, write_comparison
 CUT = 0.1
 #: A video whose frames end so many seconds before it says it does is truncated.
 MISSING = 0.25
-
-
 #: Streams that go into the new file as they are. Others, as timecodes and telemetry, few containers take.
 COPIED = ("audio", "subtitle")
 
@@ -111,6 +109,8 @@ class _Transcoding:
 
     def run(self) -> Iterator[tuple[int, float]]:
         self.made.metadata.update(self.given.metadata)
+        if chapters := self.given.chapters():
+            self.made.set_chapters(chapters)
         done = 0.0
         last = None
         for kind, item, pixels in ahead(self._rendered()):
@@ -227,7 +227,8 @@ def _duration(given: Any, video: Any) -> float:
     if text:
         hours, minutes, seconds = text.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return given.duration / 1e6 if given.duration else 0.0
+    # The file's is that of its longest stream.
+    return given.duration / 1e6 if given.duration and len(given.streams) == 1 else 0.0
 
 
 def _bits(video: Any) -> int:

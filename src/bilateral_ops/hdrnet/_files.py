@@ -157,6 +157,9 @@ def enhance_files(
         raise EnhanceError(f"--strength must be a finite number, got {strength}")
     if quality is not None and not 1 <= quality <= 100:
         raise EnhanceError(f"--quality must be from 1 to 100, got {quality}")
+    video = video or VideoOptions()
+    if not 0 <= video.smoothing < np.inf:
+        raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
     jobs = _plan(inputs, Path(out), compare, overwrite)
     if any(job.video for job in jobs):
         _require("av", "video")
@@ -166,7 +169,7 @@ def enhance_files(
         raise EnhanceError(f"--model must be a model file ({reason(error)})") from None
     with closing(_Progress(len(jobs), progress)) as bar:
         memory = _Memory(memory_limit - BASE)
-        work = _Work(predictor, strength, quality, video or VideoOptions(), memory, bar.step)
+        work = _Work(predictor, strength, quality, video, memory, bar.step)
         return _run(jobs, work, bar)
 
 
