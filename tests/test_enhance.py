@@ -436,6 +436,8 @@ def test_damaged_files_are_named_and_the_others_go_on(run, tmp_path, name, damag
     assert err.count("\n") == 1
     assert out.startswith("1 of 2 files enhanced")
     assert [p.name for p in (tmp_path / "out").iterdir()] == [good.name]
+    if damage == "truncated" and name.endswith(".tif"):
+        assert err.endswith("is truncated.\n")
 
 
 def test_what_cannot_be_enhanced_says_why(run, tmp_path):
