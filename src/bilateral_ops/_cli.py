@@ -1,11 +1,17 @@
-"""The command line: ``bilateral-ops demo``, ``info``, ``gradcheck`` and ``bench``."""
+"""The command line: ``bilateral-ops enhance``, ``train``, ``demo``, ``info``, ``gradcheck`` and ``bench``."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
+import re
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +40,59 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the folder for the pictures, made where missing (default: %(default)s)",
     )
+    enhance = commands.add_parser(
+        "enhance",
+        help="enhance pictures and videos with a trained model",
+        description="Enhance pictures (JPEG, PNG, TIFF, WebP; 8 and 16 bits a channel, TIFF also floating point) and "
+        "videos with the model in this package, or another. Results have their inputs' names and kinds, and appear "
+        "whole or not at all. Pictures are turned upright; EXIF, XMP, ICC profiles and alpha are kept, grey stays "
+        "grey, palettes become RGB. TIFF files larger than the memory limit are read and written in pieces. Sound and "
+        "subtitles of videos are copied. A file that can't be enhanced is named, and the others go on.",
+        epilog="The exit code is 0, 1 where a file could not be enhanced, or 2 where nothing was begun.",
+    )
+    enhance.add_argument(
+        "inputs", nargs="+", metavar="IN", help="files, folders (with all in them) and patterns such as 'DSC*.jpg'"
+    )
+    enhance.add_argument("--out", required=True, metavar="DIR", help="the folder for the results, made where missing")
+    enhance.add_argument("--model", metavar="FILE", help="a model file (default: the model in this package)")
+    enhance.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="0 leaves pictures as they are, 1 is the model's result; more exaggerates it (default: %(default)s)",
+    )
+    enhance.add_argument(
+        "--compare",
+        action="store_true",
+        help="write NAME.compare.jpg, too: before and after, side by side (of a video, its middle frame)",
+    )
+    enhance.add_argument("--overwrite", action="store_true", help="replace results that exist already")
+    enhance.add_argument(
+        "--memory-limit",
+        type=_size,
+        default="2GB",
+        metavar="SIZE",
+        help="how much memory may be taken, such as 800MB or 4GB (default: %(default)s)",
+    )
+    enhance.add_argument(
+        "--quality", type=int, metavar="1-100", help="of JPEG and WebP (default: as a JPEG was stored, and 90 for WebP)"
+    )
+    video = enhance.add_argument_group("videos")
+    video.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.3,
+        metavar="SECONDS",
+        help="time constant with which the edit follows the video; it begins anew at cuts (default: %(default)s)",
+    )
+    video.add_argument(
+        "--codec", metavar="NAME", help="FFmpeg's name of the encoder (default: libx264; in WebM libvpx-vp9)"
+    )
+    video.add_argument(
+        "--crf", type=int, metavar="N", help="its constant rate factor: lower is better (default: 18; for VP9 30)"
+    )
+    _add_train(commands)
     commands.add_parser(
         "info",
         help="print version, instruction set, threads, compiler and CUDA support",
@@ -60,6 +119,87 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_train(commands: Any) -> None:
+    from .hdrnet._config import GUIDES, SCALES, Config
+    from .hdrnet._options import Options
+
+    parser = commands.add_parser(
+        "train",
+        help="train HDRnet on pairs of photographs, or on photographs and an edit",
+        description="Train HDRnet on pairs of photographs and what an edit made of them: in PAIRS the folders input "
+        "and target, whose files have the same names (endings may differ), folders within them too. With --edit the "
+        "targets are made by a built-in edit, and PAIRS has the folder input or the photographs themselves. Files that "
+        "cannot be trained on are all named before training starts. OUT is written whenever the held-out photographs' "
+        "PSNR is the best yet. Ctrl-C writes a checkpoint, and --resume goes on from the last one to the same weights "
+        "as if nothing had been. `torchrun --nproc-per-node N -m bilateral_ops train …` trains with N processes.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("pairs", metavar="PAIRS", help="a folder of photographs")
+    parser.add_argument("--out", required=True, metavar="OUT", help="the model file to write, of safetensors")
+    for item in fields(Options):
+        _add_option(parser, item.name, item.default, **item.metadata)
+    network = parser.add_argument_group("the network (see bilateral_ops.hdrnet.Config)")
+    choices = {"guide": GUIDES, "scales": SCALES}
+    for item in fields(Config):
+        _add_option(network, item.name, item.default, type(item.default), choices=choices.get(item.name))
+
+
+def _add_option(
+    parser: Any,
+    name: str,
+    default: Any,
+    kind: type,
+    help: str = "",
+    metavar: str | None = None,
+    choices: Any = None,
+    **_: Any,
+) -> None:
+    """An option for a field. What isn't said isn't in the namespace: the field's own default holds."""
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool and default is False:
+        parser.add_argument(flag, action="store_true", help=help)
+    elif kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
+    else:
+        known = "" if default is None else f"default: {default}"
+        text = f"{help} ({known})" if help and known else help or known
+        metavar = metavar or (None if choices else {int: "N", float: "X"}.get(kind, "TEXT"))
+        parser.add_argument(flag, type=kind, metavar=metavar, choices=choices, help=text)
+
+
+def _train(said: dict[str, Any]) -> bool:
+    from .hdrnet._config import Config
+    from .hdrnet._data import DataError
+    from .hdrnet._options import Options
+
+    for module, library in (
+        ("torch", "PyTorch"),
+        ("PIL", "Pillow"),
+        ("imagecodecs", "imagecodecs"),
+        ("skimage", "scikit-image"),
+        ("tqdm", "tqdm"),
+    ):
+        try:
+            import_module(module)
+        except ImportError:
+            stop = f"train: {library} is not installed; run pip install 'bilateral_ops[train]'."
+            raise SystemExit(_stop(stop)) from None
+    from .hdrnet.train import TrainError, train
+
+    network = {item.name: said.pop(item.name) for item in fields(Config) if item.name in said}
+    pairs, out = said.pop("pairs"), said.pop("out")
+    try:
+        Options(**said)
+        config = Config(**network) if network or "init" not in said else None
+    except ValueError as error:
+        raise SystemExit(_stop(str(error))) from None
+    try:
+        train(pairs, out, config=config, **said)
+    except (TrainError, DataError) as error:
+        raise SystemExit(_stop(str(error))) from None
+    return True
+
+
 def _demo(photo: str | None, out: str) -> bool:
     from ._demo import DemoError, run
 
@@ -67,6 +207,39 @@ def _demo(photo: str | None, out: str) -> bool:
         return run(photo, out)
     except DemoError as error:
         raise SystemExit(_stop(str(error))) from None
+
+
+def _size(text: str) -> int:
+    """Bytes, as 800MB or 1.5GB."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if not found or not math.isfinite(float(found[1])):
+        raise argparse.ArgumentTypeError(f"must be a size such as 800MB or 2GB, got {text!r}")
+    return int(float(found[1]) * 1000 ** " kmgt".find(found[2].lower() or " "))
+
+
+def _enhance(options: argparse.Namespace) -> bool:
+    from .hdrnet._files import EnhanceError, VideoOptions, enhance_files, report
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is begun is cleared away
+    try:
+        results = enhance_files(
+            options.inputs,
+            options.out,
+            model=options.model,
+            strength=options.strength,
+            compare=options.compare,
+            overwrite=options.overwrite,
+            memory_limit=options.memory_limit,
+            quality=options.quality,
+            video=VideoOptions(options.smoothing, options.codec, options.crf),
+            progress=True,
+        )
+    except EnhanceError as error:
+        raise SystemExit(_stop(f"enhance: {error}.")) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(report(results))
+    return all(result.error is None for result in results)
 
 
 def _info() -> bool:
@@ -109,6 +282,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "demo":
             fine = _demo(options.photo, options.out)
+        elif options.command == "enhance":
+            fine = _enhance(options)
+        elif options.command == "train":
+            fine = _train({name: value for name, value in vars(options).items() if name != "command"})
         elif options.command == "info":
             fine = _info()
         elif options.command == "gradcheck":

@@ -1,0 +1,352 @@
+"""TIFF files, BigTIFF too, whole or in bands of rows: a file larger than memory is read and written piece by piece."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._config import get_num_threads
+from ._images import BAND, ImageError, Picture, reason, size_of, turn
+
+TILE = 256  # of what is written in pieces and wasn't in tiles
+#: Tags that say nothing of how the pixels are stored, copied as they are: names, dates, XMP, IPTC, Photoshop, GeoTIFF.
+KEPT = (
+    *(269, 270, 271, 272, 285, 305, 306, 315, 316, 700, 33432, 33723, 34377),
+    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),
+)
+EXIF, GPS = 34665, 34853
+LOSSLESS = ("NONE", "LZW", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA")
+PREDICTED = ("LZW", "ADOBE_DEFLATE", "ZSTD", "LZMA")
+
+
+class Tiff(Picture):
+    """A TIFF file of one picture; its pyramid and thumbnails are left out of what is written."""
+
+    def __init__(self, path: Path) -> None:
+        import tifffile
+
+        self.path = path
+        self._file = tifffile.TiffFile(path, _multifile=False)
+        try:
+            self._page: Any = self._file.pages[0]
+            self._check()
+        except BaseException:
+            self._file.close()
+            raise
+        page: Any = self._page
+        stored_height, stored_width = page.imagelength, page.imagewidth
+        self._turned = stored_height, stored_width, page.samplesperpixel
+        tag = page.tags.get(274)
+        self._orientation = int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
+        upright = (stored_width, stored_height) if self._orientation >= 5 else (stored_height, stored_width)
+        self.height, self.width = upright
+        palette = page.photometric.name == "PALETTE"
+        self.channels = 3 if palette else page.samplesperpixel
+        self.colours = 3 if self._photometric == "rgb" else 1
+        self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
+        self._premultiplied = self.colours == 3 and self.channels > 3 and [*map(int, page.extrasamples)][:1] == [1]
+        self._rows = self.height  # of a band
+        self._decoded: Any = None
+
+    def _check(self) -> None:
+        page = self._page
+        others = [p for p in list(self._file.pages)[1:] if not int(getattr(p.aspage(), "subfiletype", 0)) & 1]
+        if others:
+            raise ImageError(f"has {len(others) + 1} pages; split it into files of one")
+        photometric, samples = page.photometric.name, page.samplesperpixel
+        wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(photometric)
+        jpeg = page.compression.name in ("JPEG", "OJPEG")
+        if wanted is None or samples < wanted or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
+            raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
+        if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
+            kind = "unknown" if page.dtype is None else page.dtype.name
+            raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
+        self._photometric = "rgb" if wanted == 3 or photometric == "PALETTE" else "minisblack"
+
+    # --- how much at a time
+
+    @property
+    def whole(self) -> bool:
+        return self._rows >= self.height
+
+    def fit(self, limit: int, beside: int = 0) -> None:
+        if self.memory <= limit or self._orientation != 1:  # turning takes all of it
+            super().fit(limit, beside)
+            return
+        page = self._page
+        row = self.width * self.channels * self.dtype.itemsize
+        height = self._tile()[0]
+        band = min(BAND, limit // (16 + beside * self.width // row))
+        self._rows = max(1, band // (row * height)) * height
+        # Bands being read, changed, written and encoded, and the stored rows that the first is cut from.
+        stored = 0 if self._plain else 2 * self._segment_rows * row
+        needed = self._rows * (6 * row + beside * self.width) + stored
+        if needed > limit:
+            kind = "tiles" if page.is_tiled else "strips"
+            raise ImageError(
+                f"has {kind} of {self._segment_rows} rows, which takes {size_of(needed)} where --memory-limit "
+                f"leaves {size_of(limit)}; raise it, or store the image in smaller tiles"
+            )
+
+    @property
+    def _segment_rows(self) -> int:
+        return int(self._page.chunks[0] if self._page.is_tiled else min(self._page.rowsperstrip, self._turned[0]))
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the rows lie in the file one after the other, as they are in memory."""
+        page = self._page
+        return bool(page.is_memmappable and not page.is_tiled and page.planarconfig == 1)
+
+    def _tile(self) -> tuple[int, int]:
+        page = self._page
+        if page.is_tiled and not (page.tilelength % 16 or page.tilewidth % 16):
+            return page.tilelength, page.tilewidth
+        return TILE, TILE
+
+    def close(self) -> None:
+        self._decoded = None
+        self._file.close()
+
+    # --- reading
+
+    @property
+    def icc(self) -> bytes | None:
+        return self._page.iccprofile
+
+    def bands(self) -> Iterator[tuple[int, Any]]:
+        if not self.whole:
+            return self._bands()
+        if self._decoded is None:
+            self._rows = self._turned[0]
+            ((_, pixels),) = self._bands()
+            self._rows = self.height
+            self._decoded = np.array(turn(pixels, self._orientation), order="C") if self._orientation != 1 else pixels
+        return iter([(0, self._decoded)])
+
+    def _bands(self) -> Iterator[tuple[int, Any]]:
+        """The stored rows, cut anew, as many at a time as are wanted."""
+        height, width, _ = self._turned
+        try:
+            band, filled, top = None, 0, 0
+            for stored in self._stored():
+                while len(stored):
+                    if band is None:
+                        band = np.empty((min(self._rows, height - top), width, self.channels), self.dtype)
+                    count = min(len(stored), len(band) - filled)
+                    band[filled : filled + count] = self._plainly(stored[:count])
+                    stored, filled = stored[count:], filled + count
+                    if filled == len(band):
+                        yield top, band
+                        band, filled, top = None, 0, top + filled
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(f"cannot be read to its end ({reason(error)})") from error
+
+    def _plainly(self, stored: Any) -> Any:
+        """Grey from black up, and a palette's colours."""
+        page = self._page
+        if page.photometric.name == "PALETTE":
+            return (page.colormap >> 8).astype(np.uint8).T[stored[..., 0]]
+        if self._premultiplied:
+            stored = _divided(stored)
+        if stored.dtype == bool:
+            stored = stored.astype(np.uint8) * np.uint8(255)
+        if page.photometric.name == "MINISWHITE":
+            stored = stored.copy()
+            top = np.iinfo(self.dtype).max if self.dtype.kind == "u" else 1
+            stored[..., 0] = top - stored[..., 0]
+        return stored
+
+    def _stored(self) -> Iterator[Any]:
+        page, (height, width, samples) = self._page, self._turned
+        file = page.parent.filehandle
+        if self._plain:
+            row = width * samples
+            kind = page.dtype.newbyteorder(page.parent.byteorder)
+            file.seek(page.dataoffsets[0])
+            for top in range(0, height, self._rows):
+                count = min(self._rows, height - top)
+                data = file.read(count * row * kind.itemsize)
+                if len(data) != count * row * kind.itemsize:
+                    raise ImageError("is truncated")
+                yield np.frombuffer(data, kind).reshape(count, width, samples)
+            return
+        rows = self._segment_rows
+        planes = samples if page.planarconfig == 2 else 1
+        across = -(-width // page.tilewidth) if page.is_tiled else 1
+        down = -(-height // rows)
+
+        def decoded(index: int) -> Any:
+            return page.decode(data[index], index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+
+        with ThreadPoolExecutor(get_num_threads()) as pool:
+            for y in range(down):
+                kept = min(rows, height - y * rows)
+                stored = np.zeros((kept, width, samples), page.dtype)
+                indices = [(plane * down + y) * across + x for plane in range(planes) for x in range(across)]
+                data = {index: self._segment(file, index) for index in indices}
+                for index, pixels in zip(indices, pool.map(decoded, indices)):
+                    if pixels is None:  # stored nowhere: all zero
+                        continue
+                    left = index % across * pixels.shape[2]
+                    plane = index // (down * across)
+                    into = stored[:, left : left + pixels.shape[2]]
+                    channel = slice(plane, plane + 1) if planes > 1 else slice(None)
+                    into[..., channel] = pixels[0, :kept, : into.shape[1]]
+                yield stored
+
+    def _segment(self, file: Any, index: int) -> bytes | None:
+        count = self._page.databytecounts[index]
+        if not count:
+            return None
+        file.seek(self._page.dataoffsets[index])
+        data: bytes = file.read(count)
+        if len(data) != count:
+            raise ImageError("is truncated")
+        return data
+
+    # --- writing
+
+    def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
+        import tifffile
+
+        page = self._page
+        name = page.compression.name
+        name = {"DEFLATE": "ADOBE_DEFLATE", "OJPEG": "JPEG"}.get(name, name)
+        lossy = name in ("JPEG", "WEBP") and self.dtype == np.uint8 and self.channels in (1, 3)
+        options: dict[str, Any] = {}
+        if lossy:
+            options = {"compression": name.lower(), "compressionargs": {"level": quality or 90}}
+        elif name != "NONE":
+            options = {"compression": name.lower() if name in LOSSLESS else "adobe_deflate"}
+            if name not in LOSSLESS or (page.predictor != 1 and name in PREDICTED):
+                options["predictor"] = True
+        if self.channels > self.colours:
+            given = [int(kind) for kind in page.extrasamples][: self.channels - self.colours]
+            options["extrasamples"] = given + [0] * (self.channels - self.colours - len(given))
+        if (x := page.tags.get(282)) is not None and (y := page.tags.get(283)) is not None:
+            resolution = (x.value, y.value) if self._orientation < 5 else (y.value, x.value)
+            options |= {"resolution": resolution, "resolutionunit": int(page.resolutionunit)}
+        ifds = [code for code in (EXIF, GPS) if code in page.tags]
+        extra = [(t.code, int(t.dtype), t.count, t.value, True) for c in KEPT if (t := page.tags.get(c)) is not None]
+        extra = [(c, d, 0 if isinstance(v, str) else n, _encoded(v), once) for c, d, n, v, once in extra]
+        extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
+        shape = (self.height, self.width, self.channels)
+        if self.whole:
+            ((_, pixels),) = bands
+            data: Any = self._as_stored(pixels)
+            if page.is_tiled:
+                options["tile"] = self._tile()
+            elif not options.get("compression"):
+                options["rowsperstrip"] = page.rowsperstrip
+        else:
+            options["tile"] = self._tile()
+            data = self._tiles(bands)
+        options |= {"shape": shape if self.channels > 1 else shape[:2], "dtype": self.dtype}
+        big = self._file.is_bigtiff or self.nbytes > 0xF0000000
+        with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as writer:
+            writer.write(
+                data,
+                photometric=self._photometric,
+                planarconfig="contig" if self.channels > 1 else None,
+                iccprofile=self.icc,
+                metadata=None,
+                software=False,
+                extratags=extra,
+                maxworkers=get_num_threads(),
+                buffersize=BAND // 4,
+                **options,
+            )
+        if ifds:
+            self._copy_ifds(path, ifds, big)
+
+    def _tiles(self, bands: Iterable[tuple[int, Any]]) -> Iterator[Any]:
+        height, width = self._tile()
+        for _, band in bands:
+            for top in range(0, len(band), height):
+                for left in range(0, self.width, width):
+                    tile = band[top : top + height, left : left + width]
+                    padding = [(0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0)]
+                    tile = np.pad(tile, padding, mode="edge") if any(p[1] for p in padding) else tile
+                    yield np.ascontiguousarray(self._as_stored(tile))
+
+    def _as_stored(self, pixels: Any) -> Any:
+        if self._premultiplied:
+            pixels = _multiplied(pixels)
+        return pixels if self.channels > 1 else pixels[..., 0]
+
+    def _copy_ifds(self, path: Path, codes: list[int], big: bool) -> None:
+        """EXIF and GPS, which tifffile can't write: put after all else, where the tags made for them then point."""
+        from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+        with self.path.open("rb") as source, path.open("r+b") as target:
+            head = target.read(16)
+            for code in codes:
+                source.seek(0)
+                found: Any = ImageFileDirectory_v2(_header(source.read(16)), group=code)
+                source.seek(_entry(source, code)[1])
+                found.load(source)
+                copied: Any = ImageFileDirectory_v2(_header(head), group=code)
+                for tag in found:
+                    if tag != 40965:  # interoperability, a directory of its own
+                        copied.tagtype[tag] = found.tagtype[tag]
+                        copied[tag] = found[tag]
+                end = target.seek(0, 2)
+                end += target.write(b"\0" * (end % 2))
+                target.write(copied.tobytes(end))
+                target.seek(_entry(target, code)[0])
+                target.write(struct.pack("<I", end))
+
+
+def _divided(pixels: Any) -> Any:
+    """Colours that were multiplied by alpha as they are without it; black where it is 0."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    alpha = pixels[..., 3:4].astype(np.float64)
+    colour = np.divide(pixels[..., :3] * np.float64(top), alpha, out=np.zeros(pixels[..., :3].shape), where=alpha > 0)
+    return _with_colours(pixels, colour, top)
+
+
+def _multiplied(pixels: Any) -> Any:
+    """The reverse, which gives the same integers back."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    return _with_colours(pixels, pixels[..., :3] * (pixels[..., 3:4] / np.float64(top)), top)
+
+
+def _with_colours(pixels: Any, colour: Any, top: int) -> Any:
+    pixels = pixels.copy()
+    pixels[..., :3] = np.rint(np.clip(colour, 0, top)) if pixels.dtype.kind == "u" else colour
+    return pixels
+
+
+def _header(head: bytes) -> bytes:
+    return head[:16] if 43 in head[2:4] else head[:8]
+
+
+def _entry(file: Any, code: int) -> tuple[int, int]:
+    """Where the first directory has this tag's value, and the value, which is an offset."""
+    file.seek(0)
+    head = file.read(16)
+    order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
+    (first,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
+    file.seek(first)
+    (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+    start, size = file.tell(), 20 if big else 12
+    entries = file.read(count * size)
+    for at in range(0, len(entries), size):
+        tag, kind = struct.unpack_from(order + "HH", entries, at)
+        if tag == code:
+            at += size - (8 if big else 4)
+            return start + at, struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), entries, at)[0]
+    raise ImageError(f"has no tag {code}")
+
+
+def _encoded(value: Any) -> Any:
+    """As a tag is to be written: text as it lay in the file."""
+    return value.encode("utf-8", "surrogateescape") + b"\0" if isinstance(value, str) else value
