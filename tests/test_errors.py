@@ -81,6 +81,7 @@ _FLOATS = "float16, bfloat16, float32 or float64"
 _IMAGES = "float16, bfloat16, float32, float64, uint8 or uint16"
 _GRID = "(N, Gh, Gw, Gd, Co, Ci[+1])"
 _COEFFICIENTS = "(N, H, W, Co, Ci[+1])"
+_PIXELS = "must have at least one row and one column, got"
 _CELLS = "must have 1 to 8388608 cells on every grid axis, got (Gh, Gw, Gd) ="
 _WINDOW = "window (top, left, full_height, full_width) ="
 
@@ -156,6 +157,26 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("guide_curves", {"mix_bias": zeros(1)}, ValueError, "mix_bias must have shape (), got (1,)."),
     ("guide_nn", {"b1": zeros(5)}, ValueError, "b1 must have shape (F,) = (4,) to match w1, got (5,)."),
     ("guide_luma", {"image": zeros(2, 5, 7, 4)}, ValueError, "image must have shape (N, H, W, 3), got (2, 5, 7, 4)."),
+    ("resize_area", {"image": zeros(3)}, ValueError, "image must have shape (H, W, Ci) or (N, H, W, Ci), got (3,)."),
+    ("resize_area", {"image": zeros(2, 0, 7, 3)}, ValueError, f"image {_PIXELS} (H, W) = (0, 7)."),
+    ("resize_area", {"size": (0, 3)}, ValueError, f"size {_PIXELS} (h, w) = (0, 3)."),
+    ("resize_area", {"size": (4, -1)}, ValueError, f"size {_PIXELS} (h, w) = (4, -1)."),
+    ("resize_area", {"size": 4}, TypeError, "size must be two integers (h, w), got 4."),
+    ("resize_area", {"size": (4, 3.0)}, TypeError, "size must be two integers (h, w), got (4, 3.0)."),
+    ("resize_area", {"size": (4, 3, 2)}, ValueError, "size must be two integers (h, w), got (4, 3, 2)."),
+    (
+        "resize_area",
+        {"size": (4, 2**60)},
+        ValueError,
+        "size must have W·w at most 4611686018427387904, got 8070450532247928832.",
+    ),
+    ("resize_area_vjp", {"grad": zeros(2, 0, 3, 3)}, ValueError, f"grad {_PIXELS} (h, w) = (0, 3)."),
+    (
+        "resize_area_vjp",
+        {"grad": zeros(2, 4, 3, 5)},
+        ValueError,
+        "grad must have shape (N, h, w, Ci) = (2, *, *, 3) to match image, got (2, 4, 3, 5).",
+    ),
     (
         "splat",
         {"values": zeros(2, 5, 8, 3)},
@@ -528,6 +549,7 @@ ALLOWED = {
     "image": ("half of it",),
     "total_variation": ("half of it", "double", "one axis less"),
     "guide_luma": ("double", "one axis less"),
+    "resize_area": ("double", "one axis less"),
     "guide_curves": ("one axis less",),
     "guide_nn": ("one axis less",),
 }
@@ -579,9 +601,10 @@ FREE = {
     "guide_luma": {"image": (0, 1, 2)},
     "splat": {"values": (3, 4)},
     "total_variation": {"grid": (0, 1, 2, 3, 4, 5)},
+    "resize_area": {"image": (0, 1, 2, 3)},
     **{key: {"grid": (1, 2, 3, 4, 5), "image": (1, 2)} for key in GUIDES},
 }
-FREE_GRADIENTS = {"splat": (1, 2, 3)}
+FREE_GRADIENTS = {"splat": (1, 2, 3), "resize_area": (1, 2)}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)

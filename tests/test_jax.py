@@ -16,6 +16,7 @@ from cases import (
     F32,
     F64,
     GUIDES,
+    NUMBERS,
     SAMPLED,
     SANITIZED,
     SUBJECTS,
@@ -250,7 +251,7 @@ def test_a_wrong_gradient_is_seen() -> None:
 def test_the_plain_formulation_agrees(subject: str) -> None:
     """Forward and gradient; the gradient of the gradient is the formulation's own."""
     values, function = split(subject, **form(subject))
-    keywords = {"grid_shape": arguments(subject, **form(subject))["grid_shape"]} if subject == "splat" else {}
+    keywords = {name: v for name, v in arguments(subject, **form(subject)).items() if name in NUMBERS}
 
     def plain(values: Any) -> Any:
         named = [values[name] for name in OPERATIONS[subject].arguments if name in values]

@@ -63,7 +63,7 @@ def only_at(pixel: tuple[int, ...], shape: tuple[int, ...]) -> Any:
 PIXELWISE = [
     *((subject, "guide") for subject in ("slice", "slice_apply")),
     *((subject, "xy") for subject in ("slice", "slice_apply")),
-    *((subject, "image") for subject in SUBJECTS if subject not in ("slice", "splat", "total_variation")),
+    *((s, "image") for s in SUBJECTS if s not in ("slice", "splat", "total_variation", "resize_area")),
     ("apply", "coefficients"),
 ]
 
@@ -83,6 +83,34 @@ def test_a_bad_pixel_spoils_no_other(subject: str, name: str, dtype: Any, value:
         assert np.isnan(got[PIXEL]).all()
     elif name in ("guide", "xy"):
         assert np.isfinite(got[PIXEL]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("size", [(2, 6), (3, 40), (5, 37), (11, 20), (23, 90)], ids=str)
+@FLOATS
+def test_a_bad_pixel_reaches_the_areas_that_it_has_a_share_of(dtype: Any, size: tuple[int, int], value: float) -> None:
+    """Forward and backward, where a pixel ends at the border of an area, too."""
+    given = arguments("resize_area", Kinds(dtype, dtype, dtype), N=2, H=5, W=37, size=size)
+    bad_row = np.zeros((2, 5, 37, 3))
+    bad_row[PIXEL][1] = 1
+    reached = specification.resize_area(bad_row, size) > 0
+    assert 0 < reached.sum() <= 9 * max(1, size[0] // 5) * max(1, size[1] // 37)
+    good = forward(bilateral_ops, "resize_area", given)
+    given["image"][PIXEL][1] = value
+    got = forward(bilateral_ops, "resize_area", given)
+    assert_same_bits(got[~reached], good[~reached])
+    assert not np.isfinite(got[reached]).any()
+
+    grad = np.ones_like(got)
+    at = tuple(np.argwhere(reached)[0])
+    grad[at] = value
+    gradient = bilateral_ops.resize_area_vjp(given["image"], grad).image
+    only = np.zeros(got.shape)
+    only[at] = 1
+    reached = specification.resize_area_vjp(bad_row, only).image > 0
+    good = bilateral_ops.resize_area_vjp(given["image"], np.ones_like(got)).image
+    assert_same_bits(gradient[~reached], good[~reached])
+    assert not np.isfinite(gradient[reached]).any()
 
 
 @SIZED
@@ -328,6 +356,8 @@ def test_a_sigmoid_far_out_is_flat_and_finite() -> None:
 @pytest.mark.parametrize("empty", [{"N": 0}, {"H": 0}, {"W": 0}, {"N": 0, "H": 0, "W": 0}], ids=str)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_empty_images_and_batches(subject: str, empty: dict[str, int]) -> None:
+    if subject == "resize_area" and empty != {"N": 0}:
+        pytest.skip("an image of no rows or no columns has no average: test_errors.py")
     for kinds in kinds_of(subject):
         given = arguments(subject, kinds, **{"N": 2, "H": 3, "W": 4, **empty})
         want = forward(reference, subject, as_float64(given))

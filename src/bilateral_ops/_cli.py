@@ -1,4 +1,4 @@
-"""The command line: ``bilateral-ops enhance``, ``demo``, ``info``, ``gradcheck`` and ``bench``."""
+"""The command line: ``bilateral-ops enhance``, ``train``, ``demo``, ``info``, ``gradcheck`` and ``bench``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     video.add_argument(
         "--crf", type=int, metavar="N", help="its constant rate factor: lower is better (default: 18; for VP9 30)"
     )
+    _add_train(commands)
     commands.add_parser(
         "info",
         help="print version, instruction set, threads, compiler and CUDA support",
@@ -113,6 +117,87 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, metavar="N", help="threads of everything timed (default: as info says)")
     bench.add_argument("--json", metavar="FILE", help="write the table to this file, too")
     return parser
+
+
+def _add_train(commands: Any) -> None:
+    from .hdrnet._config import GUIDES, SCALES, Config
+    from .hdrnet._options import Options
+
+    parser = commands.add_parser(
+        "train",
+        help="train HDRnet on pairs of photographs, or on photographs and an edit",
+        description="Train HDRnet on pairs of photographs and what an edit made of them: in PAIRS the folders input "
+        "and target, whose files have the same names (endings may differ), folders within them too. With --edit the "
+        "targets are made by a built-in edit, and PAIRS has the folder input or the photographs themselves. Files that "
+        "cannot be trained on are all named before training starts. OUT is written whenever the held-out photographs' "
+        "PSNR is the best yet. Ctrl-C writes a checkpoint, and --resume goes on from the last one to the same weights "
+        "as if nothing had been. `torchrun --nproc-per-node N -m bilateral_ops train …` trains with N processes.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("pairs", metavar="PAIRS", help="a folder of photographs")
+    parser.add_argument("--out", required=True, metavar="OUT", help="the model file to write, of safetensors")
+    for item in fields(Options):
+        _add_option(parser, item.name, item.default, **item.metadata)
+    network = parser.add_argument_group("the network (see bilateral_ops.hdrnet.Config)")
+    choices = {"guide": GUIDES, "scales": SCALES}
+    for item in fields(Config):
+        _add_option(network, item.name, item.default, type(item.default), choices=choices.get(item.name))
+
+
+def _add_option(
+    parser: Any,
+    name: str,
+    default: Any,
+    kind: type,
+    help: str = "",
+    metavar: str | None = None,
+    choices: Any = None,
+    **_: Any,
+) -> None:
+    """An option for a field. What isn't said isn't in the namespace: the field's own default holds."""
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool and default is False:
+        parser.add_argument(flag, action="store_true", help=help)
+    elif kind is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
+    else:
+        known = "" if default is None else f"default: {default}"
+        text = f"{help} ({known})" if help and known else help or known
+        metavar = metavar or (None if choices else {int: "N", float: "X"}.get(kind, "TEXT"))
+        parser.add_argument(flag, type=kind, metavar=metavar, choices=choices, help=text)
+
+
+def _train(said: dict[str, Any]) -> bool:
+    from .hdrnet._config import Config
+    from .hdrnet._data import DataError
+    from .hdrnet._options import Options
+
+    for module, library in (
+        ("torch", "PyTorch"),
+        ("PIL", "Pillow"),
+        ("imagecodecs", "imagecodecs"),
+        ("skimage", "scikit-image"),
+        ("tqdm", "tqdm"),
+    ):
+        try:
+            import_module(module)
+        except ImportError:
+            stop = f"train: {library} is not installed; run pip install 'bilateral_ops[train]'."
+            raise SystemExit(_stop(stop)) from None
+    from .hdrnet.train import TrainError, train
+
+    network = {item.name: said.pop(item.name) for item in fields(Config) if item.name in said}
+    pairs, out = said.pop("pairs"), said.pop("out")
+    try:
+        Options(**said)
+        config = Config(**network) if network or "init" not in said else None
+    except ValueError as error:
+        raise SystemExit(_stop(str(error))) from None
+    try:
+        train(pairs, out, config=config, **said)
+    except (TrainError, DataError) as error:
+        raise SystemExit(_stop(str(error))) from None
+    return True
 
 
 def _demo(photo: str | None, out: str) -> bool:
@@ -199,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fine = _demo(options.photo, options.out)
         elif options.command == "enhance":
             fine = _enhance(options)
+        elif options.command == "train":
+            fine = _train({name: value for name, value in vars(options).items() if name != "command"})
         elif options.command == "info":
             fine = _info()
         elif options.command == "gradcheck":

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _fit, _gradcheck
 from ._config import get_num_threads
+from .hdrnet._edits import clahe
 from .ops import OPERATIONS
 from .ops._enhance import enhance
 from .ops._guide_curves import CurvesGuide
@@ -89,7 +90,7 @@ def run(photo: str | None, out: str) -> bool:
 def _edit(before: Any, progress: _Progress) -> Result:
     full = before.astype(np.float32) / 255
     progress.stage("making the target")
-    target = _local_edit(full)
+    target = clahe(full, clip_limit=0.02)
     progress.step()
     low, low_target = _shrink(full), _shrink(target)
     shape = (min(GRID[0], low.shape[0]), min(GRID[1], low.shape[1]), GRID[2])
@@ -119,20 +120,6 @@ def _edit(before: Any, progress: _Progress) -> Result:
         psnr_before=_psnr(before, written, 255),
         psnr_after=_psnr(after, written, 255),
     )
-
-
-def _local_edit(photo: Any) -> Any:
-    """Contrast-limited adaptive histogram equalisation of the luma; the colours follow in proportion."""
-    from skimage.exposure import equalize_adapthist
-
-    luma = photo @ LUMA
-    tiles = tuple(max(1, -(-size // 4)) for size in luma.shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of images of one colour
-        equalised = equalize_adapthist(np.clip(luma, 0, 1), kernel_size=tiles, clip_limit=0.02).astype(np.float32)
-    # In the dark the ratio of the two is mostly noise.
-    gain = np.clip((equalised + 0.02) / (luma + 0.02), 0, 4)
-    return np.clip(photo * gain[..., np.newaxis], 0, 1)
 
 
 def _shrink(photo: Any) -> Any:

@@ -327,7 +327,7 @@ class Call:
 
         sized = [(a.name, a.axes) for a in self._given] + [("the result", self.signature.result)]
         for name, names in sized:
-            numbers = math.prod(self._size(axis) for axis in names if axis not in ("N", "H", "W"))
+            numbers = math.prod(self._size(axis) for axis in names if axis not in ("N", "H", "W", "h", "w"))
             if numbers > _MOST_NUMBERS:
                 raise ValueError(
                     f"{self.op}: {name} must have at most {_MOST_NUMBERS} numbers beside N, H and W, got {numbers}."

@@ -28,14 +28,15 @@ import bilateral_ops
 from .._samples import arguments
 from ..ops import OPERATIONS
 
-#: 16 × 16 × 8 cells of 3 × 4 matrices; curves of 16 knots, networks of 16 features.
-GRID: dict[str, Any] = {"Gh": 16, "Gw": 16, "Gd": 8, "Co": 3, "Ci": 3, "K": 16, "F": 16}
+#: 16 × 16 × 8 cells of 3 × 4 matrices; curves of 16 knots, networks of 16 features; images reduced to 256 × 256.
+GRID: dict[str, Any] = {"Gh": 16, "Gw": 16, "Gd": 8, "Co": 3, "Ci": 3, "K": 16, "F": 16, "size": (256, 256)}
 #: What the package is measured beside, where it is installed.
 PEERS = ("numba", "halide", "torch", "jax", "numpy")
 #: Every operation in both directions: (name, backward).
 CALLS = tuple((name, back) for name, op in OPERATIONS.items() for back in (False, True) if not back or op.vjp)
 
 _PIXELWISE = ("image", "guide", "coefficients", "values")
+_LINEAR = ("guide_luma", "resize_area")  # in the image, which their gradients don't depend on
 _ROWS = 64  # of noise, repeated down the image
 
 
@@ -73,7 +74,9 @@ class Problem:
     @property
     def read(self) -> int:
         """Bytes that the call must read."""
-        return sum(array.nbytes for array in self.arguments.values() if isinstance(array, np.ndarray))
+        unread = ("image",) if self.backward and self.name in _LINEAR else ()
+        read = {name: array for name, array in self.arguments.items() if name not in unread}
+        return sum(array.nbytes for array in read.values() if isinstance(array, np.ndarray))
 
     @property
     def written(self) -> int:
@@ -98,8 +101,9 @@ def problem(name: str, backward: bool, height: int, width: int) -> Problem:
         if argument in _PIXELWISE and isinstance(array, np.ndarray):
             given[argument] = (_lit if argument in ("image", "guide") else _repeat)(array, height)
     if backward:
-        cells = (*given.pop("grid_shape"), *given["values"].shape[2:]) if name == "splat" else None
-        shape = cells or getattr(bilateral_ops, name)(**given).shape
+        shape = getattr(bilateral_ops, name)(**given).shape
+        if (signature := OPERATIONS[name].signature) and signature.sizes:  # which the gradient's shape says
+            del given[signature.sizes.name]
         given["grad"] = _repeat(
             np.random.default_rng(1).standard_normal((min(shape[0], _ROWS), *shape[1:]), np.float32), shape[0]
         )

@@ -643,7 +643,6 @@ def resize_area_vjp(
     """Gradient of ``resize_area``; grad (N,h,w,Ci)."""
     kind, xp = _working_kind(image), cupy.get_array_module(image)
     rows, columns = (_shares(xp, *sizes, kind) for sizes in zip(image.shape[-3:-1], grad.shape[-3:-1]))
-    result = xp.einsum(
-        "iy,...ixc->...yxc", rows, xp.einsum("jx,...ijc->...ixc", columns, grad.astype(kind, copy=False))
-    )
+    result = xp.einsum("jx,...ijc->...ixc", columns, grad.astype(kind, copy=False))
+    result = xp.einsum("iy,...ixc->...yxc", rows, result)
     return _gradients(ResizeAreaGradients, wrt, out, {"image": result}, {"image": image})

@@ -1,0 +1,135 @@
+// resize_area: forward, then backward. Equations: ../ops.h
+#include "arrays.cuh"
+#include "kernels.cuh"
+#include "reduction.cuh"
+
+namespace bilateral_ops {
+
+constexpr int kThreads = 256;
+
+// One axis: pixel i of `out` many is a weighted sum of those of `in` many under it, and `share` is the weight of a
+// length of 1.
+struct AreaAxis {
+  int64_t out, in;
+  double share;
+};
+// The pixels in [begin, end), the first, the last and those between with a weight each.
+struct Cover {
+  int64_t begin, end;
+  double head, body, tail;
+};
+BO_DEVICE Cover cover(const AreaAxis& axis, int64_t i) {
+  const Footprint f = footprint(i, axis.out, axis.in);
+  return {f.begin, f.end, static_cast<double>(f.head) * axis.share, static_cast<double>(axis.out) * axis.share,
+          static_cast<double>(f.tail) * axis.share};
+}
+BO_DEVICE double weight(const Cover& at, int64_t i) {
+  return i == at.begin ? at.head : i == at.end - 1 ? at.tail : at.body;
+}
+
+// Integers as what they are, not v/255: weights are lengths then, so that sums are whole numbers, and the division by
+// all of them is the only rounding.
+template <class T>
+BO_DEVICE double number(DType dtype, const char* p) {
+  if (dtype == DType::u8) return static_cast<double>(read_bits<uint8_t>(p));
+  if (dtype == DType::u16) return static_cast<double>(read_bits<uint16_t>(p));
+  return static_cast<double>(get<T>(dtype, p));
+}
+template <class T>
+BO_DEVICE void put_sum(DType dtype, char* p, double sum, double all) {
+  if (dtype == DType::u8) return write_bits(p, static_cast<uint8_t>(static_cast<int>(rounded(sum / all))));
+  if (dtype == DType::u16) return write_bits(p, static_cast<uint16_t>(static_cast<int>(rounded(sum / all))));
+  put(dtype, p, static_cast<T>(sum));
+}
+
+struct AreaArgs {
+  Tensor out, image;
+  AreaAxis y, x;
+  int64_t bands;  // that the rows under a pixel are cut into, each of which makes a sum of its own
+  double* parts;  // [n][i][j][band][channel]; null where there is one band
+};
+BO_DEVICE char* place(const Tensor& t, int64_t n, int64_t y, int64_t x) {
+  return t.data + n * t.strides[0] + y * t.strides[1] + x * t.strides[2];
+}
+BO_DEVICE double all_of(const AreaArgs& a) { return static_cast<double>(a.y.in) * static_cast<double>(a.x.in); }
+
+// kLanes threads a pixel and band, which share what is under it.
+template <class T, int kLanes>
+__global__ void __launch_bounds__(kThreads, 3) area_sums(AreaArgs a) {
+  const int64_t units = a.out.shape[0] * a.y.out * a.x.out * a.bands, step = gridDim.x * int64_t(kThreads / kLanes);
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  for (int64_t unit = blockIdx.x * int64_t(kThreads / kLanes) + threadIdx.x / kLanes; unit < units; unit += step) {
+    const int64_t pixel = unit / a.bands, band = unit - pixel * a.bands;
+    const int64_t row = pixel / a.x.out, j = pixel - row * a.x.out, n = row / a.y.out, i = row - n * a.y.out;
+    const Cover rows = cover(a.y, i), columns = cover(a.x, j);
+    const int64_t height = rows.end - rows.begin;
+    const int64_t begin = rows.begin + height * band / a.bands, end = rows.begin + height * (band + 1) / a.bands;
+    for (int64_t c = 0; c < a.out.shape[3]; ++c) {
+      double sum = 0.0;
+      for (int64_t y = begin; y < end; ++y) {
+        double across = 0.0;
+        for (int64_t x = columns.begin + lane; x < columns.end; x += kLanes) {
+          const double v = number<T>(a.image.dtype, place(a.image, n, y, x) + c * a.image.strides[3]);
+          across = madd(weight(columns, x), v, across);
+        }
+        sum = madd(weight(rows, y), across, sum);
+      }
+      if (kLanes > 1) sum = warp_sum(sum);
+      if (lane != 0) continue;
+      if (a.bands > 1) {
+        a.parts[unit * a.out.shape[3] + c] = sum;
+      } else {
+        put_sum<T>(a.out.dtype, place(a.out, n, i, j) + c * a.out.strides[3], sum, all_of(a));
+      }
+    }
+  }
+}
+
+// Bands added, in their order.
+template <class T>
+__global__ void __launch_bounds__(kThreads) add_bands(AreaArgs a) {
+  const int64_t C = a.out.shape[3], count = a.out.shape[0] * a.y.out * a.x.out * C;
+  for (int64_t e = blockIdx.x * int64_t(kThreads) + threadIdx.x; e < count; e += gridDim.x * int64_t(kThreads)) {
+    const int64_t pixel = e / C, c = e - pixel * C;
+    const int64_t row = pixel / a.x.out, j = pixel - row * a.x.out, n = row / a.y.out, i = row - n * a.y.out;
+    double sum = 0.0;
+    for (int64_t band = 0; band < a.bands; ++band) sum += a.parts[(pixel * a.bands + band) * C + c];
+    put_sum<T>(a.out.dtype, place(a.out, n, i, j) + c * a.out.strides[3], sum, all_of(a));
+  }
+}
+
+namespace cuda {
+
+static void sum_areas(const Tensor& out, const Tensor& image, double height, double width, Launch& to) {
+  AreaArgs a{out, image,  {out.shape[1], image.shape[1], 1.0 / height}, {out.shape[2], image.shape[2], 1.0 / width},
+             1,   nullptr};
+  const int64_t pixels = out.shape[0] * a.y.out * a.x.out, C = out.shape[3];
+  if (pixels == 0 || C == 0) return;
+  with_compute_type(image.dtype, [&](auto t) {
+    using T = decltype(t);
+    // Where the pixels are too few for a device, several warps share one.
+    constexpr int64_t kBusy = 4096;
+    const bool shared = a.x.in / a.x.out >= 32;
+    if (shared) a.bands = max_of<int64_t>(1, min_of(kBusy / pixels, a.y.in / a.y.out / 8));
+    if (a.bands > 1) a.parts = workspace<double>(to, pixels * a.bands * C);
+    if (shared) {
+      launch(to, area_sums<T, 32>, ceil_div(pixels * a.bands, kThreads / 32), kThreads, 0, a);
+    } else {
+      launch(to, area_sums<T, 1>, ceil_div(pixels, kThreads), kThreads, 0, a);
+    }
+    if (a.bands > 1) launch(to, add_bands<T>, ceil_div(pixels * C, kThreads), kThreads, 0, a);
+  });
+}
+
+void resize_area_forward(const ResizeAreaArgs& a, Launch& to) {
+  const bool integer = a.image.dtype == DType::u8 || a.image.dtype == DType::u16;
+  const auto unit = [&](int axis) { return integer ? 1.0 : static_cast<double>(a.image.shape[axis]); };
+  sum_areas(a.out, a.image, unit(1), unit(2), to);
+}
+
+void resize_area_backward(const ResizeAreaGradArgs& a, Launch& to) {
+  sum_areas(a.d_image, a.grad, static_cast<double>(a.d_image.shape[1]), static_cast<double>(a.d_image.shape[2]), to);
+}
+
+}  // namespace cuda
+}  // namespace bilateral_ops

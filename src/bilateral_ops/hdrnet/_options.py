@@ -1,0 +1,165 @@
+"""What a training is told, by the command's options and by :func:`bilateral_ops.hdrnet.train.train`'s keywords."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from ._edits import EDITS
+
+SCHEDULES = ("constant", "cosine")
+FLIPS = ("none", "horizontal", "both")
+#: Steps where neither these nor minutes are said.
+STEPS = 20_000
+
+
+def _option(default: Any, kind: type, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """A field, and how the command line has it. ``more``: ``choices``, the ``least`` number; ``resumable``: whether a
+    resumed training may have another value."""
+    return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar, **more})
+
+
+@dataclass(frozen=True)
+class Options:
+    """All options of a training but its folder, its model file and the network's :class:`Config`.
+
+    Raises
+    ------
+    ValueError
+        A value out of its range, or two that exclude one another.
+    TypeError
+        A value of another type.
+    """
+
+    edit: str | None = _option(
+        None, str, "a built-in edit to learn, of photographs that have no targets", choices=tuple(EDITS)
+    )
+    validation: str | float = _option(
+        0.1,
+        str,
+        "held-out photographs: a folder like PAIRS, or the share of PAIRS to hold out; 0: none, and the last model is "
+        "kept, not the best",
+        "FOLDER|SHARE",
+        resumable=True,
+    )
+    init: str | None = _option(
+        None, str, "start from this model, whose architecture it is then", "MODEL", resumable=True
+    )
+    steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
+    minutes: float | None = _option(None, float, "train for so long instead", "T", above=0, resumable=True)
+    batch: int = _option(4, int, "pairs in a step, of each process", "N", least=1)
+    crop: int = _option(384, int, "side of the crops, in pixels", "PIXELS", least=8)
+    coverage: float = _option(
+        0.5,
+        float,
+        "crops are reduced from windows whose sides are at least this share of the photograph's, drawn up to 1; 0: "
+        "windows may be as small as the crop, and then are not reduced",
+        "SHARE",
+        least=0,
+        most=1,
+    )
+    flips: str = _option("horizontal", str, "mirror crops at random", choices=FLIPS)
+    rotations: bool = _option(False, bool, "turn crops at random by 90°, too")
+    exposure: float | None = _option(
+        None,
+        float,
+        "change the exposure at random by up to so many stops: before a built-in edit (default there: 0.5), or of "
+        "input and target alike (default there: 0, as it supposes that the edit is the same at every exposure)",
+        "STOPS",
+        least=0,
+    )
+    learning_rate: float = _option(1e-4, float, "of Adam", "RATE", above=0)
+    schedule: str = _option(
+        "constant", str, "the learning rate, over the whole training: as it is, or falling to 0", choices=SCHEDULES
+    )
+    warmup: int = _option(500, int, "steps in which the cosine schedule first rises from 0", "N", least=0)
+    weight_decay: float = _option(1e-8, float, "of the layers' weights, not of biases or guides", "RATE", least=0)
+    seed: int = _option(0, int, "of initial weights, order and crops", "N", least=0)
+    workers: int = _option(0, int, "processes that make crops and edits", "N", least=0, resumable=True)
+    memory: float = _option(
+        4,
+        float,
+        "gigabytes in which decoded photographs are kept; others are read again",
+        "GB",
+        least=0,
+        resumable=True,
+    )
+    validate_every: int = _option(500, int, "measure the held-out photographs so often", "STEPS", least=1)
+    checkpoint_every: int = _option(500, int, "write a checkpoint so often", "STEPS", least=1, resumable=True)
+    checkpoint: str | None = _option(
+        None,
+        str,
+        "the file with all that a killed training needs to go on (default: OUT.checkpoint)",
+        "FILE",
+        resumable=True,
+    )
+    resume: bool = _option(
+        False,
+        bool,
+        "go on from the checkpoint, with the same options; from the start where there is none",
+        resumable=True,
+    )
+    restart: bool = _option(False, bool, "start anew though there is a checkpoint", resumable=True)
+    log: str | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", resumable=True)
+    quiet: bool = _option(False, bool, "show no progress", resumable=True)
+    device: str = _option("cpu", str, "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _check(item, getattr(self, item.name))
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("train: steps and minutes exclude one another, got both.")
+        if self.resume and self.restart:
+            raise ValueError("train: resume and restart exclude one another, got both.")
+        if self.share is not None and not 0 <= self.share < 1:
+            raise ValueError(f"train: validation must be a folder or a share from 0 to below 1, got {self.validation}.")
+
+    @property
+    def share(self) -> float | None:
+        """The share of pairs to hold out; ``None`` where ``validation`` is a folder."""
+        try:
+            return float(str(self.validation))
+        except ValueError:
+            return None
+
+    @property
+    def total_steps(self) -> int | None:
+        """``None`` where minutes are said."""
+        return None if self.minutes is not None else STEPS if self.steps is None else self.steps
+
+    @property
+    def stops(self) -> float:
+        """The exposure's change at most."""
+        return (0.5 if self.edit else 0.0) if self.exposure is None else self.exposure
+
+    def decisive(self) -> dict[str, Any]:
+        """Those options on which the weights depend at every step."""
+        names = [item.name for item in fields(self) if not item.metadata.get("resumable")]
+        if self.schedule == "cosine":
+            names += ["total_steps", "minutes"]
+        return {name: getattr(self, name) for name in names}
+
+
+def _check(item: Field[Any], value: Any) -> None:
+    name, rule = f"train: {item.name}", item.metadata
+    if value is None and item.default is None:
+        return
+    kind = rule["kind"]
+    if kind is str and item.name in ("validation", "init", "checkpoint", "log"):
+        right = isinstance(value, (str, os.PathLike)) or (item.name == "validation" and type(value) in (int, float))
+    else:
+        right = type(value) is kind or (kind is float and type(value) is int)
+    if not right:
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}.")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
+    if "choices" in rule and value not in rule["choices"]:
+        raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}, got {value!r}.")
+    if value < rule["least"] if "least" in rule else False:
+        raise ValueError(f"{name} must be at least {rule['least']}, got {value}.")
+    if value <= rule["above"] if "above" in rule else False:
+        raise ValueError(f"{name} must be above {rule['above']}, got {value}.")
+    if value > rule["most"] if "most" in rule else False:
+        raise ValueError(f"{name} must be at most {rule['most']}, got {value}.")
