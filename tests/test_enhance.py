@@ -570,22 +570,23 @@ def test_an_error_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_interrupted_work_leaves_whole_files_only(tmp_path, model, sent, code):
-    for n in range(40):
-        save(tmp_path / "in" / f"{n}.png", np.random.default_rng(n).integers(0, 256, (700, 700, 3), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)
+    for n in range(16):
+        save(tmp_path / "in" / f"{n}.tif", noise, compression="zlib", tile=(256, 256))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bilateral_ops", "enhance", tmp_path / "in", "--out", out, "--model", model]
     process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE)
     until = time.monotonic() + 50
-    while not (out.exists() and list(out.glob("*.png"))) and time.monotonic() < until:
-        time.sleep(0.01)
+    while not (list(out.glob("*.tif")) and list(out.glob(".*"))) and time.monotonic() < until:
+        time.sleep(0.001)
     process.send_signal(sent)
     process.communicate(timeout=50)
     assert process.returncode == code
     left = [p.name for p in out.iterdir()]
-    assert 0 < len(left) < 40
-    assert all(name.endswith(".png") and not name.startswith(".") for name in left)
+    assert 0 < len(left) < 16
+    assert all(name.endswith(".tif") for name in left)
     for path in out.iterdir():
-        assert pixels_of(path).shape == (700, 700, 3)
+        assert pixels_of(path).shape == noise.shape
 
 
 def test_jobs_wait_for_memory(tmp_path, predictor, monkeypatch):
