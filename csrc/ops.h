@@ -10,8 +10,8 @@
 //   bindings.*      the callers from Python: NumPy's arrays, and DLPack's for CUDA
 //   xla.*           the callers from JAX
 //
-// Dimensions: N batch; H W image; h w its new size; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one axis);
-// Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.
+// Dimensions: N batch; H W image; h w its new size; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one
+// axis); Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.
 //
 // Any Tensor may have any strides. In backward Args a d_* tensor whose data is null is not computed.
 #pragma once
@@ -117,8 +117,8 @@ struct TotalVariationGradArgs {
   Tensor grid, grad;
 };
 
-// resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H, which is
-// the share that pixel y has of output pixel i; w(j,x) likewise
+// resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H, which
+// is the share that pixel y has of output pixel i; w(j,x) likewise
 struct ResizeAreaArgs {
   Tensor out;    // (N,h,w,Ci)
   Tensor image;  // (N,H,W,Ci)

@@ -583,9 +583,9 @@ def edited(file: Path, change: Any) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    file, config = tmp_path / "model.safetensors", VARIANTS["one cell"]
+    file, config, key = tmp_path / "model.safetensors", VARIANTS["one cell"], "bilateral_ops.hdrnet"
 
-    def refused(sentence: str, change: Any = None, **weights: Any) -> None:
+    def refused(sentence: str, change: Any = None) -> None:
         if change is not None:
             write_model(file, config, weights_of(config))
             edited(file, change)
@@ -596,6 +596,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     refused("must be a safetensors file, which it does not begin like.$")
     file.write_bytes((5).to_bytes(8, "little") + b"{noth" + bytes(100))
     refused("must be a safetensors file, but its header is none.$")
+    refused("but its header is none.$", lambda h: h.update(more=[]))
+    refused("but its header is none.$", lambda h: h.update(more={"dtype": "F32", "shape": [1], "data_offsets": "ab"}))
     refused("must say its configuration in the metadata", lambda h: h.pop("__metadata__"))
     bias = "coefficients.splat.0.bias"
     refused(f"must have all weights of its configuration, but {bias} is missing.$", lambda h: h.pop(bias))
@@ -604,7 +606,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     refused(f"numbers of F16, F32, F64, but {bias} is I32", lambda h: h[bias].update(dtype="I32"))
     refused("weights of its configuration alone, but has more, too.$", lambda h: h.update(more=h[bias]))
     text = json.dumps({**dataclasses.asdict(config), "colour": 1})
-    refused("unknown field 'colour'; a newer", lambda h: h["__metadata__"].update({"bilateral_ops.hdrnet": text}))
+    refused("unknown field 'colour'; a newer", lambda h: h["__metadata__"].update({key: text}))
+    text = config.to_json().replace("2", "2.5")
+    refused(r"model.safetensors must .*be of type int, got 2.5.$", lambda h: h["__metadata__"].update({key: text}))
     with pytest.raises(OSError, match=r"missing.safetensors"):
         Predictor.load(tmp_path / "missing.safetensors")
 
@@ -620,6 +624,10 @@ def test_bad_weights_are_not_written(tmp_path: Path) -> None:
     weights["coefficients.splat.0.bias"][0] = 1e6
     with pytest.raises(ValueError, match=r"coefficients.splat.0.bias must be finite"):
         write_model(file, config, weights, dtype=F16)
+    negative = weights_of(VARIANTS["nn"])
+    negative["guides.0.running_var"][1] = -1
+    with pytest.raises(ValueError, match=r"^write_model: guides.0.running_var must not be negative, got -1.0.$"):
+        write_model(file, VARIANTS["nn"], negative)
     with pytest.raises(ValueError, match=r"^write_model: dtype must be float16 or float32, got int8.$"):
         write_model(file, config, weights, dtype=np.int8)
     with pytest.raises(OSError, match=r"irectory|denied"):

@@ -51,12 +51,13 @@ def call(height, width, measured):
     grad = random_like(forward(bilateral_ops, subject, small).shape, F32 if kinds.image.kind == "u" else kinds.image)
     inputs = {**small, "grad": grad} if backwards else small
     spreads = {k for k in pixelwise if isinstance(inputs.get(k), np.ndarray)}
+    spreads -= {"grad"} if subject == "resize_area" else set()
     large = {k: spread(v, height, width) if k in spreads else v for k, v in inputs.items()}
     if backwards:
         fields = OPERATIONS[subject].arguments
         out = {k: large[k] for k in fields if k in large and large[k].dtype.kind == "f"}
         out = {k: spread(v, height, width) if k in spreads else np.zeros_like(v) for k, v in out.items()}
-    elif subject == "splat":
+    elif subject in ("splat", "resize_area"):
         out = forward(bilateral_ops, subject, small)
     else:
         out = spread(forward(bilateral_ops, subject, small), height, width)
@@ -75,7 +76,7 @@ call(64, 96, False)  # starts the threads
 print(call(*json.loads(sys.argv[2]), True))
 """
 
-FORWARD = ("apply", "slice_apply", "guide_curves", *GUIDES)
+FORWARD = ("apply", "slice_apply", "guide_curves", "resize_area", *GUIDES)
 BACKWARD = tuple(name for name in DIFFERENTIABLE if name not in ("slice", "splat", "total_variation"))
 KINDS = (ALL_F32, Kinds(F16, F32, F16), Kinds(U8, F32, F32))
 LAYOUTS = ("channels first", "flipped", "cropped")

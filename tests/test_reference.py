@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import F32, F64, GUIDES, Kinds, arguments, as_float64, assert_forward, assert_same_bits, forward
+from cases import F32, F64, GUIDES, U8, U16, Kinds, arguments, as_float64, assert_forward, assert_same_bits, forward
 
 import bilateral_ops
 from bilateral_ops.reference import numpy as specification
@@ -183,3 +183,71 @@ def test_integer_results_of_the_reference_are_its_rounded_floats() -> None:
         exact = forward(specification, "slice_apply", as_float64(given))
         assert exact.min() < 0 < 1 < exact.max()
         assert_forward(forward(specification, "slice_apply", given), exact, kind)
+
+
+def shares(size: int, count: int) -> Any:
+    """How much of each of ``size`` pixels each of ``count`` covers, in whole numbers: a row adds up to ``size``."""
+    i, y = np.arange(count)[:, None], np.arange(size)
+    return np.maximum(np.minimum((i + 1) * size, (y + 1) * count) - np.maximum(i * size, y * count), 0)
+
+
+RESIZED = [
+    (12, 30, 4, 10),
+    (7, 9, 7, 9),
+    (5, 64, 11, 7),
+    (33, 20, 5, 61),
+    (9, 131, 1, 1),
+    (600, 70, 2, 3),
+    (2, 3, 9, 50),
+]
+
+
+@MODULES
+@pytest.mark.parametrize(("H", "W", "h", "w"), RESIZED)
+def test_an_area_is_the_sum_of_what_it_covers(module: Any, H: int, W: int, h: int, w: int) -> None:
+    image = arguments("resize_area", N=2, H=H, W=W)["image"]
+    rows, columns = shares(H, h), shares(W, w)
+    assert (rows.sum(1) == H).all()
+    assert (rows.sum(0) == h).all()
+    want = np.einsum("iy,jx,nyxc->nijc", rows / H, columns / W, image, optimize=True)
+    np.testing.assert_allclose(module.resize_area(image, (h, w)), want, rtol=1e-12)
+    grad = np.random.default_rng(1).standard_normal(want.shape)
+    transposed = module.resize_area_vjp(image, grad).image
+    assert abs(np.sum(want * grad) - np.sum(image * transposed)) <= 1e-12 * np.sum(image * np.abs(transposed))
+
+
+@MODULES
+def test_areas_of_whole_ratios_are_means_of_blocks(module: Any) -> None:
+    image = arguments("resize_area", H=12, W=30)["image"]
+    blocks = image.reshape(4, 3, 6, 5, 3).mean((1, 3))
+    np.testing.assert_allclose(module.resize_area(image, (4, 6)), blocks, rtol=1e-14)
+    enlarged = np.repeat(np.repeat(image, 2, 0), 3, 1)
+    np.testing.assert_allclose(module.resize_area(image, (24, 90)), enlarged, rtol=1e-14)
+
+
+@MODULES
+@pytest.mark.parametrize("dtype", [U8, U16], ids=str)
+@pytest.mark.parametrize(("H", "W", "h", "w"), RESIZED)
+def test_an_integer_area_is_exactly_rounded(module: Any, dtype: Any, H: int, W: int, h: int, w: int, isa: str) -> None:
+    """To nearest even, at ties too: half of the levels here are at one where areas are of two pixels."""
+    image = arguments("resize_area", Kinds(dtype, F32, F32), H=H, W=W)["image"]
+    total = np.einsum("iy,jx,yxc->ijc", shares(H, h), shares(W, w), image.astype(np.int64), optimize=True)
+    level, rest = np.divmod(total, H * W)
+    want = level + ((2 * rest > H * W) | ((2 * rest == H * W) & (level % 2 == 1)))
+    assert_same_bits(module.resize_area(image, (h, w)), want.astype(dtype))
+    pairs = (np.arange(508) // 2 + np.arange(508) % 2).astype(dtype).reshape(1, 508, 1)  # 0 1, 1 2, 2 3, …
+    got = module.resize_area(pairs, (1, 254))
+    assert_same_bits(got.ravel(), (2 * ((np.arange(254) + 1) // 2)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [F32, U8, U16], ids=str)
+def test_an_average_of_millions_of_pixels_is_accurate(dtype: Any, isa: str) -> None:
+    """Float32's own sums would be off in the third digit here."""
+    row = arguments("resize_area", Kinds(dtype, F32, F32), H=1, W=1501)["image"]
+    image = np.broadcast_to(row, (4001, 1501, 3))
+    mean = row.astype(F64).mean(1)
+    got = bilateral_ops.resize_area(image, (1, 1))[0]
+    if dtype == F32:
+        np.testing.assert_allclose(got, mean, rtol=1e-7)
+    else:
+        assert_same_bits(got, np.rint(mean).astype(dtype))

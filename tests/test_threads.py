@@ -68,6 +68,17 @@ def test_the_number_of_threads_changes_no_bit(subject: str, size: str, isa: str)
                 assert_same_bits(got[name], value, f"{kinds}, {count} threads: {name}")
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 40), (40, 1)], ids=str)
+def test_bands_of_rows_are_added_in_order(size: tuple[int, int], isa: str) -> None:
+    """An image of few and large areas is cut into bands of rows, which threads share."""
+    image = random_like((900, 700, 3), F32)
+    bilateral_ops.set_num_threads(1)
+    want = bilateral_ops.resize_area(image, size)
+    for count in (2, 7):
+        bilateral_ops.set_num_threads(count)
+        assert_same_bits(bilateral_ops.resize_area(image, size), want, f"{count} threads")
+
+
 _COUNT_THREADS = """
 import os
 import bilateral_ops

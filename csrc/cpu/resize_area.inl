@@ -56,18 +56,18 @@ BO_INLINE void with_levels(DType dtype, float, F&& f) {
   }
 }
 
-// Calls f with a value of the type that rows are added in.
+// Calls f with values of the types that rows are added in and that single ones are kept in.
 template <class Format, class F>
-BO_INLINE void with_sums(Loaded<Format>, bool small, F&& f) {
+BO_INLINE void with_sums(Loaded<Format>, float, bool small, F&& f) {
   if (small) {
-    f(float());
+    f(float(), double());
   } else {
-    f(double());
+    f(double(), double());
   }
 }
-template <class S, class F>
-BO_INLINE void with_sums(S, bool, F&& f) {
-  f(double());
+template <class S, class T, class F>
+BO_INLINE void with_sums(S, T, bool, F&& f) {
+  f(double(), T());
 }
 
 // Rows added at once: as many as a processor follows in memory.
@@ -96,8 +96,7 @@ BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t ap
 // The same for one number
 template <class S, class A>
 BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
-  for (int64_t r = 0; r < rows.count; ++r, p += rows.stride)
-    sum = madd(rows.weight[r], static_cast<A>(S::get(p)), sum);
+  for (int64_t r = 0; r < rows.count; ++r, p += rows.stride) sum = madd(rows.weight[r], static_cast<A>(S::get(p)), sum);
   return sum;
 }
 
@@ -146,31 +145,33 @@ void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool
       to[3 * i + c] = add_number<S>(rows, rows.first + i * S::size + c * apart, more ? to[3 * i + c] : A(0));
 }
 
-// sums[pixel][pitch] += the pixels of `from` (A, [pixel][channel], the first of them `first`) under output pixels
-// [j, j + count).
+constexpr double kNothing[4] = {0.0, 0.0, 0.0, 0.0};
+
+// sums[pixel][channel] = what is summed over the pixels of `from` ([pixel][channel], those in [first, last)) under each
+// output pixel, or += where `more`, of a single output pixel then. Writes a number beyond the last.
 template <class A>
 void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t first, int64_t last, int64_t channels,
-                   int64_t pitch, double* sums) {
-  for (int64_t j = 0; j < count; ++j, sums += pitch) {
+                   bool more, double* sums) {
+  for (int64_t j = 0; j < count; ++j, sums += channels) {
     const Cover& at = covers[j];
     const int64_t begin = max_of(at.begin, first), end = min_of(at.end, last);
     const A* p = from + (begin - first) * channels;
-    if (begin >= end) continue;
-    // Weights of the first and of the last pixel, each of which may be the only one.
     const double head = at.weight(begin), tail = at.weight(end - 1), body = at.body;
-    if (pitch == 4) {
-      Four sum = madd(load_four(p), head, load_four(sums));
-      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += channels), body, sum);
-      if (end - begin > 1) sum = madd(load_four(p + channels), tail, sum);
+    if (channels == 3) {
+      Four sum = madd(load_four(p), head, more ? load_four(sums) : load_four(kNothing));
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += 3), body, sum);
+      if (end - begin > 1) sum = madd(load_four(p + 3), tail, sum);
       store_four(sums, sum);
     } else if (channels == 1) {
-      double sum = madd(static_cast<double>(*p), head, *sums);
+      double sum = madd(static_cast<double>(*p), head, more ? *sums : 0.0);
       for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(static_cast<double>(*++p), body, sum);
       if (end - begin > 1) sum = madd(static_cast<double>(p[1]), tail, sum);
       *sums = sum;
     } else {
-      for (int64_t x = begin; x < end; ++x, p += channels) {
-        const double w = x == begin ? head : x == end - 1 ? tail : body;
+      for (int64_t c = 0; c < channels; ++c) sums[c] = madd(static_cast<double>(p[c]), head, more ? sums[c] : 0.0);
+      for (int64_t x = begin + 1; x < end; ++x) {
+        const double w = x == end - 1 ? tail : body;
+        p += channels;
         for (int64_t c = 0; c < channels; ++c) sums[c] = madd(static_cast<double>(p[c]), w, sums[c]);
       }
     }
@@ -180,7 +181,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
 // How an output is cut: into strips of pixel columns, each row of them a tile.
 struct Strips {
   int64_t width, per_row, count;  // count: of tiles, [n][strip][row]
-  int64_t block;                  // pixels of the image that are reduced at once
+  int64_t block;                  // pixels of the image that are reduced at once: all under a tile wider than a pixel
 };
 BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   constexpr int64_t kMostIn = 6144, kMostOut = 2048;  // numbers: what is worked on stays in the caches near by
@@ -195,8 +196,8 @@ BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   return s;
 }
 
-// Makes the tiles of one thread, from any row on.
-template <class S, class T, class A>
+// Makes the tiles of one thread, from any row on. R: what rows that were spread across are kept in.
+template <class S, class T, class A, class R>
 class AreaSums {
  public:
   AreaSums(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x, const Strips& strips,
@@ -208,49 +209,46 @@ class AreaSums {
         strips_(strips),
         columns_(columns),
         channels_(out.shape[3]),
-        pitch_(channels_ == 3 ? 4 : channels_),
-        spread_(y.out > y.in),
         pixels_(block_of(out, 2)) {
     const int64_t numbers = strips.width * channels_;
-    summed_ = summed_memory_.template take<A>(strips.block * channels_ + kPad);
+    rows_sum_ = rows_memory_.template take<A>(strips.block * channels_ + kPad);
     plane_ = plane_memory_.template take<A>(strips.block);
-    double* doubles = doubles_memory_.template take<double>(3 * numbers + strips.width * pitch_ + kPad);
-    packed_ = doubles;
-    rows_[0] = packed_ + numbers;
-    rows_[1] = rows_[0] + numbers;
-    across_ = rows_[1] + numbers;
-    result_ = result_memory_.template take<T>(numbers + kPad);
+    sums_ = sums_memory_.template take<double>(numbers + kPad);
+    spread_ = spread_memory_.template take<R>(2 * numbers);
+    result_ = result_memory_.template take<T>(numbers);
   }
 
   void make(int64_t tile) {
     place(tile);
     const Cover rows = cover(y_, row_);
-    if (!spread_) {
-      sum(rows, rows.begin, rows.end, packed_);
-    } else {
-      const double* from[2] = {spread(rows.begin), spread(rows.end - 1)};
-      const double head = rows.head, tail = rows.tail;
-      if (rows.end - rows.begin == 1) {
-        for (int64_t i = 0; i < numbers_; ++i) packed_[i] = head * from[0][i];
-      } else {
-        for (int64_t i = 0; i < numbers_; ++i) packed_[i] = madd(from[1][i], tail, head * from[0][i]);
-      }
+    if (y_.out <= y_.in) {
+      sum(rows, rows.begin, rows.end);
+      return put_sums();
     }
-    put(packed_);
+    const R *const first = spread(rows.begin), *const second = spread(rows.end - 1);
+    const R head = static_cast<R>(rows.head), tail = static_cast<R>(rows.tail);
+    if (first == second) {
+      put([=](int64_t i) { return head * first[i]; });
+    } else {
+      put([=](int64_t i) { return madd(tail, second[i], head * first[i]); });
+    }
   }
 
-  // For tiles of many rows, a band of these at a time: rows `band` of `bands` added, and what they add up to put.
-  void make_band(int64_t tile, int64_t band, int64_t bands, double* to) {
+  // The same of rows cut into bands, each added by itself to `parts`, `apart` numbers each.
+  void make_band(int64_t tile, int64_t band, int64_t bands, double* parts, int64_t apart) {
     place(tile);
     const Cover rows = cover(y_, row_);
     const int64_t count = rows.end - rows.begin;
-    sum(rows, rows.begin + count * band / bands, rows.begin + count * (band + 1) / bands, to);
+    sum(rows, rows.begin + count * band / bands, rows.begin + count * (band + 1) / bands);
+    memcpy(parts + (tile * bands + band) * apart, sums_, static_cast<size_t>(numbers_) * sizeof(double));
   }
-  void add_bands(int64_t tile, int64_t bands, double* sums, int64_t apart) {
+  void add_bands(int64_t tile, int64_t bands, const double* parts, int64_t apart) {
     place(tile);
-    for (int64_t band = 1; band < bands; ++band)
-      for (int64_t i = 0; i < numbers_; ++i) sums[i] += sums[band * apart + i];
-    put(sums);
+    for (int64_t i = 0; i < numbers_; ++i) {
+      sums_[i] = 0.0;
+      for (int64_t band = 0; band < bands; ++band) sums_[i] += parts[(tile * bands + band) * apart + i];
+    }
+    put_sums();
   }
 
  private:
@@ -258,19 +256,17 @@ class AreaSums {
     const int64_t strip = tile / y_.out;
     row_ = tile - strip * y_.out;
     n_ = strip / strips_.per_row;
-    const int64_t left = (strip - n_ * strips_.per_row) * strips_.width;
+    left_ = (strip - n_ * strips_.per_row) * strips_.width;
+    count_ = min_of(strips_.width, x_.out - left_);
+    numbers_ = count_ * channels_;
     if (strip != strip_) ready_[0] = ready_[1] = -1;
     strip_ = strip;
-    left_ = left;
-    count_ = min_of(strips_.width, x_.out - left);
-    numbers_ = count_ * channels_;
   }
 
-  // The weighted sum of rows [begin, end), reduced across, as [pixel][channel].
-  void sum(const Cover& rows, int64_t begin, int64_t end, double* to) {
+  // The weighted sum of rows [begin, end), reduced across, to sums_, [pixel][channel].
+  void sum(const Cover& rows, int64_t begin, int64_t end) {
     const Cover* const covers = columns_ + left_;
     const int64_t from = covers[0].begin, last = covers[count_ - 1].end;
-    for (int64_t i = 0; i < count_ * pitch_; ++i) across_[i] = 0.0;
     for (int64_t first = from; first < last; first += strips_.block) {
       const int64_t stop = min_of(first + strips_.block, last);
       for (int64_t y = begin; y < end; y += kRowsAtOnce) {
@@ -281,100 +277,96 @@ class AreaSums {
         for (int64_t r = 0; r < some.count; ++r) some.weight[r] = static_cast<A>(rows.weight(y + r));
         add_rows(some, stop - first, y > begin);
       }
-      reduce_across(covers, count_, summed_, first, stop, channels_, pitch_, across_);
-    }
-    if (pitch_ == channels_) {
-      memcpy(to, across_, static_cast<size_t>(numbers_) * sizeof(double));
-    } else {
-      for (int64_t j = 0; j < count_; ++j)
-        for (int64_t c = 0; c < 3; ++c) to[3 * j + c] = across_[4 * j + c];
+      reduce_across(covers, count_, rows_sum_, first, stop, channels_, first > from, sums_);
     }
   }
 
-  // Rows' sums to summed_, [pixel][channel], wherever the channels are.
+  // Rows' sums to rows_sum_, [pixel][channel], wherever the channels are.
   void add_rows(const WeightedRows<A>& rows, int64_t pixels, bool more) {
     const int64_t step = image_.strides[2], apart = image_.strides[3], C = channels_;
     if ((C == 1 || apart == S::size) && (pixels == 1 || step == C * S::size)) {
-      add_run<S>(rows, S::size, pixels * C, more, summed_);
+      add_run<S>(rows, S::size, pixels * C, more, rows_sum_);
+    } else if (C == 1) {
+      add_run<S>(rows, step, pixels, more, rows_sum_);
     } else if (C == 3 && step == S::size) {
-      add_planes<S>(rows, apart, pixels, more, summed_);
+      add_planes<S>(rows, apart, pixels, more, rows_sum_);
     } else {
       WeightedRows<A> channel = rows;
       for (int64_t c = 0; c < C; ++c, channel.first += apart) {
-        if (C == 1) {
-          add_run<S>(channel, step, pixels, more, summed_);
-          continue;
-        }
-        for (int64_t i = 0; more && i < pixels; ++i) plane_[i] = summed_[i * C + c];
+        for (int64_t i = 0; more && i < pixels; ++i) plane_[i] = rows_sum_[i * C + c];
         add_run<S>(channel, step, pixels, more, plane_);
-        for (int64_t i = 0; i < pixels; ++i) summed_[i * C + c] = plane_[i];
+        for (int64_t i = 0; i < pixels; ++i) rows_sum_[i * C + c] = plane_[i];
       }
     }
   }
 
   // Row y of the image, spread across; the last two are kept.
-  const double* spread(int64_t y) {
-    double* const row = rows_[y & 1];
+  const R* spread(int64_t y) {
+    R* const row = spread_ + (y & 1) * strips_.width * channels_;
     if (ready_[y & 1] != y) {
       ready_[y & 1] = y;
-      sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1, row);
+      sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1);
+      for (int64_t i = 0; i < numbers_; ++i) row[i] = static_cast<R>(sums_[i]);
     }
     return row;
   }
 
-  void put(const double* sums) {
+  void put_sums() {
+    const double* const sums = sums_;
+    put([=](int64_t i) { return sums[i]; });
+  }
+  // sum(i): of number i of the tile
+  template <class F>
+  void put(const F& sum) {
     char* const to = out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2];
-    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, to);
-    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, to);
+    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sum, to);
+    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sum, to);
     T* const numbers = block_target(pixels_, to, result_);
-    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sums[i]);
+    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sum(i));
     if (numbers == result_) store_block(pixels_, to, count_, result_);
   }
-  template <class N>
-  void put_levels(const double* sums, char* to) {
+  template <class N, class F>
+  void put_levels(const F& sum, char* to) {
     const double all = static_cast<double>(y_.in) * static_cast<double>(x_.in);
-    const auto level = [&](int64_t i) { return static_cast<N>(static_cast<int32_t>(rounded(sums[i] / all))); };
+    const auto put_level = [&](int64_t i, char* at) {
+      const N v = static_cast<N>(static_cast<int32_t>(rounded(static_cast<double>(sum(i)) / all)));
+      memcpy(at, &v, sizeof v);
+    };
     if (pixels_.dense) {
-      for (int64_t i = 0; i < numbers_; ++i) {
-        const N v = level(i);
-        memcpy(to + i * static_cast<int64_t>(sizeof v), &v, sizeof v);
-      }
-      return;
+      for (int64_t i = 0; i < numbers_; ++i) put_level(i, to + i * static_cast<int64_t>(sizeof(N)));
+    } else {
+      for (int64_t j = 0; j < count_; ++j)
+        for (int64_t c = 0; c < channels_; ++c)
+          put_level(j * channels_ + c, to + j * pixels_.stride + c * pixels_.stride1);
     }
-    for (int64_t j = 0; j < count_; ++j)
-      for (int64_t c = 0; c < channels_; ++c) {
-        const N v = level(j * channels_ + c);
-        memcpy(to + j * pixels_.stride + c * pixels_.stride1, &v, sizeof v);
-      }
   }
 
   const Tensor &out_, &image_;
   const AreaAxis y_, x_;
   const Strips strips_;
   const Cover* const columns_;
-  const int64_t channels_, pitch_;
-  const bool spread_;
+  const int64_t channels_;
   const Block pixels_;
-  Scratch summed_memory_, plane_memory_, doubles_memory_, result_memory_;
-  A *summed_, *plane_;
-  double *packed_, *across_;
-  double* rows_[2];
+  Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, result_memory_;
+  A *rows_sum_, *plane_;
+  double* sums_;
+  R* spread_;
   T* result_;
   int64_t ready_[2] = {-1, -1}, strip_ = -1;
   int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
 };
 
-template <class S, class T, class A>
+template <class S, class T, class A, class R>
 void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x) {
   const Strips strips = make_strips(out, x);
   Scratch columns_memory, bands_memory;
   Cover* const columns = columns_memory.take<Cover>(x.out);
   for (int64_t j = 0; j < x.out; ++j) columns[j] = cover(x, j);
   const int64_t pixels = max_of(y.in * x.in, y.out * x.out) / max_of<int64_t>(y.out * strips.per_row, 1);
-  const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out, pixels / kGrain) / kRowsAtOnce);
+  const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out / kRowsAtOnce, pixels / kGrain));
   if (bands <= 1) {
     for_tile_ranges(strips.count, max_of<int64_t>(pixels, 1), [&](int64_t first, int64_t last) {
-      AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+      AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
       for (int64_t tile = first; tile < last; ++tile) area.make(tile);
     });
     return;
@@ -382,12 +374,11 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t apart = strips.width * out.shape[3];
   double* const parts = bands_memory.take<double>(strips.count * bands * apart);
   for_units(strips.count * bands, [&](int64_t unit) {
-    AreaSums<S, T, A> area(out, image, y, x, strips, columns);
-    area.make_band(unit / bands, unit % bands, bands, parts + unit * apart);
+    AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
+    area.make_band(unit / bands, unit % bands, bands, parts, apart);
   });
-  AreaSums<S, T, A> area(out, image, y, x, strips, columns);
-  for (int64_t tile = 0; tile < strips.count; ++tile)
-    area.add_bands(tile, bands, parts + tile * bands * apart, apart);
+  AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
+  for (int64_t tile = 0; tile < strips.count; ++tile) area.add_bands(tile, bands, parts, apart);
 }
 
 BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, double width) {
@@ -399,8 +390,8 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
       using S = decltype(storage);
       // A float holds whole numbers up to 2^24.
       const int64_t top = image.dtype == DType::u8 ? 255 : 65535, rows = y.out > y.in ? 1 : y.in;
-      with_sums(storage, rows <= (1 << 24) / top,
-                [&](auto sum) { sum_areas_as<S, T, decltype(sum)>(out, image, y, x); });
+      with_sums(storage, t, rows <= (1 << 24) / top,
+                [&](auto sum, auto row) { sum_areas_as<S, T, decltype(sum), decltype(row)>(out, image, y, x); });
     });
   });
 }

@@ -1284,7 +1284,8 @@ BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   for (int i = 0; i < kParts; ++i) accumulate(to + i * Vec<double>::kLanes, v[i], weight);
 }
 
-// Four numbers next to each other, such as a pixel's channels, as doubles; the sums of four are a·b + c with one number b
+// Four numbers next to each other, such as a pixel's channels, as doubles; the sums of four are a·b + c with one number
+// b
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
 struct Four {
   __m256d v;
@@ -1292,9 +1293,7 @@ struct Four {
 BO_INLINE Four load_four(const double* p) { return {_mm256_loadu_pd(p)}; }
 BO_INLINE Four load_four(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
 BO_INLINE void store_four(double* p, const Four& a) { _mm256_storeu_pd(p, a.v); }
-BO_INLINE Four madd(const Four& a, double b, const Four& c) {
-  return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(b), c.v)};
-}
+BO_INLINE Four madd(const Four& a, double b, const Four& c) { return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(b), c.v)}; }
 #elif defined(BO_SIMD_NEON)
 struct Four {
   float64x2_t low, high;

@@ -7,15 +7,24 @@ namespace bilateral_ops {
 
 constexpr int kThreads = 256;
 
-// One axis: pixel i of `out` many is a weighted sum of those of `in` many under it, and `unit` is the weight 1 as a
-// length.
+// One axis: pixel i of `out` many is a weighted sum of those of `in` many under it, and `share` is the weight of a
+// length of 1.
 struct AreaAxis {
   int64_t out, in;
-  double unit;
+  double share;
 };
-BO_DEVICE double weight(const AreaAxis& axis, const Footprint& f, int64_t i) {
-  const int64_t length = i == f.begin ? f.head : i == f.end - 1 ? f.tail : axis.out;
-  return static_cast<double>(length) / axis.unit;
+// The pixels in [begin, end), the first, the last and those between with a weight each.
+struct Cover {
+  int64_t begin, end;
+  double head, body, tail;
+};
+BO_DEVICE Cover cover(const AreaAxis& axis, int64_t i) {
+  const Footprint f = footprint(i, axis.out, axis.in);
+  return {f.begin, f.end, static_cast<double>(f.head) * axis.share, static_cast<double>(axis.out) * axis.share,
+          static_cast<double>(f.tail) * axis.share};
+}
+BO_DEVICE double weight(const Cover& at, int64_t i) {
+  return i == at.begin ? at.head : i == at.end - 1 ? at.tail : at.body;
 }
 
 // Integers as what they are, not v/255: weights are lengths then, so that sums are whole numbers, and the division by
@@ -46,24 +55,24 @@ BO_DEVICE double all_of(const AreaArgs& a) { return static_cast<double>(a.y.in) 
 
 // kLanes threads a pixel and band, which share what is under it.
 template <class T, int kLanes>
-__global__ void __launch_bounds__(kThreads) area_sums(AreaArgs a) {
+__global__ void __launch_bounds__(kThreads, 3) area_sums(AreaArgs a) {
   const int64_t units = a.out.shape[0] * a.y.out * a.x.out * a.bands, step = gridDim.x * int64_t(kThreads / kLanes);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   for (int64_t unit = blockIdx.x * int64_t(kThreads / kLanes) + threadIdx.x / kLanes; unit < units; unit += step) {
     const int64_t pixel = unit / a.bands, band = unit - pixel * a.bands;
     const int64_t row = pixel / a.x.out, j = pixel - row * a.x.out, n = row / a.y.out, i = row - n * a.y.out;
-    const Footprint rows = footprint(i, a.y.out, a.y.in), columns = footprint(j, a.x.out, a.x.in);
-    const int64_t height = rows.end - rows.begin, width = columns.end - columns.begin;
+    const Cover rows = cover(a.y, i), columns = cover(a.x, j);
+    const int64_t height = rows.end - rows.begin;
     const int64_t begin = rows.begin + height * band / a.bands, end = rows.begin + height * (band + 1) / a.bands;
     for (int64_t c = 0; c < a.out.shape[3]; ++c) {
       double sum = 0.0;
       for (int64_t y = begin; y < end; ++y) {
         double across = 0.0;
-        for (int64_t x = columns.begin + lane; x < columns.begin + width; x += kLanes) {
+        for (int64_t x = columns.begin + lane; x < columns.end; x += kLanes) {
           const double v = number<T>(a.image.dtype, place(a.image, n, y, x) + c * a.image.strides[3]);
-          across = madd(weight(a.x, columns, x), v, across);
+          across = madd(weight(columns, x), v, across);
         }
-        sum = madd(weight(a.y, rows, y), across, sum);
+        sum = madd(weight(rows, y), across, sum);
       }
       if (kLanes > 1) sum = warp_sum(sum);
       if (lane != 0) continue;
@@ -92,7 +101,8 @@ __global__ void __launch_bounds__(kThreads) add_bands(AreaArgs a) {
 namespace cuda {
 
 static void sum_areas(const Tensor& out, const Tensor& image, double height, double width, Launch& to) {
-  AreaArgs a{out, image, {out.shape[1], image.shape[1], height}, {out.shape[2], image.shape[2], width}, 1, nullptr};
+  AreaArgs a{out, image,  {out.shape[1], image.shape[1], 1.0 / height}, {out.shape[2], image.shape[2], 1.0 / width},
+             1,   nullptr};
   const int64_t pixels = out.shape[0] * a.y.out * a.x.out, C = out.shape[3];
   if (pixels == 0 || C == 0) return;
   with_compute_type(image.dtype, [&](auto t) {

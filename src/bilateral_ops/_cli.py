@@ -1,9 +1,12 @@
-"""The command line: ``bilateral-ops demo``, ``train``, ``info``, ``gradcheck`` and ``bench``."""
+"""The command line: ``bilateral-ops enhance``, ``train``, ``demo``, ``info``, ``gradcheck`` and ``bench``."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
+import re
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -36,6 +39,58 @@ def _parser() -> argparse.ArgumentParser:
         default="bilateral-ops-demo",
         metavar="DIR",
         help="the folder for the pictures, made where missing (default: %(default)s)",
+    )
+    enhance = commands.add_parser(
+        "enhance",
+        help="enhance pictures and videos with a trained model",
+        description="Enhance pictures (JPEG, PNG, TIFF, WebP; 8 and 16 bits a channel, TIFF also floating point) and "
+        "videos with the model in this package, or another. Results have their inputs' names and kinds, and appear "
+        "whole or not at all. Pictures are turned upright; EXIF, XMP, ICC profiles and alpha are kept, grey stays "
+        "grey, palettes become RGB. TIFF files larger than the memory limit are read and written in pieces. Sound and "
+        "subtitles of videos are copied. A file that can't be enhanced is named, and the others go on.",
+        epilog="The exit code is 0, 1 where a file could not be enhanced, or 2 where nothing was begun.",
+    )
+    enhance.add_argument(
+        "inputs", nargs="+", metavar="IN", help="files, folders (with all in them) and patterns such as 'DSC*.jpg'"
+    )
+    enhance.add_argument("--out", required=True, metavar="DIR", help="the folder for the results, made where missing")
+    enhance.add_argument("--model", metavar="FILE", help="a model file (default: the model in this package)")
+    enhance.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="0 leaves pictures as they are, 1 is the model's result; more exaggerates it (default: %(default)s)",
+    )
+    enhance.add_argument(
+        "--compare",
+        action="store_true",
+        help="write NAME.compare.jpg, too: before and after, side by side (of a video, its middle frame)",
+    )
+    enhance.add_argument("--overwrite", action="store_true", help="replace results that exist already")
+    enhance.add_argument(
+        "--memory-limit",
+        type=_size,
+        default="2GB",
+        metavar="SIZE",
+        help="how much memory may be taken, such as 800MB or 4GB (default: %(default)s)",
+    )
+    enhance.add_argument(
+        "--quality", type=int, metavar="1-100", help="of JPEG and WebP (default: as a JPEG was stored, and 90 for WebP)"
+    )
+    video = enhance.add_argument_group("videos")
+    video.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.3,
+        metavar="SECONDS",
+        help="time constant with which the edit follows the video; it begins anew at cuts (default: %(default)s)",
+    )
+    video.add_argument(
+        "--codec", metavar="NAME", help="FFmpeg's name of the encoder (default: libx264; in WebM libvpx-vp9)"
+    )
+    video.add_argument(
+        "--crf", type=int, metavar="N", help="its constant rate factor: lower is better (default: 18; for VP9 30)"
     )
     _add_train(commands)
     commands.add_parser(
@@ -154,6 +209,39 @@ def _demo(photo: str | None, out: str) -> bool:
         raise SystemExit(_stop(str(error))) from None
 
 
+def _size(text: str) -> int:
+    """Bytes, as 800MB or 1.5GB."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?\s*", text, re.IGNORECASE)
+    if not found or not math.isfinite(float(found[1])):
+        raise argparse.ArgumentTypeError(f"must be a size such as 800MB or 2GB, got {text!r}")
+    return int(float(found[1]) * 1000 ** " kmgt".find(found[2].lower() or " "))
+
+
+def _enhance(options: argparse.Namespace) -> bool:
+    from .hdrnet._files import EnhanceError, VideoOptions, enhance_files, report
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is begun is cleared away
+    try:
+        results = enhance_files(
+            options.inputs,
+            options.out,
+            model=options.model,
+            strength=options.strength,
+            compare=options.compare,
+            overwrite=options.overwrite,
+            memory_limit=options.memory_limit,
+            quality=options.quality,
+            video=VideoOptions(options.smoothing, options.codec, options.crf),
+            progress=True,
+        )
+    except EnhanceError as error:
+        raise SystemExit(_stop(f"enhance: {error}.")) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(report(results))
+    return all(result.error is None for result in results)
+
+
 def _info() -> bool:
     from ._config import show_config
 
@@ -194,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "demo":
             fine = _demo(options.photo, options.out)
+        elif options.command == "enhance":
+            fine = _enhance(options)
         elif options.command == "train":
             fine = _train({name: value for name, value in vars(options).items() if name != "command"})
         elif options.command == "info":

@@ -8,17 +8,28 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from .ops._resize_area import resize_area
+
 #: The endings by which a folder's pictures are found.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp")
+#: Bytes that a colour profile may have.
+PROFILE = 16 << 20
 #: Bytes of rows that are worked on at a time where an image is taken in bands.
 BAND = 32 << 20
+
+#: Pixels of the longer side of either half of a comparison.
+COMPARED = 1920
+GAP = 8  # white pixels between its halves
+
+T = TypeVar("T")
 
 
 class ImageError(Exception):
@@ -56,8 +67,11 @@ class Picture(ABC):
         """Whether :meth:`bands` has one band, all of the image, of which later calls yield the same array."""
         return True
 
-    def fit(self, limit: int) -> None:
-        """Be read and written within ``limit`` bytes of memory, in bands where it must be; an ImageError if it can't."""
+    def fit(self, limit: int, beside: int = 0) -> None:
+        """Stay within ``limit`` bytes of memory, in bands where it must be; an :class:`ImageError` if it can't.
+
+        ``beside`` are the bytes that a pixel of a band takes while it is worked on.
+        """
         if self.memory > limit:
             raise ImageError(
                 f"has {self.width} × {self.height} pixels, which takes {size_of(self.memory)} of memory where "
@@ -78,14 +92,9 @@ class Picture(ABC):
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
         """Write these rows as a file of the same kind, with the same metadata; quality 1–100 where it is lossy."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
-
-    def __enter__(self) -> Picture:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_picture(path: Path) -> Picture:
@@ -114,7 +123,7 @@ def open_picture(path: Path) -> Picture:
 
 def read(path: Path) -> Any:
     """The upright image as RGB (H, W, 3), uint8, uint16 or floating point; grey is repeated, alpha left out."""
-    with open_picture(path) as picture:
+    with closing(open_picture(path)) as picture:
         ((_, pixels),) = picture.bands()
         return np.ascontiguousarray(colours(picture, pixels))
 
@@ -174,7 +183,7 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8
 
 
 def _upright_exif(exif: bytes) -> tuple[int, bytes]:
-    """The orientation, and the block with 1 in its place and its thumbnail, which would show the image as it was, cut off.
+    """The orientation, and the block with 1 in its place, without its thumbnail, which would show the image as it was.
 
     Nothing else is touched: maker notes hold offsets into the block, and are lost when it is written anew.
     """
@@ -211,6 +220,9 @@ class _Whole(Picture):
             height, width = width, height
         self.height, self.width, self.channels, self.dtype = height, width, channels, np.dtype(dtype)
         self.colours = 1 if channels < 3 else 3
+
+    def close(self) -> None:
+        self._decoded = None
 
     def bands(self) -> Iterator[tuple[int, Any]]:
         if self._decoded is None:
@@ -260,6 +272,7 @@ class _Pillow(_Whole):
         return self.image.info.get("icc_profile")
 
     def close(self) -> None:
+        super().close()
         self.image.close()
 
     def _decode(self) -> Any:
@@ -288,7 +301,7 @@ class _Jpeg(_Pillow):
     def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
         from PIL import JpegImagePlugin
 
-        options: dict[str, Any] = {"progressive": bool(self.image.info.get("progressive")), "optimize": True}
+        options: dict[str, Any] = {"progressive": bool(self.image.info.get("progressive"))}
         options["subsampling"] = JpegImagePlugin.get_sampling(self.image)
         if quality is None:
             options["qtables"] = self.image.quantization
@@ -348,7 +361,7 @@ class _Png(_Whole):
     @property
     def icc(self) -> bytes | None:
         data = next((data for kind, data in self._chunks if kind == b"iCCP"), None)
-        return data and zlib.decompress(data[data.index(b"\0") + 2 :])
+        return data and zlib.decompressobj().decompress(data[data.index(b"\0") + 2 :], PROFILE)
 
     def _decode(self) -> Any:
         import imagecodecs
@@ -414,8 +427,6 @@ class Averages:
 
     def add(self, top: int, band: Any) -> None:
         """Add the rows (h, W, 3) from this one on."""
-        from . import resize_area
-
         height, (rows, columns) = self.height, self.size
         scale = np.float32(1 / np.iinfo(band.dtype).max if band.dtype.kind == "u" else 1)
         for start in range(0, len(band), self.ROWS):
@@ -429,3 +440,28 @@ class Averages:
     @property
     def result(self) -> Any:
         return self._sums.astype(np.float32)
+
+
+def compared_size(height: int, width: int) -> tuple[int, int]:
+    scale = min(1, COMPARED / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def write_comparison(path: Path, before: Any, after: Any, icc: bytes | None) -> None:
+    """Two images (h, w, 3), floats in [0, 1], side by side."""
+    from PIL import Image
+
+    gap = np.ones((len(before), GAP, 3), np.float32)
+    both = np.rint(np.clip(np.concatenate([before, gap, after], axis=1), 0, 1) * 255).astype(np.uint8)
+    with path.open("wb") as file:
+        Image.fromarray(both).save(file, "JPEG", quality=90, icc_profile=icc)
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items, the next of which is made in a thread while the caller works on this one."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, iterator, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, iterator, end)
+            yield item  # type: ignore[misc]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ._config import get_num_threads
-from ._images import BAND, ImageError, Picture, reason, turn
+from ._images import BAND, ImageError, Picture, reason, size_of, turn
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 #: Tags that say nothing of how the pixels are stored, copied as they are: names, dates, XMP, IPTC, Photoshop, GeoTIFF.
@@ -39,7 +38,7 @@ class Tiff(Picture):
         except BaseException:
             self._file.close()
             raise
-        page = self._page
+        page: Any = self._page
         stored_height, stored_width = page.imagelength, page.imagewidth
         self._turned = stored_height, stored_width, page.samplesperpixel
         tag = page.tags.get(274)
@@ -48,8 +47,9 @@ class Tiff(Picture):
         self.height, self.width = upright
         palette = page.photometric.name == "PALETTE"
         self.channels = 3 if palette else page.samplesperpixel
-        self.colours = 3 if palette or self._photometric == "rgb" else 1
+        self.colours = 3 if self._photometric == "rgb" else 1
         self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
+        self._premultiplied = self.colours == 3 and self.channels > 3 and [*map(int, page.extrasamples)][:1] == [1]
         self._rows = self.height  # of a band
         self._decoded: Any = None
 
@@ -66,7 +66,7 @@ class Tiff(Picture):
         if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
             kind = "unknown" if page.dtype is None else page.dtype.name
             raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
-        self._photometric = "rgb" if wanted == 3 else "minisblack"
+        self._photometric = "rgb" if wanted == 3 or photometric == "PALETTE" else "minisblack"
 
     # --- how much at a time
 
@@ -74,25 +74,24 @@ class Tiff(Picture):
     def whole(self) -> bool:
         return self._rows >= self.height
 
-    def fit(self, limit: int) -> None:
-        if self.memory <= limit:
+    def fit(self, limit: int, beside: int = 0) -> None:
+        if self.memory <= limit or self._orientation != 1:  # turning takes all of it
+            super().fit(limit, beside)
             return
         page = self._page
-        if self._orientation != 1:
-            return super().fit(limit)  # turning takes all of it
         row = self.width * self.channels * self.dtype.itemsize
         height = self._tile()[0]
-        self._rows = max(1, min(BAND, limit // 16) // (row * height)) * height
+        band = min(BAND, limit // (16 + beside * self.width // row))
+        self._rows = max(1, band // (row * height)) * height
         # Bands being read, changed, written and encoded, and the stored rows that the first is cut from.
         stored = 0 if self._plain else 2 * self._segment_rows * row
-        needed = 6 * self._rows * row + stored
+        needed = self._rows * (6 * row + beside * self.width) + stored
         if needed > limit:
-            super_ = "tile" if page.is_tiled else "strip"
+            kind = "tiles" if page.is_tiled else "strips"
             raise ImageError(
-                f"has {super_}s of {self._segment_rows} rows of {self.width} pixels, which takes {needed // 10**6} MB of "
-                f"memory where --memory-limit leaves {limit // 10**6} MB; raise it, or store the image in smaller tiles"
+                f"has {kind} of {self._segment_rows} rows, which takes {size_of(needed)} where --memory-limit "
+                f"leaves {size_of(limit)}; raise it, or store the image in smaller tiles"
             )
-        return None
 
     @property
     def _segment_rows(self) -> int:
@@ -109,6 +108,10 @@ class Tiff(Picture):
         if page.is_tiled and not (page.tilelength % 16 or page.tilewidth % 16):
             return page.tilelength, page.tilewidth
         return TILE, TILE
+
+    def close(self) -> None:
+        self._decoded = None
+        self._file.close()
 
     # --- reading
 
@@ -151,6 +154,8 @@ class Tiff(Picture):
         page = self._page
         if page.photometric.name == "PALETTE":
             return (page.colormap >> 8).astype(np.uint8).T[stored[..., 0]]
+        if self._premultiplied:
+            stored = _divided(stored)
         if stored.dtype == bool:
             stored = stored.astype(np.uint8) * np.uint8(255)
         if page.photometric.name == "MINISWHITE":
@@ -234,10 +239,9 @@ class Tiff(Picture):
         extra = [(c, d, 0 if isinstance(v, str) else n, _encoded(v), once) for c, d, n, v, once in extra]
         extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
         shape = (self.height, self.width, self.channels)
-        bands = iter(bands)
         if self.whole:
             ((_, pixels),) = bands
-            data: Any = pixels if self.channels > 1 else pixels[..., 0]
+            data: Any = self._as_stored(pixels)
             if page.is_tiled:
                 options["tile"] = self._tile()
             elif not options.get("compression"):
@@ -271,7 +275,12 @@ class Tiff(Picture):
                     tile = band[top : top + height, left : left + width]
                     padding = [(0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0)]
                     tile = np.pad(tile, padding, mode="edge") if any(p[1] for p in padding) else tile
-                    yield np.ascontiguousarray(tile if self.channels > 1 else tile[..., 0])
+                    yield np.ascontiguousarray(self._as_stored(tile))
+
+    def _as_stored(self, pixels: Any) -> Any:
+        if self._premultiplied:
+            pixels = _multiplied(pixels)
+        return pixels if self.channels > 1 else pixels[..., 0]
 
     def _copy_ifds(self, path: Path, codes: list[int], big: bool) -> None:
         """EXIF and GPS, which tifffile can't write: put after all else, where the tags made for them then point."""
@@ -281,15 +290,10 @@ class Tiff(Picture):
             head = target.read(16)
             for code in codes:
                 source.seek(0)
-                found: Any = ImageFileDirectory_v2(_ifh(source.read(16)), group=code)
-                source.seek(int(self._page.tags[code].valueoffset))
-                wide = found._bigtiff
-                order = "<" if found.prefix == b"II" else ">"
-                (place,) = struct.unpack(order + ("Q" if wide and self._page.tags[code].dtype in (13, 16, 18) else "I"),
-                                         source.read(8 if wide and self._page.tags[code].dtype in (16, 18) else 4))
-                source.seek(place)
+                found: Any = ImageFileDirectory_v2(_header(source.read(16)), group=code)
+                source.seek(_entry(source, code)[1])
                 found.load(source)
-                copied: Any = ImageFileDirectory_v2(_ifh(head), group=code)
+                copied: Any = ImageFileDirectory_v2(_header(head), group=code)
                 for tag in found:
                     if tag != 40965:  # interoperability, a directory of its own
                         copied.tagtype[tag] = found.tagtype[tag]
@@ -297,5 +301,52 @@ class Tiff(Picture):
                 end = target.seek(0, 2)
                 end += target.write(b"\0" * (end % 2))
                 target.write(copied.tobytes(end))
-                target.seek(_entry(target, code, big))
+                target.seek(_entry(target, code)[0])
                 target.write(struct.pack("<I", end))
+
+
+def _divided(pixels: Any) -> Any:
+    """Colours that were multiplied by alpha as they are without it; black where it is 0."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    alpha = pixels[..., 3:4].astype(np.float64)
+    colour = np.divide(pixels[..., :3] * np.float64(top), alpha, out=np.zeros(pixels[..., :3].shape), where=alpha > 0)
+    return _with_colours(pixels, colour, top)
+
+
+def _multiplied(pixels: Any) -> Any:
+    """The reverse, which gives the same integers back."""
+    top = np.iinfo(pixels.dtype).max if pixels.dtype.kind == "u" else 1
+    return _with_colours(pixels, pixels[..., :3] * (pixels[..., 3:4] / np.float64(top)), top)
+
+
+def _with_colours(pixels: Any, colour: Any, top: int) -> Any:
+    pixels = pixels.copy()
+    pixels[..., :3] = np.rint(np.clip(colour, 0, top)) if pixels.dtype.kind == "u" else colour
+    return pixels
+
+
+def _header(head: bytes) -> bytes:
+    return head[:16] if 43 in head[2:4] else head[:8]
+
+
+def _entry(file: Any, code: int) -> tuple[int, int]:
+    """Where the first directory has this tag's value, and the value, which is an offset."""
+    file.seek(0)
+    head = file.read(16)
+    order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
+    (first,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
+    file.seek(first)
+    (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+    start, size = file.tell(), 20 if big else 12
+    entries = file.read(count * size)
+    for at in range(0, len(entries), size):
+        tag, kind = struct.unpack_from(order + "HH", entries, at)
+        if tag == code:
+            at += size - (8 if big else 4)
+            return start + at, struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), entries, at)[0]
+    raise ImageError(f"has no tag {code}")
+
+
+def _encoded(value: Any) -> Any:
+    """As a tag is to be written: text as it lay in the file."""
+    return value.encode("utf-8", "surrogateescape") + b"\0" if isinstance(value, str) else value

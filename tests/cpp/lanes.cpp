@@ -380,7 +380,7 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "accumulate4");
+    Question question(BO_STRING(BO_ISA), "load_four, madd, store_four");
     for_types([&](auto t) {
       using T = decltype(t);
       Random random;
@@ -393,11 +393,28 @@ void memory(char* edge) {
           to.inside()[l] = random.number<double>();
           wanted[l] = madd(static_cast<double>(from[l]), weight, to.inside()[l]);
         }
-        accumulate4(to.inside(), from, weight);
+        store_four(to.inside(), madd(load_four(from), weight, load_four(to.inside())));
         to.expect_untouched(question, 4);
         compare(question, to.inside(), wanted, 4);
       }
     });
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "widen");
+    Random random;
+    constexpr int kLanes = Vec<float>::kLanes, kParts = kLanes / Vec<double>::kLanes;
+    for (int round = 0; round < kRounds; ++round) {
+      const float* const from = at_edge<float>(edge, kLanes, random);
+      double wanted[kLanes], got[kLanes];
+      for (int l = 0; l < kLanes; ++l) wanted[l] = static_cast<double>(from[l]);
+      Vec<double> v[kParts];
+      widen(load(from), v);
+      for (int k = 0; k < kParts; ++k) store(got + k * Vec<double>::kLanes, v[k]);
+      compare(question, got, wanted, kLanes);
+      Vec<float> same[1];
+      widen(load(from), same);
+      compare(question, same[0], from);
+    }
   }
   {
     Question question(BO_STRING(BO_ISA), "deinterleave, and interleave is the way back");
@@ -650,24 +667,29 @@ void stores(Question& question, Random& random, const float* v) {
 }
 
 template <class Format>
+void loads(char* edge, const char* text) {
+  using B = typename Format::Bits;
+  constexpr int kLanes = Vec<float>::kLanes, kAll = 1 << (8 * sizeof(B));
+  Question question(BO_STRING(BO_ISA), text);
+  for (int first = 0; first < kAll; first += kLanes) {
+    B bits[kLanes];
+    float wanted[kLanes];
+    for (int l = 0; l < kLanes; ++l) {
+      bits[l] = static_cast<B>(first + l);
+      wanted[l] = Format::value(bits[l]);
+    }
+    char* const p = edge - sizeof bits;
+    memcpy(p, bits, sizeof bits);
+    compare(question, load_as(Format(), p), wanted);
+  }
+}
+
+template <class Format>
 void format(char* edge, const char* loading, const char* storing) {
   using B = typename Format::Bits;
   constexpr int kLanes = Vec<float>::kLanes, kAll = 1 << (8 * sizeof(B));
+  loads<Format>(edge, loading);
   Random random;
-  {
-    Question question(BO_STRING(BO_ISA), loading);
-    for (int first = 0; first < kAll; first += kLanes) {
-      B bits[kLanes];
-      float wanted[kLanes];
-      for (int l = 0; l < kLanes; ++l) {
-        bits[l] = static_cast<B>(first + l);
-        wanted[l] = Format::value(bits[l]);
-      }
-      char* const p = edge - sizeof bits;
-      memcpy(p, bits, sizeof bits);
-      compare(question, load_as(Format(), p), wanted);
-    }
-  }
   {
     Question question(BO_STRING(BO_ISA), storing);
     float v[kLanes];
@@ -705,6 +727,8 @@ void check_lanes(char* edge) {
   format<F16>(edge, "load_as float16, all bits", "store_as float16, as math.h rounds");
   format<BF16>(edge, "load_as bfloat16, all bits", "store_as bfloat16, as math.h rounds");
   format<U8>(edge, "load_as uint8, all bits", "store_as uint8, as math.h rounds");
+  loads<Levels8>(edge, "load_as levels of uint8, all bits");
+  loads<Levels16>(edge, "load_as levels of uint16, all bits");
   format<U16>(edge, "load_as uint16, all bits", "store_as uint16, as math.h rounds");
   {
     Question question(BO_STRING(BO_ISA), "infinity is above every number");

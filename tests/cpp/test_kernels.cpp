@@ -543,6 +543,33 @@ void total_variation_backward(Draw& draw) {
   };
 }
 
+// Pixels before and after: reduced as often as enlarged, on each axis.
+struct Resized {
+  Shape before, after;
+};
+Resized resized(Draw& draw) {
+  const Geometry g = geometry(draw, false);
+  const int64_t channels = draw.maybe() ? 3 : draw.from(1, 5);
+  const auto size = [&](int64_t n) -> int64_t {
+    return draw.maybe() ? draw.from(1, static_cast<int>(n)) : draw.from(1, static_cast<int>(3 * n));
+  };
+  return {g.pixels(channels), {g.N, size(g.H), size(g.W), channels}};
+}
+void resize_area_forward(Draw& draw) {
+  const Resized r = resized(draw);
+  const int image = draw.image(r.before), out = draw.call.result(Role::image, r.after);
+  draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
+    kernels.resize_area_forward({at(t, out), at(t, image)});
+  };
+}
+void resize_area_backward(Draw& draw) {
+  const Resized r = resized(draw);
+  const int grad = draw.argument(Role::gradient, r.after), d_image = draw.call.result(Role::gradient, r.before);
+  draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
+    kernels.resize_area_backward({at(t, d_image), at(t, grad)});
+  };
+}
+
 struct Operation {
   const char* name;
   void (*draw)(Draw&);
@@ -561,6 +588,8 @@ const Operation operations[] = {
     {"enhance_forward", enhance_forward, true, true},
     {"total_variation_forward", total_variation_forward, false, true},
     {"total_variation_backward", total_variation_backward, false, true},
+    {"resize_area_forward", resize_area_forward, true, true},
+    {"resize_area_backward", resize_area_backward, false, true},
 };
 static_assert(sizeof(Kernels) == (1 + sizeof operations / sizeof operations[0]) * sizeof(void (*)()),
               "every kernel has its line in `operations`");
@@ -703,6 +732,34 @@ void check_operation(const Operation& operation, int rounds) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+// Do footprints cover every pixel once, however large the sizes?
+void check_footprints() {
+  Question question("math.h", "footprints cover all, and nothing twice");
+  Generator random(3);
+  for (int round = 0; round < 20000; ++round) {
+    const int bits = 1 + round % 31;
+    const auto size = [&] { return 1 + static_cast<int64_t>(random() & ((uint64_t(1) << bits) - 1)); };
+    const int64_t count = size(), others = size(), i = static_cast<int64_t>(random() % static_cast<uint64_t>(count));
+    const Footprint f = footprint(i, count, others);
+    const int64_t whole = f.end - f.begin;
+    int64_t length = whole == 1 ? f.head : f.head + (whole - 2) * count + f.tail;
+    if (question.to_be_broken()) ++length;
+    const bool inside =
+        f.begin >= 0 && whole >= 1 && f.end <= others && f.head > 0 && f.head <= count && f.tail > 0 && f.tail <= count;
+    question.expect(inside && length == others, "length", static_cast<double>(length), static_cast<double>(others));
+    if (i + 1 == count) {
+      question.expect(f.end == others, "end", static_cast<double>(f.end), static_cast<double>(others));
+      continue;
+    }
+    // The next one goes on where this one ends, in the same pixel unless that is used up.
+    const Footprint next = footprint(i + 1, count, others);
+    const int64_t end = whole == 1 ? i * others + f.head - f.begin * count : f.tail;
+    const int64_t begin = (i + 1) * others - next.begin * count;
+    const bool meet = end == count ? next.begin == f.end && begin == 0 : next.begin == f.end - 1 && begin == end;
+    question.expect(meet, "begin", static_cast<double>(next.begin), static_cast<double>(f.end));
+  }
+}
+
 // The end of memory behind which nothing can be read, where the system can say so.
 char* readable_edge() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -737,6 +794,7 @@ int main(int count, char** arguments) {
   }
   char* const edge = readable_edge();
   for (const char* const* isa = available_isas(); *isa; ++isa) check_lanes_of(*isa, edge);
+  check_footprints();
   for (const Operation& operation : operations) check_operation(operation, breaking ? 1 : 12);
   if (!breaking) {
     printf("%d questions, %d answered no\n", questions, wrong_answers);

@@ -102,8 +102,8 @@ def problem(name: str, backward: bool, height: int, width: int) -> Problem:
             given[argument] = (_lit if argument in ("image", "guide") else _repeat)(array, height)
     if backward:
         shape = getattr(bilateral_ops, name)(**given).shape
-        if sizes := OPERATIONS[name].signature.sizes:  # which the gradient's shape says
-            del given[sizes.name]
+        if (signature := OPERATIONS[name].signature) and signature.sizes:  # which the gradient's shape says
+            del given[signature.sizes.name]
         given["grad"] = _repeat(
             np.random.default_rng(1).standard_normal((min(shape[0], _ROWS), *shape[1:]), np.float32), shape[0]
         )

@@ -8,6 +8,8 @@ PyTorch, to be trained, and is imported where it is asked for. A model is a safe
     predictor = Predictor.load()        # the model in this package
     enhanced = predictor(image)         # (H, W, 3), uint8, uint16 or floats in [0, 1]
 
+:func:`enhance_files` does that with files: pictures and videos, as ``bilateral-ops enhance`` does.
+
 Source: Gharbi et al., Deep Bilateral Learning for Real-Time Image Enhancement, SIGGRAPH 2017.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._config import Config
+from ._files import Enhanced, VideoOptions, enhance_files
 from ._predict import Predictor
 from ._weights import from_hdrnet, read_model, write_model
 
@@ -23,7 +26,16 @@ if TYPE_CHECKING:
     from .model import HDRNet as HDRNet
 
 # HDRNet is not among these, so that they need no PyTorch; bilateral_ops.hdrnet.model has it, too.
-__all__ = ["Config", "Predictor", "from_hdrnet", "read_model", "write_model"]
+__all__ = [
+    "Config",
+    "Enhanced",
+    "Predictor",
+    "VideoOptions",
+    "enhance_files",
+    "from_hdrnet",
+    "read_model",
+    "write_model",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -120,7 +120,7 @@ class Options:
     def share(self) -> float | None:
         """The share of pairs to hold out; ``None`` where ``validation`` is a folder."""
         try:
-            return float(self.validation)
+            return float(str(self.validation))
         except ValueError:
             return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,12 +62,15 @@ def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], di
     try:
         header = json.loads(data[8 : 8 + length])
         metadata = dict(header.pop("__metadata__", {}))
-        entries = {name: (e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()}
+        entries = {name: _entry(**values) for name, values in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise wrong("must be a safetensors file, but its header is none") from None
     if _CONFIG not in metadata:
         raise wrong(f"must say its configuration in the metadata ({_CONFIG!r}); write_model writes such files")
-    config = Config.from_json(metadata.pop(_CONFIG))
+    try:
+        config = Config.from_json(metadata.pop(_CONFIG))
+    except (ValueError, TypeError) as error:
+        raise wrong(f"must have a configuration that is one here; {error}".removesuffix(".")) from None
     weights = {}
     for name, (dtype, shape, begin, end) in entries.items():
         if dtype not in _DTYPES:
@@ -80,6 +84,12 @@ def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], di
         weights[name] = array.astype(np.float32)
     check_weights(f"read_model: {os.fspath(file)}", config, weights)
     return config, weights, metadata
+
+
+def _entry(dtype: str, shape: list[int], data_offsets: list[int]) -> tuple[str, tuple[int, ...], int, int]:
+    """What a header says of an array; ``TypeError`` or ``ValueError`` where it is something else."""
+    begin, end = map(operator.index, data_offsets)
+    return str(dtype), tuple(map(operator.index, shape)), begin, end
 
 
 def write_model(
@@ -146,6 +156,8 @@ def check_weights(operation: str, config: Config, weights: Mapping[str, Any]) ->
             raise ValueError(f"{operation}: {name} must have shape {shape}, got {tuple(weights[name].shape)}.")
         if not np.isfinite(weights[name]).all():
             raise ValueError(f"{operation}: {name} must be finite, but has NaN or infinity.")
+        if name.endswith("running_var") and (weights[name] < 0).any():
+            raise ValueError(f"{operation}: {name} must not be negative, got {weights[name].min()}.")
     if unknown := sorted(weights.keys() - wanted.keys()):
         raise ValueError(f"{operation} must have the weights of its configuration alone, but has {unknown[0]}, too.")
 

@@ -221,9 +221,10 @@ class _Trainer:
                 first += together
 
         samples: Any = Samples(self.photographs, options)  # has all of a Dataset that is used
+        endless: Any = _Endless(numbers())
         loader: Any = DataLoader(
             samples,
-            batch_sampler=_Endless(numbers()),  # type: ignore[arg-type]  # all that it is used for
+            batch_sampler=endless,
             num_workers=options.workers,
             worker_init_fn=_one_thread if options.workers else None,
         )
@@ -330,11 +331,14 @@ class _Trainer:
         }
         part = Path(f"{self.checkpoint}.part")
         with _named(self.checkpoint, "checkpoint"):
-            with part.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.checkpoint)
+            try:
+                with part.open("wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(self.checkpoint)
+            finally:
+                part.unlink(missing_ok=True)
 
     def _saved(self) -> Any:
         """The checkpoint to go on from, if there is one and it is asked for."""
@@ -482,7 +486,7 @@ def _photographs(folder: Path, options: Options, quiet: bool) -> tuple[Photograp
         return tqdm(pairs, "reading", unit=" pairs", leave=False, disable=True if quiet or options.quiet else None)
 
     share = options.share
-    folders = [folder] if share is not None else [folder, Path(options.validation)]  # type: ignore[arg-type]
+    folders = [folder] if share is not None else [folder, Path(str(options.validation))]
     found, wrong, memory = [], [], options.memory
     for each in folders:
         try:

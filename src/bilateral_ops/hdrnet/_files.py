@@ -1,0 +1,512 @@
+"""Files through a model: pictures and videos, several at a time, each written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .. import _images
+from .._config import get_num_threads
+from .._images import (
+    Averages,
+    ImageError,
+    Picture,
+    ahead,
+    colours,
+    compared_size,
+    open_picture,
+    reason,
+    write_comparison,
+)
+from .._video import VideoOptions, enhance_video
+from ..ops._guide_luma import guide_luma
+from ._predict import Predictor
+
+__all__ = ["Enhanced", "VideoOptions", "enhance_files"]
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+#: What Python, the libraries and a model take, of the memory limit.
+BASE = 250 * 10**6
+#: Bytes a pixel that the pyramid's levels take, which are floats; and pixels that are rendered at once beside others.
+FLOATS = 48
+CUT = 1 << 20
+
+T = TypeVar("T")
+
+
+class EnhanceError(ValueError):
+    """What keeps the work from beginning, in one sentence."""
+
+
+@dataclass
+class Enhanced:
+    """What became of one file."""
+
+    source: Path
+    target: Path
+    error: str | None = None  # in words that follow the file's name
+    pixels: int = 0  # of all frames
+    frames: int = 0  # of a video
+    begun: float = 0.0  # seconds, as time.perf_counter() has them
+    ended: float = 0.0
+
+
+@dataclass
+class _Job:
+    source: Path
+    target: Path
+    compare: Path | None
+    video: bool
+
+
+@dataclass
+class _Work:
+    """What all jobs share."""
+
+    predictor: Any
+    strength: float
+    quality: int | None
+    video: VideoOptions
+    memory: _Memory
+    step: Callable[[_Job, float], None]
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def checked(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if self.stop.is_set():
+                raise _Stopped
+            yield item
+
+
+class _Stopped(Exception):
+    """The others stop, too."""
+
+
+def enhance_files(
+    inputs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | Predictor | None = None,
+    strength: float = 1.0,
+    compare: bool = False,
+    overwrite: bool = False,
+    memory_limit: int = 2 * 10**9,
+    quality: int | None = None,
+    video: VideoOptions | None = None,
+    progress: bool = False,
+) -> list[Enhanced]:
+    """Enhance picture and video files.
+
+    Parameters
+    ----------
+    inputs : sequence of paths
+        Files, folders (all pictures and videos in them, their folders kept) and patterns such as ``"*.jpg"``.
+    out : path
+        The folder for the results, which have their inputs' names and kinds.
+    model : path or Predictor, optional
+        A model file; without one, the model in the package.
+    strength : float
+        0 leaves pictures as they are, 1 is the model's result.
+    compare : bool
+        Also write ``NAME.compare.jpg``: before and after, side by side. Of a video, its middle frame.
+    overwrite : bool
+        Replace files that exist.
+    memory_limit : int
+        Bytes to stay within. TIFF files larger than that are read and written in pieces; others are refused.
+    quality : int, optional
+        1–100, of JPEG and WebP; without it, a JPEG's own tables, and 90.
+    video : VideoOptions, optional
+    progress : bool
+        Show a bar on standard error, if that is a terminal.
+
+    Returns
+    -------
+    list of Enhanced
+        One for each file; ``error`` says what is wrong with those that were not written.
+
+    Raises
+    ------
+    ValueError
+        Before anything is read or written: a name that leads nowhere, two results of one name, a result that exists, a
+        folder that can't be written to.
+
+    Notes
+    -----
+    Grey pictures stay grey: the model sees them as RGB, and the luma of its result is written. Alpha is kept as it is;
+    palettes become RGB. Pictures are turned upright, and say so; other metadata and the ICC profile are kept.
+    """
+    for module in ("PIL", "tifffile", "imagecodecs", "tqdm"):
+        _require(module, "enhance")
+    if memory_limit < 2 * BASE:
+        raise EnhanceError(f"--memory-limit must be at least {2 * BASE // 10**6}MB, got {memory_limit // 10**6}MB")
+    if not np.isfinite(strength):
+        raise EnhanceError(f"--strength must be a finite number, got {strength}")
+    if quality is not None and not 1 <= quality <= 100:
+        raise EnhanceError(f"--quality must be from 1 to 100, got {quality}")
+    video = video or VideoOptions()
+    if not 0 <= video.smoothing < np.inf:
+        raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
+    jobs = _plan(inputs, Path(out), compare, overwrite)
+    if any(job.video for job in jobs):
+        _require("av", "video")
+    try:
+        predictor = model if isinstance(model, Predictor) else Predictor.load(model)
+    except (OSError, ValueError) as error:
+        raise EnhanceError(f"--model must be a model file ({reason(error)})") from None
+    with closing(_Progress(len(jobs), progress)) as bar:
+        memory = _Memory(memory_limit - BASE)
+        work = _Work(predictor, strength, quality, video, memory, bar.step)
+        return _run(jobs, work, bar)
+
+
+def _require(module: str, extra: str) -> None:
+    try:
+        import_module(module)
+    except ImportError:
+        name = {"PIL": "Pillow", "av": "PyAV"}.get(module, module)
+        raise EnhanceError(f"{name} is not installed; run pip install 'bilateral_ops[{extra}]'") from None
+
+
+def report(results: Sequence[Enhanced]) -> str:
+    """What was done, in a line, and one for each video."""
+    done = [result for result in results if result.error is None]
+    seconds = max((result.ended for result in results), default=0) - min((r.begun for r in results), default=0)
+    pixels = sum(result.pixels for result in done)
+    lines = [
+        f"{result.source.name}: {result.frames} frames, {result.frames / (result.ended - result.begun):.1f} a second"
+        for result in done
+        if result.frames
+    ]
+    count = f"{len(done)} of {len(results)}" if len(done) < len(results) else f"{len(done)}"
+    lines.append(
+        f"{count} file{'s' if len(results) != 1 else ''} enhanced: {pixels / 1e6:.1f} megapixels in {seconds:.1f} s, "
+        f"{len(done) / seconds:.1f} files and {pixels / 1e6 / seconds:.1f} megapixels a second"
+    )
+    return "\n".join(lines)
+
+
+# --- what there is to do
+
+
+def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, overwrite: bool) -> list[_Job]:
+    """Every file with its result's name, once it is clear that none is in another's way."""
+    found: dict[Path, Path] = {}  # target → source
+    for name in inputs:
+        for source, relative in _found(Path(name), out):
+            target = out / relative
+            other = found.setdefault(target, source)
+            if other.resolve() != source.resolve():
+                raise EnhanceError(
+                    f"{str(other)!r} and {str(source)!r} would both become {str(target)!r}; give each a folder"
+                )
+    jobs = []
+    for target, source in found.items():
+        picture = target.with_name(f"{target.name}.compare.jpg") if compare else None
+        if picture is not None and picture in found:
+            raise EnhanceError(
+                f"the comparison of {str(source)!r} would have the name of another result, {picture.name!r}"
+            )
+        jobs.append(_Job(source, target, picture, source.suffix.lower() in VIDEO_SUFFIXES))
+    sources = {source.resolve() for source in found.values()}
+    made = [path for job in jobs for path in (job.target, job.compare) if path is not None]
+    for path in made:
+        if path.resolve() in sources:
+            raise EnhanceError(
+                f"--out must be another folder than the inputs', got {str(out)!r}, which has {path.name!r}"
+            )
+    existing = [path for path in made if os.path.lexists(path)]
+    if existing and not overwrite:
+        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise EnhanceError(f"{str(existing[0])!r}{others} exist already; --overwrite replaces them")
+    for path in existing:
+        if path.is_dir():
+            raise EnhanceError(f"{str(path)!r} is a folder, where a result would be written")
+    if not jobs:
+        raise EnhanceError(
+            f"IN must name pictures or videos, got {', '.join(map(repr, map(str, inputs)))}, with none in it"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with _whole(out / "trial", keep=False) as trial:
+            trial.touch()
+    except OSError as error:
+        raise EnhanceError(
+            f"--out must be a folder that can be written to, got {str(out)!r} ({reason(error)})"
+        ) from None
+    return jobs
+
+
+def _found(path: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Files, and their results' names within the folder for results."""
+    if path.is_dir():
+        kept_out = out.resolve()
+        for folder, folders, files in os.walk(path):
+            here = Path(folder)
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != kept_out)
+            for file in sorted(files):
+                if not file.startswith(".") and file.lower().endswith((*_images.SUFFIXES, *VIDEO_SUFFIXES)):
+                    yield here / file, (here / file).relative_to(path)
+    elif path.exists():
+        yield path, Path(path.name)
+    elif glob.has_magic(str(path)) and (matches := sorted(glob.glob(str(path), recursive=True))):
+        for match in matches:
+            yield from _found(Path(match), out)
+    else:
+        raise EnhanceError(f"IN must be a file or a folder, got {str(path)!r}, but there is none")
+
+
+# --- doing it
+
+
+def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
+    """All jobs, as many at a time as there are threads: one reads or writes while another computes."""
+    workers = max(1, min(len(jobs), get_num_threads()))
+    results: dict[int, Enhanced] = {}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        # A few ahead: files' results are not kept until all are done.
+        waiting = iter(enumerate(jobs))
+        running = {pool.submit(_do, job, work): n for n, job in itertools.islice(waiting, workers)}
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                n = running.pop(future)
+                results[n] = future.result()
+                bar.done(results[n])
+                for n, job in itertools.islice(waiting, 1):
+                    running[pool.submit(_do, job, work)] = n
+    finally:
+        work.stop.set()
+        work.memory.wake()
+        pool.shutdown(cancel_futures=True)
+    return [results[n] for n in range(len(jobs))]
+
+
+def _do(job: _Job, work: _Work) -> Enhanced:
+    result = Enhanced(job.source, job.target, begun=time.perf_counter())
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            target = stack.enter_context(_whole(job.target))
+            picture = stack.enter_context(_whole(job.compare)) if job.compare else None
+            if job.video:
+                # One at a time: the codecs have threads, and frames in store, of their own.
+                with work.memory.reserve(work.memory.limit, work.stop):
+                    frames = enhance_video(
+                        job.source, target, job.target.suffix, work.predictor, work.strength, work.video, picture
+                    )
+                    with closing(frames):
+                        for pixels, part in work.checked(frames):
+                            result.pixels += pixels
+                            result.frames += 1
+                            work.step(job, part)
+            else:
+                result.pixels = _enhance_picture(job, work, target, picture)
+            if work.stop.is_set():
+                raise _Stopped
+    except ImageError as error:
+        result.error = str(error)
+    except _Stopped:
+        result.error = "was not finished"
+    except OSError as error:
+        result.error = f"cannot be written ({reason(error)})"
+    except Exception as error:
+        result.error = f"failed ({type(error).__name__}: {reason(error)})"
+    result.ended = time.perf_counter()
+    return result
+
+
+def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> int:
+    predictor = work.predictor
+    margin = predictor.margin
+    beside = FLOATS if margin else 0
+    with closing(open_picture(job.source)) as picture:
+        picture.fit(work.memory.limit, beside)
+        height, width = picture.height, picture.width
+        # In pieces it takes what there is; with a margin the result is another array.
+        needed = picture.memory + bool(margin) * picture.nbytes if picture.whole else work.memory.limit
+        with work.memory.reserve(needed, work.stop):
+            if picture.whole:
+                ((_, pixels),) = picture.bands()
+                low = predictor.low_resolution(colours(picture, pixels))
+            else:
+                averages = Averages(height, width, low_size(predictor))
+                for top, band in work.checked(ahead(picture.bands())):
+                    averages.add(top, colours(picture, band))
+                    work.step(job, len(band) / height / 2)
+                low = averages.result
+            grid = predictor.grid(low)
+            shown = [Averages(height, width, compared_size(height, width)) for _ in range(2)] if comparison else []
+
+            def rendered() -> Iterator[tuple[int, Any]]:
+                bands = picture.bands()
+                if picture.whole and margin:
+                    bands = _cut(bands, max(margin, CUT // width))
+                for top, start, rows, stop in _surrounded(bands, margin):
+                    band = rows[start:stop]
+                    if shown:
+                        shown[0].add(top, colours(picture, band))
+                    result = _render(work, picture, grid, rows, (top - start, 0, height, width))[start:stop]
+                    if shown:
+                        shown[1].add(top, colours(picture, result))
+                    yield top, result
+                    work.step(job, len(band) / height / (1 if picture.whole else 2))
+
+            made = work.checked(rendered())
+            if not picture.whole:
+                made = ahead(made)
+            elif margin:
+                made = iter([(0, np.concatenate([rows for _, rows in made]))])
+            picture.write(target, made, work.quality)
+            if comparison:
+                before, after = (part.result for part in shown)
+                write_comparison(comparison, before, after, picture.icc)
+        return picture.pixels
+
+
+def _render(work: _Work, picture: Picture, grid: Any, rows: Any, window: tuple[int, int, int, int]) -> Any:
+    """The rows with their colours changed: in place, or where neighbours are still to be read from them, in a copy."""
+    given = colours(picture, rows)
+    if work.predictor.margin:
+        rows = rows.copy()
+    if picture.colours == 3:
+        work.predictor.render(grid, given, strength=work.strength, window=window, out=rows[..., :3])
+    else:
+        luma = guide_luma(work.predictor.render(grid, given, strength=work.strength, window=window))
+        if rows.dtype.kind == "u":
+            luma = np.rint(np.clip(luma, 0, 1) * np.iinfo(rows.dtype).max)
+        rows[..., 0] = luma
+    return rows
+
+
+def _cut(bands: Iterable[tuple[int, Any]], rows: int) -> Iterator[tuple[int, Any]]:
+    """Bands of so many rows."""
+    for top, band in bands:
+        for start in range(0, len(band), rows):
+            yield top + start, band[start : start + rows]
+
+
+def _surrounded(bands: Iterable[tuple[int, Any]], margin: int) -> Iterator[tuple[int, int, Any, int]]:
+    """Bands with up to so many rows of their neighbours: the band's first row, and where in these rows it lies."""
+    if not margin:
+        for top, band in bands:
+            yield top, 0, band, len(band)
+        return
+    above: Any = None
+    waiting: tuple[int, Any] | None = None
+
+    def joined(below: Any) -> tuple[int, int, Any, int]:
+        assert waiting is not None
+        top, band = waiting
+        parts = [part for part in (above, band, below) if part is not None]
+        start = 0 if above is None else len(above)
+        return top, start, parts[0] if len(parts) == 1 else np.concatenate(parts), start + len(band)
+
+    for top, band in bands:
+        if waiting is not None:
+            yield joined(band[:margin])
+            above = waiting[1][-margin:]
+        waiting = top, band
+    if waiting is not None:
+        yield joined(None)
+
+
+def low_size(predictor: Any) -> tuple[int, int]:
+    side = predictor.config.net_input
+    return side, side
+
+
+# --- tools
+
+
+_COUNT = itertools.count()
+
+
+@contextmanager
+def _whole(path: Path, keep: bool = True) -> Iterator[Path]:
+    """A name beside this one to write to, which takes its place at the end, if that comes without an exception."""
+    partial = path.with_name(f".bilateral-ops-{os.getpid()}-{next(_COUNT)}.partial")
+    try:
+        yield partial
+        if keep:
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Memory:
+    """Bytes that jobs take and give back; one that finds too few waits."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = limit
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, count: int, stop: threading.Event) -> Iterator[None]:
+        count = min(count, self.limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count or stop.is_set())
+            if stop.is_set():
+                raise _Stopped
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class _Progress:
+    """The bar, and a line for each file that failed."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        from tqdm import tqdm
+
+        form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+        self._bar: Any = tqdm(total=total, disable=None if shown else True, bar_format=form, dynamic_ncols=True)
+        self._shown, self._start = shown, time.perf_counter()
+        self._parts: dict[Path, float] = {}
+        self._pixels = 0
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def step(self, job: _Job, part: float) -> None:
+        """A part of a file is done."""
+        with self._lock:
+            self._parts[job.target] = self._parts.get(job.target, 0) + part
+            self._bar.set_description_str(job.source.name, refresh=False)
+            self._bar.update(part)
+
+    def done(self, result: Enhanced) -> None:
+        with self._lock:
+            self._pixels += result.pixels
+            speed = self._pixels / 1e6 / (time.perf_counter() - self._start)
+            text = f"{speed:.1f} MP/s"
+            if result.frames:
+                text += f", {result.frames / (result.ended - result.begun):.1f} frames/s"
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(1 - self._parts.pop(result.target, 0))
+            if result.error and self._shown:
+                self._bar.write(f"bilateral-ops enhance: {str(result.source)!r} {result.error}.", file=sys.stderr)

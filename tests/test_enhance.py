@@ -1,0 +1,749 @@
+"""Do files come out of ``bilateral-ops enhance`` as they went in, but for the edit, and whole or not at all?"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from bilateral_ops import _images, _tiff, guide_luma
+from bilateral_ops._cli import main
+from bilateral_ops._images import Averages, ImageError, Metadata, open_picture, turn
+from bilateral_ops.hdrnet import Config, Predictor, _files, enhance_files, write_model
+from bilateral_ops.hdrnet._config import shapes
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs is not installed")
+pytest.importorskip("tqdm", reason="tqdm is not installed")
+
+SMALL = {"net_input": 32, "spatial_bin": 8, "luma_bins": 4}
+LIMIT = 2 * _files.BASE
+
+
+def model_of(**options):
+    """A network of random weights, whose edit is visible and no more."""
+    config = Config(**SMALL, **options)
+    rng = np.random.default_rng(0)
+    weights = {}
+    for name, shape in shapes(config).items():
+        values = rng.standard_normal(shape)
+        if name.endswith("running_var"):
+            values = rng.uniform(0.5, 2, shape)
+        elif name.endswith("weight"):
+            values *= np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith("shifts"):
+            values = np.sort(rng.random(shape))
+        elif not name.endswith((".w1", ".ccm")):
+            values *= 0.3
+        weights[name] = np.asarray(values, np.float32)
+    return config, weights
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    write_model(path, *model_of())
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return Predictor.load(model)
+
+
+@pytest.fixture
+def run(model, capsys):
+    """Call the command; exit code, standard output, standard error."""
+
+    def call(*arguments):
+        try:
+            code = main(["enhance", *map(str, arguments), "--model", str(model)])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def picture(height=40, width=60, channels=3, dtype=np.uint8):
+    """Shades, light and dark, that a lossy file keeps nearly."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    shades = np.stack([x, 0.5 * (x + y), (1 - x) * y, 0.2 + 0.6 * x * y], axis=-1)[..., :channels]
+    dtype = np.dtype(dtype)
+    return shades.astype(dtype) if dtype.kind == "f" else np.rint(shades * np.iinfo(dtype).max).astype(dtype)
+
+
+def save(path, pixels, **options):
+    """Write a file of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        photometric = "rgb" if pixels.ndim == 3 and pixels.shape[-1] >= 3 else "minisblack"
+        tifffile.imwrite(path, pixels, **{"photometric": photometric, "metadata": None, **options})
+    elif pixels.dtype == np.uint16:
+        path.write_bytes(imagecodecs.png_encode(pixels))
+    else:
+        Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def pixels_of(path):
+    with closing(open_picture(path)) as opened:
+        ((_, pixels),) = opened.bands()
+        return pixels
+
+
+@functools.cache  # it holds the time
+def profile():
+    from PIL import ImageCms
+
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0x829A] = 0.01
+    return exif
+
+
+FORMATS = {
+    "grey.jpg": (picture(channels=1)[..., 0], {"quality": 95}),
+    "colour.jpg": (picture(), {"quality": 95, "subsampling": 0}),
+    "grey.png": (picture(channels=1)[..., 0], {}),
+    "colour.png": (picture(), {}),
+    "alpha.png": (picture(channels=4), {}),
+    "grey alpha.png": (picture(channels=2), {}),
+    "deep grey.png": (picture(channels=1, dtype=np.uint16)[..., 0], {}),
+    "deep.png": (picture(dtype=np.uint16), {}),
+    "deep alpha.png": (picture(channels=4, dtype=np.uint16), {}),
+    "lossless.webp": (picture(), {"lossless": True}),
+    "lossless alpha.webp": (picture(channels=4), {"lossless": True}),
+    "lossy.webp": (picture(), {"quality": 95}),
+    "plain.tif": (picture(), {}),
+    "grey.tif": (picture(channels=1)[..., 0], {}),
+    "alpha.tif": (picture(channels=4), {"extrasamples": ["unassalpha"], "compression": "lzw"}),
+    "deep.tif": (picture(dtype=np.uint16), {"compression": "zlib", "predictor": True}),
+    "half.tif": (picture(dtype=np.float16), {}),
+    "single.tif": (picture(dtype=np.float32), {"compression": "zstd", "predictor": True}),
+    "double.tif": (picture(dtype=np.float64), {}),
+    "tiles.tif": (picture(dtype=np.uint16), {"tile": (16, 32), "compression": "lzw"}),
+    "strips.tif": (picture(), {"rowsperstrip": 7, "compression": "packbits"}),
+    "big.tif": (picture(), {"bigtiff": True, "tile": (16, 16)}),
+    "big-endian.tif": (picture(dtype=np.uint16), {"byteorder": ">"}),
+    "planes.tif": (np.ascontiguousarray(picture().transpose(2, 0, 1)), {"planarconfig": "separate"}),
+    "jpeg.tif": (picture(), {"compression": "jpeg", "tile": (16, 16), "compressionargs": {"level": 95}}),
+}
+LOSSY = {"grey.jpg": 3, "colour.jpg": 3, "lossy.webp": 12, "jpeg.tif": 8}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_kind_of_file_keeps_its_kind(run, predictor, tmp_path, name):
+    stored, options = FORMATS[name]
+    if name == "planes.tif":
+        tifffile.imwrite(tmp_path / name, stored, photometric="rgb", metadata=None, **options)
+    else:
+        save(tmp_path / name, stored, **options)
+    out = tmp_path / "out" / name
+    code, text, err = run(tmp_path / name, "--out", out.parent)
+    assert (code, err) == (0, "")
+    assert text.startswith("1 file enhanced")
+    before, after = pixels_of(tmp_path / name), pixels_of(out)
+    assert (after.dtype, after.shape) == (before.dtype, before.shape)
+    if before.shape[-1] >= 3:
+        expected = predictor(np.ascontiguousarray(before[..., :3]))
+        alpha = slice(3, None)
+    else:
+        grey = predictor(np.repeat(before[..., :1], 3, axis=-1)).astype(np.float64)
+        expected = grey @ [0.299, 0.587, 0.114]
+        expected = (np.rint(expected) if before.dtype.kind == "u" else expected)[..., None]
+        alpha = slice(1, None)
+    difference = np.abs(after[..., : expected.shape[-1]].astype(float) - expected)
+    assert difference.mean() <= LOSSY.get(name, 0.1)
+    assert difference.mean() < np.abs(before[..., : expected.shape[-1]].astype(float) - expected).mean() / 2
+    if name not in LOSSY and expected.shape[-1] == 3:
+        assert np.array_equal(after[..., :3], expected)
+    assert np.array_equal(after[..., alpha], before[..., alpha])
+    if name.endswith(".tif"):
+        with tifffile.TiffFile(tmp_path / name) as one, tifffile.TiffFile(out) as other:
+            for attribute in ("compression", "is_tiled", "predictor", "bitspersample", "extrasamples"):
+                assert getattr(other.pages[0], attribute) == getattr(one.pages[0], attribute), attribute
+            assert other.is_bigtiff == one.is_bigtiff
+    elif name.endswith(".jpg"):
+        with Image.open(tmp_path / name) as one, Image.open(out) as other:
+            assert other.quantization == one.quantization
+            assert other.mode == one.mode
+
+
+def test_strength(tmp_path, run):
+    path = save(tmp_path / "a.png", picture())
+    assert run(path, "--out", tmp_path / "0", "--strength", 0)[0] == 0
+    assert np.array_equal(pixels_of(tmp_path / "0" / "a.png"), picture())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_pictures_are_turned_upright(run, predictor, tmp_path, name, orientation):
+    options = {"lossless": True} if name == "a.webp" else {"quality": 100, "subsampling": 0} if name == "a.jpg" else {}
+    if name == "a.tif":
+        options = {"extratags": [(274, 3, 1, orientation, True)]}
+    else:
+        options["exif"] = exif_of(orientation)
+    save(tmp_path / name, picture(), **options)
+    assert run(tmp_path / name, "--out", tmp_path / "out")[0] == 0
+    with Image.open(tmp_path / "out" / name) as file:
+        assert file.getexif().get(0x0112, 1) == 1
+        if name != "a.tif":
+            assert file.getexif()[0x010F] == "Maker"
+            assert file.getexif().get_ifd(0x8769)[0x829A] == 0.01
+        after = np.asarray(file)
+    with Image.open(tmp_path / name) as file:  # Pillow's own idea of upright
+        from PIL import ImageOps
+
+        upright = np.asarray(ImageOps.exif_transpose(file))
+    if name != "a.tif":  # which Pillow turns when it loads them
+        with Image.open(tmp_path / name) as file:
+            assert np.array_equal(turn(np.asarray(file), orientation), upright)
+    assert np.abs(after.astype(int) - predictor(np.ascontiguousarray(upright))).mean() < 1
+
+
+def test_xmp_says_upright_too():
+    xmp = b'<x tiff:Orientation="6" other="6"><tiff:Orientation>8</tiff:Orientation>'
+    found = Metadata(None, xmp)
+    assert found.orientation == 6
+    assert found.xmp == b'<x tiff:Orientation="1" other="6"><tiff:Orientation>1</tiff:Orientation>'
+
+
+def test_the_thumbnail_is_cut_off_and_maker_notes_stay():
+    body = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<I", 26) + b"rest"
+    found = Metadata(b"Exif\0\0" + body)
+    assert found.orientation == 6
+    assert found.exif == b"Exif\0\0" + body[:18] + b"\x01\0\0\0" + bytes(4) + b"rest"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"Exif\0\0", b"II*\0\xff\xff\xff\xff", b"nothing of the kind"])
+def test_damaged_exif_stays_as_it_is(damaged):
+    found = Metadata(damaged)
+    assert (found.orientation, found.exif) == (1, damaged)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_profiles_and_descriptions_stay(run, tmp_path, name):
+    if name == "a.tif":
+        exif = exif_of(1)
+        exif[0x8298] = "Somebody"
+        exif[0x8769] = dict(exif.get_ifd(0x8769))
+        Image.fromarray(picture()).save(tmp_path / name, icc_profile=profile(), exif=exif, dpi=(300, 300))
+    else:
+        save(tmp_path / name, picture(), icc_profile=profile(), exif=exif_of(1), dpi=(300, 300))
+    assert run(tmp_path / name, "--out", tmp_path / "out")[0] == 0
+    with Image.open(tmp_path / "out" / name) as file:
+        assert file.info["icc_profile"] == profile()
+        assert file.getexif()[0x010F] == "Maker"
+        assert file.getexif().get_ifd(0x8769)[0x829A] == 0.01
+        if name == "a.tif":
+            assert file.getexif()[0x8298] == "Somebody"
+        if name != "a.webp":
+            assert file.info["dpi"] == pytest.approx((300, 300), rel=1e-3)
+
+
+def test_text_and_gamma_of_a_png_stay(run, tmp_path):
+    from PIL import PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "a picture")
+    text.add(b"gAMA", struct.pack(">I", 45455))
+    save(tmp_path / "a.png", picture(), pnginfo=text)
+    assert run(tmp_path / "a.png", "--out", tmp_path / "out")[0] == 0
+    with Image.open(tmp_path / "out" / "a.png") as file:
+        assert (file.info["Title"], file.info["gamma"]) == ("a picture", 0.45455)
+
+
+def test_palettes_become_rgb(run, predictor, tmp_path):
+    few = Image.fromarray(picture()).quantize(16)
+    few.save(tmp_path / "a.png")
+    few.save(tmp_path / "b.png", transparency=3)
+    few.save(tmp_path / "c.tif")
+    assert run(tmp_path / "*.*", "--out", tmp_path / "out")[0] == 0
+    for name in ("a.png", "b.png", "c.tif"):
+        with Image.open(tmp_path / "out" / name) as file:
+            assert file.mode == ("RGBA" if name == "b.png" else "RGB")
+            assert np.array_equal(np.asarray(file)[..., :3], predictor(np.asarray(few.convert("RGB"))))
+            if name == "b.png":
+                assert np.array_equal(np.asarray(file)[..., 3] == 0, np.asarray(few) == 3)
+
+
+def test_premultiplied_colours(run, predictor, tmp_path):
+    """Colours that were multiplied by alpha are enhanced without it, and come back where nothing is to change."""
+    straight = picture(channels=4)
+    stored = straight.copy()
+    stored[..., :3] = np.rint(straight[..., :3] * (straight[..., 3:] / 255))
+    save(tmp_path / "a.tif", stored, extrasamples=["assocalpha"])
+    assert run(tmp_path / "a.tif", "--out", tmp_path / "0", "--strength", 0)[0] == 0
+    assert np.array_equal(tifffile.imread(tmp_path / "0" / "a.tif"), stored)
+    assert run(tmp_path / "a.tif", "--out", tmp_path / "out")[0] == 0
+    seen = np.rint(np.minimum(stored[..., :3] * 255.0 / straight[..., 3:], 255)).astype(np.uint8)
+    after = tifffile.imread(tmp_path / "out" / "a.tif")
+    assert np.array_equal(after[..., 3], straight[..., 3])
+    assert np.array_equal(after[..., :3], np.rint(predictor(seen) * (straight[..., 3:] / 255)))
+
+
+def test_black_and_white(run, tmp_path):
+    bits = picture(channels=1)[..., 0] > 99
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "b.tif", bits, photometric="minisblack", metadata=None)
+    tifffile.imwrite(tmp_path / "c.tif", ~bits, photometric="miniswhite", metadata=None)
+    assert run(tmp_path, "--out", tmp_path / "out", "--strength", 0)[0] == 0
+    for name in ("a.png", "b.tif", "c.tif"):
+        assert np.array_equal(pixels_of(tmp_path / "out" / name)[..., 0], bits * np.uint8(255)), name
+
+
+# --- pieces
+
+
+TALL = {
+    "tiles": {"tile": (32, 48), "compression": "zlib", "predictor": True},
+    "strips": {"rowsperstrip": 7, "compression": "lzw"},
+    "plain": {},
+    "planes": {"planarconfig": "separate", "tile": (16, 32)},
+    "big-endian": {"byteorder": ">", "rowsperstrip": 11},
+    "grey": {"tile": (32, 48), "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+@pytest.mark.parametrize("kind", TALL)
+def test_pieces_equal_the_whole(tmp_path, monkeypatch, kind, scales):
+    """Pieces under the same grid are the same to the bit; their averages, added up, differ by rounding."""
+    config, weights = model_of(scales=scales, **({"guide": "nn"} if scales == 3 else {}))
+    predictor = Predictor(config, weights)
+    pixels = picture(467, 150, dtype=np.uint16)
+    stored = pixels.transpose(2, 0, 1).copy() if kind == "planes" else pixels
+    if kind == "grey":
+        stored = pixels = np.ascontiguousarray(pixels[..., 0])
+    photometric = "minisblack" if kind == "grey" else "rgb"
+    tags = {"resolution": (300, 200), "resolutionunit": 2, "description": "a test", "iccprofile": profile()}
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, metadata=None, **tags, **TALL[kind])
+    monkeypatch.setattr(_tiff, "TILE", 32)
+    monkeypatch.setattr(_images, "BAND", 40_000)
+    monkeypatch.setattr(_tiff, "BAND", 40_000)
+    monkeypatch.setattr(_files, "BASE", 10**5)
+    shown = pixels if kind != "grey" else np.repeat(pixels[..., None], 3, axis=-1)
+    whole = predictor.low_resolution(shown)
+    seen = []
+    monkeypatch.setattr(Predictor, "grid", lambda self, low: (seen.append(low), grid)[1])
+    grid = np.random.default_rng(1).normal(0.3, 0.2, config.grid_shape).astype(np.float32)
+    monkeypatch.setattr(_tiff.Tiff, "memory", property(lambda self: 10**12))
+    limit = 10**5 + 3 * 10**6 * (1 if scales == 1 else 6)
+    (result,) = enhance_files([tmp_path / "a.tif"], tmp_path / "out", model=predictor, memory_limit=limit)
+    assert result.error is None
+    assert np.abs(seen[0] - whole).max() < 1e-6
+    expected = predictor.render(grid, shown)
+    if kind == "grey":
+        expected = np.rint(guide_luma(expected) * 65535).astype(np.uint16)[..., None]
+    assert np.array_equal(pixels_of(tmp_path / "out" / "a.tif"), expected)
+    with tifffile.TiffFile(tmp_path / "a.tif") as one, tifffile.TiffFile(tmp_path / "out" / "a.tif") as other:
+        page, given = other.pages[0], one.pages[0]
+        assert page.is_tiled
+        assert page.tile == (given.tile if given.is_tiled else (32, 32))
+        assert page.compression == given.compression
+        assert page.predictor == given.predictor
+        assert page.resolution == given.resolution
+        assert (page.description, page.iccprofile) == ("a test", profile())
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (64, 64), (100, 37), (1, 1), (301, 20)])
+def test_averages(predictor, height, width):
+    pixels = picture(height, width)
+    exact = predictor.low_resolution(pixels)
+    for step in (1, 3, height):
+        averages = Averages(height, width, (32, 32))
+        for top in range(0, height, step):
+            averages.add(top, pixels[top : top + step])
+        assert np.abs(averages.result - exact).max() < 1e-6
+
+
+def test_too_large_files_are_refused_with_the_remedy(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(_images.Picture, "memory", property(lambda self: 10**9))
+    save(tmp_path / "a.png", picture())
+    code, _, err = run(tmp_path / "a.png", "--out", tmp_path / "out", "--memory-limit", "500MB")
+    assert code == 1
+    assert "'a.png'" not in err
+    assert "has 60 × 40 pixels, which takes 1.0 GB of memory where --memory-limit leaves 250 MB; raise it" in err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_decompression_bomb_is_refused(run, tmp_path):
+    """A PNG of a few bytes that says it has 40,000 × 40,000 pixels, and a large one that only takes a larger limit."""
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    data = zlib.compress(bytes(100))
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    code, _, err = run(tmp_path / "bomb.png", "--out", tmp_path / "out")
+    assert code == 1
+    assert "has 40000 × 40000 pixels" in err
+    assert "--memory-limit" in err
+
+
+def test_strips_larger_than_the_limit_are_refused(tmp_path):
+    save(tmp_path / "a.tif", picture(400, 300), rowsperstrip=400, compression="zlib")
+    with (
+        closing(open_picture(tmp_path / "a.tif")) as opened,
+        pytest.raises(ImageError, match=r"has strips of 400 rows, which takes .* smaller tiles"),
+    ):
+        opened.fit(500_000)
+
+
+# --- files that are no pictures
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "tiles.tif"])
+@pytest.mark.parametrize("damage", ["truncated", "cut short", "empty", "text", "flipped"])
+def test_damaged_files_are_named_and_the_others_go_on(run, tmp_path, name, damage):
+    options = {"compression": "zlib", "tile": (16, 16)} if name == "tiles.tif" else {}
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    good = save(tmp_path / "in" / f"good{name}", noise, **options)
+    data = good.read_bytes()
+    if damage == "flipped":
+        if name not in ("a.png", "tiles.tif"):
+            pytest.skip("has no checksum")
+        middle = len(data) * 2 // 3
+        data = data[:middle] + bytes(byte ^ 0x5A for byte in data[middle : middle + 9]) + data[middle + 9 :]
+    else:
+        data = {"truncated": data[: len(data) * 3 // 4], "cut short": data[:30], "empty": b"", "text": b"no picture"}[
+            damage
+        ]
+    bad = tmp_path / "in" / name
+    bad.write_bytes(data)
+    code, out, err = run(tmp_path / "in", "--out", tmp_path / "out")
+    assert code == 1
+    assert err.startswith(f"bilateral-ops enhance: {str(bad)!r} ")
+    assert err.endswith(".\n")
+    assert err.count("\n") == 1
+    assert out.startswith("1 of 2 files enhanced")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [good.name]
+    if damage == "truncated" and name.endswith(".tif"):
+        assert err.endswith("is truncated.\n")
+
+
+def test_what_cannot_be_enhanced_says_why(run, tmp_path):
+    cmyk = Image.new("CMYK", (20, 10))
+    cmyk.save(tmp_path / "cmyk.jpg")
+    Image.new("RGB", (9, 9)).save(
+        tmp_path / "moves.webp", save_all=True, append_images=[Image.new("RGB", (9, 9), (255, 0, 0))]
+    )
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as writer:
+        for _ in range(2):
+            writer.write(picture(), photometric="rgb", metadata=None)
+    save(tmp_path / "int.tif", picture().astype(np.int16))
+    save(tmp_path / "good.png", picture())
+    code, out, err = run(tmp_path, "--out", tmp_path / "out")
+    assert code == 1
+    for words in (
+        "cmyk.jpg' has CMYK colours; convert it to RGB first.",
+        "moves.webp' is animated; enhance it as a video.",
+        "pages.tif' has 2 pages; split it into files of one.",
+        "int.tif' has int16 samples; uint8, uint16 or floating point can be enhanced.",
+    ):
+        assert words in err
+    assert out.startswith("1 of 5 files enhanced")
+
+
+# --- names
+
+
+def test_folders_keep_their_structure(run, tmp_path):
+    for name in ("a.jpg", "sub/a.jpg", "sub/deep/b.PNG", ".hidden/c.jpg", "sub/._a.jpg"):
+        save(tmp_path / "in" / name, picture())
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    out = tmp_path / "in" / "out"
+    assert run(tmp_path / "in", "--out", out)[0] == 0
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == ["a.jpg", "sub/a.jpg", "sub/deep/b.PNG"]
+    assert run(tmp_path / "in", "--out", out, "--overwrite")[0] == 0, "results are no inputs"
+    assert len(list(out.rglob("*.*"))) == 3
+
+
+def test_patterns_and_names_given_twice(run, tmp_path):
+    save(tmp_path / "a.png", picture())
+    save(tmp_path / "b.png", picture())
+    code, out, _ = run(tmp_path / "*.png", tmp_path / "a.png", "--out", tmp_path / "out")
+    assert (code, out.split()[0]) == (0, "2")
+
+
+def test_clashes_are_settled_before_work_begins(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = save(tmp_path / "1" / "a.png", picture()), save(tmp_path / "2" / "a.png", picture())
+
+    def sentence(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("bilateral-ops enhance: ")
+        assert err.endswith(".\n")
+        assert err.count("\n") == 1
+        return err
+
+    assert f"'{one}' and '{other}' would both become 'out/a.png'; give each a folder" in sentence(
+        one, other, "--out", "out"
+    )
+    assert "--out must be another folder than the inputs'" in sentence(one, "--out", "1", "--overwrite")
+    assert "IN must be a file or a folder, got 'no.png', but there is none" in sentence("no.png", "--out", "out")
+    assert "IN must be a file or a folder, got '*.jpg'" in sentence("*.jpg", "--out", "out")
+    (tmp_path / "empty").mkdir()
+    assert "IN must name pictures or videos, got 'empty'" in sentence("empty", "--out", "out")
+    assert "--memory-limit must be at least 500MB, got 1MB" in sentence(one, "--out", "out", "--memory-limit", "1MB")
+    assert "--strength must be a finite number, got nan" in sentence(one, "--out", "out", "--strength", "nan")
+    assert "--smoothing must be 0 or more seconds, got -1.0" in sentence(one, "--out", "out", "--smoothing", "-1")
+    assert "--quality must be from 1 to 100, got 0" in sentence(one, "--out", "out", "--quality", "0")
+    assert not (tmp_path / "out").exists(), "nothing was begun"
+    assert "--out must be a folder that can be written to" in sentence(one, "--out", other)
+    assert run(one, "--out", "out")[0] == 0
+    assert "'out/a.png' exist already; --overwrite replaces them" in sentence(one, "--out", "out")
+    assert run(one, "--out", "out", "--overwrite")[0] == 0
+
+
+def test_a_wrong_model_is_named(tmp_path, capsys):
+    path = save(tmp_path / "a.png", picture())
+    with pytest.raises(SystemExit) as stop:
+        main(["enhance", str(path), "--out", str(tmp_path / "out"), "--model", str(path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("bilateral-ops enhance: --model must be a model file (")
+
+
+@pytest.mark.parametrize("module", ["PIL", "tifffile", "imagecodecs", "tqdm"])
+def test_a_missing_library_is_named(run, tmp_path, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = run(tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.endswith("is not installed; run pip install 'bilateral_ops[enhance]'.\n")
+
+
+def test_comparisons(run, tmp_path, predictor):
+    save(tmp_path / "a.png", picture(), icc_profile=profile())
+    save(tmp_path / "b.tif", picture(50, 2500, dtype=np.uint16))
+    assert run(tmp_path / "a.png", tmp_path / "b.tif", "--out", tmp_path / "out", "--compare")[0] == 0
+    with Image.open(tmp_path / "out" / "a.png.compare.jpg") as file:
+        shown = np.asarray(file).astype(int)
+        assert file.info["icc_profile"] == profile()
+    assert shown.shape == (40, 2 * 60 + _images.GAP, 3)
+    assert np.abs(shown[:, :60] - picture()).mean() < 6
+    assert np.abs(shown[:, -60:] - predictor(picture())).mean() < 6
+    with Image.open(tmp_path / "out" / "b.tif.compare.jpg") as file:
+        assert file.size == (2 * _images.COMPARED + _images.GAP, 38)
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["enhance", "--help"])
+    text = capsys.readouterr().out
+    for words in ("IN", "--out DIR", "--model FILE", "--strength S", "--compare", "--overwrite", "--memory-limit SIZE"):
+        assert words in text
+    for words in ("--smoothing SECONDS", "--codec NAME", "--crf N"):
+        assert words in text
+
+
+# --- interruption
+
+
+def test_an_error_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(_images._Png, "_encode", lambda self, path, *_: (path.write_bytes(b"half"), 1 / 0))
+    save(tmp_path / "a.png", picture())
+    code, _, err = run(tmp_path / "a.png", "--out", tmp_path / "out")
+    assert code == 1
+    assert "failed (ZeroDivisionError" in err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_work_leaves_whole_files_only(tmp_path, model, sent, code):
+    for n in range(40):
+        save(tmp_path / "in" / f"{n}.png", np.random.default_rng(n).integers(0, 256, (700, 700, 3), np.uint8))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bilateral_ops", "enhance", tmp_path / "in", "--out", out, "--model", model]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE)
+    until = time.monotonic() + 50
+    while not (out.exists() and list(out.glob("*.png"))) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(sent)
+    process.communicate(timeout=50)
+    assert process.returncode == code
+    left = [p.name for p in out.iterdir()]
+    assert 0 < len(left) < 40
+    assert all(name.endswith(".png") and not name.startswith(".") for name in left)
+    for path in out.iterdir():
+        assert pixels_of(path).shape == (700, 700, 3)
+
+
+def test_jobs_wait_for_memory(tmp_path, predictor, monkeypatch):
+    for n in range(4):
+        save(tmp_path / "in" / f"{n}.png", picture())
+    running, most = [], []
+    right = Predictor.render
+
+    def render(*args, **keywords):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+        return right(*args, **keywords)
+
+    monkeypatch.setattr(Predictor, "render", render)
+    monkeypatch.setattr(_images._Png, "memory", property(lambda self: LIMIT - _files.BASE))
+    monkeypatch.setattr(_files, "get_num_threads", lambda: 4)
+    results = enhance_files([tmp_path / "in"], tmp_path / "out", model=predictor, memory_limit=LIMIT)
+    assert [r.error for r in results] == [None] * 4
+    assert max(most) == 1
+
+
+# --- videos
+
+
+@pytest.fixture
+def av():
+    return pytest.importorskip("av", reason="PyAV is not installed")
+
+
+def clip(av, path, frames, rate=25, sound=False, codec="libx264", **options):
+    """A video file of these frames."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=rate, options={"crf": "5"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = options.get("pix_fmt", "yuv420p")
+        codec = {".webm": "libopus", ".avi": "mp2"}.get(path.suffix, "aac")
+        voice = out.add_stream(codec, rate=48000, layout="stereo") if sound else None
+        if voice:
+            rng = np.random.default_rng(0)
+            samples = rng.normal(0, 0.1, (1, 48000)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(np.repeat(samples, 2, 0), format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = 48000, 0
+            out.mux(voice.encode(frame))
+            out.mux(voice.encode(None))
+        for pixels in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def frames_of(av, path):
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
+def packets_of(av, path, kind):
+    with av.open(str(path)) as file:
+        (stream,) = getattr(file.streams, kind)
+        return [bytes(packet) for packet in file.demux(stream) if packet.size]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])
+def test_a_video(run, av, predictor, tmp_path, suffix):
+    frames = [np.roll(picture(64, 96), n, axis=1) for n in range(25)]
+    codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
+    path = clip(av, tmp_path / f"clip{suffix}", frames, sound=True, codec=codec)
+    code, out, err = run(path, "--out", tmp_path / "out", "--crf", 5, "--smoothing", 0)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"clip{suffix}: 25 frames, ")
+    made = frames_of(av, tmp_path / "out" / path.name)
+    given = frames_of(av, path)
+    assert len(made) == 25
+    for before, after in zip(given, made):
+        assert np.abs(after.astype(int) - predictor(before)).mean() < 8
+    assert packets_of(av, tmp_path / "out" / path.name, "audio") == packets_of(av, path, "audio"), "sound is copied"
+
+
+def test_smoothing_and_cuts():
+    from bilateral_ops._video import CUT, Smoother
+
+    low, zero, one = np.zeros((4, 4, 3), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32)
+    smooth = Smoother(0.5)
+    assert np.array_equal(smooth(zero, low, 10.0), zero)
+    assert smooth(one, low, 10.1) == pytest.approx(1 - np.exp(-0.2), rel=1e-5)
+    assert smooth(one, low, 10.5) == pytest.approx(1 - np.exp(-1.0), rel=1e-5), "however it is cut in time"
+    assert np.array_equal(smooth(zero, low + 1.5 * CUT, 10.6), zero), "a cut begins anew"
+    assert np.array_equal(Smoother(0)(one, low, 0.0), one)
+
+
+def test_a_video_is_smoothed_and_cut(run, av, predictor, tmp_path):
+    """Brightness that flickers is smoothed; a cut is not."""
+    from bilateral_ops._video import Smoother
+
+    dark, light = picture(64, 64) // 3, 255 - picture(64, 64) // 2
+    frames = [dark + np.uint8(8 * (n % 2)) for n in range(12)] + [light] * 12
+    path = clip(av, tmp_path / "clip.mp4", frames)
+    assert run(path, "--out", tmp_path / "out", "--crf", 5, "--smoothing", 1)[0] == 0
+    smooth, expected = Smoother(1), []
+    for n, frame in enumerate(frames_of(av, path)):
+        low = predictor.low_resolution(frame)
+        expected.append(predictor.render(smooth(predictor.grid(low), low, n / 25), frame))
+    for after, wanted in zip(frames_of(av, tmp_path / "out" / "clip.mp4"), expected, strict=True):
+        assert np.abs(after.astype(int) - wanted).mean() < 8
+    assert np.abs(expected[12].astype(int) - predictor(frames_of(av, path)[12])).max() <= 1
+
+
+def test_a_turned_video_is_upright(run, av, predictor, tmp_path):
+    path = clip(av, tmp_path / "clip.mp4", [picture(64, 96)] * 5)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # the display matrix: turned by 90 degrees
+    data[at : at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)
+    path.write_bytes(data)
+    with av.open(str(path)) as file:
+        rotation = next(file.decode(video=0)).rotation
+    assert abs(rotation) == 90
+    assert run(path, "--out", tmp_path / "out", "--crf", 5)[0] == 0
+    upright = np.ascontiguousarray(np.rot90(frames_of(av, path)[0], rotation // 90))
+    (first, *_) = frames_of(av, tmp_path / "out" / "clip.mp4")
+    assert first.shape == (96, 64, 3)
+    assert np.abs(first.astype(int) - predictor(upright)).mean() < 8
+    assert np.array_equal(upright, np.rot90(frames_of(av, path)[0], -1)), "this matrix turns clockwise"
+
+
+def test_comparison_of_a_video_and_options(run, av, tmp_path):
+    path = clip(av, tmp_path / "clip.mkv", [picture(64, 96)] * 6)
+    assert run(path, "--out", tmp_path / "out", "--compare", "--codec", "libx265")[0] == 0
+    with Image.open(tmp_path / "out" / "clip.mkv.compare.jpg") as file:
+        assert file.size == (2 * 96 + _images.GAP, 64)
+    with av.open(str(tmp_path / "out" / "clip.mkv")) as file:
+        assert file.streams.video[0].codec_context.name == "hevc"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
+def test_damaged_videos(run, av, tmp_path, suffix, damage):
+    noise = np.random.default_rng(0).integers(0, 256, (25, 64, 64, 3), np.uint8)
+    path = clip(av, tmp_path / f"clip{suffix}", list(noise))
+    data = path.read_bytes()
+    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"no video", "empty": b""}[damage])
+    code, _, err = run(path, "--out", tmp_path / "out")
+    assert code == 1
+    assert err.startswith(f"bilateral-ops enhance: {str(path)!r} ")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_wrong_codec_is_named(run, av, tmp_path):
+    path = clip(av, tmp_path / "clip.mp4", [picture(64, 96)] * 2)
+    code, _, err = run(path, "--out", tmp_path / "out", "--codec", "nonsense")
+    assert code == 1
+    assert "nonsense" in err
+
+
+def test_pyav_is_asked_for_only_by_videos(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    code, _, err = run(tmp_path / "clip.mp4", "--out", tmp_path / "out")
+    assert code == 2
+    assert err == "bilateral-ops enhance: PyAV is not installed; run pip install 'bilateral_ops[video]'.\n"
+    assert run(save(tmp_path / "a.png", picture()), "--out", tmp_path / "out")[0] == 0
