@@ -28,6 +28,8 @@ OUTPUT = ROOT / "docs" / "api"
 #: Pages beside the modules': the file, where it goes, its title.
 PAGES = {
     "README.md": ("index.html", "bilateral_ops"),
+    "docs/how-it-works.md": ("how-it-works.html", "How HDRnet works"),
+    "docs/model.md": ("model.html", "The model in the package"),
     "docs/cuda.md": ("cuda.html", "CUDA kernels"),
     "docs/benchmarks/README.md": ("benchmarks.html", "Benchmarks"),
     "CHANGELOG.md": ("changelog.html", "Changelog"),
@@ -44,7 +46,10 @@ def main() -> None:
 
     documented = public_modules("bilateral_ops")
     for name in documented:
-        leave_out_noise(importlib.import_module(name))
+        module = importlib.import_module(name)
+        for late in set(getattr(module, "__all__", ())) - vars(module).keys():  # which are imported when asked for
+            setattr(module, late, getattr(module, late))
+        leave_out_noise(module)
     pdoc.render.configure(
         docformat="numpy",
         include_undocumented=False,

@@ -392,7 +392,7 @@ def test_folders_of_photographs_alone(pairs, tmp_path):
         ({"learning_rate": -1.0}, ValueError, "learning_rate must be above 0, got -1.0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite, got nan"),
         ({"coverage": 1.5}, ValueError, "coverage must be at most 1, got 1.5"),
-        ({"edit": "sepia"}, ValueError, "edit must be one of clahe, clarity, shadows, got 'sepia'"),
+        ({"edit": "sepia"}, ValueError, "edit must be one of clahe, clarity, shadows, brightness, got 'sepia'"),
         ({"steps": 1, "minutes": 1}, ValueError, "steps and minutes exclude one another"),
         ({"resume": True, "restart": True}, ValueError, "resume and restart exclude one another"),
         ({"validation": 1.0}, ValueError, "validation must be a folder or a share from 0 to below 1, got 1.0"),
@@ -459,7 +459,13 @@ def test_the_command(pairs, tmp_path, run):
 def test_the_commands_errors_and_help(pairs, tmp_path, run):
     code, text, _ = run("train", "--help")
     assert code == 0
-    for option in ("--edit {clahe,clarity,shadows}", "--minutes T", "--resume", "--no-global-path", "--luma-bins N"):
+    for option in (
+        "--edit {clahe,clarity,shadows,brightness}",
+        "--minutes T",
+        "--resume",
+        "--no-global-path",
+        "--luma-bins N",
+    ):
         assert option in text
     out = ("--out", tmp_path / "m")
     for arguments, words in (

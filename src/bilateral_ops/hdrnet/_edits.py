@@ -1,4 +1,4 @@
-"""Edits to learn: local ones, which no curve for the whole image could make."""
+"""Edits to learn: those that no one curve makes for all images."""
 
 from __future__ import annotations
 
@@ -49,8 +49,23 @@ def shadows(image: Any) -> Any:
     return _follow(image, luma, luma * (0.15 + 0.7 * smooth) / np.maximum(smooth, 0.1))
 
 
+def brightness(image: Any) -> Any:
+    """All images equally bright: the power of the luma that brings its mean to about middle grey.
+
+    One curve for an image, but which one depends on the whole of it.
+    """
+    luma = image @ LUMA
+    mean = np.clip(luma.mean(), 0.05, 0.95)
+    return _follow(image, luma, luma ** (np.log(0.45) / np.log(mean)))
+
+
 #: By the name that the trainer knows them by: floats (H, W, 3) in [0, 1] → the same, float32.
-EDITS: dict[str, Callable[[Any], Any]] = {"clahe": clahe, "clarity": clarity, "shadows": shadows}
+EDITS: dict[str, Callable[[Any], Any]] = {
+    "clahe": clahe,
+    "clarity": clarity,
+    "shadows": shadows,
+    "brightness": brightness,
+}
 
 
 def _follow(image: Any, luma: Any, wanted: Any) -> Any:
