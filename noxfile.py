@@ -34,8 +34,9 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX, CuPy, ONNX Runtime or Dask, which are too large to ask of everyone."""
-    session.install(".[test,cupy,onnx,dask]", "onnxruntime", "onnxscript", "torch==2.13.0", "jax", *CUDA_TEST)
-    names = ("frameworks", "torch", "jax", "compat", "gradcheck", "export", "examples", "readme")
+    packages = ("onnxruntime", "onnxscript", "safetensors", "tensorboard", "torch==2.13.0", "jax")
+    session.install(".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
+    names = ("frameworks", "torch", "jax", "compat", "gradcheck", "hdrnet", "train", "export", "examples", "readme")
     session.run("pytest", *(f"tests/test_{name}.py" for name in names), "tests/cuda/test_cuda_xla.py", *session.posargs)
 
 
