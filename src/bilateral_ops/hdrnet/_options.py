@@ -6,7 +6,7 @@ import math
 import operator
 import os
 from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from ._edits import EDITS
 
@@ -14,14 +14,14 @@ SCHEDULES = ("constant", "cosine")
 FLIPS = ("none", "horizontal", "both")
 #: Steps where neither these nor minutes are said.
 STEPS = 20_000
+_File: TypeAlias = "str | os.PathLike[str]"
 
 
 def _option(default: Any, kind: type, help: str, metavar: str | None = None, **more: Any) -> Any:
     """A field, and how the command line has it.
 
-    ``more``: ``choices``; ``least``, ``above``, ``most`` bound a number; ``path``: it may be an
-    ``os.PathLike`` or one of these;
-    ``resumable``: a resumed training may have another value.
+    ``more``: ``choices``; ``least``, ``above``, ``most`` bound a number; ``path``: it may be an ``os.PathLike`` or of
+    one of these types; ``resumable``: a resumed training may have another value.
     """
     return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar, **more})
 
@@ -41,7 +41,7 @@ class Options:
     edit: str | None = _option(
         None, str, "a built-in edit to learn, of photographs that have no targets", choices=tuple(EDITS)
     )
-    validation: str | os.PathLike[str] | float = _option(
+    validation: _File | float = _option(
         0.1,
         str,
         "held-out photographs: a folder like PAIRS, or the share of PAIRS to hold out; 0: none, and the last model is "
@@ -50,7 +50,7 @@ class Options:
         path=(int, float),
         resumable=True,
     )
-    init: str | os.PathLike[str] | None = _option(
+    init: _File | None = _option(
         None, str, "start from this model, whose architecture it is then", "MODEL", path=(), resumable=True
     )
     steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
@@ -94,7 +94,7 @@ class Options:
     )
     validate_every: int = _option(500, int, "measure the held-out photographs so often", "STEPS", least=1)
     checkpoint_every: int = _option(500, int, "write a checkpoint so often", "STEPS", least=1, resumable=True)
-    checkpoint: str | os.PathLike[str] | None = _option(
+    checkpoint: _File | None = _option(
         None,
         str,
         "the file with all that a killed training needs to go on (default: OUT.checkpoint)",
@@ -109,9 +109,7 @@ class Options:
         resumable=True,
     )
     restart: bool = _option(False, bool, "start anew though there is a checkpoint", resumable=True)
-    log: str | os.PathLike[str] | None = _option(
-        None, str, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True
-    )
+    log: _File | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True)
     quiet: bool = _option(False, bool, "show no progress", resumable=True)
     device: str = _option("cpu", str, "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
 
