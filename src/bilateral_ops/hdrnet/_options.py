@@ -6,7 +6,7 @@ import math
 import operator
 import os
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, TypeAlias
+from typing import Any
 
 from ._edits import EDITS
 
@@ -14,7 +14,6 @@ SCHEDULES = ("constant", "cosine")
 FLIPS = ("none", "horizontal", "both")
 #: Steps where neither these nor minutes are said.
 STEPS = 20_000
-_File: TypeAlias = "str | os.PathLike[str]"
 
 
 def _option(default: Any, kind: type, help: str, metavar: str | None = None, **more: Any) -> Any:
@@ -41,7 +40,7 @@ class Options:
     edit: str | None = _option(
         None, str, "a built-in edit to learn, of photographs that have no targets", choices=tuple(EDITS)
     )
-    validation: _File | float = _option(
+    validation: str | float = _option(
         0.1,
         str,
         "held-out photographs: a folder like PAIRS, or the share of PAIRS to hold out; 0: none, and the last model is "
@@ -50,7 +49,7 @@ class Options:
         path=(int, float),
         resumable=True,
     )
-    init: _File | None = _option(
+    init: str | None = _option(
         None, str, "start from this model, whose architecture it is then", "MODEL", path=(), resumable=True
     )
     steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
@@ -94,7 +93,7 @@ class Options:
     )
     validate_every: int = _option(500, int, "measure the held-out photographs so often", "STEPS", least=1)
     checkpoint_every: int = _option(500, int, "write a checkpoint so often", "STEPS", least=1, resumable=True)
-    checkpoint: _File | None = _option(
+    checkpoint: str | None = _option(
         None,
         str,
         "the file with all that a killed training needs to go on (default: OUT.checkpoint)",
@@ -109,7 +108,7 @@ class Options:
         resumable=True,
     )
     restart: bool = _option(False, bool, "start anew though there is a checkpoint", resumable=True)
-    log: _File | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True)
+    log: str | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True)
     quiet: bool = _option(False, bool, "show no progress", resumable=True)
     device: str = _option("cpu", str, "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
 
