@@ -14,9 +14,10 @@ import bilateral_ops
 from bilateral_ops import _gradcheck
 from bilateral_ops._bench import short
 from bilateral_ops._cli import main
+from bilateral_ops.hdrnet import Predictor
 from bilateral_ops.ops import OPERATIONS
 
-PICTURES = ("before.png", "target.png", "after.png", "grid.png")
+PICTURES = ("before.png", "target.png", "after.png", "hdrnet.png", "grid.png")
 
 
 def photo(height=40, width=60, channels=3):
@@ -170,7 +171,8 @@ def test_demo_on_a_photograph(run, image, demo, tmp_path, monkeypatch):
     for name in PICTURES:
         with Image.open(out / name) as file:
             shown[name] = np.asarray(file)
-    assert {shown[name].shape for name in PICTURES[:3]} == {(40, 60, 3)}
+    assert {shown[name].shape for name in PICTURES[:4]} == {(40, 60, 3)}
+    assert np.array_equal(shown["hdrnet.png"], Predictor.load()(photo()))
     assert min(shown["grid.png"].shape[:2]) > 500
     assert sorted(p.name for p in out.iterdir()) == sorted(PICTURES)
     assert np.array_equal(shown["before.png"], photo())

@@ -1,6 +1,6 @@
 """What each part of HDRnet is for: the same training without it, measured and shown where it is missed most.
 
-    python training/ablations.py photographs --minutes 15 --learning-rate 1e-3 --schedule cosine
+    python training/ablations.py photographs --steps 6000 --learning-rate 1e-3 --schedule cosine
 
 trains the whole network and networks that lack a part on photographs/train, and writes what they make of
 photographs/heldout: docs/model/ablations.json and docs/model/ablations.jpg. Options that are not its own go to
@@ -23,8 +23,8 @@ from scipy.ndimage import uniform_filter
 
 from bilateral_ops.hdrnet import Predictor
 
-#: Options of the trainer, by what the network lacks. One depth: matrices enlarged bilinearly, in a network as wide.
 WHOLE = "the whole network"
+#: Options of the trainer, by what the network lacks. One depth: matrices enlarged bilinearly, in a network as wide.
 LACKING = {
     "no global path": ["--no-global-path"],
     "luma as the guide, not learned": ["--guide", "luma"],
@@ -65,14 +65,14 @@ def most_missed(
     return where
 
 
-def draw(rows: list[tuple[list[Pair], Predictor, str, Predictor]]) -> Any:
+def draw(rows: list[tuple[str, list[Pair], Predictor, str, Predictor]]) -> Any:
     """A row for each part that is lacking: the photograph, the edit, the whole network's result, that without."""
     figure, axes = plt.subplots(len(rows), 4, figsize=(14, 3.7 * len(rows)), layout="constrained")
     taken: set[str] = set()
-    for cells, (photographs, whole, name, lacking) in zip(axes, rows):
+    for cells, (edit, photographs, whole, name, lacking) in zip(axes, rows):
         (photograph, image, target), top, left = most_missed(photographs, whole, lacking, taken)
         taken.add(photograph)
-        shown = {"the photograph": image, "the edit": target, WHOLE: whole(image), name: lacking(image)}
+        shown = {"the photograph": image, edit: target, WHOLE: whole(image), name: lacking(image)}
         for cell, (title, pixels) in zip(cells, shown.items()):
             cell.imshow(pixels[top : top + CROP, left : left + CROP])
             cell.set_title(title, loc="left")
@@ -98,7 +98,7 @@ def main() -> None:
         predictors = train(options.photographs / "train", options.models, edit, trainers)
         heldout = pairs(options.photographs / "heldout", edit)
         found[edit] = {name: measure(predictor, heldout) for name, predictor in predictors.items()}
-        rows += [(heldout, predictors[WHOLE], name, predictors[name]) for name in TRAININGS[edit]]
+        rows += [(edit, heldout, predictors[WHOLE], name, predictors[name]) for name in TRAININGS[edit]]
         for name, each in found[edit].items():
             print(f"{each['mean']['after']['psnr']:6.2f} dB  {edit}: {name}")
     (options.out / "ablations.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -29,7 +29,8 @@ def _parser() -> argparse.ArgumentParser:
         help="learn a local edit at low resolution and apply it to a whole photograph",
         description="Make a local edit of a photograph (CLAHE), fit a bilateral grid to it at low resolution, apply "
         "the grid to the full-resolution photograph in one pass, and say how close that comes and how long it takes. "
-        "Writes before.png, target.png, after.png, and grid.png, a picture of the grid and the guide map.",
+        "Writes before.png, target.png, after.png, and grid.png, a picture of the grid and the guide map; and "
+        "hdrnet.png, the photograph as the network in this package enhances it.",
     )
     demo.add_argument(
         "photo", nargs="?", metavar="PHOTO", help="an image file (default: a photograph that scikit-image bundles)"

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _fit, _gradcheck
 from ._config import get_num_threads
+from .hdrnet import Predictor
 from .hdrnet._edits import clahe
 from .ops import OPERATIONS
 from .ops._enhance import enhance
@@ -58,14 +59,19 @@ def run(photo: str | None, out: str) -> bool:
     before, name = _default_photo() if photo is None else (_read(photo), Path(photo).name)
     folder = _folder(out)
     height, width = before.shape[:2]
-    with closing(_Progress(2 * ITERATIONS + 4 + len(OPERATIONS))) as progress:
+    predictor = Predictor.load()
+    with closing(_Progress(2 * ITERATIONS + 5 + len(OPERATIONS))) as progress:
         result = _edit(before, progress)
         progress.stage("timing (Numba compiles first)")
         timing = _time(result)
         progress.step()
         reports = _gradcheck.check_operations(progress=lambda op: progress.step(f"checking the gradients of {op}"))
+        progress.stage("enhancing with the network")
+        enhanced, network = predictor(before), _median_time(predictor, (before,))
+        progress.step()
         progress.stage("drawing")
-        for file, pixels in (("before", before), ("target", result.target), ("after", result.after)):
+        pictures = {"before": before, "target": result.target, "after": result.after, "hdrnet": enhanced}
+        for file, pixels in pictures.items():
             _write(folder / f"{file}.png", pixels)
         _draw(result, folder / "grid.png")
         progress.step()
@@ -79,8 +85,11 @@ def run(photo: str | None, out: str) -> bool:
     print(f"PSNR       before against target {result.psnr_before:.2f} dB")
     print(f"           after against target  {result.psnr_after:.2f} dB, with the {result.chosen} guide")
     print(f"time       {timing}")
+    side = predictor.config.net_input
+    print(f"network    HDRnet predicts a grid from {side} × {side} pixels and")
+    print(f"           renders the photograph with it in {network * 1e3:.2f} ms: hdrnet.png")
     print(f"\n{_gradcheck.table(reports)}\n")
-    print(f"wrote      {', '.join(f'{n}.png' for n in ('before', 'target', 'after', 'grid'))} in {folder}")
+    print(f"wrote      {', '.join(f'{name}.png' for name in (*pictures, 'grid'))} in {folder}")
     return all(reports.values())
 
 

@@ -166,6 +166,15 @@ MUTANTS = {
         "plain",
         AssertionError,
     ),
+    "bands that leave a row out": Mutant(
+        "cuda/resize_area.cu",
+        "end = rows.begin + height * (band + 1) / a.bands;",
+        "end = rows.begin + height * (band + 1) / a.bands - (band + 1 < a.bands);",
+        "resize_area",
+        "resize_area",
+        "to one pixel",
+        AssertionError,
+    ),
     "shared memory too short": Mutant(
         "cuda/arrays.cuh",
         "to[c * width + p] = get<T>",

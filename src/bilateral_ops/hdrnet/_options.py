@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -16,8 +17,11 @@ STEPS = 20_000
 
 
 def _option(default: Any, kind: type, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """A field, and how the command line has it. ``more``: ``choices``, the ``least`` number; ``resumable``: whether a
-    resumed training may have another value."""
+    """A field, and how the command line has it.
+
+    ``more``: ``choices``; ``least``, ``above``, ``most`` bound a number; ``path``: it may be an ``os.PathLike`` or of
+    one of these types; ``resumable``: a resumed training may have another value.
+    """
     return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar, **more})
 
 
@@ -42,10 +46,11 @@ class Options:
         "held-out photographs: a folder like PAIRS, or the share of PAIRS to hold out; 0: none, and the last model is "
         "kept, not the best",
         "FOLDER|SHARE",
+        path=(int, float),
         resumable=True,
     )
     init: str | None = _option(
-        None, str, "start from this model, whose architecture it is then", "MODEL", resumable=True
+        None, str, "start from this model, whose architecture it is then", "MODEL", path=(), resumable=True
     )
     steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
     minutes: float | None = _option(None, float, "train for so long instead", "T", above=0, resumable=True)
@@ -93,6 +98,7 @@ class Options:
         str,
         "the file with all that a killed training needs to go on (default: OUT.checkpoint)",
         "FILE",
+        path=(),
         resumable=True,
     )
     resume: bool = _option(
@@ -102,7 +108,7 @@ class Options:
         resumable=True,
     )
     restart: bool = _option(False, bool, "start anew though there is a checkpoint", resumable=True)
-    log: str | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", resumable=True)
+    log: str | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True)
     quiet: bool = _option(False, bool, "show no progress", resumable=True)
     device: str = _option("cpu", str, "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
 
@@ -147,19 +153,17 @@ def _check(item: Field[Any], value: Any) -> None:
     if value is None and item.default is None:
         return
     kind = rule["kind"]
-    if kind is str and item.name in ("validation", "init", "checkpoint", "log"):
-        right = isinstance(value, (str, os.PathLike)) or (item.name == "validation" and type(value) in (int, float))
-    else:
-        right = type(value) is kind or (kind is float and type(value) is int)
-    if not right:
+    kinds = (str, os.PathLike, *rule["path"]) if "path" in rule else (float, int) if kind is float else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}.")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}.")
     if "choices" in rule and value not in rule["choices"]:
         raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}, got {value!r}.")
-    if value < rule["least"] if "least" in rule else False:
-        raise ValueError(f"{name} must be at least {rule['least']}, got {value}.")
-    if value <= rule["above"] if "above" in rule else False:
-        raise ValueError(f"{name} must be above {rule['above']}, got {value}.")
-    if value > rule["most"] if "most" in rule else False:
-        raise ValueError(f"{name} must be at most {rule['most']}, got {value}.")
+    for bound, words, holds in (
+        ("least", "at least", operator.ge),
+        ("above", "above", operator.gt),
+        ("most", "at most", operator.le),
+    ):
+        if bound in rule and not holds(value, rule[bound]):
+            raise ValueError(f"{name} must be {words} {rule[bound]}, got {value}.")
