@@ -98,8 +98,8 @@ def assert_saved_alike(one, other):
 
 def test_learns_an_edit_and_the_model_predicts_it(pairs, tmp_path):
     out = tmp_path / "made" / "model.safetensors"
-    result = train(pairs, out, config=TINY, steps=300, learning_rate=1e-2, validate_every=50, **QUICK)
-    assert result.steps == 300
+    result = train(pairs, out, config=TINY, steps=150, learning_rate=1e-2, validate_every=50, **QUICK)
+    assert result.steps == 150
     assert result.before.psnr < 16
     assert result.after.psnr > result.before.psnr + 7
     assert result.after.ssim > 0.9
@@ -140,6 +140,14 @@ def test_variants_train(pairs, tmp_path, config):
     out = tmp_path / "model.safetensors"
     train(pairs, out, config=config, steps=3, rotations=True, flips="both", exposure=1, **QUICK)
     assert Predictor.load(out).config == config
+
+
+@pytest.mark.parametrize("config", [TINY, Config(32, 8, 4, scales=3, guide="nn"), Config(32, 8, 1, guide="luma")])
+def test_the_identity_is_where_training_starts(config):
+    image = photo(0)
+    np.testing.assert_array_equal(training._model(config, Options()).freeze()(image), image)
+    original = training._model(config, Options(start="random")).freeze()(image)
+    assert np.abs(original.astype(float) - image).mean() > 10
 
 
 def test_cosine_schedule_rises_and_falls_to_nothing(pairs, tmp_path, monkeypatch):

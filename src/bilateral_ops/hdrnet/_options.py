@@ -11,6 +11,7 @@ from typing import Any
 from ._edits import EDITS
 
 SCHEDULES = ("constant", "cosine")
+STARTS = ("identity", "random")
 FLIPS = ("none", "horizontal", "both")
 #: Steps where neither these nor minutes are said.
 STEPS = 20_000
@@ -51,6 +52,13 @@ class Options:
     )
     init: str | None = _option(
         None, str, "start from this model, whose architecture it is then", "MODEL", path=(), resumable=True
+    )
+    start: str = _option(
+        "identity",
+        str,
+        "without --init: a network that leaves photographs as they are, which learns an edit many times as fast, or "
+        "one that is random throughout, as the original's",
+        choices=STARTS,
     )
     steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
     minutes: float | None = _option(None, float, "train for so long instead", "T", above=0, resumable=True)

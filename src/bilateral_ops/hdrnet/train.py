@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import __version__, resize_area, set_num_threads
+from ..compat.hdrnet import unpack_coefficients
 from ._config import Config
 from ._data import DataError, Photographs, Samples
 from ._options import Options
@@ -465,6 +466,8 @@ def _model(config: Config | None, options: Options) -> HDRNet:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
             model = HDRNet(config)
+        if options.start == "identity":
+            _leave_unchanged(model)
     else:
         try:
             model = HDRNet.load(options.init)
@@ -477,6 +480,18 @@ def _model(config: Config | None, options: Options) -> HDRNet:
         if parameter.ndim == 4:  # convolutions are faster so
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return model.train()
+
+
+@torch.no_grad()
+def _leave_unchanged(model: HDRNet) -> None:
+    """Let the prediction be the identity, in the finest scale's cells, whatever the features are."""
+    layer, config = model.coefficients.prediction, model.config
+    bias: Any = layer.bias
+    layer.weight.zero_()
+    places = torch.arange(len(bias), dtype=bias.dtype).view(1, -1, 1, 1)
+    places = unpack_coefficients(places, config.luma_bins, n_out=config.rows, channels_first=True)[0, 0, 0]
+    for i in range(3):
+        bias[places[:, i - 3, i].long()] = 1
 
 
 def _photographs(folder: Path, options: Options, quiet: bool) -> tuple[Photographs, Photographs | None]:
