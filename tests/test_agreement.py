@@ -140,7 +140,7 @@ for subject in SUBJECTS:
     except Exception as error:
         raise AssertionError(subject) from error
 """
-    finished = python(code, NUMBA_DISABLE_JIT="1", timeout=120)
+    finished = python(code, NUMBA_DISABLE_JIT="1", timeout=600)
     assert finished.returncode == 0, finished.stderr
 
 

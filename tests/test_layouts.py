@@ -168,6 +168,8 @@ def examples(draw: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
     sizes = {name: draw(SMALL) for name in ("Gh", "Gw", "Co", "K", "F")}
     sizes |= {"N": draw(st.sampled_from([None, 0, 1, 3])), "H": draw(st.integers(0, 4)), "W": draw(WIDE)}
     sizes |= {"Gd": draw(st.sampled_from([1, 2, 7, 8, 9, 20])), "offset": draw(st.booleans())}
+    if subject == "resize_area":  # which has no average of nothing
+        sizes |= {axis: max(sizes[axis], 1) for axis in ("H", "W")}
     sizes["Ci"] = 3 if subject in ("guide_luma", "enhance(luma)") else draw(SMALL)
     if subject in ("slice", "splat", "total_variation"):
         sizes["C"] = tuple(draw(st.lists(SMALL, min_size=1, max_size=2)))
