@@ -203,7 +203,7 @@ struct Strips {
   int64_t block;                  // pixels of the image that are reduced at once: all under a tile wider than a pixel
 };
 BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
-  constexpr int64_t kMostIn = 6144, kMostOut = 2048;  // numbers: what is worked on stays in the caches near by
+  constexpr int64_t kMostIn = 6144, kMostOut = 16384;  // numbers: what is worked on stays in the caches near by
   const int64_t channels = max_of<int64_t>(out.shape[3], 1), most = max_of<int64_t>(kMostIn / channels, 1);
   const double pixels = static_cast<double>(x.in) / static_cast<double>(x.out);  // under one of the output
   const int64_t wide = max_of<int64_t>(1, min_of(static_cast<int64_t>(static_cast<double>(most) / pixels), x.out));
