@@ -100,20 +100,28 @@ BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
   return sum;
 }
 
+// The same for vectors of numbers one after another, to `to`, from number `first` on; returns where they end.
+template <class S, int kGroups, class A>
+BO_INLINE int64_t add_vectors(const WeightedRows<A>& rows, int64_t first, int64_t n, bool more, A* BO_RESTRICT to) {
+  constexpr int64_t kGroup = decltype(S::load(rows.first))::kLanes, kLanes = Vec<A>::kLanes;
+  constexpr int kParts = static_cast<int>(kGroups * kGroup / kLanes);
+  int64_t i = first;
+  for (; i + kGroups * kGroup <= n; i += kGroups * kGroup) {
+    Vec<A> sums[kParts];
+    for (int k = 0; k < kParts; ++k) sums[k] = more ? load(to + i + k * kLanes) : broadcast(A(0));
+    add_groups<S, kGroups>(rows, rows.first + i * S::size, kGroup * S::size, sums);
+    for (int k = 0; k < kParts; ++k) store(to + i + k * kLanes, sums[k]);
+  }
+  return i;
+}
+
 // to[i] = Σ_rows weight·(number i), or += where `more`; the numbers lie `step` bytes apart.
 template <class S, class A>
 void add_run(const WeightedRows<A>& rows, int64_t step, int64_t n, bool more, A* BO_RESTRICT to) {
-  using Group = decltype(S::load(rows.first));
-  constexpr int64_t kGroup = Group::kLanes, kLanes = Vec<A>::kLanes, kGroups = 4;
-  constexpr int kParts = static_cast<int>(kGroups * kGroup / kLanes);
   int64_t i = 0;
   if (step == S::size) {
-    for (; i + kGroups * kGroup <= n; i += kGroups * kGroup) {
-      Vec<A> sums[kParts];
-      for (int k = 0; k < kParts; ++k) sums[k] = more ? load(to + i + k * kLanes) : broadcast(A(0));
-      add_groups<S, kGroups>(rows, rows.first + i * S::size, kGroup * S::size, sums);
-      for (int k = 0; k < kParts; ++k) store(to + i + k * kLanes, sums[k]);
-    }
+    i = add_vectors<S, 4>(rows, i, n, more, to);
+    i = add_vectors<S, 1>(rows, i, n, more, to);
   }
   for (; i < n; ++i) to[i] = add_number<S>(rows, rows.first + i * step, more ? to[i] : A(0));
 }
@@ -148,32 +156,43 @@ void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool
 constexpr double kNothing[4] = {0.0, 0.0, 0.0, 0.0};
 
 // sums[pixel][channel] = what is summed over the pixels of `from` ([pixel][channel], those in [first, last)) under each
-// output pixel, or += where `more`, of a single output pixel then. Writes a number beyond the last.
+// output pixel, or += where `more`, of a single output pixel then. Reads and writes up to three numbers beyond the
+// last.
 template <class A>
 void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t first, int64_t last, int64_t channels,
                    bool more, double* sums) {
   for (int64_t j = 0; j < count; ++j, sums += channels) {
     const Cover& at = covers[j];
     const int64_t begin = max_of(at.begin, first), end = min_of(at.end, last);
-    const A* p = from + (begin - first) * channels;
+    const A* const pixels = from + (begin - first) * channels;
     const double head = at.weight(begin), tail = at.weight(end - 1), body = at.body;
-    if (channels == 3) {
-      Four sum = madd(load_four(p), head, more ? load_four(sums) : load_four(kNothing));
-      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += 3), body, sum);
-      if (end - begin > 1) sum = madd(load_four(p + 3), tail, sum);
-      store_four(sums, sum);
-    } else if (channels == 1) {
+    if (channels == 1) {
+      const A* p = pixels;
       double sum = madd(static_cast<double>(*p), head, more ? *sums : 0.0);
       for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(static_cast<double>(*++p), body, sum);
       if (end - begin > 1) sum = madd(static_cast<double>(p[1]), tail, sum);
       *sums = sum;
-    } else {
-      for (int64_t c = 0; c < channels; ++c) sums[c] = madd(static_cast<double>(p[c]), head, more ? sums[c] : 0.0);
-      for (int64_t x = begin + 1; x < end; ++x) {
-        const double w = x == end - 1 ? tail : body;
-        p += channels;
-        for (int64_t c = 0; c < channels; ++c) sums[c] = madd(static_cast<double>(p[c]), w, sums[c]);
+      continue;
+    }
+    if (channels >= 16 && sizeof(A) == sizeof(double)) {
+      // Many channels: through memory, as there are more of them than registers.
+      const double* p = reinterpret_cast<const double*>(pixels);
+      for (int64_t x = begin; x < end; ++x, p += channels) {
+        const Vec<double> w = broadcast(x == begin ? head : x == end - 1 ? tail : body);
+        const bool add = more || x > begin;
+        for_vectors<double>(channels, [&](int64_t c, auto lanes) {
+          lanes.put(sums + c, madd(w, lanes.get(p + c), add ? lanes.get(sums + c) : broadcast(0.0)));
+        });
       }
+      continue;
+    }
+    // Where there are no four channels left, the next pixel's go with them, and are then put over.
+    for (int64_t c = 0; c < channels; c += 4) {
+      const A* p = pixels + c;
+      Four sum = madd(load_four(p), head, load_four(more ? sums + c : kNothing));
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += channels), body, sum);
+      if (end - begin > 1) sum = madd(load_four(p + channels), tail, sum);
+      store_four(sums + c, sum);
     }
   }
 }
@@ -184,7 +203,7 @@ struct Strips {
   int64_t block;                  // pixels of the image that are reduced at once: all under a tile wider than a pixel
 };
 BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
-  constexpr int64_t kMostIn = 6144, kMostOut = 2048;  // numbers: what is worked on stays in the caches near by
+  constexpr int64_t kMostIn = 6144, kMostOut = 16384;  // numbers: what is worked on stays in the caches near by
   const int64_t channels = max_of<int64_t>(out.shape[3], 1), most = max_of<int64_t>(kMostIn / channels, 1);
   const double pixels = static_cast<double>(x.in) / static_cast<double>(x.out);  // under one of the output
   const int64_t wide = max_of<int64_t>(1, min_of(static_cast<int64_t>(static_cast<double>(most) / pixels), x.out));
@@ -214,7 +233,8 @@ class AreaSums {
     rows_sum_ = rows_memory_.template take<A>(strips.block * channels_ + kPad);
     plane_ = plane_memory_.template take<A>(strips.block);
     sums_ = sums_memory_.template take<double>(numbers + kPad);
-    spread_ = spread_memory_.template take<R>(2 * numbers);
+    spread_ = spread_memory_.template take<R>(3 * numbers);
+    mixed_ = spread_ + 2 * numbers;
     result_ = result_memory_.template take<T>(numbers);
   }
 
@@ -223,15 +243,19 @@ class AreaSums {
     const Cover rows = cover(y_, row_);
     if (y_.out <= y_.in) {
       sum(rows, rows.begin, rows.end);
-      return put_sums();
+      return put(sums_);
     }
     const R *const first = spread(rows.begin), *const second = spread(rows.end - 1);
-    const R head = static_cast<R>(rows.head), tail = static_cast<R>(rows.tail);
+    const Vec<R> head = broadcast(static_cast<R>(rows.head)), tail = broadcast(static_cast<R>(rows.tail));
+    R* const mixed = mixed_;
     if (first == second) {
-      put([=](int64_t i) { return head * first[i]; });
+      for_vectors<R>(numbers_, [=](int64_t i, auto lanes) { lanes.put(mixed + i, head * lanes.get(first + i)); });
     } else {
-      put([=](int64_t i) { return madd(tail, second[i], head * first[i]); });
+      for_vectors<R>(numbers_, [=](int64_t i, auto lanes) {
+        lanes.put(mixed + i, madd(tail, lanes.get(second + i), head * lanes.get(first + i)));
+      });
     }
+    put(mixed);
   }
 
   // The same of rows cut into bands, each added by itself to `parts`, `apart` numbers each.
@@ -248,7 +272,7 @@ class AreaSums {
       sums_[i] = 0.0;
       for (int64_t band = 0; band < bands; ++band) sums_[i] += parts[(tile * bands + band) * apart + i];
     }
-    put_sums();
+    put(sums_);
   }
 
  private:
@@ -290,6 +314,9 @@ class AreaSums {
       add_run<S>(rows, step, pixels, more, rows_sum_);
     } else if (C == 3 && step == S::size) {
       add_planes<S>(rows, apart, pixels, more, rows_sum_);
+    } else if (C >= 8 && (apart < 0 ? -apart : apart) <= (step < 0 ? -step : step)) {
+      WeightedRows<A> pixel = rows;
+      for (int64_t i = 0; i < pixels; ++i, pixel.first += step) add_run<S>(pixel, apart, C, more, rows_sum_ + i * C);
     } else {
       WeightedRows<A> channel = rows;
       for (int64_t c = 0; c < C; ++c, channel.first += apart) {
@@ -311,34 +338,30 @@ class AreaSums {
     return row;
   }
 
-  void put_sums() {
-    const double* const sums = sums_;
-    put([=](int64_t i) { return sums[i]; });
-  }
-  // sum(i): of number i of the tile
-  template <class F>
-  void put(const F& sum) {
+  // The numbers of a tile's sums, to their place
+  template <class V>
+  void put(const V* sums) {
     char* const to = out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2];
-    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sum, to);
-    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sum, to);
+    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, to);
+    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, to);
     T* const numbers = block_target(pixels_, to, result_);
-    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sum(i));
+    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sums[i]);
     if (numbers == result_) store_block(pixels_, to, count_, result_);
   }
-  template <class N, class F>
-  void put_levels(const F& sum, char* to) {
+  template <class N, class V>
+  void put_levels(const V* sums, char* to) {
     const double all = static_cast<double>(y_.in) * static_cast<double>(x_.in);
-    const auto put_level = [&](int64_t i, char* at) {
-      const N v = static_cast<N>(static_cast<int32_t>(rounded(static_cast<double>(sum(i)) / all)));
-      memcpy(at, &v, sizeof v);
-    };
+    const int64_t count = numbers_;  // here, and the levels first to memory of their own, so that compilers see vectors
+    N* const levels = reinterpret_cast<N*>(result_);
+    for (int64_t i = 0; i < count; ++i)
+      levels[i] = static_cast<N>(static_cast<int32_t>(rounded(static_cast<double>(sums[i]) / all)));
     if (pixels_.dense) {
-      for (int64_t i = 0; i < numbers_; ++i) put_level(i, to + i * static_cast<int64_t>(sizeof(N)));
-    } else {
-      for (int64_t j = 0; j < count_; ++j)
-        for (int64_t c = 0; c < channels_; ++c)
-          put_level(j * channels_ + c, to + j * pixels_.stride + c * pixels_.stride1);
+      memcpy(to, levels, static_cast<size_t>(count) * sizeof(N));
+      return;
     }
+    for (int64_t j = 0; j < count_; ++j)
+      for (int64_t c = 0; c < channels_; ++c)
+        memcpy(to + j * pixels_.stride + c * pixels_.stride1, levels + j * channels_ + c, sizeof(N));
   }
 
   const Tensor &out_, &image_;
@@ -350,7 +373,7 @@ class AreaSums {
   Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, result_memory_;
   A *rows_sum_, *plane_;
   double* sums_;
-  R* spread_;
+  R *spread_, *mixed_;
   T* result_;
   int64_t ready_[2] = {-1, -1}, strip_ = -1;
   int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
