@@ -482,16 +482,16 @@ def _model(config: Config | None, options: Options) -> HDRNet:
     return model.train()
 
 
-@torch.no_grad()
 def _leave_unchanged(model: HDRNet) -> None:
     """Let the prediction be the identity, in the finest scale's cells, whatever the features are."""
     layer, config = model.coefficients.prediction, model.config
     bias: Any = layer.bias
-    layer.weight.zero_()
     places = torch.arange(len(bias), dtype=bias.dtype).view(1, -1, 1, 1)
     places = unpack_coefficients(places, config.luma_bins, n_out=config.rows, channels_first=True)[0, 0, 0]
-    for i in range(3):
-        bias[places[:, i - 3, i].long()] = 1
+    with torch.no_grad():
+        layer.weight.zero_()
+        for i in range(3):
+            bias[places[:, i - 3, i].long()] = 1
 
 
 def _photographs(folder: Path, options: Options, quiet: bool) -> tuple[Photographs, Photographs | None]:
