@@ -17,11 +17,12 @@ import numpy as np
 from . import _fit, _gradcheck
 from ._config import get_num_threads
 from .hdrnet import Predictor
-from .hdrnet._edits import clahe
+from .hdrnet._edits import LUMA, clahe
 from .ops import OPERATIONS
 from .ops._enhance import enhance
 from .ops._guide_curves import CurvesGuide
 from .ops._guide_luma import LumaGuide
+from .ops._resize_area import resize_area
 
 GRID = (16, 16, 8)
 LOW = 256  # pixels on the long side of the low-resolution pair
@@ -30,7 +31,6 @@ KNOTS = 16
 #: Photographs smaller than this are tiled for the timing, so that it is the pixels that are timed.
 TIMED_PIXELS = 2_000_000
 RUNS = 9
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class DemoError(Exception):
@@ -133,15 +133,10 @@ def _edit(before: Any, progress: _Progress) -> Result:
 
 def _shrink(photo: Any) -> Any:
     """Average over areas, down to ``LOW`` pixels on the long side."""
-    from skimage import transform
-
-    resize_local_mean: Any = transform.resize_local_mean
     height, width = photo.shape[:2]
     scale = min(1.0, LOW / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    if size == (height, width):
-        return photo
-    return np.ascontiguousarray(resize_local_mean(photo, size, channel_axis=-1), np.float32)
+    return resize_area(photo, size)
 
 
 def _equalising_guide(luma: Any) -> CurvesGuide:
