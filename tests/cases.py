@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from bilateral_ops import CurvesGuide, LumaGuide, NNGuide, _samples
+from bilateral_ops.hdrnet._config import Config, shapes
 from bilateral_ops.ops import OPERATIONS
 from bilateral_ops.reference import numpy as reference
 
@@ -593,3 +594,21 @@ def python(code: str, *, timeout: float = 60, **environment: str) -> subprocess.
         text=True,
         timeout=timeout,
     )
+
+
+def weights_of(config: Config, seed: int = 0) -> dict[str, Any]:
+    """Weights of a network that keep the features' size; a model of them makes a visible, not an extreme edit."""
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for name, shape in shapes(config).items():
+        values = rng.standard_normal(shape)
+        if name.endswith("running_var"):
+            values = rng.uniform(0.5, 2, shape)
+        elif name.endswith("weight"):
+            values *= np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith("shifts"):
+            values = np.sort(rng.random(shape))
+        elif not name.endswith((".w1", ".ccm")):
+            values *= 0.3
+        weights[name] = np.asarray(values, np.float32)
+    return weights

@@ -1,9 +1,9 @@
-"""Options, and fixtures: state of the whole process that a test sets and this file puts back."""
+"""Options, and fixtures: state of the whole process that a test sets and this file puts back; the command line."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import backends
 import pytest
 
 import bilateral_ops
+from bilateral_ops._cli import main
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,3 +69,19 @@ def threads() -> Iterator[None]:
     before = bilateral_ops.get_num_threads()
     yield
     bilateral_ops.set_num_threads(before)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Call the command line; exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[Any, str, str]:
+        code: Any
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

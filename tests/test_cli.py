@@ -13,7 +13,6 @@ import pytest
 import bilateral_ops
 from bilateral_ops import _gradcheck
 from bilateral_ops._bench import short
-from bilateral_ops._cli import main
 from bilateral_ops.hdrnet import Predictor
 from bilateral_ops.ops import OPERATIONS
 
@@ -26,21 +25,6 @@ def photo(height=40, width=60, channels=3):
     shades = np.stack([x, 0.5 * (x + y), (1 - x) * y, np.full_like(x, 0.5)], axis=-1)[..., :channels]
     noise = np.random.default_rng(0).normal(0, 0.02, shades.shape)
     return np.rint(np.clip(shades + noise, 0, 1) * 255).astype(np.uint8)
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the command line; exit code, standard output, standard error."""
-
-    def call(*arguments):
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from cases import weights_of
 
 from bilateral_ops import _images, _tiff, guide_luma
 from bilateral_ops._cli import main
 from bilateral_ops._images import Averages, ImageError, Metadata, open_picture, turn
 from bilateral_ops.hdrnet import Config, Predictor, _files, enhance_files, write_model
-from bilateral_ops.hdrnet._config import shapes
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
@@ -32,20 +32,7 @@ LIMIT = 2 * _files.BASE
 def model_of(**options):
     """A network of random weights, whose edit is visible and no more."""
     config = Config(**SMALL, **options)
-    rng = np.random.default_rng(0)
-    weights = {}
-    for name, shape in shapes(config).items():
-        values = rng.standard_normal(shape)
-        if name.endswith("running_var"):
-            values = rng.uniform(0.5, 2, shape)
-        elif name.endswith("weight"):
-            values *= np.sqrt(2 / np.prod(shape[1:]))
-        elif name.endswith("shifts"):
-            values = np.sort(rng.random(shape))
-        elif not name.endswith((".w1", ".ccm")):
-            values *= 0.3
-        weights[name] = np.asarray(values, np.float32)
-    return config, weights
+    return config, weights_of(config)
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +48,9 @@ def predictor(model):
 
 
 @pytest.fixture
-def run(model, capsys):
+def run(model, run):
     """Call the command; exit code, standard output, standard error."""
-
-    def call(*arguments):
-        try:
-            code = main(["enhance", *map(str, arguments), "--model", str(model)])
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return lambda *arguments: run("enhance", *arguments, "--model", model)
 
 
 def picture(height=40, width=60, channels=3, dtype=np.uint8):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BF16, F16, F32, F64, U8, U16, python, tolerance
+from cases import BF16, F16, F32, F64, U8, U16, python, tolerance, weights_of
 
 from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, read_model, write_model
 from bilateral_ops.hdrnet._config import layers, shapes
@@ -44,24 +44,6 @@ EACH_ORIGINAL = pytest.mark.parametrize("config", [VARIANTS[name] for name in OR
 @pytest.fixture
 def torch() -> Any:
     return pytest.importorskip("torch", reason="PyTorch is not installed")
-
-
-def weights_of(config: Config, seed: int = 0) -> dict[str, Any]:
-    """Weights that keep the features' size; a model of them makes a visible, not an extreme edit."""
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for name, shape in shapes(config).items():
-        values = rng.standard_normal(shape)
-        if name.endswith("running_var"):
-            values = rng.uniform(0.5, 2, shape)
-        elif name.endswith("weight"):
-            values *= np.sqrt(2 / np.prod(shape[1:]))
-        elif name.endswith("shifts"):
-            values = np.sort(rng.random(shape))
-        elif not name.endswith((".w1", ".ccm")):
-            values *= 0.3
-        weights[name] = np.asarray(values, np.float32)
-    return weights
 
 
 def image_of(shape: tuple[int, int], dtype: Any = F32, seed: int = 1) -> Any:

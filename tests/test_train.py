@@ -20,7 +20,6 @@ for module in ("PIL", "imagecodecs", "skimage", "tqdm"):
 # Where one is missing this module is skipped.
 from PIL import Image  # noqa: E402
 
-from bilateral_ops._cli import main  # noqa: E402
 from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: E402
 from bilateral_ops.hdrnet import train as training  # noqa: E402
 from bilateral_ops.hdrnet._data import DataError, Photographs, Samples  # noqa: E402
@@ -55,21 +54,6 @@ def pairs(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, quality=100, subsampling=0)
     return tmp_path / "pairs"
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the command line; exit code, standard output, standard error."""
-
-    def call(*arguments):
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def weights(file):
