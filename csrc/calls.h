@@ -143,7 +143,7 @@ void apply_backward(Call& call, ArrayOf<Call> d_coefficients, ArrayOf<Call> d_im
 template <class Call>
 void slice_apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> image,
                          ArrayOf<Call> xy, const Window& window, bool align_corners) {
-  const bool batched = call.rank(guide) == 3;
+  const bool batched = call.rank(image) == 4;
   SliceApplyArgs a{};
   a.out = call.output(out, batched, 4);
   a.grid = call.input(grid, batched, 6);
@@ -156,7 +156,7 @@ template <class Call>
 void slice_apply_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, ArrayOf<Call> d_image,
                           ArrayOf<Call> d_xy, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> image,
                           ArrayOf<Call> xy, ArrayOf<Call> grad, const Window& window, bool align_corners) {
-  const bool batched = call.rank(guide) == 3;
+  const bool batched = call.rank(image) == 4;
   SliceApplyGradArgs a{};
   a.d_grid = call.output(d_grid, batched, 6);
   a.d_guide = call.output(d_guide, batched, 3);

@@ -26,7 +26,7 @@ namespace bilateral_ops {
 //   u = (i + ½)/n or i/(n − 1) for pixel i of n, counted in the whole image of which this one is a window; or xy's
 //   value
 struct Sampling {
-  Tensor guide;  // (N,H,W); absent in enhance
+  Tensor guide;  // (N,H,W); absent in enhance, and in slice_apply where the image's luma is to guide
   Tensor xy;     // (N,H,W,2), optional
   int64_t top, left, full_height, full_width;
   bool align_corners;
@@ -59,7 +59,8 @@ struct ApplyGradArgs {
   Tensor coefficients, image, grad;
 };
 
-// slice_apply: both, the coefficients never stored
+// slice_apply: both, the coefficients never stored. Without at.guide it is slice_apply_luma, on the CPU alone: the
+// guide is luma(image), and d_image has what comes through it, too.
 struct SliceApplyArgs {
   Sampling at;
   Tensor out;    // (N,H,W,Co)

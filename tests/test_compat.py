@@ -21,6 +21,7 @@ from cases import F32, F64, python, tolerance
 import bilateral_ops
 from bilateral_ops import _dispatch
 from bilateral_ops.compat import hdrnet
+from bilateral_ops.ops._slice_apply_luma import slice_apply_luma
 
 # ---------------------------------------------------------------------------------------------------------------------
 # HDRnet
@@ -492,11 +493,11 @@ def test_rays_of_many_grids_are_one_call(lib: ModuleType, monkeypatch: pytest.Mo
     rgb, xy = colors_and_places((400,))
     shapes = []
 
-    def counted(grid: Any, guide: Any, image: Any, **keywords: Any) -> Any:
+    def counted(grid: Any, image: Any, **keywords: Any) -> Any:
         shapes.append(tuple(image.shape))
-        return bilateral_ops.slice_apply(grid, guide, image, **keywords)
+        return slice_apply_luma(grid, image, **keywords)
 
-    monkeypatch.setattr(lib, "slice_apply", counted)
+    monkeypatch.setattr(lib, "slice_apply_luma", counted)
     got = lib.slice(grids, xy, rgb, index[:, None], compute_coords_grad=True)["rgb"]
     ((rows, height, width, _),) = shapes
     used = len(index.unique())
@@ -578,16 +579,35 @@ def test_matrices_are_computed_when_read(lib: ModuleType, monkeypatch: pytest.Mo
 def test_the_image_is_not_copied(axes: str, lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     images = []
 
-    def caught(grid: Any, guide: Any, image: Any, **keywords: Any) -> Any:
+    def caught(grid: Any, image: Any, **keywords: Any) -> Any:
         images.append(image)
-        return bilateral_ops.slice_apply(grid, guide, image, **keywords)
+        return slice_apply_luma(grid, image, **keywords)
 
-    monkeypatch.setattr(lib, "slice_apply", caught)
+    monkeypatch.setattr(lib, "slice_apply_luma", caught)
     rgb, xy = colors_and_places(LEADS[axes])
     lib.slice(grids_of(lib), xy, rgb, 1)
     planes = rgb.detach().movedim(-1, 0).contiguous().movedim(0, -1)  # channels first in memory
     lib.slice(grids_of(lib), xy, planes, 1)
     assert [image.data_ptr() for image in images] == [rgb.data_ptr(), planes.data_ptr()]
+
+
+def test_derivatives_of_any_order_and_transforms(lib: ModuleType) -> None:
+    import torch
+
+    rgb, xy = colors_and_places((1, 3, 9))
+
+    def colors(grids: Any, rgb: Any) -> Any:
+        return lib.slice(SimpleNamespace(grids=grids), xy, rgb, 0)["rgb"]
+
+    module = grids_of(lib, 1, grid_X=3, grid_Y=2, grid_W=3)
+    grids = module.grids
+    assert torch.autograd.gradcheck(colors, (grids, rgb))
+    assert torch.autograd.gradgradcheck(colors, (grids, rgb))
+    want = colors(grids, rgb)
+    compiled = torch.compile(lambda rgb: lib.slice(module, xy, rgb, 0)["rgb"], backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(rgb), want)
+    many = torch.func.vmap(colors, (0, None))(torch.stack([grids, 2 * grids]), rgb)
+    torch.testing.assert_close(many, torch.stack([want, colors(2 * grids, rgb)]))
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

@@ -8,26 +8,9 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 
 template <class Guide>
-class ComputedGuide {
- public:
-  using T = typename Guide::T;
-  static constexpr bool reads_image = true;
-  explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
-  const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
-    guide_run(guide_, image, tile.count, pitch, plane_);
-    return plane_;
-  }
-  void prefetch(int64_t) const {}
-
- private:
-  const Guide& guide_;
-  T plane_[kTileWidth + kPad];
-};
-
-template <class Guide>
 void enhance_forward_as(const EnhanceArgs& a, const Guide& guide) {
   const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
-  sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width, [&] { return ComputedGuide<Guide>(guide); });
+  sampled_apply<typename Guide::T>(a.at, a.out, a.grid, a.image, width, MakeComputed<Guide>{guide});
 }
 
 void enhance_forward(const EnhanceArgs& a) {

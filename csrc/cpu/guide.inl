@@ -364,6 +364,7 @@ class Luma {
  public:
   using T = Number;
   static constexpr int kParameters = 0;
+  Luma() = default;
   Luma(const GuideParameters&, int64_t) {}
   int64_t parameters() const { return 0; }
   int64_t scratch() const { return 0; }
@@ -376,6 +377,12 @@ class Luma {
   void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
     for (int64_t j = 0; j < 3; ++j)
       for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(luma_weight(j)) * grad[p];
+  }
+  // The same added to what is there. step: from a pixel to the next
+  static void add_gradient(const T* BO_RESTRICT grad, int64_t count, int64_t pitch, int64_t step,
+                           T* BO_RESTRICT d_image) {
+    for (int64_t j = 0; j < 3; ++j)
+      for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p * step] += T(luma_weight(j)) * grad[p];
   }
 };
 

@@ -36,15 +36,16 @@ template <class T>
 void slice_backward_as(const SliceGradArgs& a) {
   const Lattice g = make_lattice(a.at, a.grid.data ? a.grid : a.d_grid, a.grad, a.d_xy.data != nullptr);
   struct Worker {
-    const Tensor& grad;
+    const Tensor &at_guide, &grad;
     const Block channels;
+    void guide(const Tile& tile, T* to) const { load_plane(at_guide, tile, to); }
     const T* contribute(const Tile& tile, T* scratch) const {
       return block_at(channels, pixel(grad, tile), tile.count, scratch);
     }
-    void finish(const Tile&, const T*) const {}
+    void finish(const Tile&, const T*, const T*) const {}
   };
-  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, tile_width(2 * g.C), false,
-                      [&] { return Worker{a.grad, block_of(a.grad, 2)}; });
+  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, tile_width(2 * g.C), {false, false},
+                      [&] { return Worker{a.at.guide, a.grad, block_of(a.grad, 2)}; });
 }
 
 void slice_forward(const SliceArgs& a) {

@@ -3,6 +3,7 @@
 
 #include "../ops.h"
 #include "apply.inl"
+#include "guide.inl"
 #include "splatting.inl"
 #include "tables.inl"
 
@@ -151,10 +152,48 @@ class GivenGuide {
   T plane_[kTileWidth];
 };
 
+// A guide that is computed from the image.
+template <class Guide>
+class ComputedGuide {
+ public:
+  using T = typename Guide::T;
+  static constexpr bool reads_image = true;
+  explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
+  const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
+    guide_run(guide_, image, tile.count, pitch, plane_);
+    return plane_;
+  }
+  void prefetch(int64_t) const {}
+
+ private:
+  const Guide& guide_;
+  T plane_[kTileWidth + kPad];
+};
+template <class Guide>
+struct MakeComputed {
+  const Guide& guide;
+  ComputedGuide<Guide> operator()() const { return ComputedGuide<Guide>(guide); }
+};
+
 template <class T>
 void slice_apply_forward_as(const SliceApplyArgs& a) {
   const int64_t width = tile_width(a.grid.shape[4] * a.grid.shape[5]);
+  if (!a.at.guide.data) {
+    const Luma<T> luma;
+    sampled_apply<T>(a.at, a.out, a.grid, a.image, width, MakeComputed<Luma<T>>{luma});
+    return;
+  }
   sampled_apply<T>(a.at, a.out, a.grid, a.image, width, [&] { return GivenGuide<T>(a.at.guide); });
+}
+
+// A tile's guide: what is given, or the luma of the image [channel][pixel] with rows `pitch` apart.
+template <class T>
+void load_guide(const Tensor& guide, const Tile& tile, const T* image, int64_t pitch, T* to) {
+  if (guide.data) {
+    load_plane(guide, tile, to);
+  } else {
+    guide_run(Luma<T>(), image, tile.count, pitch, to);
+  }
 }
 
 // HDRnet's matrices under a lattice with tables: neither coefficients nor their gradients are stored.
@@ -165,35 +204,37 @@ void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
   constexpr int64_t kPitch = kTileWidth + kPad;
   const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
   const Columns<T> columns(g, a.at);
+  const bool luma = !a.at.guide.data, slopes = a.d_image.data || a.d_guide.data;
   splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Pixels image(a.image), grad(a.grad), d_image(a.d_image);
     alignas(64) T in[3 * kPitch];
     alignas(64) T d_out[3 * kPitch];
     alignas(64) T d_in[3 * kPitch];
-    alignas(64) T guide[kTileWidth];
+    alignas(64) T guide[kPitch];
     alignas(64) T d_guide[kPitch];
     Placer<T> placer(g, a.at, columns);
     Tables<T, D> tables(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_plane(a.at.guide, tile, guide);
-      const Places<T>& places = placer.find(tile, guide);
       const char* const in_pixels = image.load(tile);
       const char* const grad_pixels = grad.load(tile);
+      if (slopes || luma) pixels_to_planes<S>(in_pixels, tile.count, in, kPitch);
+      load_guide(a.at.guide, tile, in, kPitch, guide);
+      const Places<T>& places = placer.find(tile, guide);
       if (splatter)
         splatter->add_outer(tile, places, reinterpret_cast<const T*>(in_pixels),
                             reinterpret_cast<const T*>(grad_pixels));
-      if (!a.d_image.data && !a.d_guide.data) continue;
-      pixels_to_planes<S>(in_pixels, tile.count, in, kPitch);
+      if (!slopes) continue;
       pixels_to_planes<S>(grad_pixels, tile.count, d_out, kPitch);
       char* const to = d_image.target(tile);
-      const char* const plane = pixel(a.d_guide.data ? a.d_guide : a.at.guide, tile);
+      const char* const plane = a.d_guide.data ? pixel(a.d_guide, tile) : grad_pixels;
       for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
         const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
         span_gradients<D>(Matrix34(), span, places, begin, end, in, d_out, d_in, d_guide, kPitch,
                           BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
       });
       if (a.d_image.data) {
+        if (luma) Luma<T>::add_gradient(d_guide, tile.count, kPitch, 1, d_in);
         planes_to_pixels<S>(d_in, kPitch, tile.count, to);
         d_image.put(tile);
       }
@@ -209,6 +250,7 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
   const Block in_block = block_of(a.image, 2), grad_block = block_of(a.grad, 2);
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const Columns<T> columns(g, a.at);
+  const bool luma = !a.at.guide.data;
   splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
     T* image = memory.take<T>(pitch * (2 * m.Ci + m.Co + 2) + width * (g.C + m.Ci + m.Co), true);
@@ -219,9 +261,9 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
     Tables<T, D> tables(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_plane(a.at.guide, tile, guide);
       load_planar(a.image, tile, image, pitch);
       load_planar(a.grad, tile, grad, pitch);
+      load_guide(a.at.guide, tile, image, pitch, guide);
       const Places<T>& places = placer.find(tile, guide);
       if (a.d_image.data || a.d_guide.data) {
         for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
@@ -234,7 +276,10 @@ void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, 
                                   block_at(grad_block, pixel(a.grad, tile), tile.count, grads), contributions);
         splatter->add(tile, places, contributions);
       }
-      if (a.d_image.data) store_planar(a.d_image, tile, d_image, pitch);
+      if (a.d_image.data) {
+        if (luma) Luma<T>::add_gradient(d_guide, tile.count, pitch, 1, d_image);
+        store_planar(a.d_image, tile, d_image, pitch);
+      }
       if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
     }
   });
@@ -256,18 +301,24 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
     return;
   }
   const int64_t width = tile_width(2 * g.C);
+  const bool luma = !a.at.guide.data;
   struct Worker {
     const SliceApplyGradArgs& a;
     const Matrix& m;
     Block in_block, grad_block;
     Scratch memory;
+    int64_t width;
     T *image, *d_image, *grad_numbers;
     const T* grad = nullptr;
-    Worker(const SliceApplyGradArgs& args, const Matrix& matrix, int64_t width)
-        : a(args), m(matrix), in_block(block_of(a.image, 2)), grad_block(block_of(a.grad, 2)) {
-      image = memory.template take<T>(width * (2 * m.Ci + m.Co));
+    Worker(const SliceApplyGradArgs& args, const Matrix& matrix, int64_t tile)
+        : a(args), m(matrix), in_block(block_of(a.image, 2)), grad_block(block_of(a.grad, 2)), width(tile) {
+      image = memory.template take<T>(width * (2 * m.Ci + m.Co), true);
       d_image = image + width * m.Ci;
       grad_numbers = d_image + width * m.Ci;
+    }
+    void guide(const Tile& tile, T* to) {
+      if (!a.at.guide.data) load_planar(a.image, tile, image, width);
+      load_guide(a.at.guide, tile, image, width, to);
     }
     const T* contribute(const Tile& tile, T* d_coefficients) {
       grad = block_at(grad_block, pixel(a.grad, tile), tile.count, grad_numbers);
@@ -275,12 +326,14 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
                                 d_coefficients);
       return d_coefficients;
     }
-    void finish(const Tile& tile, const T* coefficients) {
+    void finish(const Tile& tile, const T* coefficients, const T* d_guide) {
       apply_tile_d_image(m, tile.count, coefficients, grad, d_image);
+      if (!a.at.guide.data) Luma<T>::add_gradient(d_guide, tile.count, 1, m.Ci, d_image);
       store_block(block_of(a.d_image, 2), pixel(a.d_image, tile), tile.count, d_image);
     }
   };
-  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, width, a.d_image.data != nullptr,
+  const bool d_image = a.d_image.data;
+  sampled_backward<T>(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, width, {d_image, d_image && luma},
                       [&] { return Worker(a, m, width); });
 }
 

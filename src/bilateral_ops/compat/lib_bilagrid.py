@@ -38,6 +38,7 @@ from ..ops._apply import apply
 from ..ops._guide_luma import guide_luma
 from ..ops._slice import slice as _slice
 from ..ops._slice_apply import slice_apply
+from ..ops._slice_apply_luma import slice_apply_luma
 from ..ops._total_variation import total_variation
 
 __all__ = ["BilateralGrid", "color_affine_transform", "color_correct", "slice", "total_variation_loss"]
@@ -303,7 +304,10 @@ class _Lookup(NamedTuple):
     restore: Callable[[torch.Tensor], torch.Tensor]
 
     def colors(self) -> torch.Tensor:
-        out = slice_apply(self.grid, guide_luma(self.rgb), self.rgb, xy=self.xy, align_corners=True)
+        if self.rgb.device.type == "cuda":
+            out = slice_apply(self.grid, guide_luma(self.rgb), self.rgb, xy=self.xy, align_corners=True)
+        else:
+            out = slice_apply_luma(self.grid, self.rgb, xy=self.xy, align_corners=True)
         return self.restore(out)
 
     def matrices(self) -> torch.Tensor:

@@ -200,6 +200,12 @@ def slice_apply(
     return _delivered(xp, _applied(coefficients, pixels), image)
 
 
+def slice_apply_luma(xp: Any, grid: Any, image: Any, xy: Any = None, **sampling: Any) -> Any:
+    (pixels,) = _computed(xp, image)
+    result = slice_apply(xp, grid, guide_luma(xp, pixels), pixels, xy, **sampling)
+    return _delivered(xp, result, image)
+
+
 def guide_curves(
     xp: Any, image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any
 ) -> Any:
@@ -285,6 +291,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "slice": slice,
     "apply": apply,
     "slice_apply": slice_apply,
+    "slice_apply_luma": slice_apply_luma,
     "guide_curves": guide_curves,
     "guide_nn": guide_nn,
     "guide_luma": guide_luma,

@@ -1,6 +1,7 @@
 """The operations, one file each: what it means (docstring), what it takes (``SIGNATURE``), forward and backward.
 
-``OPERATIONS`` is the list that tests, documentation and benchmarks walk.
+``OPERATIONS`` is the list that tests, documentation and benchmarks walk; ``INTERNAL`` are those that other modules of
+this package are made of, and nobody calls.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from . import (
     _resize_area,
     _slice,
     _slice_apply,
+    _slice_apply_luma,
     _splat,
     _total_variation,
 )
 
 
 class Operation(NamedTuple):
-    """A public operation: its name, forward and VJP (None: it has none), its array arguments in order, and what it takes.
+    """An operation: its name, forward and VJP (None: it has none), its array arguments in order, and what it takes.
 
     ``enhance`` has no VJP, and a signature for each kind of guide: :data:`_enhance.SIGNATURES`.
     """
@@ -36,8 +38,17 @@ class Operation(NamedTuple):
     signature: Signature | None
 
 
-OPERATIONS: dict[str, Operation] = {}
-for _module in (
+def _listed(*modules: Any) -> dict[str, Operation]:
+    """Their operations, by name."""
+    found = {}
+    for module in modules:
+        signature: Signature = module.SIGNATURE
+        name, arguments = signature.name, tuple(a.name for a in signature.arguments)
+        found[name] = Operation(name, getattr(module, name), getattr(module, f"{name}_vjp"), arguments, signature)
+    return found
+
+
+OPERATIONS = _listed(
     _slice,
     _apply,
     _slice_apply,
@@ -47,14 +58,6 @@ for _module in (
     _splat,
     _total_variation,
     _resize_area,
-):
-    _name = _module.SIGNATURE.name
-    OPERATIONS[_name] = Operation(
-        _name,
-        getattr(_module, _name),
-        getattr(_module, f"{_name}_vjp"),
-        tuple(a.name for a in _module.SIGNATURE.arguments),
-        _module.SIGNATURE,
-    )
+)
 OPERATIONS["enhance"] = Operation("enhance", _enhance.enhance, None, ("grid", "image"), None)
-del _module, _name
+INTERNAL = _listed(_slice_apply_luma)

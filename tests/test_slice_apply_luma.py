@@ -1,0 +1,109 @@
+"""Is slice_apply_luma what it is made of: guide_luma, then slice_apply, and their gradients' sum?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import (
+    ALL_F32,
+    ALL_F64,
+    F32,
+    U8,
+    U16,
+    Kinds,
+    arguments,
+    assert_same_bits,
+    cases_of,
+    keywords_of,
+    random_like,
+)
+
+import bilateral_ops
+from bilateral_ops import guide_luma, guide_luma_vjp, slice_apply, slice_apply_vjp
+from bilateral_ops.ops._slice_apply_luma import slice_apply_luma, slice_apply_luma_vjp
+
+CASES = {name: options for name, options in cases_of("slice_apply").items() if options.get("Ci", 3) == 3}
+KINDS = [ALL_F32, ALL_F64, Kinds(U8, F32, F32), Kinds(U16, F32, F32)]
+
+
+def luma_arguments(kinds: Kinds, options: dict[str, Any]) -> dict[str, Any]:
+    given = arguments("slice_apply", kinds, **options)
+    del given["guide"]
+    return given
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+def test_same_bits_as_in_two_steps(kinds: Kinds, case: str, isa: str) -> None:
+    given, keywords = luma_arguments(kinds, CASES[case]), keywords_of(CASES[case])
+    grid, image, xy = given["grid"], given["image"], given.get("xy")
+    guide = guide_luma(image)
+    out = slice_apply_luma(grid, image, xy=xy, **keywords)
+    assert_same_bits(out, slice_apply(grid, guide, image, xy=xy, **keywords))
+
+    grad = random_like(out.shape, F32 if kinds.image.kind == "u" else kinds.image)
+    got = slice_apply_luma_vjp(grid, image, grad, xy=xy, **keywords)
+    want = slice_apply_vjp(grid, guide, image, grad, xy=xy, **keywords)
+    assert_same_bits(got.grid, want.grid)
+    if xy is None:
+        assert got.xy is None
+    else:
+        assert_same_bits(got.xy, want.xy)
+    if kinds.image.kind == "u":
+        assert got.image is None
+    else:
+        assert_same_bits(got.image, want.image + guide_luma_vjp(image, want.guide).image)
+    for name in ("grid", "image"):  # each alone
+        alone = slice_apply_luma_vjp(grid, image, grad, xy=xy, wrt=name, **keywords)
+        wanted = slice_apply_luma_vjp(grid, image, grad, xy=xy, wrt=("grid", "image"), **keywords)
+        if getattr(wanted, name) is not None:
+            assert_same_bits(getattr(alone, name), getattr(wanted, name))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_the_luma_of_16_bits_is_not_rounded(kind: str, isa: str) -> None:
+    kinds = Kinds(np.dtype(kind), F32, np.dtype(kind))
+    given = luma_arguments(kinds, {"N": 2, "H": 9, "W": 70, "Gd": 8})
+    grid, image = given["grid"], given["image"]
+    exact = image.astype(F32)
+    assert_same_bits(slice_apply_luma(grid, image), slice_apply_luma(grid, exact).astype(kind))
+    grad = random_like(image.shape, image.dtype)
+    got, want = slice_apply_luma_vjp(grid, image, grad), slice_apply_luma_vjp(grid, exact, grad.astype(F32))
+    assert_same_bits(got.image, want.image.astype(kind))
+    assert_same_bits(got.grid, want.grid)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_any_strides_and_threads_and_in_place(wide: bool, isa: str) -> None:
+    given = luma_arguments(ALL_F32, {"N": 2, "H": 37, "W": 170 if wide else 19, "Gd": 8})
+    grid, image = given["grid"], given["image"]
+    planar = np.ascontiguousarray(image.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    unaligned = np.empty(image.nbytes + 1, np.uint8)[1:].view(F32).reshape(image.shape)
+    unaligned[:] = image
+    grad = random_like(image.shape, F32)
+    out, gradients = slice_apply_luma(grid, image), slice_apply_luma_vjp(grid, image, grad)
+    before = bilateral_ops.get_num_threads()
+    try:
+        for threads, other in ((1, planar), (3, unaligned), (2, image[:, :, ::-1].copy()[:, :, ::-1])):
+            bilateral_ops.set_num_threads(threads)
+            assert_same_bits(slice_apply_luma(grid, other), out)
+            again = slice_apply_luma_vjp(grid, other, grad)
+            assert_same_bits(again.grid, gradients.grid)
+            assert_same_bits(again.image, gradients.image)
+    finally:
+        bilateral_ops.set_num_threads(before)
+    place = image.copy()
+    assert slice_apply_luma(grid, place, out=place) is place
+    assert_same_bits(place, out)
+
+
+def test_a_nan_stays_with_its_pixel(isa: str) -> None:
+    given = luma_arguments(ALL_F32, {"N": 1, "H": 5, "W": 70, "Gd": 8})
+    image = given["image"].copy()
+    image[0, 2, 33, 1] = np.nan
+    out = slice_apply_luma(given["grid"], image)
+    assert np.argwhere(np.isnan(out).any(-1)).tolist() == [[0, 2, 33]]
+    gradients = slice_apply_luma_vjp(given["grid"], image, random_like(image.shape, F32))
+    assert np.argwhere(np.isnan(gradients.image).any(-1)).tolist() == [[0, 2, 33]]
