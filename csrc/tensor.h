@@ -6,6 +6,9 @@
 namespace bilateral_ops {
 
 enum class DType : int { f16, bf16, f32, f64, u8, u16 };
+// Integers v are v/top_level, which is 1.
+constexpr bool is_integer(DType dtype) { return dtype == DType::u8 || dtype == DType::u16; }
+constexpr int top_level(DType dtype) { return dtype == DType::u8 ? 255 : 65535; }
 
 // Most axes an argument has: N, three grid axes, two channel axes.
 constexpr int kMaxRank = 6;

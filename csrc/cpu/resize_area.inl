@@ -228,6 +228,7 @@ class AreaSums {
         strips_(strips),
         columns_(columns),
         channels_(out.shape[3]),
+        scale_(is_integer(image.dtype) ? 1.0 / (area() * top_level(image.dtype)) : 1.0),
         pixels_(block_of(out, 2)) {
     const int64_t numbers = strips.width * channels_;
     rows_sum_ = rows_memory_.template take<A>(strips.block * channels_ + kPad);
@@ -344,13 +345,14 @@ class AreaSums {
     char* const to = out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2];
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, to);
     if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, to);
+    const V scale = static_cast<V>(scale_);
     T* const numbers = block_target(pixels_, to, result_);
-    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sums[i]);
+    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sums[i] * scale);
     if (numbers == result_) store_block(pixels_, to, count_, result_);
   }
   template <class N, class V>
   void put_levels(const V* sums, char* to) {
-    const double all = static_cast<double>(y_.in) * static_cast<double>(x_.in);
+    const double all = area();
     const int64_t count = numbers_;  // here, and the levels first to memory of their own, so that compilers see vectors
     N* const levels = reinterpret_cast<N*>(result_);
     for (int64_t i = 0; i < count; ++i)
@@ -364,11 +366,14 @@ class AreaSums {
         memcpy(to + j * pixels_.stride + c * pixels_.stride1, levels + j * channels_ + c, sizeof(N));
   }
 
+  double area() const { return static_cast<double>(y_.in) * static_cast<double>(x_.in); }
+
   const Tensor &out_, &image_;
   const AreaAxis y_, x_;
   const Strips strips_;
   const Cover* const columns_;
   const int64_t channels_;
+  const double scale_;  // of sums, where the output is floats: of integers they are levels
   const Block pixels_;
   Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, result_memory_;
   A *rows_sum_, *plane_;
@@ -412,7 +417,7 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
     with_levels(image.dtype, t, [&](auto storage) {
       using S = decltype(storage);
       // A float holds whole numbers up to 2^24.
-      const int64_t top = image.dtype == DType::u8 ? 255 : 65535, rows = y.out > y.in ? 1 : y.in;
+      const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
       with_sums(storage, t, rows <= (1 << 24) / top,
                 [&](auto sum, auto row) { sum_areas_as<S, T, decltype(sum), decltype(row)>(out, image, y, x); });
     });
@@ -421,8 +426,9 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
 
 // Integers: weights are lengths, so that sums are whole numbers, and the division by all of them is the only rounding.
 void resize_area_forward(const ResizeAreaArgs& a) {
-  const bool integer = a.image.dtype == DType::u8 || a.image.dtype == DType::u16;
-  const auto unit = [&](int axis) { return integer ? 1.0 : static_cast<double>(a.image.shape[axis]); };
+  const auto unit = [&](int axis) {
+    return is_integer(a.image.dtype) ? 1.0 : static_cast<double>(a.image.shape[axis]);
+  };
   sum_areas(a.out, a.image, unit(1), unit(2));
 }
 void resize_area_backward(const ResizeAreaGradArgs& a) {

@@ -122,8 +122,9 @@ static void sum_areas(const Tensor& out, const Tensor& image, double height, dou
 }
 
 void resize_area_forward(const ResizeAreaArgs& a, Launch& to) {
-  const bool integer = a.image.dtype == DType::u8 || a.image.dtype == DType::u16;
-  const auto unit = [&](int axis) { return integer ? 1.0 : static_cast<double>(a.image.shape[axis]); };
+  const auto unit = [&](int axis) {
+    return is_integer(a.image.dtype) ? 1.0 : static_cast<double>(a.image.shape[axis]);
+  };
   sum_areas(a.out, a.image, unit(1), unit(2), to);
 }
 

@@ -108,7 +108,6 @@ const Kinds beside_float32[] = {{"float16 image", DType::f16, DType::f32, DType:
                                 {"uint8 image", DType::u8, DType::f32, DType::f32},
                                 {"uint16 image", DType::u16, DType::f32, DType::f32}};
 
-bool is_integer(DType dtype) { return dtype == DType::u8 || dtype == DType::u16; }
 DType dtype_of(Role role, const Kinds& kinds) {
   switch (role) {
     case Role::image: return kinds.image;

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .. import resize_area
+from .. import _core, resize_area
 from .._signature import FLOATS, INTEGERS
 from ..frameworks._numpy import kind_of
 from ..ops._enhance import enhance
@@ -28,8 +28,6 @@ __all__ = ["Predictor"]
 #: How far a pixel sees through the pyramid: 2s + s·s' + 1 pixels under levels s and then s' times as small, which is at
 #: most 2⅔ and 3, but for images of fewer pixels than this.
 _MARGIN = 16
-#: Pixels that are made floats at once.
-_BAND = 1 << 17
 #: The model in the package.
 SHIPPED = Path(__file__).with_name("model.safetensors")
 
@@ -103,19 +101,10 @@ class Predictor:
     def low_resolution(self, image: Any) -> Any:
         """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1]."""
         image, side = _checked(image), self.config.net_input
-        if image.dtype == np.float32:
-            return resize_area(image, (side, side))
-        # In bands, which stay in a cache as floats, cut where rows of the image and of the result end together.
-        height, width = image.shape[:2]
-        bands = math.gcd(height, side)
-        rows, low_rows = height // bands, side // bands
-        together = max(_BAND // max(rows * width, 1), 1)
+        if image.dtype == np.float64:
+            return resize_area(image, (side, side)).astype(np.float32)
         low = np.empty((side, side, 3), np.float32)
-        for first in range(0, bands, together):
-            last = min(first + together, bands)
-            part = low[first * low_rows : last * low_rows]
-            resize_area(image[first * rows : last * rows].astype(np.float32), part.shape[:2], out=part)
-        low *= np.float32(_unit(image))
+        _core.resize_area_forward(low, image)  # resize_area itself would round to the image's kind
         return low
 
     def grid(self, low: Any) -> Any:
