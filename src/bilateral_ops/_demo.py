@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _fit, _gradcheck
 from ._config import get_num_threads
+from ._images import psnr
 from .hdrnet import Predictor
 from .hdrnet._edits import LUMA, clahe
 from .ops import OPERATIONS
@@ -111,7 +112,7 @@ def _edit(before: Any, progress: _Progress) -> Result:
             grids[name] = _fit.fit(
                 guide, low, low_target, shape, iterations=ITERATIONS, callback=lambda *_: progress.step()
             )
-        fits[name] = _psnr(np.clip(enhance(grids[name], guide, low), 0, 1), low_target)
+        fits[name] = psnr(np.clip(enhance(grids[name], guide, low), 0, 1), low_target)
     chosen = max(fits, key=lambda name: fits[name])
     progress.stage("applying the grid")
     after = enhance(grids[chosen], guides[chosen], before)
@@ -126,8 +127,8 @@ def _edit(before: Any, progress: _Progress) -> Result:
         low=low,
         fits=fits,
         chosen=chosen,
-        psnr_before=_psnr(before, written, 255),
-        psnr_after=_psnr(after, written, 255),
+        psnr_before=psnr(before, written),
+        psnr_after=psnr(after, written),
     )
 
 
@@ -154,12 +155,6 @@ def _equalising_guide(luma: Any) -> CurvesGuide:
     shifts = np.tile(knots[:-1].astype(np.float32), (3, 1))
     mix = np.array([1, 0, 0], np.float32)
     return CurvesGuide(matrix, np.zeros(3, np.float32), shifts, row, mix, np.float32(0))
-
-
-def _psnr(one: Any, other: Any, top: float = 1) -> float:
-    difference = np.subtract(one, other, dtype=np.float32)
-    error = float(np.mean(np.square(difference, out=difference), dtype=np.float64)) / top**2
-    return -10 * float(np.log10(error)) if error else float("inf")
 
 
 def _time(result: Result) -> str:

@@ -36,6 +36,17 @@ class ImageError(Exception):
     """What is wrong with a file, in words that follow its name."""
 
 
+def unit(image: Any) -> Any:
+    """The numbers of an image in float32, integers from 0 to 1."""
+    return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
+
+
+def psnr(image: Any, target: Any) -> float:
+    """How near an image is to another, in dB; infinity where they are equal."""
+    error = float(np.mean(np.square(unit(image) - unit(target)), dtype=np.float64))
+    return -10 * math.log10(error) if error else math.inf
+
+
 class Picture(ABC):
     """An image file, open for reading.
 

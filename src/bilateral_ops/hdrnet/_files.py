@@ -33,6 +33,7 @@ from .._images import (
     write_comparison,
 )
 from .._video import VideoOptions, enhance_video
+from .._whole import whole
 from ..ops._guide_luma import guide_luma
 from ._predict import Predictor
 
@@ -241,7 +242,7 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _whole(out / "trial", keep=False) as trial:
+        with whole(out / "trial", keep=False) as trial:
             trial.touch()
     except OSError as error:
         raise EnhanceError(
@@ -301,8 +302,8 @@ def _do(job: _Job, work: _Work) -> Enhanced:
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            target = stack.enter_context(_whole(job.target))
-            picture = stack.enter_context(_whole(job.compare)) if job.compare else None
+            target = stack.enter_context(whole(job.target))
+            picture = stack.enter_context(whole(job.compare)) if job.compare else None
             if job.video:
                 # One at a time: the codecs have threads, and frames in store, of their own.
                 with work.memory.reserve(work.memory.limit, work.stop):
@@ -431,21 +432,6 @@ def low_size(predictor: Any) -> tuple[int, int]:
 
 
 # --- tools
-
-
-_COUNT = itertools.count()
-
-
-@contextmanager
-def _whole(path: Path, keep: bool = True) -> Iterator[Path]:
-    """A name beside this one to write to, which takes its place at the end, if that comes without an exception."""
-    partial = path.with_name(f".bilateral-ops-{os.getpid()}-{next(_COUNT)}.partial")
-    try:
-        yield partial
-        if keep:
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Memory:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._whole import whole
 from ._config import Config, layers, shapes
 
 __all__ = ["from_hdrnet", "read_model", "write_model"]
@@ -134,16 +135,10 @@ def write_model(
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays are aligned
-    part = Path(f"{os.fspath(file)}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays.values():
-                stream.write(array.tobytes())
-        part.replace(file)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with whole(file) as part, part.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            stream.write(array.tobytes())
 
 
 def check_weights(operation: str, config: Config, weights: Mapping[str, Any]) -> None:

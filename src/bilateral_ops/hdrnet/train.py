@@ -30,6 +30,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import __version__, resize_area, set_num_threads
+from .._images import psnr, unit
+from .._whole import whole
 from ..compat.hdrnet import unpack_coefficients
 from ._config import Config
 from ._data import DataError, Photographs, Samples
@@ -330,16 +332,14 @@ class _Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        part = Path(f"{self.checkpoint}.part")
-        with _named(self.checkpoint, "checkpoint"):
-            try:
-                with part.open("wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(self.checkpoint)
-            finally:
-                part.unlink(missing_ok=True)
+        with (
+            _named(self.checkpoint, "checkpoint"),
+            whole(self.checkpoint) as part,
+            part.open("wb") as file,
+        ):
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _saved(self) -> Any:
         """The checkpoint to go on from, if there is one and it is asked for."""
@@ -570,13 +570,8 @@ def _writable(path: Path, what: str) -> None:
 # --- measures
 
 
-def _unit(image: Any) -> Any:
-    return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
-
-
 def _psnr(image: Any, target: Any) -> float:
-    error = float(np.mean((_unit(image) - _unit(target)) ** 2, dtype=np.float64))
-    return min(_BEST_PSNR, -10 * math.log10(error)) if error else _BEST_PSNR
+    return min(_BEST_PSNR, psnr(image, target))
 
 
 def _ssim(image: Any, target: Any) -> float:
@@ -585,7 +580,7 @@ def _ssim(image: Any, target: Any) -> float:
     similarity: Any = metrics.structural_similarity
 
     window = min(7, (min(image.shape[:2]) - 1) | 1)
-    return float(similarity(_unit(image), _unit(target), win_size=window, channel_axis=-1, data_range=1))
+    return float(similarity(unit(image), unit(target), win_size=window, channel_axis=-1, data_range=1))
 
 
 def _scores(predictor: Predictor, name: str, image: Any, target: Any) -> tuple[float, ...]:
@@ -602,7 +597,7 @@ def _picture(*images: Any) -> Any:
     height, width = images[0].shape[:2]
     scale = min(1, _PICTURE_SIDE / max(height, width))
     size = (max(1, round(scale * height)), max(1, round(scale * width)))
-    row = np.concatenate([resize_area(_unit(image), size) for image in images], axis=1)
+    row = np.concatenate([resize_area(unit(image), size) for image in images], axis=1)
     return np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)
 
 
