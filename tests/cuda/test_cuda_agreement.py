@@ -39,7 +39,19 @@ import bilateral_ops
 
 KINKED = ("guide on knots", "guide on knots, corners")
 #: Large for an interpreter: their races are those of smaller ones.
-LARGE = ("large", "one long row", "one long column", "3 to 9", "wide 3 to 9", "many channels", "wide many channels")
+LARGE = (
+    "large",
+    "one long row",
+    "one long column",
+    "3 to 9",
+    "wide 3 to 9",
+    "many channels",
+    "wide many channels",
+    "many rows",
+    "long rows",
+    "to one pixel",
+    "enlarged far",
+)
 
 
 def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
