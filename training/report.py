@@ -1,6 +1,6 @@
-"""Write what was measured, and what was trained on, into docs/model.md.
+"""Write what was measured, and what was trained on, into docs/model.md and docs/how-it-works.md.
 
-python training/report.py            # from photographs.csv and docs/model/results.json
+python training/report.py            # from photographs.csv, docs/model/results.json and docs/model/ablations.json
 python training/report.py --check    # write nothing; exit code 1 where a text is not what it would write
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from photographs import SPLITS, table
 
 DOCS = Path(__file__).parent.parent / "docs"
-RESULTS = DOCS / "model" / "results.json"
+RESULTS, ABLATIONS = DOCS / "model" / "results.json", DOCS / "model" / "ablations.json"
 
 
 def results() -> str:
@@ -45,21 +45,35 @@ def photographs() -> str:
     return "\n\n".join(parts)
 
 
+def ablations() -> str:
+    lines = ["| edit | | PSNR | SSIM | lost |", "|---|---|---:|---:|---:|"]
+    for edit, networks in json.loads(ABLATIONS.read_text()).items():
+        afters = {name: found["mean"]["after"] for name, found in networks.items()}
+        whole, *_ = afters.values()
+        for name, after in afters.items():
+            lost = "" if after is whole else f"{whole['psnr'] - after['psnr']:.2f} dB"
+            lines.append(f"| {edit} | {name} | {after['psnr']:.2f} dB | {after['ssim']:.3f} | {lost} |")
+    return "\n".join([*lines, "", "![Where each part is missed most](model/ablations.jpg)"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write results and photographs into the documentation.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the text differs")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a text differs")
     check = parser.parse_args().check
-    file = DOCS / "model.md"
-    text = before = file.read_text(encoding="utf-8")
-    for section in (results, photographs):
-        begin, end = (f"<!-- {section.__name__}: {mark} -->" for mark in ("begin", "end"))
-        head, _, rest = text.partition(begin)
-        text = f"{head}{begin}\n{section()}\n{end}{rest.partition(end)[2]}"
-    stale = text != before
-    if stale and not check:
-        file.write_text(text, encoding="utf-8")
-    print(f"{file.name}: {('differs' if check else 'written') if stale else 'up to date'}")
-    return int(check and stale)
+    stale = []
+    for page, sections in (("model.md", (results, photographs)), ("how-it-works.md", (ablations,))):
+        file = DOCS / page
+        text = file.read_text(encoding="utf-8")
+        for section in sections:
+            begin, end = (f"<!-- {section.__name__}: {mark} -->" for mark in ("begin", "end"))
+            before, _, rest = text.partition(begin)
+            text = f"{before}{begin}\n{section()}\n{end}{rest.partition(end)[2]}"
+        if text != file.read_text(encoding="utf-8"):
+            stale.append(page)
+            if not check:
+                file.write_text(text, encoding="utf-8")
+    print(f"{'differ' if check else 'written'}: {', '.join(stale) or 'none'}")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":
