@@ -2,7 +2,8 @@
 
 python benchmarks/report.py FILE.json    # pytest-benchmark's; keeps the medians in docs/benchmarks/results.json
 python benchmarks/report.py FILE.json --add  # the same for the benchmarks in it; the others stay as they were
-python benchmarks/report.py              # write everything again from results.json
+python benchmarks/report.py FILE.json --machine NAME  # of another machine: docs/benchmarks/NAME/, not the README
+python benchmarks/report.py              # write everything again from every results.json
 python benchmarks/report.py --check      # write nothing; exit code 1 where a text is not what it would write
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "benchmarks"
-RESULTS = FOLDER / "results.json"
+KEPT = "results.json"
 MARKS = ("<!-- benchmarks: begin -->", "<!-- benchmarks: end -->")
 
 PEERS = {"numba": "Numba", "halide": "Halide", "torch": "PyTorch", "jax": "JAX", "numpy": "NumPy"}
@@ -387,8 +388,17 @@ def pipeline(results: Results) -> str:
     return "\n".join(textwrap.wrap(text, 120)) + "\n\n"
 
 
-def page(results: Results) -> str:
-    """docs/benchmarks/README.md."""
+def others(machines: dict[str, Results]) -> str:
+    """Links to the pages of machines by the names of their folders."""
+    links = [
+        f"[{each.machine['cpu']}, {each.machine['threads']} threads, {each.machine['isa']}]({name}/README.md)"
+        for name, each in machines.items()
+    ]
+    return f"\nThe same on other machines: {'; '.join(links)}.\n" if links else ""
+
+
+def page(results: Results, elsewhere: dict[str, Results]) -> str:
+    """A folder's README.md; `elsewhere` are the results in folders within it."""
     machine = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     sizes = "\n\n".join(f"### {pretty(size)}\n\n{operations(results, size)}" for size in results.sizes())
@@ -403,7 +413,7 @@ Written by `benchmarks/report.py` from what `nox -s bench` measured; don't edit 
 | package | {machine["commit"]} |
 | versions | {versions} |
 | date | {results.date} |
-
+{others(elsewhere)}
 ## How it is measured
 
 Everything runs in one process on the same number of threads. In every round of a benchmark the package, the streaming
@@ -521,7 +531,7 @@ STYLE: Any = {
 }
 
 
-def draw(results: Results) -> None:
+def draw(results: Results, folder: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -535,7 +545,7 @@ def draw(results: Results) -> None:
         with matplotlib.rc_context(STYLE):
             figure: Any = Figure(figsize=(10, height), layout="constrained", facecolor="white")
             plot(results, figure.subplots())
-            figure.savefig(FOLDER / f"{name}.png", dpi=110, metadata={"Software": None})
+            figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
 
 
 def _rows(axes: Any, calls: list[str]) -> None:
@@ -665,31 +675,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write docs/benchmarks/ and the README's summary.")
     parser.add_argument("file", nargs="?", type=Path, help="what pytest-benchmark wrote (default: results.json, kept)")
     parser.add_argument("--add", action="store_true", help="keep the figures of what is not in the file")
+    parser.add_argument("--machine", metavar="NAME", help="write to docs/benchmarks/NAME/, and nothing to the README")
     parser.add_argument("--check", action="store_true", help="write nothing; say whether the texts are up to date")
     options = parser.parse_args()
     if options.add and options.file is None:
         parser.error("--add needs a file")
-    source = json.loads((options.file or RESULTS).read_text(encoding="utf-8"))
-    kept = keep(source) if options.file else source
-    if options.add:
-        kept = added(json.loads(RESULTS.read_text(encoding="utf-8")), kept)
-    results = Results(kept)
+    places = [FOLDER, *(file.parent for file in sorted(FOLDER.glob(f"*/{KEPT}")))]
+    everything = {folder: json.loads((folder / KEPT).read_text(encoding="utf-8")) for folder in places}
+    drawn = list(everything)
+    if options.file:
+        folder = FOLDER / (options.machine or "")
+        new = keep(json.loads(options.file.read_text(encoding="utf-8")))
+        everything[folder] = added(everything[folder], new) if options.add else new
+        drawn = [folder]
+    results = {folder: Results(kept) for folder, kept in everything.items()}
+    elsewhere = {folder.name: each for folder, each in results.items() if folder != FOLDER}
     front = ROOT / "README.md"
-    texts = {
-        RESULTS: written(kept),
-        FOLDER / "README.md": page(results),
-        front: readme(results, front.read_text(encoding="utf-8")),
-    }
+    texts = {front: readme(results[FOLDER], front.read_text(encoding="utf-8"))}
+    for folder, kept in everything.items():
+        texts[folder / KEPT] = written(kept)
+        texts[folder / "README.md"] = page(results[folder], elsewhere if folder == FOLDER else {})
     if options.check:
         stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
         for path in stale:
             print(f"{path.relative_to(ROOT)} is not what report.py writes", file=sys.stderr)
         return 1 if stale else 0
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    draw(results)
-    print(losses(results))
+    for folder in drawn:
+        draw(results[folder], folder)
+        print(losses(results[folder]))
     return 0
 
 
