@@ -234,8 +234,8 @@ class AreaSums {
     rows_sum_ = rows_memory_.template take<A>(strips.block * channels_ + kPad);
     plane_ = plane_memory_.template take<A>(strips.block);
     sums_ = sums_memory_.template take<double>(numbers + kPad);
-    spread_ = spread_memory_.template take<R>(3 * numbers);
-    mixed_ = spread_ + 2 * numbers;
+    spread_ = spread_memory_.template take<R>(2 * (numbers + kPad));
+    mixed_ = mixed_memory_.template take<R>(numbers);
     result_ = result_memory_.template take<T>(numbers);
   }
 
@@ -243,12 +243,15 @@ class AreaSums {
     place(tile);
     const Cover rows = cover(y_, row_);
     if (y_.out <= y_.in) {
-      sum(rows, rows.begin, rows.end);
+      sum(rows, rows.begin, rows.end, sums_);
       return put(sums_);
     }
     const R *const first = spread(rows.begin), *const second = spread(rows.end - 1);
     const Vec<R> head = broadcast(static_cast<R>(rows.head)), tail = broadcast(static_cast<R>(rows.tail));
-    R* const mixed = mixed_;
+    char* const to = target();
+    // Where the output takes these numbers as they are, they go there at once.
+    const bool direct = sizeof(R) == sizeof(T) && !is_integer(out_.dtype);
+    R* const mixed = direct ? reinterpret_cast<R*>(block_target(pixels_, to, result_)) : mixed_;
     if (first == second) {
       for_vectors<R>(numbers_, [=](int64_t i, auto lanes) { lanes.put(mixed + i, head * lanes.get(first + i)); });
     } else {
@@ -256,7 +259,8 @@ class AreaSums {
         lanes.put(mixed + i, madd(tail, lanes.get(second + i), head * lanes.get(first + i)));
       });
     }
-    put(mixed);
+    if (!direct) return put(mixed);
+    if (reinterpret_cast<T*>(mixed) == result_) store_block(pixels_, to, count_, result_);
   }
 
   // The same of rows cut into bands, each added by itself to `parts`, `apart` numbers each.
@@ -264,7 +268,7 @@ class AreaSums {
     place(tile);
     const Cover rows = cover(y_, row_);
     const int64_t count = rows.end - rows.begin;
-    sum(rows, rows.begin + count * band / bands, rows.begin + count * (band + 1) / bands);
+    sum(rows, rows.begin + count * band / bands, rows.begin + count * (band + 1) / bands, sums_);
     memcpy(parts + (tile * bands + band) * apart, sums_, static_cast<size_t>(numbers_) * sizeof(double));
   }
   void add_bands(int64_t tile, int64_t bands, const double* parts, int64_t apart) {
@@ -288,8 +292,8 @@ class AreaSums {
     strip_ = strip;
   }
 
-  // The weighted sum of rows [begin, end), reduced across, to sums_, [pixel][channel].
-  void sum(const Cover& rows, int64_t begin, int64_t end) {
+  // The weighted sum of rows [begin, end), reduced across, [pixel][channel].
+  void sum(const Cover& rows, int64_t begin, int64_t end, double* sums) {
     const Cover* const covers = columns_ + left_;
     const int64_t from = covers[0].begin, last = covers[count_ - 1].end;
     for (int64_t first = from; first < last; first += strips_.block) {
@@ -302,7 +306,7 @@ class AreaSums {
         for (int64_t r = 0; r < some.count; ++r) some.weight[r] = static_cast<A>(rows.weight(y + r));
         add_rows(some, stop - first, y > begin);
       }
-      reduce_across(covers, count_, rows_sum_, first, stop, channels_, first > from, sums_);
+      reduce_across(covers, count_, rows_sum_, first, stop, channels_, first > from, sums);
     }
   }
 
@@ -330,19 +334,25 @@ class AreaSums {
 
   // Row y of the image, spread across; the last two are kept.
   const R* spread(int64_t y) {
-    R* const row = spread_ + (y & 1) * strips_.width * channels_;
+    R* const row = spread_ + (y & 1) * (strips_.width * channels_ + kPad);
     if (ready_[y & 1] != y) {
       ready_[y & 1] = y;
-      sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1);
-      for (int64_t i = 0; i < numbers_; ++i) row[i] = static_cast<R>(sums_[i]);
+      const Cover one = {y, y + 1, 1.0, 1.0, 1.0};
+      if (sizeof(R) == sizeof(double)) {
+        sum(one, y, y + 1, reinterpret_cast<double*>(row));
+      } else {
+        sum(one, y, y + 1, sums_);
+        for (int64_t i = 0; i < numbers_; ++i) row[i] = static_cast<R>(sums_[i]);
+      }
     }
     return row;
   }
 
+  char* target() const { return out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2]; }
   // The numbers of a tile's sums, to their place
   template <class V>
   void put(const V* sums) {
-    char* const to = out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2];
+    char* const to = target();
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, to);
     if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, to);
     const V scale = static_cast<V>(scale_);
@@ -375,7 +385,7 @@ class AreaSums {
   const int64_t channels_;
   const double scale_;  // of sums, where the output is floats: of integers they are levels
   const Block pixels_;
-  Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, result_memory_;
+  Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, mixed_memory_, result_memory_;
   A *rows_sum_, *plane_;
   double* sums_;
   R *spread_, *mixed_;
