@@ -585,7 +585,7 @@ const Operation operations[] = {
     {"guide_forward", guide_forward, true, true},
     {"guide_backward", guide_backward, true, false},
     {"enhance_forward", enhance_forward, true, true},
-    {"total_variation_forward", total_variation_forward, false, true},
+    {"total_variation_forward", total_variation_forward, false, false},
     {"total_variation_backward", total_variation_backward, false, true},
     {"resize_area_forward", resize_area_forward, true, true},
     {"resize_area_backward", resize_area_backward, false, true},
