@@ -187,10 +187,10 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         given["kind"] = next(kind for kind, each in ENHANCE.items() if each is signature)
         given["parameters"] = [given.pop(a.name) for a in signature.arguments if a.role == "parameter"]
     if fields is not None:
-        given |= {"grad": values["grad"], "wrt": list(call._wanted(fields._fields, wrt))}
+        given |= {"grad": values["grad"], "wrt": list(call.gradients(fields._fields, wrt))}
     with torch._C.DisableTorchFunctionSubclass():
         result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
-    return result if fields is None else _gradients(fields, _there(signature, values, given["wrt"]), result)
+    return result if fields is None else _gradients(fields, given["wrt"], result)
 
 
 def _by_formula_alone(call: Any, given: Mapping[str, Any], fields: Any, wrt: Any) -> Any:
@@ -198,7 +198,7 @@ def _by_formula_alone(call: Any, given: Mapping[str, Any], fields: Any, wrt: Any
     name = call.signature.name
     if fields is None:
         return FORMULAS[name](torch, **given)
-    wanted = _there(call.signature, call.values, call._wanted(fields._fields, wrt))
+    wanted = call.gradients(fields._fields, wrt)
     values = {a.name: given[a.name] for a in call.signature.arguments}
     keywords = _keywords(call.signature, call.values, given)
     return _gradients(fields, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
