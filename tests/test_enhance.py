@@ -556,7 +556,11 @@ def test_interrupted_work_leaves_whole_files_only(tmp_path, model, sent, code):
         os.link(first, first.with_name(f"{n}.tif"))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "bilateral_ops", "enhance", tmp_path / "in", "--out", out, "--model", model]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*map(str, command)],
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),  # a shell's background jobs ignore SIGINT
+    )
     until = time.monotonic() + 50
     while not (list(out.glob("*.tif")) and list(out.glob(".*"))) and time.monotonic() < until:
         time.sleep(0.001)
