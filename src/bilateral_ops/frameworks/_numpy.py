@@ -69,10 +69,10 @@ def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], 
     """Refuse an ``out`` that cannot be written to as promised. ``twin`` is the input that it may be."""
     if not out.flags.writeable:
         raise ValueError(f"{op}: {label} must be writable, got a read-only array.")
-    if _overlaps_itself(out):
+    if not out.flags.c_contiguous and _overlaps_itself(out):
         raise ValueError(f"{op}: {label} must not overlap itself, got strides {out.strides} for shape {out.shape}.")
     for name, array in inputs:
-        if array is twin and _same_place(out, twin):
+        if not np.may_share_memory(out, array) or (array is twin and _same_place(out, twin)):
             continue
         if _overlap(out, array):
             only = ", unless it is the same view" if array is twin else ""
@@ -97,8 +97,6 @@ def _same_place(a: Any, b: Any) -> bool:
 
 
 def _overlap(a: Any, b: Any) -> bool:
-    if not np.may_share_memory(a, b):
-        return False
     try:
         return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))
     except np.exceptions.TooHardError:
