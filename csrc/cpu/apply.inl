@@ -114,15 +114,18 @@ void apply_forward_as(const ApplyArgs& a) {
   const int64_t size = m.Co * m.L, width = tile_width(size);
   const Block cells = block_of(a.coefficients, 2), pixels = block_of(a.image, 2), results = block_of(a.out, 2);
   const Tiling tiling = make_tiling(a.out.shape[0], a.out.shape[1], a.out.shape[2], width);
+  const bool in_place = a.out.data == a.image.data;
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
     T* coefficients = memory.take<T>(width * (size + m.Ci + m.Co));
     T *image = coefficients + width * size, *out = image + width * m.Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
+      char* const place = pixel(a.out, tile);
+      T* const target = in_place ? out : block_target(results, place, out);
       apply_tile(m, tile.count, block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients),
-                 block_at(pixels, pixel(a.image, tile), tile.count, image), out);
-      store_block(results, pixel(a.out, tile), tile.count, out);
+                 block_at(pixels, pixel(a.image, tile), tile.count, image), target);
+      if (target == out) store_block(results, place, tile.count, out);
     }
   });
 }
