@@ -20,10 +20,17 @@ struct Matrix34 {
   static constexpr int64_t Co = 3, Ci = 3, L = 4;
 };
 BO_INLINE bool is_matrix34(const Matrix& m) { return m.Co == 3 && m.Ci == 3 && m.L == 4; }
+// The same of any number of rows.
+struct MatrixOf4 {
+  int64_t Co;
+  static constexpr int64_t Ci = 3, L = 4;
+};
 template <class F>
 BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   if (is_matrix34(m)) {
     f(Matrix34());
+  } else if (m.Ci == 3 && m.L == 4) {
+    f(MatrixOf4{m.Co});
   } else {
     f(m);
   }
@@ -85,9 +92,9 @@ void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRIC
 
 // d_A_ij = grad_i·in_j (in_Ci = 1)
 template <class T>
-void apply_tile_d_coefficients(const Matrix& m, int64_t count, const T* BO_RESTRICT image, const T* BO_RESTRICT grad,
-                               T* BO_RESTRICT d_coefficients) {
-  if (is_matrix34(m)) {
+void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, const T* BO_RESTRICT image,
+                               const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients) {
+  if (is_matrix34(matrix)) {
     for (int64_t p = 0; p < count; ++p)
       for_vectors<T>(12, [&](int64_t c, auto lanes) {
         const int v = static_cast<int>(c / Vec<T>::kLanes);
@@ -95,17 +102,19 @@ void apply_tile_d_coefficients(const Matrix& m, int64_t count, const T* BO_RESTR
       });
     return;
   }
-  for (int64_t p = 0; p < count; ++p)
-    for (int64_t i = 0; i < m.Co; ++i) {
-      const T *in = image + p * m.Ci, g = grad[p * m.Co + i];
-      T* row = d_coefficients + (p * m.Co + i) * m.L;
-      if (m.Ci < kFewChannels) {
-        for (int64_t j = 0; j < m.Ci; ++j) row[j] = g * in[j];
-      } else {
-        for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { lanes.put(row + j, broadcast(g) * lanes.get(in + j)); });
+  with_matrix(matrix, [&](const auto& m) {
+    for (int64_t p = 0; p < count; ++p)
+      for (int64_t i = 0; i < m.Co; ++i) {
+        const T *in = image + p * m.Ci, g = grad[p * m.Co + i];
+        T* row = d_coefficients + (p * m.Co + i) * m.L;
+        if (m.Ci < kFewChannels) {
+          for (int64_t j = 0; j < m.Ci; ++j) row[j] = g * in[j];
+        } else {
+          for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { lanes.put(row + j, broadcast(g) * lanes.get(in + j)); });
+        }
+        if (m.L > m.Ci) row[m.Ci] = g;
       }
-      if (m.L > m.Ci) row[m.Ci] = g;
-    }
+  });
 }
 
 template <class T>
