@@ -680,14 +680,18 @@ def main() -> int:
     options = parser.parse_args()
     if options.add and options.file is None:
         parser.error("--add needs a file")
-    places = [FOLDER, *(file.parent for file in sorted(FOLDER.glob(f"*/{KEPT}")))]
-    everything = {folder: json.loads((folder / KEPT).read_text(encoding="utf-8")) for folder in places}
+    files = (*FOLDER.glob(KEPT), *sorted(FOLDER.glob(f"*/{KEPT}")))
+    everything = {file.parent: json.loads(file.read_text(encoding="utf-8")) for file in files}
     drawn = list(everything)
     if options.file:
         folder = FOLDER / (options.machine or "")
         new = keep(json.loads(options.file.read_text(encoding="utf-8")))
+        if options.add and folder not in everything:
+            parser.error(f"--add needs figures in {folder / KEPT} to add to")
         everything[folder] = added(everything[folder], new) if options.add else new
         drawn = [folder]
+    if FOLDER not in everything:
+        parser.error(f"{FOLDER / KEPT} must be there, of a first machine; give a FILE without --machine")
     results = {folder: Results(kept) for folder, kept in everything.items()}
     elsewhere = {folder.name: each for folder, each in results.items() if folder != FOLDER}
     front = ROOT / "README.md"

@@ -19,17 +19,18 @@ BO_INLINE Matrix make_matrix(const Tensor& cells, const Tensor& image) {
 struct Matrix34 {
   static constexpr int64_t Co = 3, Ci = 3, L = 4;
 };
-BO_INLINE bool is_matrix34(const Matrix& m) { return m.Co == 3 && m.Ci == 3 && m.L == 4; }
 // The same of any number of rows.
 struct MatrixOf4 {
   int64_t Co;
   static constexpr int64_t Ci = 3, L = 4;
 };
+BO_INLINE bool is_matrix_of4(const Matrix& m) { return m.Ci == 3 && m.L == 4; }
+BO_INLINE bool is_matrix34(const Matrix& m) { return m.Co == 3 && is_matrix_of4(m); }
 template <class F>
 BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   if (is_matrix34(m)) {
     f(Matrix34());
-  } else if (m.Ci == 3 && m.L == 4) {
+  } else if (is_matrix_of4(m)) {
     f(MatrixOf4{m.Co});
   } else {
     f(m);
@@ -103,7 +104,7 @@ void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, const T* BO_
     return;
   }
   // Four rows of four numbers at a time, where there are such.
-  const int64_t Co = matrix.Co, fours = matrix.Ci == 3 && matrix.L == 4 ? Co / 4 * 4 : 0;
+  const int64_t Co = matrix.Co, fours = is_matrix_of4(matrix) ? Co / 4 * 4 : 0;
   for (int64_t p = 0; fours && p < count; ++p)
     for (int64_t i = 0; i < fours; i += 4)
       for (int v = 0; v < 16 / Vec<T>::kLanes; ++v)
@@ -149,6 +150,7 @@ void apply_forward_as(const ApplyArgs& a) {
 template <class T>
 void apply_backward_as(const ApplyGradArgs& a) {
   const Matrix m = make_matrix(a.coefficients, a.image);
+  // Narrow: matrices are read and their gradients written by turns.
   const int64_t size = m.Co * m.L, width = tile_width(4 * size);
   const Block cells = block_of(a.coefficients, 2), pixels = block_of(a.image, 2), grads = block_of(a.grad, 2);
   const Block d_cells = a.d_coefficients.data ? block_of(a.d_coefficients, 2) : cells;

@@ -502,7 +502,8 @@ def _no_gradient(*_: Any, **__: Any) -> Any:
     )
 
 
-for _operation in (*ops.OPERATIONS.values(), *ops.INTERNAL.values()):
+_ALL = (*ops.OPERATIONS.values(), *ops.INTERNAL.values())
+for _operation in _ALL:
     if _operation.vjp is not None:
         _define(_operation)
 _define_enhance()
@@ -510,7 +511,7 @@ _define_enhance()
 
 def allow_in_graphs() -> None:
     """Have ``torch.compile`` put calls into its graphs as they are; what they do it finds out from the operators."""
-    for operation in (*ops.OPERATIONS.values(), *ops.INTERNAL.values()):
+    for operation in _ALL:
         for function in (operation.function, operation.vjp):
             if function is not None:
                 torch.compiler.allow_in_graph(function)

@@ -562,9 +562,8 @@ def _writable(path: Path, what: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
-        trial = path.with_name(f".{path.name}.{os.getpid()}")
-        trial.touch()
-        trial.unlink()
+        with whole(path, keep=False) as trial:
+            trial.touch()
 
 
 # --- measures
