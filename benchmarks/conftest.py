@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +88,12 @@ def timed(benchmark: Any) -> Callable[..., None]:
         }
 
     return run
+
+
+@pytest.fixture
+def settings() -> Iterator[None]:
+    """Threads and instruction set are put back."""
+    threads, isa = bilateral_ops.get_num_threads(), _core.isa()
+    yield
+    bilateral_ops.set_isa(isa)
+    _bench.use_threads(threads)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from suite import SIZES, TINY, require_memory
 
 import bilateral_ops
-from bilateral_ops import _bench, _core
+from bilateral_ops import _bench
 
 MEGAPIXELS = (0.1, 0.3, 1, 3, 10, 30, 100)
 SCANNED = (("slice", False), ("slice_apply", False), ("slice_apply", True), ("enhance", False))
@@ -39,15 +39,6 @@ def test_pixels(benchmark: Any, timed: Callable[..., None], call: tuple[str, boo
     timed(
         function, beside, call=str(given), size=f"{width}x{height}", pixels=height * width, bytes=moved, scan="pixels"
     )
-
-
-@pytest.fixture
-def settings() -> Iterator[None]:
-    """Threads and instruction set are put back."""
-    threads, isa = bilateral_ops.get_num_threads(), _core.isa()
-    yield
-    bilateral_ops.set_isa(isa)
-    _bench.use_threads(threads)
 
 
 @pytest.mark.usefixtures("settings")

@@ -172,7 +172,7 @@ _CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
 _SAMPLING = {"guide_range", "on_knots", "xy", "raster"} | _WINDOW
 _ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
 _SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners")
-_OPTIONS = {
+OPTIONS = {
     "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING,
     "apply": _SIZE | _MATRIX,
     "slice_apply": _SIZE | _GRID | _MATRIX | _SAMPLING,
@@ -193,7 +193,7 @@ def cases_of(subject: str) -> dict[str, dict[str, Any]]:
     """The cases that differ from one another for this subject, with the options that matter to it."""
     chosen: dict[str, dict[str, Any]] = {}
     for name, options in CASES.items():
-        relevant = {key: value for key, value in options.items() if key in _OPTIONS[subject]}
+        relevant = {key: value for key, value in options.items() if key in OPTIONS[subject]}
         if subject == "resize_area" and 0 in (relevant.get("H"), relevant.get("W")):
             continue  # there is nothing to be averaged
         if relevant not in chosen.values():

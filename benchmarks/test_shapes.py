@@ -1,0 +1,148 @@
+"""Every operation beside Numba on one thread, whatever the shapes, strides and keywords: is any slower?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import cases
+import numpy as np
+import pytest
+from suite import TINY, assert_close
+
+import bilateral_ops
+from bilateral_ops import _bench
+from bilateral_ops._bench import GRID
+
+SIZES = {"64x64": (64, 64), "640x480": (480, 640)}
+AS_IMAGE = "as image"  # a grid, or a result, as large as the image
+
+#: What differs from HDRnet's shapes: options of tests/cases.py, and how the arrays lie in memory.
+SHAPES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "batch of 3": {"N": 3},
+    "planar": {"strides": "planar"},
+    "crop": {"strides": "crop"},
+    "3 to 9": {"Co": 9},
+    "4 to 3": {"Ci": 4},
+    "16 to 2": {"Co": 2, "Ci": 16},
+    "1 to 1": {"Co": 1, "Ci": 1},
+    "no offset": {"offset": False},
+    "1 channel": {"C": (1,)},
+    "5 channels": {"C": (5,)},
+    "64 channels": {"C": (64,)},
+    "depth 1": {"Gd": 1},
+    "depth 16": {"Gd": 16},
+    "depth 17": {"Gd": 17},
+    "depth 64": {"Gd": 64},
+    "2 × 2 cells": {"Gh": 2, "Gw": 2},
+    "grid as image": {"Gh": AS_IMAGE, "Gw": AS_IMAGE},
+    "align_corners": {"align_corners": True},
+    "window": {"window": (1000, 2000, 3000, 4000)},
+    "xy": {"xy": True},
+    "xy of rows and columns": {"xy": True, "raster": True},
+    "guide outside": {"guide_range": (-3.0, 4.0)},
+    "2 knots": {"K": 2},
+    "64 knots": {"K": 64},
+    "3 features": {"F": 3},
+    "64 features": {"F": 64},
+    "64 image channels": {"Ci": 64},
+    "to half": {"size": (32, 32)},
+    "to its size": {"size": AS_IMAGE},
+    "enlarged": {"size": (700, 900)},
+}
+#: Half a gigabyte of matrices.
+_HUGE = ("apply", "64 image channels")
+_PIXELWISE = ("image", "guide", "coefficients", "values", "xy")
+
+
+class Case(NamedTuple):
+    subject: str
+    backward: bool
+    shape: str
+    kinds: cases.Kinds
+
+    def __str__(self) -> str:
+        return f"{self.subject}{'_vjp' * self.backward}"
+
+
+def _cases() -> list[Case]:
+    found = []
+    for subject in cases.SUBJECTS:
+        relevant = cases.OPTIONS[subject] | {"strides"}
+        for backward in (False, True) if subject in cases.DIFFERENTIABLE else (False,):
+            found += [
+                Case(subject, backward, shape, kinds)
+                for shape, options in SHAPES.items()
+                for kinds in (cases.ALL_F32, cases.ALL_F64)
+                if options.keys() <= relevant and (subject, shape) != _HUGE
+            ]
+    return found
+
+
+def _laid(array: Any, strides: str | None) -> Any:
+    """The same numbers elsewhere in memory: channels apart from one another, or within larger rows."""
+    if strides is None or array.ndim < 3:
+        return array
+    if strides == "planar":
+        return np.ascontiguousarray(array.transpose(2, 0, 1, *range(3, array.ndim))).transpose(
+            1, 2, 0, *range(3, array.ndim)
+        )
+    larger = np.zeros((array.shape[0], array.shape[1] + 3, *array.shape[2:]), array.dtype)
+    larger[:, 1:-2] = array
+    return larger[:, 1:-2]
+
+
+@lru_cache(maxsize=1)
+def _calls(case: Case, size: tuple[int, int]) -> dict[str, Callable[..., Any]]:
+    """The call with `out`, of the package and of Numba."""
+    from bilateral_ops.reference import numba
+
+    options: dict[str, Any] = {**GRID, "guide_range": (0.0, 1.0), "H": size[0], "W": size[1], **SHAPES[case.shape]}
+    for name, whole in {"Gh": size[0], "Gw": size[1], "size": size}.items():
+        if options[name] == AS_IMAGE:
+            options[name] = whole
+    strides = options.pop("strides", None)
+    options = {name: value for name, value in options.items() if name in cases.OPTIONS[case.subject]}
+    keywords = cases.keywords_of(options)
+    given = cases.arguments(case.subject, case.kinds, **options)
+    given = cases.replaced(given, **{n: _laid(a, strides) for n, a in cases.arrays(given).items() if n in _PIXELWISE})
+    direction, arguments = cases.forward, (given,)
+    expected = cases.forward(bilateral_ops, case.subject, given, **keywords)
+    out: Any = np.empty_like(expected)
+    if case.backward:
+        grad = _laid(cases.random_like(expected.shape, expected.dtype), strides)
+        direction, arguments = cases.backward, (given, grad)
+        expected = cases.backward(bilateral_ops, case.subject, given, grad, **keywords)
+        out = {name: np.empty_like(array) for name, array in expected._asdict().items() if array is not None}
+    if case.subject != "total_variation" or case.backward:
+        keywords["out"] = out
+    return {
+        name: lambda module=module: direction(module, case.subject, *arguments, **keywords)
+        for name, module in {"bilateral_ops": bilateral_ops, "numba": numba}.items()
+    }
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("case", _cases(), ids=lambda c: f"{c}-{c.shape}-{c.kinds}".replace(" ", "_"))
+def test_shape(benchmark: Any, timed: Callable[..., None], case: Case, size: str) -> None:
+    if reason := _bench.missing("numba"):
+        pytest.skip(reason)
+    _bench.use_threads(1)
+    height, width = TINY["96x64"] if benchmark.disabled else SIZES[size]
+    calls = _calls(case, (height, width))
+    got = [np.copy(a) for a in _bench.results(calls["bilateral_ops"]())]
+    assert_close(_bench.results(calls["numba"]()), got, 1e-4)
+    benchmark.group = f"{case}: shapes"
+    timed(
+        calls["bilateral_ops"],
+        {"numba": calls["numba"]},
+        scan="shapes",
+        call=str(case),
+        shape=case.shape,
+        dtype=str(case.kinds),
+        size=size,
+        pixels=height * width,
+    )
