@@ -4,7 +4,7 @@
 //   T              the compute type
 //   parameters()   how many numbers its parameters are
 //   scratch()      numbers a pixel that its gradient needs besides
-//   at(in)         the guide of a vector of pixels whose channel j is in(j)
+//   at<M>(in, out) the guide of M vectors of pixels; channel j of the mth is in(j, m)
 //   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to sums, one double a parameter, in storing
 //   order
 // image and d_image are [channel][pixel] with rows `pitch` apart; scratch rows have the same pitch.
@@ -69,28 +69,100 @@ class LaneSums {
   double* lanes_;
 };
 
+// As many vectors of pixels as are worked on together: what they share, as a parameter, is then loaded once, and no sum
+// waits for its own last term. And as many rows of a matrix.
+constexpr int64_t kTogether = 4;
+
+// Calls f(first, Count<M>) for parts of n: kTogether while there are as many, then the rest.
+template <class F>
+BO_INLINE void for_together(int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + kTogether <= n; i += kTogether) f(i, Count<kTogether>());
+  switch (n - i) {
+    case 3: return f(i, Count<3>());
+    case 2: return f(i, Count<2>());
+    case 1: return f(i, Count<1>());
+  }
+}
+// f(first pixel, Count<M>) for M vectors of pixels at a time
+template <class T, class F>
+BO_INLINE void for_pixels(int64_t count, F&& f) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  for_together(ceil_div(count, kLanes), [&](int64_t v, auto vectors) { f(v * kLanes, vectors); });
+}
+
+// q_i = bias_i + Σ_j weight_ij·in_j for M vectors of pixels
+template <int M, class T, class Channels, class In>
+BO_INLINE void affine(const T* weights, T bias, const Channels& channels, const In& in, Vec<T>* q) {
+  for (int m = 0; m < M; ++m) q[m] = broadcast(bias);
+  for (int64_t j = 0; j < channels; ++j) {
+    const Vec<T> weight = broadcast(weights[j]);
+    for (int m = 0; m < M; ++m) q[m] = madd(weight, in(j, m), q[m]);
+  }
+}
+// Its gradients, of `rows` rows: d_in_j (+)= Σ_i weight_ij·d_q_i, d_weight_ij += Σ d_q_i·in_j. in, d_in and d_q are
+// [row][pixel] with rows `pitch` apart. add: to what d_in holds
+template <class T>
+void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T* BO_RESTRICT in,
+                      const T* BO_RESTRICT d_q, int64_t count, int64_t pitch, bool add, T* BO_RESTRICT d_in,
+                      const LaneSums<T>& d_weights) {
+  for_together(rows, [&](int64_t first, auto together) {
+    constexpr int M = decltype(together)::value;
+    for (int64_t j = 0; j < channels; ++j) {
+      Vec<T> weight[M], d_weight[M];
+      for (int m = 0; m < M; ++m) {
+        weight[m] = broadcast(weights[(first + m) * channels + j]);
+        d_weight[m] = broadcast(T(0));
+      }
+      const T *const in_j = in + j * pitch, *const d_first = d_q + first * pitch;
+      T* const d_in_j = d_in + j * pitch;
+      for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+        const Vec<T> v = load(in_j + p);
+        Vec<T> d_v = add || first ? load(d_in_j + p) : broadcast(T(0));
+        for (int m = 0; m < M; ++m) {
+          const Vec<T> d = load(d_first + m * pitch + p);
+          d_weight[m] = madd(d, v, d_weight[m]);
+          d_v = madd(weight[m], d, d_v);
+        }
+        store(d_in_j + p, d_v);
+      }
+      for (int m = 0; m < M; ++m) d_weights.add((first + m) * channels + j, d_weight[m]);
+    }
+  });
+}
+
 // The piecewise linear functions c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0) of up to 16 knots, in register tables.
 //
 // With the knots sorted, s_0 ≤ s_1 ≤ …, and m the last one below q (or 0),
 //
 //   c(q) = value_m + slope_m·max(q − s_m, 0),  value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
 //
-// and m is found in four comparisons, down a binary tree of s_1 … s_15 whose nodes are numbered from 1 as in a heap.
+// and m is found in four comparisons, down a binary tree of s_1 … s_15.
 template <class T>
 class SortedCurves {
  public:
-  // There are none where a sum is as fast, of more knots than a table has, or where a parameter is not finite.
+  // There are none where adding up the knots is as fast, of more knots than a table has, or where a parameter is not
+  // finite.
   SortedCurves(const T* shifts, const T* slopes, int64_t channels, int64_t knots) {
-    if (knots > kKnots || knots < kFewKnots) return;
+    if (knots > kKnots || knots < kSearchedKnots<T>) return;
     for (int64_t i = 0; i < channels * knots; ++i)
       if (!(shifts[i] - shifts[i] == T(0)) || !(slopes[i] - slopes[i] == T(0))) return;
     curves_ = memory_.template take<Curve>(channels);
     for (int64_t i = 0; i < channels; ++i) fill(curves_[i], shifts + i * knots, slopes + i * knots, knots);
   }
-  bool any() const { return curves_; }
 
-  BO_INLINE_MEMBER Vec<T> at(int64_t channel, const Vec<T>& q) const {
-    const Curve& c = curves_[channel];
+  // c = c_channel(q) for M vectors of pixels; false where there are no such curves.
+  template <int M>
+  BO_INLINE_MEMBER bool at(int64_t channel, const Vec<T>* q, Vec<T>* c) const {
+    if constexpr (kSearchedKnots<T> <= kKnots) {
+      for (int m = 0; curves_ && m < M; ++m) c[m] = value(curves_[channel], q[m]);
+    }
+    return curves_;
+  }
+
+ private:
+  struct Curve;
+  static BO_INLINE_MEMBER Vec<T> value(const Curve& c, const Vec<T>& q) {
     Indices<T> i = descend<1>(broadcast_index(0, T()), q, broadcast(c.middle[0][0]));
     i = descend<2>(i, q, lookup<8>(c.middle[1], i));
     i = descend<4>(i, q, lookup<8>(c.middle[2], i));
@@ -99,8 +171,7 @@ class SortedCurves {
     return c.odd_at_infinity ? v + (q - q) : v;
   }
 
- private:
-  static constexpr int kKnots = 16, kFewKnots = 5;
+  static constexpr int kKnots = 16;
   // Pieces, and the knots in the middle of halves, quarters, …, where a bit of their index says lower or upper half,
   // the lowest bit first: a search's first steps then have small tables.
   struct Curve {
@@ -160,65 +231,66 @@ class Curves {
   Curves(const GuideParameters& p, int64_t channels)
       : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]), sorted_(n_[2], n_[3], Ci_, K_) {}
   int64_t parameters() const { return n_.total(); }
-  int64_t scratch() const { return 2 * Ci_ + 2; }
+  int64_t scratch() const { return 2 * Ci_ + 1; }
 
-  template <class In>
-  BO_INLINE_MEMBER V at(const In& in) const {
-    const V total = sums(in, [](int64_t, const V&, const V&) {}), zero = broadcast(T(0)), one = broadcast(T(1));
-    const V raised = where_greater(zero, total, zero, total);
-    return where_greater(raised, one, one, raised);
+  template <int M, class In>
+  BO_INLINE_MEMBER void at(const In& in, V* out) const {
+    const V zero = broadcast(T(0)), one = broadcast(T(1));
+    sums<M>(in, out, [](int64_t, const V*, const V*) {});
+    for (int m = 0; m < M; ++m) {
+      const V raised = where_greater(zero, out[m], zero, out[m]);
+      out[m] = where_greater(raised, one, one, raised);
+    }
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
                 const LaneSums<T>& d_ccm) const {
     const LaneSums<T> d_ccm_bias = d_ccm.from(Ci_ * Ci_), d_shifts = d_ccm_bias.from(Ci_),
                       d_slopes = d_shifts.from(Ci_ * K_), d_mix = d_slopes.from(Ci_ * K_), d_mix_bias = d_mix.from(Ci_);
-    T *q = scratch, *c = q + Ci_ * pitch, *inner = c + Ci_ * pitch, *d_q = inner + pitch;
+    T *q = scratch, *c = q + Ci_ * pitch, *inner = c + Ci_ * pitch, *d_q = c;
     const V zero = broadcast(T(0)), one = broadcast(T(1));
     V sum = zero;
-    for (int64_t p = 0; p < count; p += V::kLanes) {
-      const V v = sums([&](int64_t j) { return load(image + j * pitch + p); },
-                       [&](int64_t i, const V& q_i, const V& c_i) {
-                         store(q + i * pitch + p, q_i);
-                         store(c + i * pitch + p, c_i);
-                       });
-      // The gradient of clip's argument; NaN where that is NaN.
-      const V open = where_greater(v, zero, where_greater(one, v, load(grad + p), zero), zero);
-      const V d_v = where_equal(v, v, open, v);
-      store(inner + p, d_v);
-      sum = sum + d_v;
-    }
+    for_pixels<T>(count, [&](int64_t p, auto together) {
+      constexpr int M = decltype(together)::value;
+      V v[M];
+      sums<M>([&](int64_t j, int m) { return load(image + j * pitch + p + m * V::kLanes); }, v,
+              [&](int64_t i, const V* q_i, const V* c_i) {
+                for (int m = 0; m < M; ++m) {
+                  store(q + i * pitch + p + m * V::kLanes, q_i[m]);
+                  store(c + i * pitch + p + m * V::kLanes, c_i[m]);
+                }
+              });
+      for (int m = 0; m < M; ++m) {
+        // The gradient of clip's argument; NaN where that is NaN.
+        const V open = where_greater(v[m], zero, where_greater(one, v[m], load(grad + p + m * V::kLanes)));
+        const V d_v = where_equal(v[m], v[m], open, v[m]);
+        store(inner + p + m * V::kLanes, d_v);
+        sum = sum + d_v;
+      }
+    });
     d_mix_bias.add(0, sum);
     for (int64_t i = 0; i < Ci_; ++i) {
-      const T *q_i = q + i * pitch, *c_i = c + i * pitch;
+      // d_q takes the place of c.
+      const T* q_i = q + i * pitch;
+      T* d_q_i = d_q + i * pitch;
       const T mix = n_[4][i];
       V d_mix_sum = zero, d_bias_sum = zero;
       for (int64_t p = 0; p < count; p += V::kLanes) {
-        d_mix_sum = madd(load(inner + p), load(c_i + p), d_mix_sum);
-        store(d_q + p, zero);
+        d_mix_sum = madd(load(inner + p), load(d_q_i + p), d_mix_sum);
+        store(d_q_i + p, zero);
       }
       d_mix.add(i, d_mix_sum);
-      int64_t k = 0;
-      for (; k + 4 <= K_; k += 4) knot_gradients<4>(i, k, count, q_i, inner, d_q, d_shifts, d_slopes);
-      for (; k < K_; ++k) knot_gradients<1>(i, k, count, q_i, inner, d_q, d_shifts, d_slopes);
+      for_together(K_, [&](int64_t k, auto together) {
+        knot_gradients<decltype(together)::value>(i, k, count, q_i, inner, d_q_i, d_shifts, d_slopes);
+      });
       for (int64_t p = 0; p < count; p += V::kLanes) {
-        const V d = load(d_q + p) * (broadcast(mix) * load(inner + p));
-        store(d_q + p, d);
+        const V d = load(d_q_i + p) * (broadcast(mix) * load(inner + p));
+        store(d_q_i + p, d);
         d_bias_sum = d_bias_sum + d;
       }
       d_ccm_bias.add(i, d_bias_sum);
-      for (int64_t j = 0; j < Ci_; ++j) {
-        const V weight = broadcast(n_[0][i * Ci_ + j]);
-        T* d_in = d_image + j * pitch;
-        V d_weight = zero;
-        for (int64_t p = 0; p < count; p += V::kLanes) {
-          const V d = load(d_q + p);
-          d_weight = madd(d, load(image + j * pitch + p), d_weight);
-          store(d_in + p, madd(weight, d, i ? load(d_in + p) : zero));
-        }
-        d_ccm.add(i * Ci_ + j, d_weight);
-      }
     }
+    affine_gradients(n_[0], Ci_, Ci_, image, d_q, count, pitch, false, d_image, d_ccm);
   }
 
  private:
@@ -227,21 +299,20 @@ class Curves {
   BO_INLINE_MEMBER void knot_gradients(int64_t i, int64_t k, int64_t count, const T* BO_RESTRICT q,
                                        const T* BO_RESTRICT inner, T* BO_RESTRICT d_q, const LaneSums<T>& d_shifts,
                                        const LaneSums<T>& d_slopes) const {
-    const V zero = broadcast(T(0));
     const T *shifts = n_[2] + i * K_ + k, *slopes = n_[3] + i * K_ + k, mix = n_[4][i];
     V shift[M], slope[M], above[M], lifted[M];
     for (int j = 0; j < M; ++j) {
       shift[j] = broadcast(shifts[j]);
       slope[j] = broadcast(slopes[j]);
-      above[j] = lifted[j] = zero;
+      above[j] = lifted[j] = broadcast(T(0));
     }
     for (int64_t p = 0; p < count; p += V::kLanes) {
       const V v = load(q + p), d_v = load(inner + p);
       V d = load(d_q + p);
       for (int j = 0; j < M; ++j) {
-        above[j] = above[j] + where_greater(v, shift[j], d_v, zero);
+        above[j] = above[j] + where_greater(v, shift[j], d_v);
         lifted[j] = madd(d_v, relu(v - shift[j]), lifted[j]);
-        d = d + where_greater(v, shift[j], slope[j], zero);
+        d = d + where_greater(v, shift[j], slope[j]);
       }
       store(d_q + p, d);
     }
@@ -251,30 +322,35 @@ class Curves {
     }
   }
 
-  // The argument of clip for a vector of pixels; keep(i, q_i, c_i) sees what it is made of.
-  template <class In, class Keep>
-  BO_INLINE_MEMBER V sums(const In& in, const Keep& keep) const {
-    return Ci_ == 3 ? sums_of(Three(), in, keep) : sums_of(Ci_, in, keep);
+  // The argument of clip for M vectors of pixels; keep(i, q_i, c_i) sees what it is made of.
+  template <int M, class In, class Keep>
+  BO_INLINE_MEMBER void sums(const In& in, V* total, const Keep& keep) const {
+    if (Ci_ == 3) {
+      sums_of<M>(Three(), in, total, keep);
+    } else {
+      sums_of<M>(Ci_, in, total, keep);
+    }
   }
   struct Three {
     constexpr operator int64_t() const { return 3; }
   };
-  template <class Channels, class In, class Keep>
-  BO_INLINE_MEMBER V sums_of(const Channels& channels, const In& in, const Keep& keep) const {
-    V total = broadcast(*n_[5]);
+  template <int M, class Channels, class In, class Keep>
+  BO_INLINE_MEMBER void sums_of(const Channels& channels, const In& in, V* total, const Keep& keep) const {
+    for (int m = 0; m < M; ++m) total[m] = broadcast(*n_[5]);
     for (int64_t i = 0; i < channels; ++i) {
-      V q = broadcast(n_[1][i]), c = broadcast(T(0));
-      for (int64_t j = 0; j < channels; ++j) q = madd(broadcast(n_[0][i * channels + j]), in(j), q);
-      if (sorted_.any()) {
-        c = sorted_.at(i, q);
-      } else {
+      V q[M], c[M];
+      affine<M>(n_[0] + i * channels, n_[1][i], channels, in, q);
+      if (!sorted_.template at<M>(i, q, c)) {
         const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
-        for (int64_t k = 0; k < K_; ++k) c = madd(broadcast(slopes[k]), relu(q - broadcast(shifts[k])), c);
+        for (int m = 0; m < M; ++m) c[m] = broadcast(T(0));
+        for (int64_t k = 0; k < K_; ++k) {
+          const V shift = broadcast(shifts[k]), slope = broadcast(slopes[k]);
+          for (int m = 0; m < M; ++m) c[m] = madd(slope, relu(q[m] - shift), c[m]);
+        }
       }
-      total = madd(broadcast(n_[4][i]), c, total);
+      for (int m = 0; m < M; ++m) total[m] = madd(broadcast(n_[4][i]), c[m], total[m]);
       keep(i, q, c);
     }
-    return total;
   }
 
   const GuideNumbers<T> n_;
@@ -290,69 +366,68 @@ class Network {
   static constexpr int kParameters = 4;
   Network(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), F_(p.value[0].shape[0]) {}
   int64_t parameters() const { return n_.total(); }
-  int64_t scratch() const { return 2; }
+  int64_t scratch() const { return 1 + kTogether; }
 
-  template <class In>
-  BO_INLINE_MEMBER V at(const In& in) const {
-    return sigmoid(sums(in));
+  template <int M, class In>
+  BO_INLINE_MEMBER void at(const In& in, V* out) const {
+    sums<M>(in, out);
+    for (int m = 0; m < M; ++m) out[m] = sigmoid(out[m]);
   }
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
                 const LaneSums<T>& d_w1) const {
     const LaneSums<T> d_b1 = d_w1.from(F_ * Ci_), d_w2 = d_b1.from(F_), d_b2 = d_w2.from(F_);
-    T* d_sum = scratch;
+    T *d_sum = scratch, *d_hidden = scratch + pitch;
     const V zero = broadcast(T(0));
     V d_b2_sum = zero;
-    for (int64_t p = 0; p < count; p += V::kLanes) {
-      // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
-      const V v = sums([&](int64_t j) { return load(image + j * pitch + p); });
-      const V d = load(grad + p) * sigmoid(v) * sigmoid(zero - v);
-      store(d_sum + p, d);
-      d_b2_sum = d_b2_sum + d;
-    }
+    for_pixels<T>(count, [&](int64_t p, auto together) {
+      constexpr int M = decltype(together)::value;
+      V v[M];
+      sums<M>([&](int64_t j, int m) { return load(image + j * pitch + p + m * V::kLanes); }, v);
+      for (int m = 0; m < M; ++m) {
+        // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
+        const V d = load(grad + p + m * V::kLanes) * sigmoid(v[m]) * sigmoid(zero - v[m]);
+        store(d_sum + p + m * V::kLanes, d);
+        d_b2_sum = d_b2_sum + d;
+      }
+    });
     d_b2.add(0, d_b2_sum);
-    for (int64_t j = 0; j < Ci_; ++j)
-      for (int64_t p = 0; p < count; p += V::kLanes) store(d_image + j * pitch + p, zero);
-    for (int64_t f = 0; f < F_; ++f) {
-      const V w2 = broadcast(n_[2][f]);
-      V d_w2_sum = zero, d_b1_sum = zero;
-      T* d_hidden = scratch + pitch;
-      for (int64_t p = 0; p < count; p += V::kLanes) {
-        const V h = hidden(f, [&](int64_t j) { return load(image + j * pitch + p); }), d = load(d_sum + p);
-        d_w2_sum = madd(d, relu(h), d_w2_sum);
-        const V d_h = where_greater(h, zero, w2 * d, zero), passed = where_equal(h, h, d_h, h);
-        d_b1_sum = d_b1_sum + passed;
-        store(d_hidden + p, passed);
+    for_together(F_, [&](int64_t f, auto features) {
+      for (int64_t i = 0; i < features.value; ++i) {
+        const V w2 = broadcast(n_[2][f + i]);
+        V d_w2_sum = zero, d_b1_sum = zero;
+        for_pixels<T>(count, [&](int64_t p, auto together) {
+          constexpr int M = decltype(together)::value;
+          V h[M];
+          affine<M>(
+              n_[0] + (f + i) * Ci_, n_[1][f + i], Ci_,
+              [&](int64_t j, int m) { return load(image + j * pitch + p + m * V::kLanes); }, h);
+          for (int m = 0; m < M; ++m) {
+            const V d = load(d_sum + p + m * V::kLanes);
+            d_w2_sum = madd(d, relu(h[m]), d_w2_sum);
+            const V passed = where_equal(h[m], h[m], where_greater(h[m], zero, w2 * d), h[m]);
+            d_b1_sum = d_b1_sum + passed;
+            store(d_hidden + i * pitch + p + m * V::kLanes, passed);
+          }
+        });
+        d_w2.add(f + i, d_w2_sum);
+        d_b1.add(f + i, d_b1_sum);
       }
-      d_w2.add(f, d_w2_sum);
-      d_b1.add(f, d_b1_sum);
-      for (int64_t j = 0; j < Ci_; ++j) {
-        const V weight = broadcast(n_[0][f * Ci_ + j]);
-        T* d_in = d_image + j * pitch;
-        V d_weight = zero;
-        for (int64_t p = 0; p < count; p += V::kLanes) {
-          const V d = load(d_hidden + p);
-          d_weight = madd(d, load(image + j * pitch + p), d_weight);
-          store(d_in + p, madd(weight, d, load(d_in + p)));
-        }
-        d_w1.add(f * Ci_ + j, d_weight);
-      }
-    }
+      affine_gradients(n_[0] + f * Ci_, features.value, Ci_, image, d_hidden, count, pitch, f > 0, d_image,
+                       d_w1.from(f * Ci_));
+    });
   }
 
  private:
-  // w1·in + b1 of one feature, and the argument of sigmoid, for a vector of pixels
-  template <class In>
-  BO_INLINE_MEMBER V hidden(int64_t f, const In& in) const {
-    V h = broadcast(n_[1][f]);
-    for (int64_t j = 0; j < Ci_; ++j) h = madd(broadcast(n_[0][f * Ci_ + j]), in(j), h);
-    return h;
-  }
-  template <class In>
-  BO_INLINE_MEMBER V sums(const In& in) const {
-    V total = broadcast(*n_[3]);
-    for (int64_t f = 0; f < F_; ++f) total = madd(broadcast(n_[2][f]), relu(hidden(f, in)), total);
-    return total;
+  // The argument of sigmoid for M vectors of pixels
+  template <int M, class In>
+  BO_INLINE_MEMBER void sums(const In& in, V* total) const {
+    for (int m = 0; m < M; ++m) total[m] = broadcast(*n_[3]);
+    for (int64_t f = 0; f < F_; ++f) {
+      V h[M];
+      affine<M>(n_[0] + f * Ci_, n_[1][f], Ci_, in, h);
+      for (int m = 0; m < M; ++m) total[m] = madd(broadcast(n_[2][f]), relu(h[m]), total[m]);
+    }
   }
 
   const GuideNumbers<T> n_;
@@ -369,10 +444,10 @@ class Luma {
   int64_t parameters() const { return 0; }
   int64_t scratch() const { return 0; }
 
-  template <class In>
-  BO_INLINE_MEMBER Vec<T> at(const In& in) const {
+  template <int M, class In>
+  BO_INLINE_MEMBER void at(const In& in, Vec<T>* out) const {
     const Vec<T> r = broadcast(T(luma_weight(0))), g = broadcast(T(luma_weight(1))), b = broadcast(T(luma_weight(2)));
-    return madd(b, in(2), madd(g, in(1), r * in(0)));
+    for (int m = 0; m < M; ++m) out[m] = madd(b, in(2, m), madd(g, in(1, m), r * in(0, m)));
   }
   void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
     for (int64_t j = 0; j < 3; ++j)
@@ -389,8 +464,13 @@ class Luma {
 // The guide of an image [channel][pixel] with rows `pitch` apart, in whole vectors.
 template <class Guide, class T>
 void guide_run(const Guide& guide, const T* image, int64_t count, int64_t pitch, T* to) {
-  for (int64_t p = 0; p < count; p += Vec<T>::kLanes)
-    store(to + p, guide.at([&](int64_t j) { return load(image + j * pitch + p); }));
+  for_pixels<T>(count, [&](int64_t p, auto together) {
+    constexpr int M = decltype(together)::value;
+    constexpr int64_t kLanes = Vec<T>::kLanes;
+    Vec<T> values[M];
+    guide.template at<M>([&](int64_t j, int m) { return load(image + j * pitch + p + m * kLanes); }, values);
+    for (int m = 0; m < M; ++m) store(to + p + m * kLanes, values[m]);
+  });
 }
 
 // Calls f with the guide that the parameters describe, for images of `channels` channels.

@@ -87,6 +87,11 @@ BO_INLINE Vec<T> where_greater(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a
   BO_LANES r.v[l] = x.v[l] > y.v[l] ? a.v[l] : b.v[l];
   return r;
 }
+// a where x > y, 0 elsewhere
+template <class T>
+BO_INLINE Vec<T> where_greater(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a) {
+  return where_greater(x, y, a, broadcast(T(0)));
+}
 template <class T>
 BO_INLINE Vec<T> operator/(const Vec<T>& a, const Vec<T>& b) {
   Vec<T> r;
@@ -175,6 +180,13 @@ BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
   BO_LANES r.v[l] = p[l];
   return r;
 }
+// How deep a grid is looked up in registers, where that is faster than fetching a pixel's cells: 16 cells, or none.
+template <class T>
+constexpr int kTableDepth = 16;
+// From how many knots on it is faster to search a curve's piece, in tables of 16, than to add up its knots.
+template <class T>
+constexpr int kSearchedKnots = 8;
+constexpr int kNever = 1 << 30;
 // Tables of 8 numbers that a register holds, side by side; other_table() makes a table's index one into the second.
 template <class T>
 constexpr int kTablesInRegister = 1;
@@ -663,6 +675,12 @@ BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, 
                                     const Vec<double>& b) {
   return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ))};
 }
+BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a) {
+  return {_mm256_and_ps(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ), a.v)};
+}
+BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a) {
+  return {_mm256_and_pd(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ), a.v)};
+}
 BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
 BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
 BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm256_div_ps(a.v, b.v)}; }
@@ -723,10 +741,14 @@ BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index.v);
   return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index.v, 28)))};
 }
-template <int D>
-BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
-  return {_mm256_i32gather_pd(table, index.v, 8)};
-}
+// Four doubles to a register make a lookup of a few permutations, or a gather, which takes as long.
+template <>
+inline constexpr int kTableDepth<double> = 0;
+// A search in tables of two registers takes as long as 16 knots do.
+template <>
+inline constexpr int kSearchedKnots<float> = kNever;
+template <>
+inline constexpr int kSearchedKnots<double> = kNever;
 // As with AVX-512: three and eight have no common divisor either.
 BO_INLINE void deinterleave(Vec<float>* v) {
   __m256 x = v[0].v, y = v[1].v, z = v[2].v;
@@ -764,20 +786,6 @@ BO_INLINE void interleave(Vec<double>* v) {
   v[0].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 4);
   v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
   v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
-}
-BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
-BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm_set1_epi32(i)}; }
-// Where a comparison holds, its lane has all bits.
-template <int Bit>
-BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
-  const __m256i greater = _mm256_castps_si256(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ));
-  return {_mm256_or_si256(i.v, _mm256_and_si256(greater, _mm256_set1_epi32(Bit)))};
-}
-template <int Bit>
-BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
-  const __m256i greater = _mm256_castpd_si256(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ));
-  const __m256i narrow = _mm256_permutevar8x32_epi32(greater, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-  return {_mm_or_si128(i.v, _mm_and_si128(_mm256_castsi256_si128(narrow), _mm_set1_epi32(Bit)))};
 }
 // v/top to the last bit: a product with 1/top, corrected by what is left of v.
 BO_INLINE __m256 over(__m256 v, float top) {
@@ -1347,6 +1355,12 @@ BO_INLINE void for_vectors(int64_t n, F&& f) {
   for (; first + Vec<T>::kLanes <= n; first += Vec<T>::kLanes) f(first, Whole<T>());
   if (first < n) f(first, Part<T>{n - first});
 }
+
+// A number that is known when compiling.
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
 
 // Calls f(each), where each(g) is for_vectors(n, g): without a loop where n numbers are less than two vectors.
 template <class T, class F>

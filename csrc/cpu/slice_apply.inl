@@ -74,18 +74,18 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
   const Lattice g = make_lattice(at, grid, image_tensor);
   const Matrix m = make_matrix(grid, image_tensor);
   const Columns<T> columns(g, at);
-  if (g.depth && is_matrix34(m)) {
+  if (is_matrix34(m)) {
     const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
-    for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
-      auto guide = make_guide();
-      with_depth(g, [&](auto depth) {
-        constexpr int D = decltype(depth)::value;
+    const bool done = with_tables<T>(g, [&](auto depth) {
+      constexpr int D = decltype(depth)::value;
+      for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
+        auto guide = make_guide();
         with_pixels(image_tensor, out, T(), [&](auto storage) {
           sampled_apply_34<decltype(storage), D>(at, out, grid, image_tensor, g, tiling, columns, guide, first, last);
         });
       });
     });
-    return;
+    if (done) return;
   }
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const int64_t pitch = width + kPad;
@@ -95,23 +95,21 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
     T *result = image + pitch * m.Ci, *coefficients = result + pitch * m.Co, *pixels = coefficients + width * g.C;
     Placer<T> placer(g, at, columns);
     auto guide = make_guide();
-    if (g.depth) {
-      with_depth(g, [&](auto depth) {
-        constexpr int D = decltype(depth)::value;
-        Tables<T, D> tables(g, grid);
-        for (int64_t index = first; index < last; ++index) {
-          const Tile tile = tile_at(tiling, index);
-          load_planar(image_tensor, tile, image, pitch);
-          const Places<T>& places = placer.template find<false>(tile, guide(tile, image, pitch));
-          for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
-            const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
-            apply_span<D>(m, span, places, begin, end, image, result, pitch, [](int64_t) {});
-          });
-          store_planar(out, tile, result, pitch);
-        }
-      });
-      return;
-    }
+    const bool done = with_tables<T>(g, [&](auto depth) {
+      constexpr int D = decltype(depth)::value;
+      Tables<T, D> tables(g, grid);
+      for (int64_t index = first; index < last; ++index) {
+        const Tile tile = tile_at(tiling, index);
+        load_planar(image_tensor, tile, image, pitch);
+        const Places<T>& places = placer.template find<false>(tile, guide(tile, image, pitch));
+        for_spans(places, tile.count, [&](int64_t begin, int64_t end) {
+          const SpanTables<T> span = tables.span(tile.n, places.row_k, places.row_t, places.kx[begin]);
+          apply_span<D>(m, span, places, begin, end, image, result, pitch, [](int64_t) {});
+        });
+        store_planar(out, tile, result, pitch);
+      }
+    });
+    if (done) return;
     const Samples<T> samples = {coefficients, nullptr, nullptr, nullptr, nullptr};
     const Block in_block = block_of(image_tensor, 2), out_block = block_of(out, 2);
     Sampler<T> sampler(g, grid);
@@ -289,17 +287,15 @@ template <class T>
 void slice_apply_backward_as(const SliceApplyGradArgs& a) {
   const Lattice g = make_lattice(a.at, a.grid, a.grad, a.d_xy.data != nullptr);
   const Matrix m = make_matrix(a.grid, a.image);
-  if (g.depth) {
-    with_depth(g, [&](auto depth) {
-      constexpr int D = decltype(depth)::value;
-      if (is_matrix34(m)) {
-        slice_apply_backward_34<T, D>(a, g);
-      } else {
-        slice_apply_backward_tables<T, D>(a, g, m);
-      }
-    });
-    return;
-  }
+  const bool done = with_tables<T>(g, [&](auto depth) {
+    constexpr int D = decltype(depth)::value;
+    if (is_matrix34(m)) {
+      slice_apply_backward_34<T, D>(a, g);
+    } else {
+      slice_apply_backward_tables<T, D>(a, g, m);
+    }
+  });
+  if (done) return;
   const int64_t width = tile_width(2 * g.C);
   const bool luma = !a.at.guide.data;
   struct Worker {

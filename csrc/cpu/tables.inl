@@ -18,18 +18,15 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-template <int D>
-struct Depth {
-  static constexpr int value = D;
-};
-// Calls f with the depth of the lattice's tables.
-template <class F>
-BO_INLINE void with_depth(const Lattice& g, F&& f) {
-  if (g.depth == 8) {
-    f(Depth<8>());
-  } else {
-    f(Depth<16>());
+// Calls f with the depth of the lattice's tables, and returns whether it has any.
+template <class T, class F>
+BO_INLINE bool with_tables(const Lattice& g, F&& f) {
+  if constexpr (kTableDepth<T> > 0) {
+    if (g.depth == 8) f(Count<8>());
+    if (g.depth == 16) f(Count<16>());
+    return g.depth > 0;
   }
+  return false;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

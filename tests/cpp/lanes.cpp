@@ -120,6 +120,18 @@ void for_types(F&& f) {
   f(double());
 }
 
+// With those whose curves are searched, or that grids are looked up in registers for.
+template <class F>
+void for_searched_types(F&& f) {
+  if constexpr (kSearchedKnots<float> < kNever) f(float());
+  if constexpr (kSearchedKnots<double> < kNever) f(double());
+}
+template <class F>
+void for_table_types(F&& f) {
+  if constexpr (kTableDepth<float> > 0) f(float());
+  if constexpr (kTableDepth<double> > 0) f(double());
+}
+
 // A finite number that is not negative
 template <class T>
 T limit(T v) {
@@ -168,6 +180,9 @@ void arithmetic() {
       elementwise<decltype(t)>(
           question, [](auto x, auto y, auto a, auto b) { return where_greater(x, y, a, b); },
           [](auto x, auto y, auto a, auto b) { return x > y ? a : b; });
+      elementwise<decltype(t)>(
+          question, [](auto x, auto y, auto a, auto) { return where_greater(x, y, a); },
+          [](auto x, auto y, auto a, auto) { return x > y ? a : decltype(t)(0); });
     });
   }
   {
@@ -548,9 +563,13 @@ void indices(char* edge) {
       }
     });
   }
+}
+
+// What curves' pieces are searched by, where they are.
+void searches() {
   {
     Question question(BO_STRING(BO_ISA), "broadcast_index");
-    for_types([&](auto t) {
+    for_searched_types([&](auto t) {
       using T = decltype(t);
       for (int32_t i = 0; i < 32; ++i) {
         int32_t wanted[kMost];
@@ -561,7 +580,7 @@ void indices(char* edge) {
   }
   {
     Question question(BO_STRING(BO_ISA), "descend, with and without the bit");
-    for_types([&](auto t) {
+    for_searched_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
       Random random;
@@ -588,7 +607,7 @@ void indices(char* edge) {
   {
     // As curves look for their knots: the middle of halves, then of quarters, …; a bit a step, the lowest first.
     Question question(BO_STRING(BO_ISA), "descend and lookup<8> find every part");
-    for_types([&](auto t) {
+    for_searched_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
       const auto reversed = [](int i) { return (i & 1) << 3 | (i & 2) << 1 | (i & 4) >> 1 | (i & 8) >> 3; };
@@ -618,7 +637,7 @@ void indices(char* edge) {
 template <int D>
 void lookups(char* edge) {
   Question question(BO_STRING(BO_ISA), D == 8 ? "lookup<8>, every index in every lane" : "lookup<16>, the same");
-  for_types([&](auto t) {
+  for_table_types([&](auto t) {
     using T = decltype(t);
     constexpr int kLanes = Vec<T>::kLanes;
     Random random;
@@ -738,6 +757,7 @@ void check_lanes(char* edge) {
       compare(question, &got, &wanted, 1);
     });
   }
+  if (kSearchedKnots<float> < kNever) searches();
   lookups<8>(edge);
   lookups<16>(edge);
 }
