@@ -8,6 +8,7 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 
 struct Matrix {
+  static constexpr bool kOf4 = false;
   int64_t Co, Ci, L;  // L = Ci, or Ci + 1 with the offset column
 };
 // `cells` ends in the axes (Co, L).
@@ -17,10 +18,12 @@ BO_INLINE Matrix make_matrix(const Tensor& cells, const Tensor& image) {
 
 // HDRnet's matrices, known when compiling.
 struct Matrix34 {
+  static constexpr bool kOf4 = true;
   static constexpr int64_t Co = 3, Ci = 3, L = 4;
 };
 // The same of any number of rows.
 struct MatrixOf4 {
+  static constexpr bool kOf4 = true;
   int64_t Co;
   static constexpr int64_t Ci = 3, L = 4;
 };
@@ -67,11 +70,59 @@ void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coeffi
   });
 }
 
+// Both gradients, or one, of matrices of RGB with an offset, where a vector holds a few rows of four numbers: of
+// d_A it is those of grad, each four times, by (in, 1) over and over. A pixel's reads and writes go together, so that
+// the memory's are mixed, too.
+template <bool kCoefficients, bool kImage, class T, class M>
+void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coefficients, const T* BO_RESTRICT image,
+                          const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients, T* BO_RESTRICT d_image) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  constexpr int kVectors = max_of<int>(1, 4 / kLanes), kRows = max_of<int>(1, kLanes / 4);  // of a row, in a vector
+  for (int64_t p = 0; p < count; ++p) {
+    const T* g = grad + p * m.Co;
+    Vec<T> columns[kVectors];
+    for (Vec<T>& sum : columns) sum = broadcast(T(0));
+    const auto differentiate = [&](int64_t c, int v, auto lanes, const Vec<T>& rows) {
+      if constexpr (kCoefficients) {
+        T* const to = d_coefficients + p * m.Co * 4 + c;
+        prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(to));
+        lanes.put(to, rows * repeat3_one(image + p * 3, v));
+      }
+      if constexpr (kImage) {
+        Vec<T>& sum = columns[v % kVectors];
+        sum = madd(lanes.get(coefficients + p * m.Co * 4 + c), rows, sum);
+      }
+    };
+    int64_t i = 0;
+    if (m.Co == 3) {
+      for_vectors<T>(12, [&](int64_t c, auto lanes) {
+        const int v = static_cast<int>(c / kLanes);
+        differentiate(c, v, lanes, spread3(g, v));
+      });
+      i = 3;
+    }
+    for (; i + kRows <= m.Co; i += kRows)
+      for (int v = 0; v < kVectors; ++v) differentiate(4 * i + v * kLanes, v, Whole<T>(), spread4(g + i, v));
+    if constexpr (kImage) store_columns3(columns, d_image + p * 3);
+    for (; i < m.Co; ++i)
+      for (int64_t j = 0; j < 4; ++j) {
+        const int64_t c = (p * m.Co + i) * 4 + j;
+        if constexpr (kCoefficients) d_coefficients[c] = j < 3 ? g[i] * image[p * 3 + j] : g[i];
+        if constexpr (kImage)
+          if (j < 3) d_image[p * 3 + j] = madd(coefficients[c], g[i], d_image[p * 3 + j]);
+      }
+  }
+}
+
 // d_in_j = Σ_i A_ij·grad_i
 template <class T>
 void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coefficients,
                         const T* BO_RESTRICT grad, T* BO_RESTRICT d_image) {
-  with_matrix(matrix, [&](const auto& m) {
+  with_matrix(matrix, [&](auto m) {
+    if constexpr (decltype(m)::kOf4) {
+      matrix_of4_gradients<false, true, T>(m, count, coefficients, nullptr, grad, nullptr, d_image);
+      return;
+    }
     for (int64_t p = 0; p < count; ++p) {
       const T *A = coefficients + p * m.Co * m.L, *g = grad + p * m.Co;
       if (m.Ci < kFewChannels) {
@@ -95,24 +146,13 @@ void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRIC
 template <class T>
 void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, const T* BO_RESTRICT image,
                                const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients) {
-  if (is_matrix34(matrix)) {
+  with_matrix(matrix, [&](auto m) {
+    if constexpr (decltype(m)::kOf4) {
+      matrix_of4_gradients<true, false, T>(m, count, nullptr, image, grad, d_coefficients, nullptr);
+      return;
+    }
     for (int64_t p = 0; p < count; ++p)
-      for_vectors<T>(12, [&](int64_t c, auto lanes) {
-        const int v = static_cast<int>(c / Vec<T>::kLanes);
-        lanes.put(d_coefficients + p * 12 + c, spread3(grad + 3 * p, v) * repeat3_one(image + 3 * p, v));
-      });
-    return;
-  }
-  // Four rows of four numbers at a time, where there are such.
-  const int64_t Co = matrix.Co, fours = is_matrix_of4(matrix) ? Co / 4 * 4 : 0;
-  for (int64_t p = 0; fours && p < count; ++p)
-    for (int64_t i = 0; i < fours; i += 4)
-      for (int v = 0; v < 16 / Vec<T>::kLanes; ++v)
-        store(d_coefficients + (p * Co + i) * 4 + v * Vec<T>::kLanes,
-              spread4(grad + p * Co + i, v) * repeat3_one(image + 3 * p, v));
-  with_matrix(matrix, [&](const auto& m) {
-    for (int64_t p = 0; p < count; ++p)
-      for (int64_t i = fours; i < m.Co; ++i) {
+      for (int64_t i = 0; i < m.Co; ++i) {
         const T *in = image + p * m.Ci, g = grad[p * m.Co + i];
         T* row = d_coefficients + (p * m.Co + i) * m.L;
         if (m.Ci < kFewChannels) {
@@ -122,6 +162,21 @@ void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, const T* BO_
         }
         if (m.L > m.Ci) row[m.Ci] = g;
       }
+  });
+}
+
+// Both
+template <class T>
+void apply_tile_gradients(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coefficients,
+                          const T* BO_RESTRICT image, const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients,
+                          T* BO_RESTRICT d_image) {
+  with_matrix(matrix, [&](auto m) {
+    if constexpr (decltype(m)::kOf4) {
+      matrix_of4_gradients<true, true, T>(m, count, coefficients, image, grad, d_coefficients, d_image);
+    } else {
+      apply_tile_d_coefficients(m, count, image, grad, d_coefficients);
+      apply_tile_d_image(m, count, coefficients, grad, d_image);
+    }
   });
 }
 
@@ -156,6 +211,7 @@ void apply_backward_as(const ApplyGradArgs& a) {
   const Block d_cells = a.d_coefficients.data ? block_of(a.d_coefficients, 2) : cells;
   const Block d_pixels = a.d_image.data ? block_of(a.d_image, 2) : pixels;
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], width);
+  const bool in_place = a.d_image.data == a.image.data;
   for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
     Scratch memory;
     T* coefficients = memory.take<T>(width * (2 * size + 2 * m.Ci + m.Co));
@@ -164,20 +220,25 @@ void apply_backward_as(const ApplyGradArgs& a) {
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       const T* grad = block_at(grads, pixel(a.grad, tile), tile.count, grad_numbers);
+      const T *from_cells = nullptr, *from_pixels = nullptr;
+      T *to_cells = nullptr, *to_pixels = nullptr;
       if (a.d_coefficients.data) {
-        char* const place = pixel(a.d_coefficients, tile);
-        T* const target = block_target(d_cells, place, d_coefficients);
-        apply_tile_d_coefficients(m, tile.count, block_at(pixels, pixel(a.image, tile), tile.count, image), grad,
-                                  target);
-        if (target == d_coefficients) store_block(d_cells, place, tile.count, d_coefficients);
+        from_pixels = block_at(pixels, pixel(a.image, tile), tile.count, image);
+        to_cells = block_target(d_cells, pixel(a.d_coefficients, tile), d_coefficients);
       }
       if (a.d_image.data) {
-        char* const place = pixel(a.d_image, tile);
-        T* const target = block_target(d_pixels, place, d_image);
-        apply_tile_d_image(m, tile.count, block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients), grad,
-                           target);
-        if (target == d_image) store_block(d_pixels, place, tile.count, d_image);
+        from_cells = block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients);
+        to_pixels = in_place ? d_image : block_target(d_pixels, pixel(a.d_image, tile), d_image);
       }
+      if (to_cells && to_pixels) {
+        apply_tile_gradients(m, tile.count, from_cells, from_pixels, grad, to_cells, to_pixels);
+      } else if (to_cells) {
+        apply_tile_d_coefficients(m, tile.count, from_pixels, grad, to_cells);
+      } else if (to_pixels) {
+        apply_tile_d_image(m, tile.count, from_cells, grad, to_pixels);
+      }
+      if (to_cells == d_coefficients) store_block(d_cells, pixel(a.d_coefficients, tile), tile.count, d_coefficients);
+      if (to_pixels == d_image) store_block(d_pixels, pixel(a.d_image, tile), tile.count, d_image);
     }
   });
 }

@@ -220,7 +220,7 @@ BO_INLINE Vec<T> repeat3_one(const T* p, int v) {
   }
   return r;
 }
-// Vector `v` of p[0] four times, p[1] four times, p[2] four times, then whatever.
+// Vector `v` of p[0] four times, p[1] four times, p[2] four times, zeros
 template <class T>
 BO_INLINE Vec<T> spread3(const T* p, int v) {
   Vec<T> r;
@@ -240,12 +240,23 @@ BO_INLINE Vec<T> repeat4(const T* p, int64_t n, int v) {
   }
   return r;
 }
-// Vector `v` of p[0] four times, …, p[3] four times
+// Vector `v` of p[0] four times, p[1] four times, …; no more is read than it holds
 template <class T>
 BO_INLINE Vec<T> spread4(const T* p, int v) {
   Vec<T> r;
   BO_LANES r.v[l] = p[(v * Vec<T>::kLanes + l) / 4];
   return r;
+}
+// Of rows of four numbers, a vector of a few rows or a row of a few vectors: the sums of the first three columns
+template <class T>
+BO_INLINE void store_columns3(const Vec<T>* rows, T* to) {
+  constexpr int kLanes = Vec<T>::kLanes, kNumbers = kLanes < 4 ? 4 : kLanes;
+  T numbers[kNumbers];
+  for (int i = 0; i < kNumbers; i += kLanes) store(numbers + i, rows[i / kLanes]);
+  for (int j = 0; j < 3; ++j) {
+    to[j] = numbers[j];
+    for (int i = j + 4; i < kNumbers; i += 4) to[j] += numbers[i];
+  }
 }
 // Lane l of the four vectors to to[4l], …, to[4l + 3]
 template <class T>
@@ -535,7 +546,7 @@ BO_INLINE Vec<float> spread3(const float* p, int) {
 BO_INLINE Vec<double> spread3(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   if (v == 0) return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p)))};
-  return {_mm512_set1_pd(p[2])};
+  return {_mm512_maskz_mov_pd(0xf, _mm512_set1_pd(p[2]))};
 }
 BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
   return {_mm512_broadcast_f32x4(n == 4 ? _mm_loadu_ps(p) : _mm_maskz_loadu_ps((1u << n) - 1, p))};
@@ -550,6 +561,14 @@ BO_INLINE Vec<float> spread4(const float* p, int) {
 BO_INLINE Vec<double> spread4(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p + 2 * v)))};
+}
+BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
+  const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(rows->v), _mm512_extractf32x8_ps(rows->v, 1));
+  _mm_mask_storeu_ps(to, 7, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
+}
+BO_INLINE void store_columns3(const Vec<double>* rows, double* to) {
+  const __m512d v = rows->v;
+  _mm256_mask_storeu_pd(to, 7, _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1)));
 }
 // In each lane of 128 bits the numbers that belong together, then lanes to their places.
 BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
@@ -841,7 +860,7 @@ BO_INLINE Vec<double> repeat3_one(const double* p, int) {
   return {_mm256_blend_pd(_mm256_maskload_pd(p, lane_mask(6)), _mm256_set1_pd(1.0), 8)};
 }
 BO_INLINE Vec<float> spread3(const float* p, int v) {
-  if (v > 0) return {_mm256_set1_ps(p[2])};
+  if (v > 0) return {_mm256_setr_m128(_mm_set1_ps(p[2]), _mm_setzero_ps())};
   return {_mm256_setr_m128(_mm_set1_ps(p[0]), _mm_set1_ps(p[1]))};
 }
 BO_INLINE Vec<double> spread3(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
@@ -856,6 +875,11 @@ BO_INLINE Vec<float> spread4(const float* p, int v) {
   return {_mm256_setr_m128(_mm_set1_ps(p[2 * v]), _mm_set1_ps(p[2 * v + 1]))};
 }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
+BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
+  const __m128 sum = _mm_add_ps(_mm256_castps256_ps128(rows->v), _mm256_extractf128_ps(rows->v, 1));
+  store_part(to, Vec<float>{_mm256_castps128_ps256(sum)}, 3);
+}
+BO_INLINE void store_columns3(const Vec<double>* rows, double* to) { store_part(to, *rows, 3); }
 // In each half the numbers that belong together, then halves to their places.
 BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
                            const Vec<float>& d) {
@@ -1264,6 +1288,15 @@ BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
 }
 BO_INLINE Vec<float> spread4(const float* p, int v) { return {vdupq_n_f32(p[2 * v]), vdupq_n_f32(p[2 * v + 1])}; }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
+BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
+  const float32x4_t sum = vaddq_f32(rows->low, rows->high);
+  vst1_f32(to, vget_low_f32(sum));
+  vst1q_lane_f32(to + 2, sum, 2);
+}
+BO_INLINE void store_columns3(const Vec<double>* rows, double* to) {
+  vst1q_f64(to, rows->low);
+  vst1q_lane_f64(to + 2, rows->high, 0);
+}
 BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
                            const Vec<float>& d) {
   vst4q_f32(to, float32x4x4_t{{a.low, b.low, c.low, d.low}});
