@@ -153,6 +153,8 @@ void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool
       to[3 * i + c] = add_number<S>(rows, rows.first + i * S::size + c * apart, more ? to[3 * i + c] : A(0));
 }
 
+// So many that a loop over a pixel's channels is worth its beginning and its end.
+constexpr int64_t kManyChannels = 16;
 constexpr double kNothing[4] = {0.0, 0.0, 0.0, 0.0};
 
 // sums[pixel][channel] = what is summed over the pixels of `from` ([pixel][channel], those in [first, last)) under each
@@ -174,7 +176,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
       *sums = sum;
       continue;
     }
-    if (channels >= 16 && sizeof(A) == sizeof(double)) {
+    if (channels >= kManyChannels && sizeof(A) == sizeof(double)) {
       // Many channels: through memory, as there are more of them than registers.
       const double* p = reinterpret_cast<const double*>(pixels);
       for (int64_t x = begin; x < end; ++x, p += channels) {
@@ -193,6 +195,24 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
       for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += channels), body, sum);
       if (end - begin > 1) sum = madd(load_four(p + channels), tail, sum);
       store_four(sums + c, sum);
+    }
+  }
+}
+
+// The same, to R, where an output pixel has one or two under it, which are here as what they are kept in.
+template <class R>
+void spread_across(const Cover* covers, int64_t count, const R* from, int64_t channels, R* BO_RESTRICT to) {
+  const int64_t first = covers[0].begin;
+  for (int64_t j = 0; j < count; ++j, to += channels) {
+    const Cover& at = covers[j];
+    const R *const a = from + (at.begin - first) * channels, *const b = a + channels;
+    const Vec<R> head = broadcast(static_cast<R>(at.head)), tail = broadcast(static_cast<R>(at.tail));
+    if (at.end - at.begin == 1) {
+      for_vectors<R>(channels, [&](int64_t c, auto lanes) { lanes.put(to + c, head * lanes.get(a + c)); });
+    } else {
+      for_vectors<R>(channels, [&](int64_t c, auto lanes) {
+        lanes.put(to + c, madd(tail, lanes.get(b + c), head * lanes.get(a + c)));
+      });
     }
   }
 }
@@ -250,12 +270,16 @@ class AreaSums {
     const Vec<R> head = broadcast(static_cast<R>(rows.head)), tail = broadcast(static_cast<R>(rows.tail));
     char* const to = target();
     // Where the output takes these numbers as they are, they go there at once.
-    const bool direct = sizeof(R) == sizeof(T) && !is_integer(out_.dtype);
+    const bool direct = kAsTheyAre && !is_integer(out_.dtype);
     R* const mixed = direct ? reinterpret_cast<R*>(block_target(pixels_, to, result_)) : mixed_;
     if (first == second) {
-      for_vectors<R>(numbers_, [=](int64_t i, auto lanes) { lanes.put(mixed + i, head * lanes.get(first + i)); });
+      for_vectors<R>(numbers_, [=](int64_t i, auto lanes) {
+        prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(mixed + i));
+        lanes.put(mixed + i, head * lanes.get(first + i));
+      });
     } else {
       for_vectors<R>(numbers_, [=](int64_t i, auto lanes) {
+        prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(mixed + i));
         lanes.put(mixed + i, madd(tail, lanes.get(second + i), head * lanes.get(first + i)));
       });
     }
@@ -332,13 +356,23 @@ class AreaSums {
     }
   }
 
+  // Whether single rows are kept as the image's numbers are computed in.
+  static constexpr bool kAsTheyAre = sizeof(R) == sizeof(T);
+
   // Row y of the image, spread across; the last two are kept.
   const R* spread(int64_t y) {
     R* const row = spread_ + (y & 1) * (strips_.width * channels_ + kPad);
     if (ready_[y & 1] != y) {
       ready_[y & 1] = y;
       const Cover one = {y, y + 1, 1.0, 1.0, 1.0};
-      if (sizeof(R) == sizeof(double)) {
+      if (kAsTheyAre && channels_ >= kManyChannels && x_.out >= x_.in) {
+        const Cover* const covers = columns_ + left_;
+        const int64_t first = covers[0].begin, pixels = covers[count_ - 1].end - first;
+        const char* const from =
+            image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
+        const T* const source = block_at(block_of(image_, 2), from, pixels, reinterpret_cast<T*>(rows_sum_));
+        spread_across(covers, count_, reinterpret_cast<const R*>(source), channels_, row);
+      } else if (sizeof(R) == sizeof(double)) {
         sum(one, y, y + 1, reinterpret_cast<double*>(row));
       } else {
         sum(one, y, y + 1, sums_);
