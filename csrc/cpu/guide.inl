@@ -2,9 +2,10 @@
 //
 // A guide is a class with
 //   T              the compute type
-//   parameters()   how many numbers its parameters are
-//   scratch()      numbers a pixel that its gradient needs besides
 //   at<M>(in, out) the guide of M vectors of pixels; channel j of the mth is in(j, m)
+// and where it has parameters
+//   parameters()   how many numbers they are
+//   scratch()      numbers a pixel that its gradient needs besides
 //   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to sums, one double a parameter, in storing
 //   order
 // image and d_image are [channel][pixel] with rows `pitch` apart; scratch rows have the same pitch.
@@ -438,22 +439,15 @@ template <class Number>
 class Luma {
  public:
   using T = Number;
-  static constexpr int kParameters = 0;
   Luma() = default;
   Luma(const GuideParameters&, int64_t) {}
-  int64_t parameters() const { return 0; }
-  int64_t scratch() const { return 0; }
 
   template <int M, class In>
   BO_INLINE_MEMBER void at(const In& in, Vec<T>* out) const {
     const Vec<T> r = broadcast(T(luma_weight(0))), g = broadcast(T(luma_weight(1))), b = broadcast(T(luma_weight(2)));
     for (int m = 0; m < M; ++m) out[m] = madd(b, in(2, m), madd(g, in(1, m), r * in(0, m)));
   }
-  void gradient(const T*, const T* grad, int64_t count, int64_t pitch, T*, T* d_image, const LaneSums<T>&) const {
-    for (int64_t j = 0; j < 3; ++j)
-      for (int64_t p = 0; p < count; ++p) d_image[j * pitch + p] = T(luma_weight(j)) * grad[p];
-  }
-  // The same added to what is there. step: from a pixel to the next
+  // Its gradient, added to what is there. step: from a pixel to the next
   static void add_gradient(const T* BO_RESTRICT grad, int64_t count, int64_t pitch, int64_t step,
                            T* BO_RESTRICT d_image) {
     for (int64_t j = 0; j < 3; ++j)
@@ -501,6 +495,32 @@ void guide_forward_as(const GuideArgs& a, const Guide& guide) {
   });
 }
 
+// Of the luma there are no parameters' gradients, and the image's does not depend on it.
+template <class T>
+void guide_backward_as(const GuideGradArgs& a, const Luma<T>&) {
+  if (!a.d_image.data) return;
+  const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], kTileWidth);
+  for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
+    with_pixels(a.d_image, a.d_image, T(), [&](auto storage) {
+      using S = decltype(storage);
+      Pixels3<S, T> d_image(a.d_image);
+      alignas(64) T grad[kTileWidth + kPad] = {};
+      for (int64_t index = first; index < last; ++index) {
+        const Tile tile = tile_at(tiling, index);
+        load_plane(a.grad, tile, grad);
+        char* to = d_image.target(tile);
+        for (int64_t p = 0; p < tile.count; p += Vec<T>::kLanes, to += d_image.kBytes) {
+          Vec<T> v[3];
+          for (int j = 0; j < 3; ++j) v[j] = broadcast(T(luma_weight(j))) * load(grad + p);
+          prefetch_ahead<Pixels3<S, T>::kBytes>(to);
+          store3<S>(to, v);
+        }
+        d_image.put(tile);
+      }
+    });
+  });
+}
+
 template <class Guide>
 void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
   using T = typename Guide::T;
@@ -517,8 +537,7 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
     T *d_image = image + width * Ci, *scratch = d_image + width * Ci, *grad = scratch + width * guide.scratch();
     for (int64_t index = tiling.count * band / bands; index < tiling.count * (band + 1) / bands; ++index) {
       const Tile tile = tile_at(tiling, index);
-      // Without parameters the gradient does not depend on the image.
-      if (Guide::kParameters) load_planar(a.image, tile, image, width);
+      load_planar(a.image, tile, image, width);
       load_plane(a.grad, tile, grad);
       const int64_t count = ceil_div(tile.count, kPad) * kPad;
       for (int64_t p = tile.count; p < count; ++p) {
