@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -241,7 +242,41 @@ def losses(results: Results) -> str:
             for peer, name in PEERS.items():
                 if (ratio := results.faster(call, size, peer)) is not None and ratio < 1:
                     found.append(f"- `{call}` at {pretty(size)}: {name} takes {number(ratio)} of the package's time.")
+    for row in results.find(scan="shapes"):
+        if (ratio := _numba(row)) < 1:
+            found.append(
+                f"- `{row['call']}`, {row['shape']}, {row['dtype']}, {pretty(row['size'])}, one thread: Numba takes "
+                f"{number(ratio)} of the package's time."
+            )
     return "\n".join(found) or "None."
+
+
+def _numba(row: dict[str, Any]) -> float:
+    """How many times as long as the package Numba takes, in a row of shapes."""
+    return 1 / float(row["beside"]["numba"]["ratio"])
+
+
+def shapes(results: Results) -> str:
+    """Beside Numba, whatever the shape."""
+    rows = []
+    measured = results.find(scan="shapes")
+    for call in dict.fromkeys(row["call"] for row in measured):
+        cases = sorted((row for row in measured if row["call"] == call), key=_numba)
+        least = cases[0]
+        where = f"{least['shape']}, {least['dtype']}, {pretty(least['size'])}"
+        middle = statistics.median(map(_numba, cases))
+        rows.append([f"`{call}`", str(len(cases)), number(middle, " ×"), number(_numba(least), " ×"), where])
+    if not rows:
+        return ""
+    return f"""## Whatever the shape
+
+Beside Numba on one thread: matrices and channels of other sizes, shallow and deep grids, grids as large as the image,
+coordinates of their own, planes, crops, few knots and many; float32 and float64, 64 × 64 and 640 × 480 pixels. Numba:
+times as long as this package, in the middle and at the least.
+
+{table(["", "cases", "middle", "least", "where"], rows)}
+
+"""
 
 
 def pixels(results: Results) -> str:
@@ -466,7 +501,7 @@ Time, and time ÷ streaming bound at the same size.
 
 ![Time by threads and instruction set](threads.png)
 
-## Memory
+{shapes(results)}## Memory
 
 What a call adds to the peak of its process, beside inputs and outputs.
 

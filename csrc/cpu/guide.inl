@@ -524,8 +524,9 @@ void guide_backward_as(const GuideGradArgs& a, const Luma<T>&) {
 template <class Guide>
 void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
   using T = typename Guide::T;
-  const int64_t Ci = a.image.shape[3], width = max_of<int64_t>(64, tile_width(2 * Ci + guide.scratch())),
-                size = guide.parameters();
+  // A row of a few vectors is over before its loop has begun: of many channels tiles are rather larger than the cache.
+  const int64_t Ci = a.image.shape[3], width = max_of<int64_t>(64, tile_width(2 * Ci + guide.scratch()));
+  const int64_t size = guide.parameters();
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], width);
   const int64_t bands = band_count(tiling.count, width);
   Scratch sums_memory;
