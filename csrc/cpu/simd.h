@@ -90,7 +90,7 @@ BO_INLINE Vec<T> where_greater(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a
 // a where x > y, 0 elsewhere
 template <class T>
 BO_INLINE Vec<T> where_greater(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a) {
-  return where_greater(x, y, a, broadcast(T(0)));
+  return where_greater(x, y, a, Vec<T>{});
 }
 template <class T>
 BO_INLINE Vec<T> operator/(const Vec<T>& a, const Vec<T>& b) {
