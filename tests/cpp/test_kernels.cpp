@@ -579,7 +579,7 @@ const Operation operations[] = {
     {"slice_forward", slice_forward, false, true},
     {"slice_backward", slice_backward, false, false},
     {"apply_forward", apply_forward, true, true},
-    {"apply_backward", apply_backward, true, true},
+    {"apply_backward", apply_backward, true, false},
     {"slice_apply_forward", slice_apply_forward, true, true},
     {"slice_apply_backward", slice_apply_backward, true, false},
     {"guide_forward", guide_forward, true, true},
