@@ -14,6 +14,10 @@ SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (300
 TINY = {"96x64": (64, 96)}
 
 
+def sizes(config: pytest.Config, timed: dict[str, tuple[int, int]] = SIZES) -> dict[str, tuple[int, int]]:
+    return TINY if config.getoption("benchmark_disable") else timed
+
+
 def assert_close(got: list[Any], want: list[Any], tolerance: float) -> None:
     """Integers to one level, floats in the norm: a position on a knot may round to either side."""
     assert len(got) == len(want)

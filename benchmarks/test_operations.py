@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import pytest
-from suite import SIZES, TINY, assert_close, require_memory
+from suite import TINY, assert_close, require_memory, sizes
 
 from bilateral_ops import _bench
 from bilateral_ops._bench import Problem
@@ -19,10 +19,6 @@ from bilateral_ops.reference import numpy as reference
 
 #: Peers that take seconds are left out at some sizes.
 SLOW = {"torch": ("3840x2160",), "jax": ("3840x2160",), "numpy": ("3840x2160", "4000x3000")}
-
-
-def sizes(config: pytest.Config) -> dict[str, tuple[int, int]]:
-    return TINY if config.getoption("benchmark_disable") else SIZES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

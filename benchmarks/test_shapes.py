@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cases
 import numpy as np
 import pytest
-from suite import TINY, assert_close
+from suite import assert_close, sizes
 
 import bilateral_ops
 from bilateral_ops import _bench
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 def _cases() -> list[Case]:
     found = []
     for subject in cases.SUBJECTS:
-        relevant = cases.OPTIONS[subject] | {"strides"}
+        relevant = cases.OPTIONS[subject] | ({"strides"} if "H" in cases.OPTIONS[subject] else set())
         for backward in (False, True) if subject in cases.DIFFERENTIABLE else (False,):
             found += [
                 Case(subject, backward, shape, kinds)
@@ -124,14 +124,23 @@ def _calls(case: Case, size: tuple[int, int]) -> dict[str, Callable[..., Any]]:
     }
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given = [
+        pytest.param(case, size, id=f"{case}-{case.shape}-{case.kinds}-{size}".replace(" ", "_"))
+        for case in _cases()
+        for size in sizes(metafunc.config, SIZES)
+    ]
+    metafunc.parametrize(("case", "size"), given)
+
+
 @pytest.mark.usefixtures("settings")
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("case", _cases(), ids=lambda c: f"{c}-{c.shape}-{c.kinds}".replace(" ", "_"))
-def test_shape(benchmark: Any, timed: Callable[..., None], case: Case, size: str) -> None:
+def test_shape(
+    benchmark: Any, timed: Callable[..., None], request: pytest.FixtureRequest, case: Case, size: str
+) -> None:
     if reason := _bench.missing("numba"):
         pytest.skip(reason)
     _bench.use_threads(1)
-    height, width = TINY["96x64"] if benchmark.disabled else SIZES[size]
+    height, width = sizes(request.config, SIZES)[size]
     calls = _calls(case, (height, width))
     got = [np.copy(a) for a in _bench.results(calls["bilateral_ops"]())]
     assert_close(_bench.results(calls["numba"]()), got, 1e-4)
