@@ -70,9 +70,9 @@ void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coeffi
   });
 }
 
-// Both gradients, or one, of matrices of RGB with an offset, where a vector holds a few rows of four numbers: of
-// d_A it is those of grad, each four times, by (in, 1) over and over. A pixel's reads and writes go together, so that
-// the memory's are mixed, too.
+// Both gradients, or one, of matrices of RGB with an offset, rows of four numbers, a few of which make a vector: of d_A
+// it is grad's rows, each four times, times (in, 1) over and over. Both in one loop, as memory that is read and written
+// by turns is faster than a tile read and then a tile written.
 template <bool kCoefficients, bool kImage, class T, class M>
 void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coefficients, const T* BO_RESTRICT image,
                           const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients, T* BO_RESTRICT d_image) {
