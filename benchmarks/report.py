@@ -268,11 +268,12 @@ def shapes(results: Results) -> str:
         rows.append([f"`{call}`", str(len(cases)), number(middle, " ×"), number(_numba(least), " ×"), where])
     if not rows:
         return ""
+    sizes = " and ".join(pretty(size) for size in dict.fromkeys(row["size"] for row in measured))
     return f"""## Whatever the shape
 
 Beside Numba on one thread: matrices and channels of other sizes, shallow and deep grids, grids as large as the image,
-coordinates of their own, planes, crops, few knots and many; float32 and float64, 64 × 64 and 640 × 480 pixels. Numba:
-times as long as this package, in the middle and at the least.
+coordinates of their own, planes, crops, few knots and many; float32 and float64, {sizes} pixels.
+Numba: times as long as this package, in the middle and at the least.
 
 {table(["", "cases", "middle", "least", "where"], rows)}
 
