@@ -85,7 +85,7 @@ void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coeffi
     const auto differentiate = [&](int64_t c, int v, auto lanes, const Vec<T>& rows) {
       if constexpr (kCoefficients) {
         T* const to = d_coefficients + p * m.Co * 4 + c;
-        prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(to));
+        if (kImage) prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(to));
         lanes.put(to, rows * repeat3_one(image + p * 3, v));
       }
       if constexpr (kImage) {

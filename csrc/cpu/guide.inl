@@ -92,6 +92,12 @@ BO_INLINE void for_pixels(int64_t count, F&& f) {
   for_together(ceil_div(count, kLanes), [&](int64_t v, auto vectors) { f(v * kLanes, vectors); });
 }
 
+// Channel j of the mth vector of pixels from pixel p on, of an image [channel][pixel]
+template <class T>
+BO_INLINE auto channels_at(const T* image, int64_t pitch, int64_t p) {
+  return [=](int64_t j, int m) { return load(image + j * pitch + p + m * Vec<T>::kLanes); };
+}
+
 // q_i = bias_i + Σ_j weight_ij·in_j for M vectors of pixels
 template <int M, class T, class Channels, class In>
 BO_INLINE void affine(const T* weights, T bias, const Channels& channels, const In& in, Vec<T>* q) {
@@ -254,13 +260,12 @@ class Curves {
     for_pixels<T>(count, [&](int64_t p, auto together) {
       constexpr int M = decltype(together)::value;
       V v[M];
-      sums<M>([&](int64_t j, int m) { return load(image + j * pitch + p + m * V::kLanes); }, v,
-              [&](int64_t i, const V* q_i, const V* c_i) {
-                for (int m = 0; m < M; ++m) {
-                  store(q + i * pitch + p + m * V::kLanes, q_i[m]);
-                  store(c + i * pitch + p + m * V::kLanes, c_i[m]);
-                }
-              });
+      sums<M>(channels_at(image, pitch, p), v, [&](int64_t i, const V* q_i, const V* c_i) {
+        for (int m = 0; m < M; ++m) {
+          store(q + i * pitch + p + m * V::kLanes, q_i[m]);
+          store(c + i * pitch + p + m * V::kLanes, c_i[m]);
+        }
+      });
       for (int m = 0; m < M; ++m) {
         // The gradient of clip's argument; NaN where that is NaN.
         const V open = where_greater(v[m], zero, where_greater(one, v[m], load(grad + p + m * V::kLanes)));
@@ -384,7 +389,7 @@ class Network {
     for_pixels<T>(count, [&](int64_t p, auto together) {
       constexpr int M = decltype(together)::value;
       V v[M];
-      sums<M>([&](int64_t j, int m) { return load(image + j * pitch + p + m * V::kLanes); }, v);
+      sums<M>(channels_at(image, pitch, p), v);
       for (int m = 0; m < M; ++m) {
         // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
         const V d = load(grad + p + m * V::kLanes) * sigmoid(v[m]) * sigmoid(zero - v[m]);
@@ -400,9 +405,7 @@ class Network {
         for_pixels<T>(count, [&](int64_t p, auto together) {
           constexpr int M = decltype(together)::value;
           V h[M];
-          affine<M>(
-              n_[0] + (f + i) * Ci_, n_[1][f + i], Ci_,
-              [&](int64_t j, int m) { return load(image + j * pitch + p + m * V::kLanes); }, h);
+          affine<M>(n_[0] + (f + i) * Ci_, n_[1][f + i], Ci_, channels_at(image, pitch, p), h);
           for (int m = 0; m < M; ++m) {
             const V d = load(d_sum + p + m * V::kLanes);
             d_w2_sum = madd(d, relu(h[m]), d_w2_sum);
@@ -462,7 +465,7 @@ void guide_run(const Guide& guide, const T* image, int64_t count, int64_t pitch,
     constexpr int M = decltype(together)::value;
     constexpr int64_t kLanes = Vec<T>::kLanes;
     Vec<T> values[M];
-    guide.template at<M>([&](int64_t j, int m) { return load(image + j * pitch + p + m * kLanes); }, values);
+    guide.template at<M>(channels_at(image, pitch, p), values);
     for (int m = 0; m < M; ++m) store(to + p + m * kLanes, values[m]);
   });
 }

@@ -199,21 +199,29 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
   }
 }
 
-// The same, to R, where an output pixel has one or two under it, which are here as what they are kept in.
+// to = head·first + tail·second, or head·first where there is no second one
 template <class R>
-void spread_across(const Cover* covers, int64_t count, const R* from, int64_t channels, R* BO_RESTRICT to) {
-  const int64_t first = covers[0].begin;
+BO_INLINE void blend(int64_t n, const R* first, const R* second, double head, double tail, R* to) {
+  const Vec<R> a = broadcast(static_cast<R>(head)), b = broadcast(static_cast<R>(tail));
+  if (second) {
+    for_vectors<R>(n, [=](int64_t i, auto lanes) {
+      prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(to + i));
+      lanes.put(to + i, madd(b, lanes.get(second + i), a * lanes.get(first + i)));
+    });
+  } else {
+    for_vectors<R>(n, [=](int64_t i, auto lanes) {
+      prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(to + i));
+      lanes.put(to + i, a * lanes.get(first + i));
+    });
+  }
+}
+// reduce_across() to R, where an output pixel has one or two under it, which are here as what they are kept in.
+template <class R>
+void spread_across(const Cover* covers, int64_t count, const R* from, int64_t channels, R* to) {
   for (int64_t j = 0; j < count; ++j, to += channels) {
     const Cover& at = covers[j];
-    const R *const a = from + (at.begin - first) * channels, *const b = a + channels;
-    const Vec<R> head = broadcast(static_cast<R>(at.head)), tail = broadcast(static_cast<R>(at.tail));
-    if (at.end - at.begin == 1) {
-      for_vectors<R>(channels, [&](int64_t c, auto lanes) { lanes.put(to + c, head * lanes.get(a + c)); });
-    } else {
-      for_vectors<R>(channels, [&](int64_t c, auto lanes) {
-        lanes.put(to + c, madd(tail, lanes.get(b + c), head * lanes.get(a + c)));
-      });
-    }
+    const R* const first = from + (at.begin - covers[0].begin) * channels;
+    blend(channels, first, at.end - at.begin > 1 ? first + channels : nullptr, at.head, at.tail, to);
   }
 }
 
@@ -267,22 +275,11 @@ class AreaSums {
       return put(sums_);
     }
     const R *const first = spread(rows.begin), *const second = spread(rows.end - 1);
-    const Vec<R> head = broadcast(static_cast<R>(rows.head)), tail = broadcast(static_cast<R>(rows.tail));
     char* const to = target();
     // Where the output takes these numbers as they are, they go there at once.
     const bool direct = kAsTheyAre && !is_integer(out_.dtype);
     R* const mixed = direct ? reinterpret_cast<R*>(block_target(pixels_, to, result_)) : mixed_;
-    if (first == second) {
-      for_vectors<R>(numbers_, [=](int64_t i, auto lanes) {
-        prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(mixed + i));
-        lanes.put(mixed + i, head * lanes.get(first + i));
-      });
-    } else {
-      for_vectors<R>(numbers_, [=](int64_t i, auto lanes) {
-        prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(mixed + i));
-        lanes.put(mixed + i, madd(tail, lanes.get(second + i), head * lanes.get(first + i)));
-      });
-    }
+    blend(numbers_, first, first == second ? nullptr : second, rows.head, rows.tail, mixed);
     if (!direct) return put(mixed);
     if (reinterpret_cast<T*>(mixed) == result_) store_block(pixels_, to, count_, result_);
   }

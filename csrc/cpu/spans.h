@@ -329,7 +329,6 @@ template <class T>
 void store_planar(const Tensor& t, const Tile& tile, const T* from, int64_t pitch) {
   char* const to = pixel(t, tile);
   if (interleaved3(t)) {
-    prefetch_next(to, tile.count * t.strides[2]);
     with_storage(t.dtype, T(), [&](auto storage) {
       using S = decltype(storage);
       const int64_t whole = tile.count / Vec<T>::kLanes * Vec<T>::kLanes;
