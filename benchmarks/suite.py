@@ -15,6 +15,7 @@ TINY = {"96x64": (64, 96)}
 
 
 def sizes(config: pytest.Config, timed: dict[str, tuple[int, int]] = SIZES) -> dict[str, tuple[int, int]]:
+    """What a benchmark runs at: ``timed``, or a tiny image where nothing is."""
     return TINY if config.getoption("benchmark_disable") else timed
 
 

@@ -22,8 +22,8 @@ AS_IMAGE = "as image"  # a grid, or a result, as large as the image
 SHAPES: dict[str, dict[str, Any]] = {
     "usual": {},
     "batch of 3": {"N": 3},
-    "planar": {"strides": "planar"},
-    "crop": {"strides": "crop"},
+    "channels first": {"layout": "channels first"},
+    "cropped": {"layout": "cropped"},
     "3 to 9": {"Co": 9},
     "4 to 3": {"Ci": 4},
     "16 to 2": {"Co": 2, "Ci": 16},
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 def _cases() -> list[Case]:
     found = []
     for subject in cases.SUBJECTS:
-        relevant = cases.OPTIONS[subject] | ({"strides"} if "H" in cases.OPTIONS[subject] else set())
+        relevant = cases.OPTIONS[subject] | ({"layout"} if "H" in cases.OPTIONS[subject] else set())
         for backward in (False, True) if subject in cases.DIFFERENTIABLE else (False,):
             found += [
                 Case(subject, backward, shape, kinds)
@@ -81,17 +81,8 @@ def _cases() -> list[Case]:
     return found
 
 
-def _laid(array: Any, strides: str | None) -> Any:
-    """The same numbers elsewhere in memory: channels apart from one another, or within larger rows."""
-    if strides is None or array.ndim < 3:
-        return array
-    if strides == "planar":
-        return np.ascontiguousarray(array.transpose(2, 0, 1, *range(3, array.ndim))).transpose(
-            1, 2, 0, *range(3, array.ndim)
-        )
-    larger = np.zeros((array.shape[0], array.shape[1] + 3, *array.shape[2:]), array.dtype)
-    larger[:, 1:-2] = array
-    return larger[:, 1:-2]
+def _laid_out(array: Any, layout: str | None) -> Any:
+    return array if layout is None or array.ndim < 3 else cases.laid_out(array, layout)
 
 
 @lru_cache(maxsize=1)
@@ -103,16 +94,18 @@ def _calls(case: Case, size: tuple[int, int]) -> dict[str, Callable[..., Any]]:
     for name, whole in {"Gh": size[0], "Gw": size[1], "size": size}.items():
         if options[name] == AS_IMAGE:
             options[name] = whole
-    strides = options.pop("strides", None)
+    layout = options.pop("layout", None)
     options = {name: value for name, value in options.items() if name in cases.OPTIONS[case.subject]}
     keywords = cases.keywords_of(options)
     given = cases.arguments(case.subject, case.kinds, **options)
-    given = cases.replaced(given, **{n: _laid(a, strides) for n, a in cases.arrays(given).items() if n in _PIXELWISE})
+    given = cases.replaced(
+        given, **{n: _laid_out(a, layout) for n, a in cases.arrays(given).items() if n in _PIXELWISE}
+    )
     direction, arguments = cases.forward, (given,)
     expected = cases.forward(bilateral_ops, case.subject, given, **keywords)
     out: Any = np.empty_like(expected)
     if case.backward:
-        grad = _laid(cases.random_like(expected.shape, expected.dtype), strides)
+        grad = _laid_out(cases.random_like(expected.shape, expected.dtype), layout)
         direction, arguments = cases.backward, (given, grad)
         expected = cases.backward(bilateral_ops, case.subject, given, grad, **keywords)
         out = {name: np.empty_like(array) for name, array in expected._asdict().items() if array is not None}
