@@ -706,6 +706,15 @@ def test_comparison_of_a_video_and_options(run, av, tmp_path):
         assert file.streams.video[0].codec_context.name == "hevc"
 
 
+def test_sound_that_the_container_does_not_hold(run, av, tmp_path):
+    """A video is read by what it holds, and written by its name: WebM takes no AAC."""
+    path = clip(av, tmp_path / "clip.mkv", [picture(64, 96)] * 5, sound=True).rename(tmp_path / "clip.webm")
+    code, _, err = run(path, "--out", tmp_path / "out")
+    assert code == 1
+    assert err.startswith(f"bilateral-ops enhance: {str(path)!r} has a stream of audio that can't be copied (")
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
 def test_damaged_videos(run, av, tmp_path, suffix, damage):

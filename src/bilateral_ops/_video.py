@@ -194,7 +194,7 @@ class _Transcoding:
                 try:
                     self.copied[stream.index] = self.made.add_stream_from_template(stream)
                 except (ValueError, TypeError, NotImplementedError) as error:
-                    raise ImageError(f"has a {stream.type} stream that can't be copied ({reason(error)})") from error
+                    raise ImageError(f"has a stream of {stream.type} that can't be copied ({reason(error)})") from error
         for packet in self.waiting:
             self._mux(packet)
 
