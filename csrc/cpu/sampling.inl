@@ -19,9 +19,13 @@ struct Lattice {
   Axis v, u, z;    // of coordinates: xy's, and the guide
   bool scattered;  // pixels have coordinates of their own
   bool table;      // pixels are looked up in row tables
-  bool spans;      // pixels are splatted span by span
+  bool spans;      // pixels are splatted span by span; where there are row tables
+  bool few;        // a cell has so few that their sum in the compute type is as good as one in double
   int depth;       // 8 or 16: in tables that fit registers, with so many cells a column (tables.inl); else 0
 };
+
+// Pixels whose sum in the compute type is as good as one in double.
+constexpr int64_t kFewPixels = 512;
 
 // Images wider than this have no list of where their columns fall.
 constexpr int64_t kMostColumns = 1 << 16;
@@ -97,6 +101,11 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   // By the whole image's size, so that a window of it goes the same way.
   g.table = !g.scattered && g.Gw * g.Gd <= 4 * at.full_width;
   g.spans = g.table && 8 * g.Gw <= at.full_width;
+  // A cell's pixels lie between its neighbours.
+  const auto most = [](int64_t pixels, int64_t cells) {
+    return 2 * ceil_div(pixels, max_of<int64_t>(1, cells - 1)) + 1;
+  };
+  g.few = !g.spans && !at.xy.data && most(at.full_width, g.Gw) <= kFewPixels / most(at.full_height, g.Gh);
   g.depth = !g.scattered && g.Gd <= 16 && 8 * g.Gw <= at.full_width ? (g.Gd <= 8 ? 8 : 16) : 0;
   return g;
 }
@@ -307,12 +316,102 @@ struct Samples {
                                    // x and y go together, and only where pixels have coordinates; else null
 };
 
+// How the numbers of a cell lie in a table: as in the grid, or those of a 3 × 4 matrix as four columns of four numbers
+// or four rows of four, where the numbers that the matrix lacks are zeros. A packed column has its last cell twice, as
+// what is above it.
+enum class Packing { none, columns, rows };
+constexpr int64_t kPackedCell = 16;
+
+// The grid at one row of pixels after another, [x][z][number].
+template <class T, Packing kPacking = Packing::none>
+class RowTable {
+ public:
+  RowTable(const Lattice& lattice, const Tensor& grid)
+      : g_(lattice),
+        grid_(grid),
+        cells_(block_of(grid, 3)),
+        // An unaligned or converted grid goes through scratch, a column at a time.
+        in_place_(!kPacks && cells_.dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T))),
+        size_(kPacks ? kPackedCell : g_.C),
+        column_((g_.Gd + (kPacks ? 1 : 0)) * size_) {}
+
+  int64_t size() const { return size_; }  // of a cell
+  const T* column(int64_t x) const { return table_ + x * column_; }
+
+  // The columns that this tile needs and the row's earlier tiles did not build.
+  void build(const Tile& tile, const Places<T>& at) {
+    if (!table_) table_ = table_memory_.template take<T>(g_.Gw * column_ + (kPacks ? g_.column : 0));
+    if (tile.n != n_ || tile.y != y_) {
+      n_ = tile.n;
+      y_ = tile.y;
+      built_ = 0;
+    }
+    const int64_t end = min_of<int64_t>(at.kx[tile.count - 1] + 2, g_.Gw);
+    const int64_t ky = at.row_k, above = min_of(ky + 1, g_.Gh - 1);
+    const T ty = at.row_t;
+    for (int64_t x = max_of<int64_t>(built_, at.kx[0]); x < end; ++x) {
+      const T* BO_RESTRICT a = grid_column(tile.n, ky, x);
+      const T* BO_RESTRICT b = grid_column(tile.n, above, x);
+      T* BO_RESTRICT to = table_ + x * column_;
+      for (int64_t i = 0; i < column_; ++i) to[i] = lerp(a[i], b[i], ty);
+    }
+    built_ = max_of(built_, end);
+  }
+
+ private:
+  static constexpr bool kPacks = kPacking != Packing::none;
+
+  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one
+  // each.
+  const T* grid_column(int64_t n, int64_t y, int64_t x) {
+    const char* const from = grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2];
+    if (in_place_) return reinterpret_cast<const T*>(from);
+    RowCopy& row = copies_[y & 1];
+    if (!row.numbers) row.numbers = row.memory.template take<T>(g_.Gw * column_, true);
+    if (row.n != n || row.y != y) {
+      row.n = n;
+      row.y = y;
+      row.begin = row.end = x;
+    }
+    if (x < row.begin || x >= row.end) {
+      load_column(from, row.numbers + x * column_);
+      // Columns come from left to right, row for row.
+      if (x != row.end) row.begin = x;
+      row.end = x + 1;
+    }
+    return row.numbers + x * column_;
+  }
+  void load_column(const char* from, T* to) const {
+    if (!kPacks) return load_block(cells_, from, g_.Gd, to);
+    T* const numbers = table_ + g_.Gw * column_;
+    load_block(cells_, from, g_.Gd, numbers);
+    for (int64_t z = 0; z <= g_.Gd; ++z)
+      for (int64_t c = 0; c < g_.C; ++c)
+        to[z * kPackedCell + (kPacking == Packing::columns ? c % 4 * 4 + c / 4 : c)] =
+            numbers[min_of(z, g_.Gd - 1) * g_.C + c];
+  }
+
+  const Lattice g_;
+  const Tensor& grid_;
+  const Block cells_;
+  const bool in_place_;
+  const int64_t size_, column_;
+  struct RowCopy {
+    Scratch memory;
+    T* numbers = nullptr;
+    int64_t n = -1, y = -1, begin = 0, end = 0;  // columns begin … end are there
+  };
+  RowCopy copies_[2];
+  Scratch table_memory_;
+  T* table_ = nullptr;
+  int64_t n_ = -1, y_ = -1, built_ = 0;
+};
+
 template <class T>
 class Sampler {
  public:
   Sampler(const Lattice& lattice, const Tensor& grid)
-      : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), item_(cells_) {
-    // An unaligned or converted grid goes through scratch, a column at a time.
+      : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), item_(cells_), rows_(lattice, grid) {
     in_place_ = cells_.dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T));
     const int64_t size = item_size(grid.dtype);
     item_.dense = (item_.c2 == 1 || item_.stride2 == size) && (item_.c1 == 1 || item_.stride1 == size * item_.c2);
@@ -320,7 +419,7 @@ class Sampler {
 
   void sample(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
     if (g_.table) {
-      build_table(tile, at);
+      rows_.build(tile, at);
       sample_table(tile, at, to);
     } else {
       if (!buffer_) buffer_ = buffer_memory_.template take<T>(8 * g_.C);
@@ -331,47 +430,6 @@ class Sampler {
  private:
   const char* cell(int64_t n, int64_t y, int64_t x) const {
     return grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2];
-  }
-
-  // The columns that this tile needs and the row's earlier tiles did not build.
-  void build_table(const Tile& tile, const Places<T>& at) {
-    if (!table_) table_ = table_memory_.template take<T>(g_.Gw * g_.column);
-    if (tile.n != n_ || tile.y != y_) {
-      n_ = tile.n;
-      y_ = tile.y;
-      built_ = 0;
-    }
-    const int64_t end = min_of<int64_t>(at.kx[tile.count - 1] + 2, g_.Gw);
-    const int64_t ky = at.row_k, above = min_of(ky + 1, g_.Gh - 1);
-    const T ty = at.row_t;
-    for (int64_t x = max_of<int64_t>(built_, at.kx[0]); x < end; ++x) {
-      const T* BO_RESTRICT a = column(tile.n, ky, x);
-      const T* BO_RESTRICT b = column(tile.n, above, x);
-      T* BO_RESTRICT to = table_ + x * g_.column;
-      for (int64_t i = 0; i < g_.column; ++i) to[i] = lerp(a[i], b[i], ty);
-    }
-    built_ = max_of(built_, end);
-  }
-  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one
-  // each.
-  const T* column(int64_t n, int64_t y, int64_t x) {
-    if (in_place_) return reinterpret_cast<const T*>(cell(n, y, x));
-    RowCopy& row = copies_[y & 1];
-    if (!row.numbers) {
-      row.numbers = row.memory.template take<T>(g_.Gw * g_.column);
-    }
-    if (row.n != n || row.y != y) {
-      row.n = n;
-      row.y = y;
-      row.begin = row.end = x;
-    }
-    if (x < row.begin || x >= row.end) {
-      load_block(cells_, cell(n, y, x), g_.Gd, row.numbers + x * g_.column);
-      // Columns come from left to right, row for row.
-      if (x != row.end) row.begin = x;
-      row.end = x + 1;
-    }
-    return row.numbers + x * g_.column;
   }
 
   void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
@@ -391,7 +449,7 @@ class Sampler {
     T* BO_RESTRICT const values = to.values;
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
       const int64_t kx = at.kx[begin];
-      const T *left = table_ + kx * g_.column, *right = table_ + min_of(kx + 1, g_.Gw - 1) * g_.column;
+      const T *left = rows_.column(kx), *right = rows_.column(min_of(kx + 1, g_.Gw - 1));
       for (int64_t i = begin; i < end; ++i) {
         const int64_t kz = at.kz[i], lower_at = kz * C, upper_at = lower_at + (kz < top ? C : 0);
         const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
@@ -482,15 +540,9 @@ class Sampler {
   const Block cells_;
   Block item_;
   bool in_place_;
-  struct RowCopy {
-    Scratch memory;
-    T* numbers = nullptr;
-    int64_t n = -1, y = -1, begin = 0, end = 0;  // columns begin … end are there
-  };
-  RowCopy copies_[2];
-  Scratch table_memory_, buffer_memory_;
-  T *table_ = nullptr, *buffer_ = nullptr;
-  int64_t n_ = -1, y_ = -1, built_ = 0;
+  RowTable<T> rows_;
+  Scratch buffer_memory_;
+  T* buffer_ = nullptr;
 };
 
 }  // namespace BO_ISA

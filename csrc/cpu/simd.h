@@ -183,6 +183,9 @@ BO_INLINE Indices<T> load_indices(const int32_t* p, T) {
 // How deep a grid is looked up in registers, where that is faster than fetching a pixel's cells: 16 cells, or none.
 template <class T>
 constexpr int kTableDepth = 16;
+// Whether HDRnet's matrices are applied faster by fetching cells even so.
+template <class T>
+constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 // From how many knots on it is faster to search a curve's piece, in tables of 16, than to add up its knots.
 template <class T>
 constexpr int kSearchedKnots = 8;
@@ -247,6 +250,17 @@ BO_INLINE Vec<T> spread4(const T* p, int v) {
   BO_LANES r.v[l] = p[(v * Vec<T>::kLanes + l) / 4];
   return r;
 }
+// Of four columns of four numbers, one after another: c3 + c0·p[0] + c1·p[1] + c2·p[2], but for its last number
+template <class T>
+BO_INLINE void store_affine3(const Vec<T>* columns, const T* p, T* to) {
+  T numbers[16], sum[3];
+  for (int i = 0; i < 16; i += Vec<T>::kLanes) store(numbers + i, columns[i / Vec<T>::kLanes]);
+  for (int i = 0; i < 3; ++i) {
+    sum[i] = numbers[12 + i];
+    for (int j = 0; j < 3; ++j) sum[i] = madd(numbers[4 * j + i], p[j], sum[i]);
+  }
+  for (int i = 0; i < 3; ++i) to[i] = sum[i];
+}
 // Of rows of four numbers, a vector of a few rows or a row of a few vectors: the sums of the first three columns
 template <class T>
 BO_INLINE void store_columns3(const Vec<T>* rows, T* to) {
@@ -310,6 +324,18 @@ BO_INLINE Indices<T> broadcast_index(int32_t i, T) {
   return r;
 }
 #undef BO_LANES
+
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
+// d + a·p[0] + b·p[1] + c·p[2]
+BO_INLINE __m128 affine(__m128 a, __m128 b, __m128 c, __m128 d, const float* p) {
+  const __m128 sum = _mm_fmadd_ps(b, _mm_set1_ps(p[1]), _mm_fmadd_ps(a, _mm_set1_ps(p[0]), d));
+  return _mm_fmadd_ps(c, _mm_set1_ps(p[2]), sum);
+}
+BO_INLINE __m256d affine(__m256d a, __m256d b, __m256d c, __m256d d, const double* p) {
+  const __m256d sum = _mm256_fmadd_pd(b, _mm256_set1_pd(p[1]), _mm256_fmadd_pd(a, _mm256_set1_pd(p[0]), d));
+  return _mm256_fmadd_pd(c, _mm256_set1_pd(p[2]), sum);
+}
+#endif
 
 // ---------------------------------------------------------------------------------------------------------------------
 // AVX-512
@@ -562,6 +588,18 @@ BO_INLINE Vec<double> spread4(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p + 2 * v)))};
 }
+BO_INLINE void store_affine3(const Vec<float>* columns, const float* p, float* to) {
+  const __m512 v = columns->v;
+  _mm_mask_storeu_ps(to, 7,
+                     affine(_mm512_castps512_ps128(v), _mm512_extractf32x4_ps(v, 1), _mm512_extractf32x4_ps(v, 2),
+                            _mm512_extractf32x4_ps(v, 3), p));
+}
+BO_INLINE void store_affine3(const Vec<double>* columns, const double* p, double* to) {
+  const __m512d v = columns[0].v, w = columns[1].v;
+  _mm256_mask_storeu_pd(to, 7,
+                        affine(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1), _mm512_castpd512_pd256(w),
+                               _mm512_extractf64x4_pd(w, 1), p));
+}
 BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
   const __m256 two = _mm256_add_ps(_mm512_castps512_ps256(rows->v), _mm512_extractf32x8_ps(rows->v, 1));
   _mm_mask_storeu_ps(to, 7, _mm_add_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));
@@ -763,6 +801,9 @@ BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
 // Four doubles to a register make a lookup of a few permutations, or a gather, which takes as long.
 template <>
 inline constexpr int kTableDepth<double> = 0;
+// Applying takes 48 permutations for eight pixels, or 16 loads for two. (Differentiating has more to do with them.)
+template <>
+inline constexpr bool kFetchesMatrices<float> = true;
 // A search in tables of two registers takes as long as 16 knots do.
 template <>
 inline constexpr int kSearchedKnots<float> = kNever;
@@ -875,6 +916,26 @@ BO_INLINE Vec<float> spread4(const float* p, int v) {
   return {_mm256_setr_m128(_mm_set1_ps(p[2 * v]), _mm_set1_ps(p[2 * v + 1]))};
 }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
+// c3 + c1·p[1], then c2·p[2] + c0·p[0]: their sum is what is wanted.
+BO_INLINE __m256 affine_halves(const Vec<float>* columns, const float* p) {
+  const __m256 first = _mm256_blend_ps(_mm256_set1_ps(p[0]), _mm256_set1_ps(p[1]), 0xf0);
+  const __m256 second = _mm256_blend_ps(_mm256_set1_ps(p[2]), _mm256_set1_ps(1.0f), 0xf0);
+  return _mm256_fmadd_ps(columns[0].v, first, _mm256_mul_ps(columns[1].v, second));
+}
+BO_INLINE void store3(float* p, __m128 v) { store_part(p, Vec<float>{_mm256_castps128_ps256(v)}, 3); }
+BO_INLINE void store_affine3(const Vec<float>* columns, const float* p, float* to) {
+  const __m256 v = affine_halves(columns, p);
+  store3(to, _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
+}
+BO_INLINE void store_affine3(const Vec<float>* a, const Vec<float>* b, const float* p, float* to) {
+  const __m256 v = affine_halves(a, p), w = affine_halves(b, p + 3);
+  const __m256 sum = _mm256_add_ps(_mm256_blend_ps(v, w, 0xf0), _mm256_permute2f128_ps(v, w, 0x21));
+  _mm_storeu_ps(to, _mm256_castps256_ps128(sum));  // and one number of the other pixel
+  store3(to + 3, _mm256_extractf128_ps(sum, 1));
+}
+BO_INLINE void store_affine3(const Vec<double>* columns, const double* p, double* to) {
+  store_part(to, Vec<double>{affine(columns[0].v, columns[1].v, columns[2].v, columns[3].v, p)}, 3);
+}
 BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
   const __m128 sum = _mm_add_ps(_mm256_castps256_ps128(rows->v), _mm256_extractf128_ps(rows->v, 1));
   store_part(to, Vec<float>{_mm256_castps128_ps256(sum)}, 3);
@@ -1288,6 +1349,21 @@ BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
 }
 BO_INLINE Vec<float> spread4(const float* p, int v) { return {vdupq_n_f32(p[2 * v]), vdupq_n_f32(p[2 * v + 1])}; }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
+BO_INLINE void store_affine3(const Vec<float>* columns, const float* p, float* to) {
+  float32x4_t sum = vfmaq_n_f32(columns[1].high, columns[0].low, p[0]);
+  sum = vfmaq_n_f32(vfmaq_n_f32(sum, columns[0].high, p[1]), columns[1].low, p[2]);
+  vst1_f32(to, vget_low_f32(sum));
+  vst1q_lane_f32(to + 2, sum, 2);
+}
+BO_INLINE void store_affine3(const Vec<double>* columns, const double* p, double* to) {
+  float64x2_t low = columns[3].low, high = columns[3].high;
+  for (int j = 0; j < 3; ++j) {
+    low = vfmaq_n_f64(low, columns[j].low, p[j]);
+    high = vfmaq_n_f64(high, columns[j].high, p[j]);
+  }
+  vst1q_f64(to, low);
+  vst1q_lane_f64(to + 2, high, 0);
+}
 BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
   const float32x4_t sum = vaddq_f32(rows->low, rows->high);
   vst1_f32(to, vget_low_f32(sum));
@@ -1316,6 +1392,23 @@ BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& 
 template <class T>
 BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
   return madd(t, b - a, a);
+}
+
+// store_affine3 of two pixels, one after the other
+template <class T>
+BO_INLINE void store_affine3(const Vec<T>* a, const Vec<T>* b, const T* p, T* to) {
+  store_affine3(a, p, to);
+  store_affine3(b, p + 3, to + 3);
+}
+
+// load() of what is used more than once, which g++ would load as often.
+template <class T>
+BO_INLINE Vec<T> load_once(const T* p) {
+  Vec<T> a = load(p);
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
+  asm("" : "+v"(a.v));
+#endif
+  return a;
 }
 
 BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {

@@ -3,6 +3,7 @@
 
 #include "../ops.h"
 #include "apply.inl"
+#include "cells.inl"
 #include "guide.inl"
 #include "splatting.inl"
 #include "tables.inl"
@@ -64,6 +65,36 @@ void sampled_apply_34(const Sampling& at, const Tensor& out, const Tensor& grid,
   }
 }
 
+// The same where cells are fetched, of pixels where they lie or converted to numbers in scratch. Only a guide may want
+// the image's channels.
+template <class S, class T, class Guide>
+void sampled_apply_34_fetched(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image,
+                              const Lattice& g, const Tiling& tiling, const Columns<T>& columns, Guide& guide,
+                              int64_t first, int64_t last) {
+  using Pixels = Pixels3<S, T>;
+  constexpr int64_t kLanes = Vec<T>::kLanes, kPitch = kTileWidth + kPad;
+  constexpr bool kConverted = S::size != sizeof(T);
+  Pixels source(image), sink(out);
+  Placer<T> placer(g, at, columns);
+  RowTable<T, Packing::columns> rows(g, grid);
+  alignas(64) T channels[3 * kPitch];
+  alignas(64) T numbers[3 * kPitch];
+  for (int64_t index = first; index < last; ++index) {
+    const Tile tile = tile_at(tiling, index);
+    const char* const from = source.load(tile);
+    char* const to = sink.target(tile);
+    if (Guide::reads_image) pixels_to_planes<S>(from, tile.count, channels, kPitch);
+    const Places<T>& places = placer.template find<false>(tile, guide(tile, channels, kPitch));
+    for (int64_t i = 0; kConverted && i < 3 * tile.count; i += kLanes) store(numbers + i, S::load(from + i * S::size));
+    const T* const in = kConverted ? numbers : reinterpret_cast<const T*>(from);
+    T* const result = kConverted ? numbers : reinterpret_cast<T*>(to);
+    rows.build(tile, places);
+    apply_matrices(g, rows, places, tile.count, in, result, ForwardPrefetch<S, T, Guide>{from, to, guide});
+    for (int64_t i = 0; kConverted && i < 3 * tile.count; i += kLanes) S::store(to + i * S::size, load(numbers + i));
+    sink.put(tile);
+  }
+}
+
 // Grid sampled at the guide, coefficients applied to the image. The guide comes from make_guide(): an object a range of
 // tiles, guide(tile, image, pitch) → [pixel], where image is [channel][pixel] with rows `pitch` apart, in whole
 // vectors; guide.prefetch(pixel) asks for what a later tile needs, guide.reads_image says whether it wants the image at
@@ -76,16 +107,27 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
   const Columns<T> columns(g, at);
   if (is_matrix34(m)) {
     const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
-    const bool done = with_tables<T>(g, [&](auto depth) {
-      constexpr int D = decltype(depth)::value;
+    const auto run = [&](auto&& apply_tiles) {
       for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
         auto guide = make_guide();
-        with_pixels(image_tensor, out, T(), [&](auto storage) {
+        with_pixels(image_tensor, out, T(), [&](auto storage) { apply_tiles(storage, guide, first, last); });
+      });
+    };
+    if constexpr (!kFetchesMatrices<T>) {
+      const bool done = with_tables<T>(g, [&](auto depth) {
+        constexpr int D = decltype(depth)::value;
+        run([&](auto storage, auto& guide, int64_t first, int64_t last) {
           sampled_apply_34<decltype(storage), D>(at, out, grid, image_tensor, g, tiling, columns, guide, first, last);
         });
       });
-    });
-    if (done) return;
+      if (done) return;
+    }
+    if (g.spans) {
+      return run([&](auto storage, auto& guide, int64_t first, int64_t last) {
+        sampled_apply_34_fetched<decltype(storage)>(at, out, grid, image_tensor, g, tiling, columns, guide, first,
+                                                    last);
+      });
+    }
   }
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const int64_t pitch = width + kPad;
@@ -241,6 +283,47 @@ void slice_apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g) {
   });
 }
 
+// The same where cells are fetched.
+template <class T>
+void slice_apply_backward_34_fetched(const SliceApplyGradArgs& a, const Lattice& g) {
+  using S = Plain<T, T>;
+  using Pixels = Pixels3<S, T>;
+  constexpr int64_t kPitch = kTileWidth + kPad;
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
+  const Columns<T> columns(g, a.at);
+  const bool luma = !a.at.guide.data, slopes = a.d_image.data || a.d_guide.data;
+  splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+    Pixels image(a.image), grad(a.grad), d_image(a.d_image);
+    alignas(64) T channels[3 * kPitch];
+    alignas(64) T guide[kPitch];
+    alignas(64) T d_guide[kPitch];
+    alignas(64) T d_in[3 * kPitch];
+    Placer<T> placer(g, a.at, columns);
+    RowTable<T, Packing::rows> rows(g, a.grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      const char* const in_pixels = image.load(tile);
+      const char* const grad_pixels = grad.load(tile);
+      const T *in = reinterpret_cast<const T*>(in_pixels), *d_out = reinterpret_cast<const T*>(grad_pixels);
+      if (luma) pixels_to_planes<S>(in_pixels, tile.count, channels, kPitch);
+      load_guide(a.at.guide, tile, channels, kPitch, guide);
+      const Places<T>& places = placer.find(tile, guide);
+      if (splatter) splatter->add_outer(tile, places, in, d_out);
+      if (!slopes) continue;
+      char* const to = a.d_image.data ? d_image.target(tile) : reinterpret_cast<char*>(d_in);
+      const char* const plane = a.d_guide.data ? pixel(a.d_guide, tile) : grad_pixels;
+      rows.build(tile, places);
+      matrix_gradients(g, rows, places, tile.count, in, d_out, reinterpret_cast<T*>(to), d_guide,
+                       BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
+      if (a.d_image.data) {
+        if (luma) Luma<T>::add_gradient(d_guide, tile.count, 1, 3, reinterpret_cast<T*>(to));
+        d_image.put(tile);
+      }
+      if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
+    }
+  });
+}
+
 // Other matrices under such a lattice.
 template <class T, int D>
 void slice_apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, const Matrix& m) {
@@ -296,6 +379,7 @@ void slice_apply_backward_as(const SliceApplyGradArgs& a) {
     }
   });
   if (done) return;
+  if (is_matrix34(m) && g.spans) return slice_apply_backward_34_fetched<T>(a, g);
   const int64_t width = tile_width(2 * g.C);
   const bool luma = !a.at.guide.data;
   struct Worker {

@@ -7,7 +7,19 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// The sums of one band of an image: double whatever the compute type, as a cell may collect millions of pixels.
+// Where the sums of one band of an image are: grid rows [y][x][z][c], of doubles or, where Lattice::few says that those
+// do as well, of the compute type.
+struct BandSums {
+  void *first, *rest;  // row `top`, and those after it to row `split`; row 0 of the rows from there on
+  int64_t top, split;
+  // rows: numbers in a row
+  template <class Sum>
+  Sum* row(int64_t y, int64_t numbers) const {
+    return y < split ? static_cast<Sum*>(first) + (y - top) * numbers : static_cast<Sum*>(rest) + y * numbers;
+  }
+};
+
+// Adds to the sums of one band, which are all zero before.
 //
 // Where the pixels between the same two columns of cells follow one another, a span, each is added in the compute type
 // to the sums of one depth alone, its own, which stay in the first-level cache: to four sums a channel, one for each
@@ -17,9 +29,8 @@ inline namespace BO_ISA {
 template <class T>
 class Splatter {
  public:
-  // `sums` holds grid rows from `first_row` on, [y][x][z][c], all zero.
-  Splatter(const Lattice& lattice, double* sums, int64_t first_row)
-      : g_(lattice), sums_(sums), first_row_(first_row), numbers_(ceil_div(g_.C, int64_t(4)) * kFour) {
+  Splatter(const Lattice& lattice, const BandSums& sums)
+      : g_(lattice), sums_(sums), numbers_(ceil_div(g_.C, int64_t(4)) * kFour) {
     if (g_.spans) {
       half_ = (g_.Gd + 1) * numbers_;
       span_ = memory_.template take<T>(2 * half_ + 4 * kSize, true);
@@ -46,23 +57,10 @@ class Splatter {
       }
       return;
     }
-    for (int64_t i = 0; i < tile.count; ++i) {
-      // Both depths, which lie one after the other; at the last one there is none above.
-      const double tz = at.tz[i];
-      const int64_t kz = at.kz[i], numbers = kz + 1 < g_.Gd ? 2 * C : C;
-      for (int64_t c = 0; c < C; ++c) {
-        const double d = static_cast<double>(contributions[i * C + c]);
-        pair_[c] = d * (1.0 - tz);
-        pair_[C + c] = d * tz;
-      }
-      const int64_t kx = at.kx[i], left = kx * g_.column, right = min_of(kx + 1, g_.Gw - 1) * g_.column;
-      const double ty = at.ty[i], tx = at.tx[i];
-      double* const below = grid_row(at.ky[i]) + kz * C;
-      double* const above = grid_row(min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1)) + kz * C;
-      add_pair(below + left, (1.0 - ty) * (1.0 - tx), numbers);
-      add_pair(below + right, (1.0 - ty) * tx, numbers);
-      add_pair(above + left, ty * (1.0 - tx), numbers);
-      add_pair(above + right, ty * tx, numbers);
+    if (g_.few) {
+      add_pixels(tile, at, contributions, reinterpret_cast<T*>(pair_));
+    } else {
+      add_pixels(tile, at, contributions, pair_);
     }
   }
 
@@ -86,13 +84,43 @@ class Splatter {
 
  private:
   static constexpr int64_t kSize = kTileWidth + kPad;
-  // Pixels whose sum in the compute type is as good as one in double.
-  static constexpr int64_t kMost = 512;
   // Four channels at four corners: left and right in the lower depth, then in the upper.
   static constexpr int64_t kFour = 16;
   static constexpr int kVectors = kFour / Vec<T>::kLanes;
 
-  double* grid_row(int64_t y) const { return sums_ + (y - first_row_) * g_.Gw * g_.column; }
+  template <class Sum>
+  Sum* grid_row(int64_t y) const {
+    return sums_.row<Sum>(y, g_.Gw * g_.column);
+  }
+
+  // pair: room for a pixel's contributions to the two depths around it
+  template <class Sum>
+  void add_pixels(const Tile& tile, const Places<T>& at, const T* contributions, Sum* pair) const {
+    const int64_t C = g_.C;
+    const auto add_pair = [=](Sum* to, Sum weight, int64_t numbers) {
+      const Vec<Sum> w = broadcast(weight);
+      for_vectors<Sum>(
+          numbers, [&](int64_t c, auto lanes) { lanes.put(to + c, madd(w, lanes.get(pair + c), lanes.get(to + c))); });
+    };
+    for (int64_t i = 0; i < tile.count; ++i) {
+      // Both depths, which lie one after the other; at the last one there is none above.
+      const Sum tz = at.tz[i];
+      const int64_t kz = at.kz[i], numbers = kz + 1 < g_.Gd ? 2 * C : C;
+      for (int64_t c = 0; c < C; ++c) {
+        const Sum d = static_cast<Sum>(contributions[i * C + c]);
+        pair[c] = d * (Sum(1) - tz);
+        pair[C + c] = d * tz;
+      }
+      const int64_t kx = at.kx[i], left = kx * g_.column, right = min_of(kx + 1, g_.Gw - 1) * g_.column;
+      const Sum ty = at.ty[i], tx = at.tx[i];
+      Sum* const below = grid_row<Sum>(at.ky[i]) + kz * C;
+      Sum* const above = grid_row<Sum>(min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1)) + kz * C;
+      add_pair(below + left, (Sum(1) - ty) * (Sum(1) - tx), numbers);
+      add_pair(below + right, (Sum(1) - ty) * tx, numbers);
+      add_pair(above + left, ty * (Sum(1) - tx), numbers);
+      add_pair(above + right, ty * tx, numbers);
+    }
+  }
 
   template <class F>
   static BO_INLINE_MEMBER void add_four(const Vec<T>* weights, const F& channels, T* to) {
@@ -116,7 +144,7 @@ class Splatter {
       last = max_of(last, at.kz[i]);
     }
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-      if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kMost)) add_span();
+      if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kFewPixels)) add_span();
       y_ = tile.y;
       ky_ = at.row_k;
       kx_ = at.kx[begin];
@@ -153,7 +181,7 @@ class Splatter {
     const int64_t C = g_.C, numbers = numbers_, half = half_, first = first_, last = last_;
     const int64_t end = min_of(last + 2, g_.Gd);
     const int64_t left = kx_ * g_.column, right = min_of(kx_ + 1, g_.Gw - 1) * g_.column;
-    double *const below = grid_row(ky_), *const above = grid_row(min_of(ky_ + 1, g_.Gh - 1));
+    double *const below = grid_row<double>(ky_), *const above = grid_row<double>(min_of(ky_ + 1, g_.Gh - 1));
     const double upper_weight = ty_, lower_weight = 1.0 - ty_;
     T* const span = depth_sums(0);
     for (int64_t z = first; z < end; ++z)
@@ -183,89 +211,120 @@ class Splatter {
     for (int64_t l = 0; l < channels; ++l) to[l] = madd(weight, static_cast<double>(sums[l]), to[l]);
   }
 
-  void add_pair(double* to, double weight, int64_t numbers) const {
-    const Vec<double> w = broadcast(weight);
-    for_vectors<double>(
-        numbers, [&](int64_t c, auto lanes) { lanes.put(to + c, madd(w, lanes.get(pair_ + c), lanes.get(to + c))); });
-  }
-
   const Lattice g_;
-  double* sums_;
-  int64_t first_row_;
+  const BandSums sums_;
   Scratch memory_;
   // The span's sums, [parity][z][four channels][corner][channel]
   const int64_t numbers_;  // of a depth
   int64_t half_ = 0;
   T* span_ = nullptr;
   T* weights_ = nullptr;    // [pixel][corner] of a tile
-  double* pair_ = nullptr;  // one pixel's contributions to the two depths around it
+  double* pair_ = nullptr;  // for add_pixels
   int64_t count_ = 0, y_ = 0, ky_ = 0, kx_ = 0, first_ = g_.Gd, last_ = 0;
   double ty_ = 0.0;
 };
 
-// Bands of one image, each with sums of its own, and their sum in the order of the bands.
+// Bands of one image, each with sums of its own, and their sum in the order of the bands. Where sums and d_grid are of
+// the same kind, the first band that has a grid row adds to it where it lies.
+template <class T>
 class GridSums {
  public:
-  GridSums(const Lattice& g, const Sampling& at, const Tiling& tiling) : g_(g), tiles_(tiling.H * tiling.per_row) {
-    row_size_ = g.Gw * g.column;
+  GridSums(const Lattice& g, const Sampling& at, const Tiling& tiling, const Tensor& d_grid, int64_t n)
+      : g_(g),
+        cells_(block_of(d_grid, 3)),
+        d_grid_(d_grid),
+        to_(d_grid.data + n * d_grid.strides[0]),
+        row_size_(g.Gw * g.column),
+        tiles_(tiling.H * tiling.per_row),
+        in_place_((g.few || sizeof(T) == sizeof(double)) && !g.scattered && cells_.dense &&
+                  (g.Gw == 1 || d_grid.strides[2] == g.Gd * cells_.stride) &&
+                  (g.Gh == 1 || d_grid.strides[1] == g.Gw * g.Gd * cells_.stride) && plain<T>(d_grid.dtype, to_)) {
     bands_ = band_count(tiles_, tiling.width);
     if (!g.scattered) {
+      int64_t end = 0;  // of the rows that an earlier band has
       for (int64_t b = 0; b < bands_; ++b) {
         const bool any = first_tile(b) < first_tile(b + 1);
         const int64_t top = any ? locate_row(g, at, first_tile(b) / tiling.per_row).k : 0;
         const int64_t bottom = any ? locate_row(g, at, (first_tile(b + 1) - 1) / tiling.per_row).k : -2;
-        place(b, top, min_of(bottom + 2, g.Gh));
+        place(b, top, min_of(bottom + 2, g.Gh), end);
+        end = max_of(end, bottom_[b]);
       }
     } else {
       // Pixels may fall anywhere: every band has a whole grid, and large grids fewer bands.
       const int64_t most = (int64_t(64) << 20) / max_of<int64_t>(1, row_size_ * g.Gh * int64_t(sizeof(double)));
       bands_ = max_of<int64_t>(1, min_of(bands_, most));
-      for (int64_t b = 0; b < bands_; ++b) place(b, 0, g.Gh);
+      for (int64_t b = 0; b < bands_; ++b) place(b, 0, g.Gh, 0);
     }
-    sums_ = memory_.take<double>(rows_ * row_size_, true);
+    sums_ = memory_.template take<char>(rows_ * row_size_ * item(), true);
   }
 
   int64_t bands() const { return bands_; }
   int64_t first_tile(int64_t band) const { return tiles_ * band / bands_; }
-  int64_t first_row(int64_t band) const { return top_[band]; }
-  double* sums(int64_t band) const { return sums_ + start_[band] * row_size_; }
+  // All zero. To be called once a band, by the thread that adds to it.
+  BandSums sums(int64_t band) const {
+    const BandSums sums = {sums_ + start_[band] * row_size_ * item(), to_, top_[band], split_[band]};
+    for (int64_t y = split_[band]; y < bottom_[band]; ++y)
+      memset(sums.row<T>(y, row_size_), 0, static_cast<size_t>(row_size_) * sizeof(T));
+    return sums;
+  }
 
-  template <class T>
-  void store(const Tensor& to, int64_t n) const {
-    const Block cells = block_of(to, 3);
+  void store() const {
     for_rows(g_.Gh, g_.Gh * row_size_, [&](int64_t y) {
-      const double* rows[kBands];  // of the bands that have this one
-      int64_t count = 0;
-      for (int64_t b = 0; b < bands_; ++b)
-        if (y >= top_[b] && y < bottom_[b]) rows[count++] = sums(b) + (y - top_[b]) * row_size_;
-      Scratch memory, column_memory;
-      double* BO_RESTRICT sum = memory.take<double>(g_.column);
-      T* BO_RESTRICT column = column_memory.take<T>(g_.column);
-      for (int64_t x = 0; x < g_.Gw; ++x) {
-        for (int64_t i = 0; i < g_.column; ++i) sum[i] = 0.0;
-        for (int64_t b = 0; b < count; ++b) {
-          const double* BO_RESTRICT from = rows[b] + x * g_.column;
-          for (int64_t i = 0; i < g_.column; ++i) sum[i] += from[i];
-        }
-        for (int64_t i = 0; i < g_.column; ++i) column[i] = static_cast<T>(sum[i]);
-        store_block(cells, to.data + n * to.strides[0] + y * to.strides[1] + x * to.strides[2], g_.Gd, column);
+      if (g_.few) {
+        store_row<T>(y);
+      } else {
+        store_row<double>(y);
       }
     });
   }
 
  private:
-  void place(int64_t band, int64_t top, int64_t bottom) {
+  int64_t item() const { return g_.few ? sizeof(T) : sizeof(double); }
+  // Rows from `split` on are added to in place.
+  void place(int64_t band, int64_t top, int64_t bottom, int64_t split) {
     top_[band] = top;
     bottom_[band] = bottom;
+    split_[band] = in_place_ ? max_of(top, split) : max_of(top, bottom);
     start_[band] = rows_;
-    rows_ += max_of<int64_t>(0, bottom - top);
+    rows_ += split_[band] - top;
+  }
+
+  template <class Sum>
+  void store_row(int64_t y) const {
+    const Sum* rows[kBands];  // of the bands that have this one
+    int64_t count = 0;
+    bool in_place = false;  // the first of them, and there is no other
+    for (int64_t b = 0; b < bands_; ++b)
+      if (y >= top_[b] && y < bottom_[b]) {
+        in_place = y >= split_[b];
+        const char* const own = in_place ? to_ : sums_ + start_[b] * row_size_ * item();
+        rows[count++] = reinterpret_cast<const Sum*>(own) + (in_place ? y : y - top_[b]) * row_size_;
+      }
+    if (in_place && count == 1) return;
+    Scratch memory, column_memory;
+    Sum* BO_RESTRICT sum = memory.take<Sum>(g_.column);
+    T* BO_RESTRICT column = column_memory.take<T>(g_.column);
+    for (int64_t x = 0; x < g_.Gw; ++x) {
+      for (int64_t i = 0; i < g_.column; ++i) sum[i] = Sum(0);
+      for (int64_t b = 0; b < count; ++b) {
+        const Sum* BO_RESTRICT from = rows[b] + x * g_.column;
+        for (int64_t i = 0; i < g_.column; ++i) sum[i] += from[i];
+      }
+      for (int64_t i = 0; i < g_.column; ++i) column[i] = static_cast<T>(sum[i]);
+      store_block(cells_, to_ + y * d_grid_.strides[1] + x * d_grid_.strides[2], g_.Gd, column);
+    }
   }
 
   const Lattice g_;
-  int64_t tiles_, row_size_, bands_, rows_ = 0;
-  int64_t top_[kBands], bottom_[kBands], start_[kBands];
+  const Block cells_;
+  const Tensor& d_grid_;
+  char* const to_;
+  const int64_t row_size_, tiles_;
+  const bool in_place_;
+  int64_t bands_, rows_ = 0;
+  int64_t top_[kBands], bottom_[kBands], split_[kBands], start_[kBands];
   Scratch memory_;
-  double* sums_;
+  char* sums_;
 };
 
 // Calls run(first, last, splatter) for ranges of tiles that together are all; what the splatters collect becomes
@@ -279,13 +338,13 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
   }
   const int64_t tiles = g.H * tiling.per_row;
   const auto splat_image = [&](int64_t n) {
-    GridSums sums(g, at, tiling);
+    GridSums<T> sums(g, at, tiling, d_grid, n);
     for_units(sums.bands(), [&](int64_t band) {
-      Splatter<T> splatter(g, sums.sums(band), sums.first_row(band));
+      Splatter<T> splatter(g, sums.sums(band));
       run(n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);
       splatter.flush();
     });
-    sums.template store<T>(d_grid, n);
+    sums.store();
   };
   if (band_count(tiles, tiling.width) == 1) {
     for_units(g.N, splat_image);  // small images, side by side

@@ -495,6 +495,39 @@ void memory(char* edge) {
     });
   }
   {
+    Question question(BO_STRING(BO_ISA), "store_affine3 reads and writes three numbers a pixel");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes, kVectors = 16 / kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        for (int pixels = 1; pixels <= 2; ++pixels) {
+          T* const p = at_edge<T>(edge, 3 * pixels, random);
+          T wanted[6];
+          Vec<T> columns[2][kVectors];
+          for (int i = 0; i < pixels; ++i) {
+            T from[16];  // sums are exact
+            for (T& number : from) number = static_cast<T>(random.below(1000));
+            for (int j = 0; j < 3; ++j) p[3 * i + j] = static_cast<T>(random.below(1000));
+            for (int j = 0; j < 3; ++j) {
+              wanted[3 * i + j] = from[12 + j];
+              for (int c = 0; c < 3; ++c) wanted[3 * i + j] += from[4 * c + j] * p[3 * i + c];
+            }
+            for (int v = 0; v < kVectors; ++v) columns[i][v] = load(from + v * kLanes);
+          }
+          Guarded<T> to;
+          if (pixels == 1) {
+            store_affine3(columns[0], p, to.inside());
+          } else {
+            store_affine3(columns[0], columns[1], p, to.inside());
+          }
+          to.expect_untouched(question, 3 * pixels);
+          compare(question, to.inside(), wanted, 3 * pixels);
+        }
+      }
+    });
+  }
+  {
     Question question(BO_STRING(BO_ISA), "store_fours");
     for_types([&](auto t) {
       using T = decltype(t);
