@@ -151,6 +151,9 @@ CASES: dict[str, dict[str, Any]] = {
     "one long row": {"H": 1, "W": 3001, "Gw": 5},
     "one long column": {"H": 1999, "W": 1, "Gh": 6},
     "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
+    # A few pixels a cell, whose sums may lie in the result.
+    "large, many cells": {"N": 2, "H": 71, "W": 163, "Gh": 29, "Gw": 70, "Gd": 3, "Co": 2},
+    "window over many cells": {"H": 30, "W": 45, "Gh": 20, "Gw": 30, "window": (31, 17, 80, 90)},
     "size as the image": {"W": 33, "size": (6, 33)},
     "half the size": {"N": 2, "H": 10, "W": 36, "size": (5, 18)},
     "to one pixel": {"H": 97, "W": 131, "size": (1, 1)},

@@ -43,18 +43,41 @@ BO_INLINE Weights make_weights(const Tensor& grid) {
           inverse(s[1] * s[2] * (s[3] - 1) * C)};
 }
 
-// Σ_i (q_i − p_i)²: short sums in the compute type, theirs in double.
+// Sums of squared differences to the neighbours along y, x and z: short ones in the compute type, theirs in double.
 template <class T>
-double squares(const T* p, const T* q, int64_t count) {
-  constexpr int64_t kLanes = Vec<T>::kLanes, kShort = 512;
-  double sum = 0.0;
-  for (int64_t first = 0; first < count; first += kShort) {
-    const int64_t n = min_of(kShort, count - first);
-    const T *from = p + first, *to = q + first;
-    Vec<T> even = broadcast(T(0)), odd = even;  // two, as a sum waits for the one before it
-    const auto add = [&](Vec<T>& squares, int64_t i, auto lanes) {
-      const Vec<T> d = lanes.get(to + i) - lanes.get(from + i);
-      squares = madd(d, d, squares);
+class Squares {
+ public:
+  // Of `count` numbers from `v` on and of their neighbours, which are the numbers themselves where there are none.
+  void add(const T* v, const T* y, const T* x, const T* z, int64_t count) {
+    for (int64_t first = 0; first < count; first += kShort) {
+      const int64_t n = min_of(kShort, count - first);
+      if (pending_ + n > kShort) flush();
+      pending_ += n;
+      add_short(v + first, y + first, x + first, z + first, n);
+    }
+  }
+  double weighted(const Weights& w) {
+    flush();
+    return w.z * sums_[2] + (w.x * sums_[1] + w.y * sums_[0]);
+  }
+
+ private:
+  static constexpr int64_t kShort = 512;
+  struct Three {
+    Vec<T> y, x, z;
+    BO_INLINE_MEMBER void add(const Vec<T>& v, const Vec<T>& next_y, const Vec<T>& next_x, const Vec<T>& next_z) {
+      const Vec<T> dy = next_y - v, dx = next_x - v, dz = next_z - v;
+      y = madd(dy, dy, y);
+      x = madd(dx, dx, x);
+      z = madd(dz, dz, z);
+    }
+  };
+
+  BO_INLINE_MEMBER void add_short(const T* v, const T* y, const T* x, const T* z, int64_t n) {
+    constexpr int64_t kLanes = Vec<T>::kLanes;
+    Three even = even_, odd = odd_;  // two, as a sum waits for the one before it
+    const auto add = [=](Three& sums, int64_t i, auto lanes) {
+      sums.add(lanes.get(v + i), lanes.get(y + i), lanes.get(x + i), lanes.get(z + i));
     };
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
@@ -62,10 +85,22 @@ double squares(const T* p, const T* q, int64_t count) {
       add(odd, i + kLanes, Whole<T>());
     }
     for_vectors<T>(n - i, [&](int64_t c, auto lanes) { add(even, i + c, lanes); });
-    sum += static_cast<double>(total(even + odd));
+    even_ = even;
+    odd_ = odd;
   }
-  return sum;
-}
+  void flush() {
+    sums_[0] += static_cast<double>(total(even_.y + odd_.y));
+    sums_[1] += static_cast<double>(total(even_.x + odd_.x));
+    sums_[2] += static_cast<double>(total(even_.z + odd_.z));
+    const Vec<T> zero = broadcast(T(0));
+    even_ = odd_ = {zero, zero, zero};
+    pending_ = 0;
+  }
+
+  Three even_ = {}, odd_ = {};
+  double sums_[3] = {};
+  int64_t pending_ = 0;
+};
 
 template <class T>
 void total_variation_forward_as(const TotalVariationArgs& a) {
@@ -77,12 +112,17 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
   for_rows(N * Gh, N * Gh * Gw * column, [&](int64_t unit) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
     GridRow<T> here(a.grid), above(a.grid);
-    const T* row = here.load(n, y);
-    double sum = y + 1 < Gh ? w.y * squares(row, above.load(n, y + 1), Gw * column) : 0.0;
-    sum += w.x * squares(row, row + column, (Gw - 1) * column);
-    double depth = 0.0;
-    for (int64_t x = 0; x < Gw; ++x) depth += squares(row + x * column, row + x * column + C, column - C);
-    rows[unit] = sum + w.z * depth;
+    const T* const row = here.load(n, y);
+    const T* const next_row = y + 1 < Gh ? above.load(n, y + 1) : row;
+    Squares<T> squares;
+    for (int64_t x = 0; x < Gw; ++x) {
+      const T *const p = row + x * column, *const next = next_row + x * column;
+      const T* const right = x + 1 < Gw ? p + column : p;
+      const int64_t last = column - C;
+      squares.add(p, next, right, p + C, last);
+      squares.add(p + last, next + last, right + last, p + last, C);
+    }
+    rows[unit] = squares.weighted(w);
   });
   for (int64_t n = 0; n < N; ++n) {
     double sum = 0.0;
