@@ -128,10 +128,11 @@ class Results:
             best = self.one(scan="settings", call=call, isa="avx512", threads=threads)
             return row["beside"]["best"]["ratio"] if row and best else None
         if of == "growth":
-            ratios = [
-                r["beside"]["streaming"]["ratio"] for r in self.find(scan="pixels", call=call) if r["pixels"] > 9e5
-            ]
-            return 100 * (max(ratios) / min(ratios) - 1) if len(ratios) > 1 else None
+            rows = [row for row in self.find(scan="pixels", call=call) if row["pixels"] > 9e5]
+            if not any(row["pixels"] > 9e7 for row in rows):
+                return None  # a scan that was cut short
+            ratios = [row["beside"]["streaming"]["ratio"] for row in rows]
+            return 100 * (max(ratios) / min(ratios) - 1)
         row = self.package(call, size)
         if row is None:
             return None
