@@ -16,8 +16,8 @@ class FetchedMatrix {
   // Vector v, and its slope in depth
   BO_INLINE_MEMBER Vec<T> vector(int v, Vec<T>& slope) const {
     const T *left = left_ + v * Vec<T>::kLanes, *right = right_ + v * Vec<T>::kLanes;
-    const Vec<T> lower = lerp(load_once(left), load(right), tx_);
-    slope = lerp(load_once(left + kPackedCell), load(right + kPackedCell), tx_) - lower;
+    const Vec<T> lower = lerp(load(left), load(right), tx_);
+    slope = lerp(load(left + kPackedCell), load(right + kPackedCell), tx_) - lower;
     return madd(tz_, slope, lower);
   }
 

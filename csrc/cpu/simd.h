@@ -1401,16 +1401,6 @@ BO_INLINE void store_affine3(const Vec<T>* a, const Vec<T>* b, const T* p, T* to
   store_affine3(b, p + 3, to + 3);
 }
 
-// load() of what is used more than once, which g++ would load as often.
-template <class T>
-BO_INLINE Vec<T> load_once(const T* p) {
-  Vec<T> a = load(p);
-#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
-  asm("" : "+v"(a.v));
-#endif
-  return a;
-}
-
 BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   constexpr int kParts = Vec<float>::kLanes / Vec<double>::kLanes;
   Vec<double> v[kParts];
