@@ -129,7 +129,8 @@ class Results:
             return row["beside"]["best"]["ratio"] if row and best else None
         if of == "growth":
             rows = [row for row in self.find(scan="pixels", call=call) if row["pixels"] > 9e5]
-            if not any(row["pixels"] > 9e7 for row in rows):
+            pixels = [row["pixels"] for row in rows]
+            if not pixels or max(pixels) < 9e7 or min(pixels) > 2e6:
                 return None  # a scan that was cut short
             ratios = [row["beside"]["streaming"]["ratio"] for row in rows]
             return 100 * (max(ratios) / min(ratios) - 1)

@@ -155,6 +155,8 @@ CASES: dict[str, dict[str, Any]] = {
     "large, many cells": {"N": 2, "H": 71, "W": 163, "Gh": 29, "Gw": 70, "Gd": 3, "Co": 2},
     "window over many cells": {"H": 30, "W": 45, "Gh": 20, "Gw": 30, "window": (31, 17, 80, 90)},
     "size as the image": {"W": 33, "size": (6, 33)},
+    "a few pixels to one": {"N": 2, "H": 9, "W": 11, "size": (1, 1)},
+    "a row and a column less": {"H": 9, "W": 11, "size": (8, 10)},
     "half the size": {"N": 2, "H": 10, "W": 36, "size": (5, 18)},
     "to one pixel": {"H": 97, "W": 131, "size": (1, 1)},
     "to one row": {"H": 70, "W": 50, "size": (1, 70)},

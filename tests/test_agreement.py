@@ -45,7 +45,6 @@ from cases import (
 
 import bilateral_ops
 
-#: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
 #: Cases for references, whose code does not depend on the number of pixels: those that a reference soon has.
 USUAL = tuple(
     name
@@ -53,6 +52,7 @@ USUAL = tuple(
     if not name.startswith(("width", "wide", "many channels", "xy raster"))
     and max(options.get("H", 1) * options.get("W", 1), math.prod(options.get("size", ()))) <= 1500
 )
+#: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
 KINKED = ("guide on knots", "guide on knots, corners")
 
 

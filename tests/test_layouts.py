@@ -38,8 +38,11 @@ SIZE = {"N": 2, "H": 5, "W": 37, "Co": 4, "Ci": 3}
 
 
 def examples_of(subject: str, kinds: Kinds) -> Iterator[dict[str, Any]]:
-    """Calls that go different ways: a grid for many pixels a cell, one for few, explicit coordinates."""
+    """Calls that go different ways: a grid for many pixels a cell, one for few, coordinates; 3 × 4 matrices."""
     yield with_grad(subject, arguments(subject, kinds, **SIZE))
+    if subject == "slice_apply":
+        for depth in (8, 18):
+            yield with_grad(subject, arguments(subject, kinds, **{**SIZE, "Co": 3, "Gd": depth}))
     if subject in ("slice", "slice_apply", "splat", *GUIDES):
         yield with_grad(subject, arguments(subject, kinds, **SIZE, Gw=11, Gd=17))
     if subject in ("slice", "slice_apply", "splat"):

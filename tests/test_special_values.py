@@ -40,7 +40,11 @@ from bilateral_ops.reference import numpy as specification
 
 CORNERS = pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
 #: Few pixels between two columns of cells, and many.
-SIZES = {"dense grid": {"W": 37, "Gw": 9, "Gd": 4}, "sparse grid": {"W": 101, "Gw": 3, "Gd": 8}}
+SIZES = {
+    "dense grid": {"W": 37, "Gw": 9, "Gd": 4},
+    "sparse grid": {"W": 101, "Gw": 3, "Gd": 8},
+    "deep grid": {"W": 101, "Gw": 3, "Gd": 17},
+}
 SIZES = {name: {"N": 2, "H": 5, "Gh": 5, **size} for name, size in SIZES.items()}
 SIZED = pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
 PIXEL = (1, 3, 20)
@@ -146,7 +150,8 @@ def test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away(
     ramps = np.broadcast_to(np.stack(np.indices(cells), -1), (2, *cells, 3))
     positions = reference.slice(ramps, guide, align_corners=align_corners)
     seen: list[tuple[bool, bool]] = []
-    for cell in [(1, 2, 1, 1), (1, 1, cells[1] - 1, 0), (0, 0, 0, 0), (0, 4, cells[1] - 1, cells[2] - 1)]:
+    corners = [(1, 2, 1, 1), (1, 1, cells[1] - 1, 0), (0, 0, 0, 0), (0, 4, cells[1] - 1, cells[2] - 1)]
+    for cell in [*corners, (1, 2, 1, cells[2] // 2)]:
         bad = given["grid"].copy()
         bad[cell] = value
         got = forward(bilateral_ops, subject, {**given, "grid": bad}, align_corners=align_corners)
@@ -155,6 +160,16 @@ def test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away(
         assert_same_bits(got[~near], good[~near], f"{cell}")
         seen.append((bool(near.any()), bool((got[near] != good[near]).any())))
     assert all(np.any(seen, axis=0))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 4, 5), (1, 1, 1, 4, 1), (1, 2, 1, 1, 40), (1, 1, 3, 1, 70)], ids=str)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+def test_an_infinite_cell_makes_an_infinite_total_variation(shape: tuple[int, ...], dtype: Any) -> None:
+    """At the grid's borders, too, where a neighbour is missing."""
+    for cell in np.ndindex(shape):
+        grid = np.zeros(shape, dtype)
+        grid[cell] = np.inf
+        assert bilateral_ops.total_variation(grid) == np.inf, cell
 
 
 #: What is summed into a grid, for each subject that sums.

@@ -31,6 +31,8 @@ import bilateral_ops
 CORNERS = pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
 #: Height, width and grid; then where rows and columns are cut.
 PLANS: dict[str, tuple[dict[str, int], tuple[int, ...], tuple[int, ...]]] = {
+    "HDRnet's matrices": ({"H": 5, "W": 67, "Gh": 3, "Gw": 4, "Gd": 8, "Co": 3}, (2,), (1, 8, 20, 23, 40)),
+    "deep HDRnet's matrices": ({"H": 3, "W": 131, "Gh": 3, "Gw": 4, "Gd": 19, "Co": 3}, (1,), (1, 10, 63, 130)),
     "odd tiles": ({"H": 13, "W": 67, "Gh": 3, "Gw": 4, "Gd": 8}, (1, 4, 9), (1, 8, 20, 23, 40)),
     "single pixels": ({"H": 3, "W": 7, "Gh": 2, "Gw": 3, "Gd": 5}, (1, 2), (1, 2, 3, 4, 5, 6)),
     "grid over image": ({"H": 4, "W": 9, "Gh": 11, "Gw": 29, "Gd": 17}, (3,), (2, 7)),
@@ -58,7 +60,7 @@ def crop(given: dict[str, Any], place: Any) -> dict[str, Any]:
 def test_tiles_of_the_result_equal_the_whole(subject: str, plan: str, align_corners: bool) -> None:
     sizes, rows, columns = PLANS[plan]
     for kinds in kinds_of(subject):
-        given = arguments(subject, kinds, N=2, Co=4, **sizes)
+        given = arguments(subject, kinds, **{"N": 2, "Co": 4, **sizes})
         whole = forward(bilateral_ops, subject, given, align_corners=align_corners)
         as_window = (0, 0, sizes["H"], sizes["W"])
         assert_same_bits(forward(bilateral_ops, subject, given, window=as_window, align_corners=align_corners), whole)
@@ -73,7 +75,7 @@ def test_tiles_of_the_result_equal_the_whole(subject: str, plan: str, align_corn
 def test_tiles_of_the_gradients_equal_the_whole(subject: str, plan: str, align_corners: bool) -> None:
     sizes, rows, columns = PLANS[plan]
     for kinds in kinds_of(subject):
-        given = arguments(subject, kinds, N=2, Co=4, **sizes)
+        given = arguments(subject, kinds, **{"N": 2, "Co": 4, **sizes})
         result = forward(bilateral_ops, subject, given)
         grad = random_like(result.shape, F32 if kinds.image.kind == "u" else result.dtype)
         whole = backward(bilateral_ops, subject, given, grad, align_corners=align_corners)

@@ -1,5 +1,6 @@
-// HDRnet's matrices under images of many pixels a cell, where the grid isn't looked up in registers (simd.h's
-// kTableDepth): one pixel after another fetches its four cells of the row's table, and its matrix is never stored.
+// HDRnet's matrices under images of many pixels a cell, where they aren't looked up in registers (simd.h's kTableDepth
+// and kFetchesMatrices): one pixel after another fetches its four cells of the row's table, and its matrix is never
+// stored.
 #pragma once
 
 #include "sampling.inl"

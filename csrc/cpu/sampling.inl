@@ -19,13 +19,10 @@ struct Lattice {
   Axis v, u, z;    // of coordinates: xy's, and the guide
   bool scattered;  // pixels have coordinates of their own
   bool table;      // pixels are looked up in row tables
-  bool spans;      // pixels are splatted span by span; where there are row tables
-  bool few;        // a cell has so few that their sum in the compute type is as good as one in double
+  bool spans;      // … with many pixels between two columns, and are splatted span by span
+  bool few;        // a cell meets no more pixels than are added up in the compute type
   int depth;       // 8 or 16: in tables that fit registers, with so many cells a column (tables.inl); else 0
 };
-
-// Pixels whose sum in the compute type is as good as one in double.
-constexpr int64_t kFewPixels = 512;
 
 // Images wider than this have no list of where their columns fall.
 constexpr int64_t kMostColumns = 1 << 16;
@@ -105,7 +102,7 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   const auto most = [](int64_t pixels, int64_t cells) {
     return 2 * ceil_div(pixels, max_of<int64_t>(1, cells - 1)) + 1;
   };
-  g.few = !g.spans && !at.xy.data && most(at.full_width, g.Gw) <= kFewPixels / most(at.full_height, g.Gh);
+  g.few = !g.spans && !at.xy.data && most(at.full_width, g.Gw) <= kShortSum / most(at.full_height, g.Gh);
   g.depth = !g.scattered && g.Gd <= 16 && 8 * g.Gw <= at.full_width ? (g.Gd <= 8 ? 8 : 16) : 0;
   return g;
 }
@@ -316,6 +313,12 @@ struct Samples {
                                    // x and y go together, and only where pixels have coordinates; else null
 };
 
+// Whether columns of cells can be read as numbers where they lie.
+template <class T>
+bool has_plain_columns(const Tensor& grid) {
+  return block_of(grid, 3).dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T));
+}
+
 // How the numbers of a cell lie in a table: as in the grid, or those of a 3 × 4 matrix as four columns of four numbers
 // or four rows of four, where the numbers that the matrix lacks are zeros. A packed column has its last cell twice, as
 // what is above it.
@@ -331,11 +334,9 @@ class RowTable {
         grid_(grid),
         cells_(block_of(grid, 3)),
         // An unaligned or converted grid goes through scratch, a column at a time.
-        in_place_(!kPacks && cells_.dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T))),
-        size_(kPacks ? kPackedCell : g_.C),
-        column_((g_.Gd + (kPacks ? 1 : 0)) * size_) {}
+        in_place_(!kPacks && has_plain_columns<T>(grid)),
+        column_(kPacks ? (g_.Gd + 1) * kPackedCell : g_.column) {}
 
-  int64_t size() const { return size_; }  // of a cell
   const T* column(int64_t x) const { return table_ + x * column_; }
 
   // The columns that this tile needs and the row's earlier tiles did not build.
@@ -367,7 +368,7 @@ class RowTable {
     const char* const from = grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2];
     if (in_place_) return reinterpret_cast<const T*>(from);
     RowCopy& row = copies_[y & 1];
-    if (!row.numbers) row.numbers = row.memory.template take<T>(g_.Gw * column_, true);
+    if (!row.numbers) row.numbers = row.memory.template take<T>(g_.Gw * column_, kPacks);
     if (row.n != n || row.y != y) {
       row.n = n;
       row.y = y;
@@ -395,7 +396,7 @@ class RowTable {
   const Tensor& grid_;
   const Block cells_;
   const bool in_place_;
-  const int64_t size_, column_;
+  const int64_t column_;  // numbers in one
   struct RowCopy {
     Scratch memory;
     T* numbers = nullptr;
@@ -411,8 +412,12 @@ template <class T>
 class Sampler {
  public:
   Sampler(const Lattice& lattice, const Tensor& grid)
-      : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), item_(cells_), rows_(lattice, grid) {
-    in_place_ = cells_.dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T));
+      : g_(lattice),
+        grid_(grid),
+        cells_(block_of(grid, 3)),
+        item_(cells_),
+        in_place_(has_plain_columns<T>(grid)),
+        rows_(lattice, grid) {
     const int64_t size = item_size(grid.dtype);
     item_.dense = (item_.c2 == 1 || item_.stride2 == size) && (item_.c1 == 1 || item_.stride1 == size * item_.c2);
   }
@@ -539,7 +544,7 @@ class Sampler {
   const Tensor& grid_;
   const Block cells_;
   Block item_;
-  bool in_place_;
+  const bool in_place_;
   RowTable<T> rows_;
   Scratch buffer_memory_;
   T* buffer_ = nullptr;

@@ -327,10 +327,6 @@ BO_INLINE Indices<T> broadcast_index(int32_t i, T) {
 
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
 // d + a·p[0] + b·p[1] + c·p[2]
-BO_INLINE __m128 affine(__m128 a, __m128 b, __m128 c, __m128 d, const float* p) {
-  const __m128 sum = _mm_fmadd_ps(b, _mm_set1_ps(p[1]), _mm_fmadd_ps(a, _mm_set1_ps(p[0]), d));
-  return _mm_fmadd_ps(c, _mm_set1_ps(p[2]), sum);
-}
 BO_INLINE __m256d affine(__m256d a, __m256d b, __m256d c, __m256d d, const double* p) {
   const __m256d sum = _mm256_fmadd_pd(b, _mm256_set1_pd(p[1]), _mm256_fmadd_pd(a, _mm256_set1_pd(p[0]), d));
   return _mm256_fmadd_pd(c, _mm256_set1_pd(p[2]), sum);
@@ -587,6 +583,10 @@ BO_INLINE Vec<float> spread4(const float* p, int) {
 BO_INLINE Vec<double> spread4(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p + 2 * v)))};
+}
+BO_INLINE __m128 affine(__m128 a, __m128 b, __m128 c, __m128 d, const float* p) {
+  const __m128 sum = _mm_fmadd_ps(b, _mm_set1_ps(p[1]), _mm_fmadd_ps(a, _mm_set1_ps(p[0]), d));
+  return _mm_fmadd_ps(c, _mm_set1_ps(p[2]), sum);
 }
 BO_INLINE void store_affine3(const Vec<float>* columns, const float* p, float* to) {
   const __m512 v = columns->v;
@@ -922,16 +922,16 @@ BO_INLINE __m256 affine_halves(const Vec<float>* columns, const float* p) {
   const __m256 second = _mm256_blend_ps(_mm256_set1_ps(p[2]), _mm256_set1_ps(1.0f), 0xf0);
   return _mm256_fmadd_ps(columns[0].v, first, _mm256_mul_ps(columns[1].v, second));
 }
-BO_INLINE void store3(float* p, __m128 v) { store_part(p, Vec<float>{_mm256_castps128_ps256(v)}, 3); }
+BO_INLINE void store_three(float* p, __m128 v) { store_part(p, Vec<float>{_mm256_castps128_ps256(v)}, 3); }
 BO_INLINE void store_affine3(const Vec<float>* columns, const float* p, float* to) {
   const __m256 v = affine_halves(columns, p);
-  store3(to, _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
+  store_three(to, _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
 }
 BO_INLINE void store_affine3(const Vec<float>* a, const Vec<float>* b, const float* p, float* to) {
   const __m256 v = affine_halves(a, p), w = affine_halves(b, p + 3);
   const __m256 sum = _mm256_add_ps(_mm256_blend_ps(v, w, 0xf0), _mm256_permute2f128_ps(v, w, 0x21));
   _mm_storeu_ps(to, _mm256_castps256_ps128(sum));  // and one number of the other pixel
-  store3(to + 3, _mm256_extractf128_ps(sum, 1));
+  store_three(to + 3, _mm256_extractf128_ps(sum, 1));
 }
 BO_INLINE void store_affine3(const Vec<double>* columns, const double* p, double* to) {
   store_part(to, Vec<double>{affine(columns[0].v, columns[1].v, columns[2].v, columns[3].v, p)}, 3);
@@ -1477,6 +1477,16 @@ template <int N>
 struct Count {
   static constexpr int value = N;
 };
+
+// Calls f with Count<1> or Count<0>.
+template <class F>
+BO_INLINE void with_known(bool condition, F&& f) {
+  if (condition) {
+    f(Count<1>());
+  } else {
+    f(Count<0>());
+  }
+}
 
 // Calls f(each), where each(g) is for_vectors(n, g): without a loop where n numbers are less than two vectors.
 template <class T, class F>

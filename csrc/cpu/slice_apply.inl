@@ -297,7 +297,6 @@ void slice_apply_backward_34_fetched(const SliceApplyGradArgs& a, const Lattice&
     alignas(64) T channels[3 * kPitch];
     alignas(64) T guide[kPitch];
     alignas(64) T d_guide[kPitch];
-    alignas(64) T d_in[3 * kPitch];
     Placer<T> placer(g, a.at, columns);
     RowTable<T, Packing::rows> rows(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
@@ -310,7 +309,7 @@ void slice_apply_backward_34_fetched(const SliceApplyGradArgs& a, const Lattice&
       const Places<T>& places = placer.find(tile, guide);
       if (splatter) splatter->add_outer(tile, places, in, d_out);
       if (!slopes) continue;
-      char* const to = a.d_image.data ? d_image.target(tile) : reinterpret_cast<char*>(d_in);
+      char* const to = d_image.target(tile);
       const char* const plane = a.d_guide.data ? pixel(a.d_guide, tile) : grad_pixels;
       rows.build(tile, places);
       matrix_gradients(g, rows, places, tile.count, in, d_out, reinterpret_cast<T*>(to), d_guide,

@@ -3,7 +3,8 @@
 // A tile is a run of pixels of one image row, short enough that everything about it stays in the first-level cache. A
 // kernel loads a tile's inputs (any dtype, any strides) into scratch of its compute type T, works on that, and stores
 // the outputs; images are held channel by channel ("planar", [channel][pixel]), coefficients pixel by pixel
-// ([pixel][channel]). All loads of a tile come before its stores: that is why `out` may be the image.
+// ([pixel][channel]). All loads of a tile, or of a pixel and of what is computed from it, come before its stores: that
+// is why `out` may be the image.
 #pragma once
 
 #include <string.h>
@@ -452,6 +453,9 @@ BO_INLINE void for_rows(int64_t rows, int64_t numbers, const Body& body) {
     for_units(rows, body);
   }
 }
+
+// Numbers that are added up in the compute type: their sum, which may be one of many, goes to one in double.
+constexpr int64_t kShortSum = 512;
 
 // Work whose sums must not depend on the number of threads is cut into these many bands, whatever that number is.
 constexpr int64_t kBands = 16;

@@ -7,15 +7,16 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// Where the sums of one band of an image are: grid rows [y][x][z][c], of doubles or, where Lattice::few says that those
-// do as well, of the compute type.
+// Where the sums of one band of an image are, grid rows [y][x][z][c]: doubles, or numbers of the compute type under
+// Lattice::few. Rows `top` to `split` are the band's own, from `own` on; those after them are the result's, whose row 0
+// is at `result`.
 struct BandSums {
-  void *first, *rest;  // row `top`, and those after it to row `split`; row 0 of the rows from there on
+  void *own, *result;
   int64_t top, split;
-  // rows: numbers in a row
+  // numbers: of a row
   template <class Sum>
   Sum* row(int64_t y, int64_t numbers) const {
-    return y < split ? static_cast<Sum*>(first) + (y - top) * numbers : static_cast<Sum*>(rest) + y * numbers;
+    return y < split ? static_cast<Sum*>(own) + (y - top) * numbers : static_cast<Sum*>(result) + y * numbers;
   }
 };
 
@@ -144,7 +145,7 @@ class Splatter {
       last = max_of(last, at.kz[i]);
     }
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-      if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kFewPixels)) add_span();
+      if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kShortSum)) add_span();
       y_ = tile.y;
       ky_ = at.row_k;
       kx_ = at.kx[begin];
@@ -260,9 +261,9 @@ class GridSums {
 
   int64_t bands() const { return bands_; }
   int64_t first_tile(int64_t band) const { return tiles_ * band / bands_; }
-  // All zero. To be called once a band, by the thread that adds to it.
-  BandSums sums(int64_t band) const {
-    const BandSums sums = {sums_ + start_[band] * row_size_ * item(), to_, top_[band], split_[band]};
+  // To be called once a band, by the thread that adds to it.
+  BandSums cleared(int64_t band) const {
+    const BandSums sums = sums_of(band);
     for (int64_t y = split_[band]; y < bottom_[band]; ++y)
       memset(sums.row<T>(y, row_size_), 0, static_cast<size_t>(row_size_) * sizeof(T));
     return sums;
@@ -279,6 +280,9 @@ class GridSums {
   }
 
  private:
+  BandSums sums_of(int64_t band) const {
+    return {sums_ + start_[band] * row_size_ * item(), to_, top_[band], split_[band]};
+  }
   int64_t item() const { return g_.few ? sizeof(T) : sizeof(double); }
   // Rows from `split` on are added to in place.
   void place(int64_t band, int64_t top, int64_t bottom, int64_t split) {
@@ -293,14 +297,14 @@ class GridSums {
   void store_row(int64_t y) const {
     const Sum* rows[kBands];  // of the bands that have this one
     int64_t count = 0;
-    bool in_place = false;  // the first of them, and there is no other
+    bool done = false;  // there is one such band, and it added to the result
     for (int64_t b = 0; b < bands_; ++b)
       if (y >= top_[b] && y < bottom_[b]) {
-        in_place = y >= split_[b];
-        const char* const own = in_place ? to_ : sums_ + start_[b] * row_size_ * item();
-        rows[count++] = reinterpret_cast<const Sum*>(own) + (in_place ? y : y - top_[b]) * row_size_;
+        const BandSums sums = sums_of(b);
+        rows[count++] = sums.template row<Sum>(y, row_size_);
+        done = y >= split_[b];
       }
-    if (in_place && count == 1) return;
+    if (done && count == 1) return;
     Scratch memory, column_memory;
     Sum* BO_RESTRICT sum = memory.take<Sum>(g_.column);
     T* BO_RESTRICT column = column_memory.take<T>(g_.column);
@@ -340,7 +344,7 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
   const auto splat_image = [&](int64_t n) {
     GridSums<T> sums(g, at, tiling, d_grid, n);
     for_units(sums.bands(), [&](int64_t band) {
-      Splatter<T> splatter(g, sums.sums(band));
+      Splatter<T> splatter(g, sums.cleared(band));
       run(n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);
       splatter.flush();
     });

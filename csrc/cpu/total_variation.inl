@@ -47,38 +47,47 @@ BO_INLINE Weights make_weights(const Tensor& grid) {
 template <class T>
 class Squares {
  public:
-  // Of `count` numbers from `v` on and of their neighbours, which are the numbers themselves where there are none.
+  // Of `count` numbers from `v` on and of their neighbours, null where there are none.
   void add(const T* v, const T* y, const T* x, const T* z, int64_t count) {
-    for (int64_t first = 0; first < count; first += kShort) {
-      const int64_t n = min_of(kShort, count - first);
-      if (pending_ + n > kShort) flush();
+    for (int64_t first = 0; first < count; first += kShortSum) {
+      const int64_t n = min_of(kShortSum, count - first);
+      if (pending_ + n > kShortSum) flush();
       pending_ += n;
-      add_short(v + first, y + first, x + first, z + first, n);
+      with_known(y != nullptr, [&](auto has_y) {
+        with_known(x != nullptr, [&](auto has_x) {
+          with_known(z != nullptr, [&](auto has_z) {
+            add_short(n, [&](auto& sums, int64_t i, auto lanes) {
+              const Vec<T> here = lanes.get(v + first + i);
+              if constexpr (decltype(has_y)::value) sums.y.add(here, lanes.get(y + first + i));
+              if constexpr (decltype(has_x)::value) sums.x.add(here, lanes.get(x + first + i));
+              if constexpr (decltype(has_z)::value) sums.z.add(here, lanes.get(z + first + i));
+            });
+          });
+        });
+      });
     }
   }
   double weighted(const Weights& w) {
     flush();
-    return w.z * sums_[2] + (w.x * sums_[1] + w.y * sums_[0]);
+    return w.z * z_ + (w.x * x_ + w.y * y_);
   }
 
  private:
-  static constexpr int64_t kShort = 512;
-  struct Three {
-    Vec<T> y, x, z;
-    BO_INLINE_MEMBER void add(const Vec<T>& v, const Vec<T>& next_y, const Vec<T>& next_x, const Vec<T>& next_z) {
-      const Vec<T> dy = next_y - v, dx = next_x - v, dz = next_z - v;
-      y = madd(dy, dy, y);
-      x = madd(dx, dx, x);
-      z = madd(dz, dz, z);
+  struct Sum {
+    Vec<T> squares;
+    BO_INLINE_MEMBER void add(const Vec<T>& v, const Vec<T>& next) {
+      const Vec<T> d = next - v;
+      squares = madd(d, d, squares);
     }
   };
+  struct Sums {
+    Sum y, x, z;
+  };
 
-  BO_INLINE_MEMBER void add_short(const T* v, const T* y, const T* x, const T* z, int64_t n) {
+  template <class Add>
+  BO_INLINE_MEMBER void add_short(int64_t n, const Add& add) {
     constexpr int64_t kLanes = Vec<T>::kLanes;
-    Three even = even_, odd = odd_;  // two, as a sum waits for the one before it
-    const auto add = [=](Three& sums, int64_t i, auto lanes) {
-      sums.add(lanes.get(v + i), lanes.get(y + i), lanes.get(x + i), lanes.get(z + i));
-    };
+    Sums even = even_, odd = odd_;  // two, as a sum waits for the one before it
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
       add(even, i, Whole<T>());
@@ -89,16 +98,15 @@ class Squares {
     odd_ = odd;
   }
   void flush() {
-    sums_[0] += static_cast<double>(total(even_.y + odd_.y));
-    sums_[1] += static_cast<double>(total(even_.x + odd_.x));
-    sums_[2] += static_cast<double>(total(even_.z + odd_.z));
-    const Vec<T> zero = broadcast(T(0));
-    even_ = odd_ = {zero, zero, zero};
+    y_ += static_cast<double>(total(even_.y.squares + odd_.y.squares));
+    x_ += static_cast<double>(total(even_.x.squares + odd_.x.squares));
+    z_ += static_cast<double>(total(even_.z.squares + odd_.z.squares));
+    even_ = odd_ = Sums{};
     pending_ = 0;
   }
 
-  Three even_ = {}, odd_ = {};
-  double sums_[3] = {};
+  Sums even_ = {}, odd_ = {};
+  double y_ = 0.0, x_ = 0.0, z_ = 0.0;
   int64_t pending_ = 0;
 };
 
@@ -113,14 +121,20 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
     GridRow<T> here(a.grid), above(a.grid);
     const T* const row = here.load(n, y);
-    const T* const next_row = y + 1 < Gh ? above.load(n, y + 1) : row;
+    const T* const next_row = y + 1 < Gh ? above.load(n, y + 1) : nullptr;
+    const auto next = [&](int64_t i) { return next_row ? next_row + i : nullptr; };
     Squares<T> squares;
-    for (int64_t x = 0; x < Gw; ++x) {
-      const T *const p = row + x * column, *const next = next_row + x * column;
-      const T* const right = x + 1 < Gw ? p + column : p;
-      const int64_t last = column - C;
-      squares.add(p, next, right, p + C, last);
-      squares.add(p + last, next + last, right + last, p + last, C);
+    if (column == C) {
+      // Of one cell each, columns are as good as one.
+      const int64_t last = (Gw - 1) * C;
+      squares.add(row, next(0), row + C, nullptr, last);
+      squares.add(row + last, next(last), nullptr, nullptr, C);
+    }
+    for (int64_t x = 0; column > C && x < Gw; ++x) {
+      const int64_t first = x * column, last = first + column - C;
+      const auto right = [&](int64_t i) { return x + 1 < Gw ? row + i + column : nullptr; };
+      squares.add(row + first, next(first), right(first), row + first + C, column - C);
+      squares.add(row + last, next(last), right(last), nullptr, C);
     }
     rows[unit] = squares.weighted(w);
   });

@@ -515,14 +515,19 @@ void memory(char* edge) {
             }
             for (int v = 0; v < kVectors; ++v) columns[i][v] = load(from + v * kLanes);
           }
+          const auto apply = [&](T* to) {
+            if (pixels == 1) {
+              store_affine3(columns[0], p, to);
+            } else {
+              store_affine3(columns[0], columns[1], p, to);
+            }
+          };
           Guarded<T> to;
-          if (pixels == 1) {
-            store_affine3(columns[0], p, to.inside());
-          } else {
-            store_affine3(columns[0], columns[1], p, to.inside());
-          }
+          apply(to.inside());
           to.expect_untouched(question, 3 * pixels);
           compare(question, to.inside(), wanted, 3 * pixels);
+          apply(p);
+          compare(question, p, wanted, 3 * pixels);
         }
       }
     });
