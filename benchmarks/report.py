@@ -62,6 +62,9 @@ TARGETS = (
     Target("slice_apply", "overhead in PyTorch", 60, None, ("16x16",)),
     Target("slice_apply", "overhead in JAX", 40, None, ("16x16",)),
 )
+AIMED_AT_AVX512 = """
+On a processor with AVX-512, which this one lacks.
+"""
 #: What the figures are called, their sign, and whether less is better.
 FIGURES = {
     "streaming": ("time ÷ streaming bound", "", True),
@@ -471,7 +474,7 @@ interleaved (`enhance`: uint8, the curves guide). The package and the Numba loop
 - **NumPy**: the specification, in float64, which is not written for speed.
 
 ## What the package aims at
-
+{"" if machine["isa"] == "avx512" else AIMED_AT_AVX512}
 {targets(results)}
 
 ## Where a peer is faster

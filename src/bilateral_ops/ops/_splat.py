@@ -67,7 +67,8 @@ def splat(
 
     Notes
     -----
-    Gradients: :func:`splat_vjp`. Sums are kept in double and in a fixed order: the same bits for any number of threads.
+    Gradients: :func:`splat_vjp`. Long sums are kept in double, and all in a fixed order: the same bits for any number
+    of threads.
 
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """
