@@ -313,7 +313,11 @@ struct Samples {
                                    // x and y go together, and only where pixels have coordinates; else null
 };
 
-// Whether columns of cells can be read as numbers where they lie.
+// A column of cells
+BO_INLINE const char* column_at(const Tensor& grid, int64_t n, int64_t y, int64_t x) {
+  return grid.data + n * grid.strides[0] + y * grid.strides[1] + x * grid.strides[2];
+}
+// Whether columns of cells can be read, and written, as numbers where they lie.
 template <class T>
 bool has_plain_columns(const Tensor& grid) {
   return block_of(grid, 3).dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T));
@@ -365,7 +369,7 @@ class RowTable {
   // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one
   // each.
   const T* grid_column(int64_t n, int64_t y, int64_t x) {
-    const char* const from = grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2];
+    const char* const from = column_at(grid_, n, y, x);
     if (in_place_) return reinterpret_cast<const T*>(from);
     RowCopy& row = copies_[y & 1];
     if (!row.numbers) row.numbers = row.memory.template take<T>(g_.Gw * column_, kPacks);
@@ -433,10 +437,6 @@ class Sampler {
   }
 
  private:
-  const char* cell(int64_t n, int64_t y, int64_t x) const {
-    return grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2];
-  }
-
   void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
     with_vectors<T>(g_.C, [&](auto each) {
       if (!to.contributions) {
@@ -490,8 +490,8 @@ class Sampler {
       const int64_t kx = at.kx[i], kz = at.kz[i];
       const int64_t left = kx * x_stride, right = min_of<int64_t>(kx + 1, g_.Gw - 1) * x_stride;
       const int64_t low = kz * z_stride, high = min_of<int64_t>(kz + 1, g_.Gd - 1) * z_stride;
-      const char *const below = cell(tile.n, at.ky[i], 0), *const above = cell(
-                                                               tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
+      const char* const below = column_at(grid_, tile.n, at.ky[i], 0);
+      const char* const above = column_at(grid_, tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
       const char* const places[8] = {below + left + low,   below + left + high, below + right + low,
                                      below + right + high, above + left + low,  above + left + high,
                                      above + right + low,  above + right + high};

@@ -937,8 +937,7 @@ BO_INLINE void store_affine3(const Vec<double>* columns, const double* p, double
   store_part(to, Vec<double>{affine(columns[0].v, columns[1].v, columns[2].v, columns[3].v, p)}, 3);
 }
 BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
-  const __m128 sum = _mm_add_ps(_mm256_castps256_ps128(rows->v), _mm256_extractf128_ps(rows->v, 1));
-  store_part(to, Vec<float>{_mm256_castps128_ps256(sum)}, 3);
+  store_three(to, _mm_add_ps(_mm256_castps256_ps128(rows->v), _mm256_extractf128_ps(rows->v, 1)));
 }
 BO_INLINE void store_columns3(const Vec<double>* rows, double* to) { store_part(to, *rows, 3); }
 // In each half the numbers that belong together, then halves to their places.

@@ -72,7 +72,7 @@ void sampled_apply_34_fetched(const Sampling& at, const Tensor& out, const Tenso
                               const Lattice& g, const Tiling& tiling, const Columns<T>& columns, Guide& guide,
                               int64_t first, int64_t last) {
   using Pixels = Pixels3<S, T>;
-  constexpr int64_t kLanes = Vec<T>::kLanes, kPitch = kTileWidth + kPad;
+  constexpr int64_t kPitch = kTileWidth + kPad;
   constexpr bool kConverted = S::size != sizeof(T);
   Pixels source(image), sink(out);
   Placer<T> placer(g, at, columns);
@@ -85,12 +85,12 @@ void sampled_apply_34_fetched(const Sampling& at, const Tensor& out, const Tenso
     char* const to = sink.target(tile);
     if (Guide::reads_image) pixels_to_planes<S>(from, tile.count, channels, kPitch);
     const Places<T>& places = placer.template find<false>(tile, guide(tile, channels, kPitch));
-    for (int64_t i = 0; kConverted && i < 3 * tile.count; i += kLanes) store(numbers + i, S::load(from + i * S::size));
+    if (kConverted) load_run(image.dtype, from, S::size, 3 * tile.count, numbers, 1);
     const T* const in = kConverted ? numbers : reinterpret_cast<const T*>(from);
     T* const result = kConverted ? numbers : reinterpret_cast<T*>(to);
     rows.build(tile, places);
     apply_matrices(g, rows, places, tile.count, in, result, ForwardPrefetch<S, T, Guide>{from, to, guide});
-    for (int64_t i = 0; kConverted && i < 3 * tile.count; i += kLanes) S::store(to + i * S::size, load(numbers + i));
+    if (kConverted) store_run(out.dtype, to, S::size, 3 * tile.count, numbers, 1);
     sink.put(tile);
   }
 }

@@ -237,9 +237,9 @@ class GridSums {
         to_(d_grid.data + n * d_grid.strides[0]),
         row_size_(g.Gw * g.column),
         tiles_(tiling.H * tiling.per_row),
-        in_place_((g.few || sizeof(T) == sizeof(double)) && !g.scattered && cells_.dense &&
+        in_place_((g.few || sizeof(T) == sizeof(double)) && !g.scattered && has_plain_columns<T>(d_grid) &&
                   (g.Gw == 1 || d_grid.strides[2] == g.Gd * cells_.stride) &&
-                  (g.Gh == 1 || d_grid.strides[1] == g.Gw * g.Gd * cells_.stride) && plain<T>(d_grid.dtype, to_)) {
+                  (g.Gh == 1 || d_grid.strides[1] == g.Gw * g.Gd * cells_.stride)) {
     bands_ = band_count(tiles_, tiling.width);
     if (!g.scattered) {
       int64_t end = 0;  // of the rows that an earlier band has

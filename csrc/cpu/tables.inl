@@ -101,8 +101,7 @@ class Tables {
   }
   void load_row(int64_t n, int64_t y, T* row) {
     for (int64_t x = 0; x < g_.Gw; ++x) {
-      const char* from = grid_.data + n * grid_.strides[0] + y * grid_.strides[1] + x * grid_.strides[2];
-      load_block(cells_, from, g_.Gd, column_);
+      load_block(cells_, column_at(grid_, n, y, x), g_.Gd, column_);
       T *value = row + x * numbers_, *step = value + numbers_ / 2;
       for (int64_t c = 0; c < g_.C; ++c)
         for (int64_t z = 0; z < D; ++z) {
