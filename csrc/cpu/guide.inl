@@ -140,11 +140,13 @@ void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T*
 
 // The piecewise linear functions c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0) of up to 16 knots, in register tables.
 //
-// With the knots sorted, s_0 ≤ s_1 ≤ …, and m the last one below q (or 0),
+// With the knots sorted, s_0 ≤ s_1 ≤ …, and cut into pieces of R that begin at s_m, the last one below q (or the
+// first),
 //
-//   c(q) = value_m + slope_m·max(q − s_m, 0),  value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
+//   c(q) = value_m + slope_m·max(q − s_m, 0) + Σ_{m<k<m+R} slopes_k·max(q − s_k, 0),
+//   value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
 //
-// and m is found in four comparisons, down a binary tree of s_1 … s_15.
+// and m is found in a comparison for each halving of the pieces, down a binary tree.
 template <class T>
 class SortedCurves {
  public:
@@ -170,23 +172,29 @@ class SortedCurves {
  private:
   struct Curve;
   static BO_INLINE_MEMBER Vec<T> value(const Curve& c, const Vec<T>& q) {
-    Indices<T> i = descend<1>(broadcast_index(0, T()), q, broadcast(c.middle[0][0]));
-    i = descend<2>(i, q, lookup<8>(c.middle[1], i));
+    const Vec<T> middle = broadcast(c.middle[0][0]);
+    Indices<T> i = descend<1>(broadcast_index(0, T()), q, middle);
+    i = descend<2>(i, q, where_greater(q, middle, broadcast(c.middle[1][1]), broadcast(c.middle[1][0])));
     i = descend<4>(i, q, lookup<8>(c.middle[2], i));
-    i = descend<8>(i, q, lookup<8>(c.middle[3], i));
-    const Vec<T> v = madd(lookup<16>(c.slope, i), relu(q - lookup<16>(c.shift, i)), lookup<16>(c.value, i));
-    return c.odd_at_infinity ? v + (q - q) : v;
+    if (kPieces == 16) i = descend<8>(i, q, lookup<8>(c.middle[3], i));
+    const Vec<T> above = relu(q - lookup<kPieces>(c.shift[0], i));
+    Vec<T> v = madd(lookup<kPieces>(c.slope[0], i), above, lookup<kPieces>(c.value, i));
+    for (int r = 1; r < kInPiece; ++r)
+      v = madd(lookup<kPieces>(c.slope[r], i), relu(q - lookup<kPieces>(c.shift[r], i)), v);
+    return c.odd_at_infinity ? v + (above - above) : v;
   }
 
-  static constexpr int kKnots = 16;
+  static constexpr int kKnots = 16, kInPiece = kKnotsInPiece<T>, kPieces = kKnots / kInPiece;
   // Pieces, and the knots in the middle of halves, quarters, …, where a bit of their index says lower or upper half,
   // the lowest bit first: a search's first steps then have small tables.
   struct Curve {
-    alignas(64) T middle[4][kKnots], shift[kKnots], slope[kKnots], value[kKnots];
+    alignas(64) T middle[4][8], shift[kInPiece][kPieces], slope[kInPiece][kPieces], value[kPieces];
     bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
   };
   BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
-    T s[kKnots], b[kKnots];
+    T s[kKnots];
+    double b[kKnots];
+    bool rises = false, falls = false, flat = false;
     for (int64_t k = 0; k < knots; ++k) {
       int64_t at = k;
       for (; at > 0 && s[at - 1] > shifts[k]; --at) {
@@ -194,31 +202,32 @@ class SortedCurves {
         b[at] = b[at - 1];
       }
       s[at] = shifts[k];
-      b[at] = slopes[k];
-    }
-    for (int64_t k = knots; k < kKnots; ++k) s[k] = infinity(T());
-    double slope = 0.0, value = 0.0;
-    bool rises = false, falls = false, flat = false;
-    for (int64_t m = 0; m < kKnots; ++m) {
-      const int64_t last = min_of(m, knots - 1);
-      if (m < knots) {
-        if (m > 0) value += slope * (static_cast<double>(s[m]) - static_cast<double>(s[m - 1]));
-        slope += static_cast<double>(b[m]);
-        rises = rises || b[m] > T(0);
-        falls = falls || b[m] < T(0);
-        flat = flat || b[m] == T(0);
-      }
-      const int64_t piece = reversed(m, 4);
-      c.shift[piece] = s[last];
-      c.slope[piece] = static_cast<T>(slope);
-      c.value[piece] = static_cast<T>(value);
+      b[at] = static_cast<double>(slopes[k]);
+      rises = rises || slopes[k] > T(0);
+      falls = falls || slopes[k] < T(0);
+      flat = flat || slopes[k] == T(0);
     }
     c.odd_at_infinity = flat || (rises && falls);
-    for (int64_t d = 0; d < 4; ++d) {
+    // A knot is two at the same place that share its slope.
+    for (int64_t k = knots; k < kKnots; ++k) {
+      s[k] = s[k - 1];
+      b[k] = b[k - 1] *= 0.5;
+    }
+    double slope = 0.0, value = 0.0;
+    for (int64_t k = 0; k < kKnots; ++k) {
+      if (k > 0) value += slope * (static_cast<double>(s[k]) - static_cast<double>(s[k - 1]));
+      slope += b[k];
+      const int64_t piece = reversed(k / kInPiece, kLevels), r = k % kInPiece;
+      c.shift[r][piece] = s[k];
+      c.slope[r][piece] = static_cast<T>(r ? b[k] : slope);
+      if (r == 0) c.value[piece] = static_cast<T>(value);
+    }
+    for (int64_t d = 0; d < kLevels; ++d) {
       const int64_t parts = int64_t(1) << d, size = kKnots / parts;
-      for (int64_t i = 0; i < kKnots; ++i) c.middle[d][i] = s[reversed(i % parts, d) * size + size / 2];
+      for (int64_t i = 0; i < 8; ++i) c.middle[d][i] = s[reversed(i % parts, d) * size + size / 2];
     }
   }
+  static constexpr int kLevels = kPieces == 16 ? 4 : 3;
   static int64_t reversed(int64_t i, int64_t bits) {
     int64_t r = 0;
     for (int64_t b = 0; b < bits; ++b) r = 2 * r + (i >> b & 1);

@@ -190,6 +190,9 @@ constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 template <class T>
 constexpr int kSearchedKnots = 8;
 constexpr int kNever = 1 << 30;
+// How many of a curve's 16 knots are added up in the piece that a search ends at: more make smaller tables.
+template <class T>
+constexpr int kKnotsInPiece = 1;
 // Tables of 8 numbers that a register holds, side by side; other_table() makes a table's index one into the second.
 template <class T>
 constexpr int kTablesInRegister = 1;
@@ -804,11 +807,20 @@ inline constexpr int kTableDepth<double> = 0;
 // Applying takes 48 permutations for eight pixels, or 16 loads for two. (Differentiating has more to do with them.)
 template <>
 inline constexpr bool kFetchesMatrices<float> = true;
-// A search in tables of two registers takes as long as 16 knots do.
+// A lookup in a table of 16 is two permutations and a choice. In tables of 8 a search takes as long as 12 knots on Zen
+// 3; on Intel, where sums have fewer ports, as 7 by their number.
 template <>
-inline constexpr int kSearchedKnots<float> = kNever;
+inline constexpr int kKnotsInPiece<float> = 2;
+template <>
+inline constexpr int kSearchedKnots<float> = 10;
 template <>
 inline constexpr int kSearchedKnots<double> = kNever;
+template <int Bit>
+BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  const __m256 greater = _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ);
+  return {_mm256_or_si256(i.v, _mm256_and_si256(_mm256_castps_si256(greater), _mm256_set1_epi32(Bit)))};
+}
+BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
 // As with AVX-512: three and eight have no common divisor either.
 BO_INLINE void deinterleave(Vec<float>* v) {
   __m256 x = v[0].v, y = v[1].v, z = v[2].v;

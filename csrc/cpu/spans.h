@@ -141,35 +141,33 @@ BO_INLINE void with_compute_type(DType dtype, F&& f) {
 }
 
 // n elements, `stride` bytes apart in memory, to and from scratch where they lie `step` elements apart.
-template <class T>
-void load_run(DType dtype, const char* BO_RESTRICT from, int64_t stride, int64_t n, T* BO_RESTRICT to, int64_t step) {
-  with_storage(dtype, T(), [&](auto storage) {
-    using S = decltype(storage);
-    if (stride == S::size && step == 1) {
-      int64_t i = 0;
-      if (sizeof(T) > S::size) {
-        for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) store(to + i, S::load(from + i * S::size));
-      }
-      for (; i < n; ++i) to[i] = S::get(from + i * S::size);
-    } else {
-      for (int64_t i = 0; i < n; ++i) to[i * step] = S::get(from + i * stride);
-    }
-  });
+template <class S, class T>
+BO_INLINE void load_run_of(const char* BO_RESTRICT from, int64_t stride, int64_t n, T* BO_RESTRICT to, int64_t step) {
+  if (stride == S::size && step == 1) {
+    int64_t i = 0;
+    for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) store(to + i, S::load(from + i * S::size));
+    for (; i < n; ++i) to[i] = S::get(from + i * S::size);
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i * step] = S::get(from + i * stride);
+  }
 }
 template <class T>
-void store_run(DType dtype, char* BO_RESTRICT to, int64_t stride, int64_t n, const T* BO_RESTRICT from, int64_t step) {
-  with_storage(dtype, T(), [&](auto storage) {
-    using S = decltype(storage);
-    if (stride == S::size && step == 1) {
-      int64_t i = 0;
-      if (sizeof(T) > S::size) {
-        for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) S::store(to + i * S::size, load(from + i));
-      }
-      for (; i < n; ++i) S::put(to + i * S::size, from[i]);
-    } else {
-      for (int64_t i = 0; i < n; ++i) S::put(to + i * stride, from[i * step]);
-    }
-  });
+void load_run(DType dtype, const char* from, int64_t stride, int64_t n, T* to, int64_t step) {
+  with_storage(dtype, T(), [=](auto storage) { load_run_of<decltype(storage)>(from, stride, n, to, step); });
+}
+template <class S, class T>
+BO_INLINE void store_run_of(char* BO_RESTRICT to, int64_t stride, int64_t n, const T* BO_RESTRICT from, int64_t step) {
+  if (stride == S::size && step == 1) {
+    int64_t i = 0;
+    for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) S::store(to + i * S::size, load(from + i));
+    for (; i < n; ++i) S::put(to + i * S::size, from[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) S::put(to + i * stride, from[i * step]);
+  }
+}
+template <class T>
+void store_run(DType dtype, char* to, int64_t stride, int64_t n, const T* from, int64_t step) {
+  with_storage(dtype, T(), [=](auto storage) { store_run_of<decltype(storage)>(to, stride, n, from, step); });
 }
 
 // The last axes of a tensor from axis `first` on, read as [items][c1][c2]: item `first`, then up to two channel axes.
