@@ -166,6 +166,12 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("resize_area", {"size": (4, 3, 2)}, ValueError, "size must be two integers (h, w), got (4, 3, 2)."),
     (
         "resize_area",
+        {"size": (10**12, 10**12)},
+        ValueError,
+        "the result must have at most 576460752303423488 numbers, got 6000000000000000000000000.",
+    ),
+    (
+        "resize_area",
         {"size": (4, 2**60)},
         ValueError,
         "size must have W·w at most 4611686018427387904, got 8070450532247928832.",
@@ -314,6 +320,19 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         TypeError,
         "window must be four integers (top, left, full_height, full_width), got 'full'.",
     ),
+    (
+        "slice",
+        {"window": np.eye(2)},
+        TypeError,
+        "window must be four integers (top, left, full_height, full_width), got array([[1., 0.], [0., 1.]]).",
+    ),
+    (
+        "slice",
+        {"window": (0, 0, 10**5000, 7)},
+        ValueError,
+        "window must be four integers (top, left, full_height, full_width) of less than 63 bits, "
+        "got (0, 0, an integer of 16610 bits, 7).",
+    ),
     ("slice", {"window": (0, 0, 4, 7)}, ValueError, f"{_WINDOW} (0, 0, 4, 7) must hold the image of 5 × 7 pixels."),
     (
         "slice_apply",
@@ -369,6 +388,12 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "image must be a plain array, got a masked one; pass its filled() values.",
     ),
     # wrt
+    (
+        "slice_vjp",
+        {"wrt": (np.eye(1),)},
+        ValueError,
+        "wrt must name arguments among grid, guide and xy, got array([[1.]]).",
+    ),
     ("slice_vjp", {"wrt": ("image",)}, ValueError, "wrt must name arguments among grid, guide and xy, got 'image'."),
     (
         "apply_vjp",

@@ -192,8 +192,15 @@ def test_sentences():
         *(guide[None], image, image, CELLS),
     )
     raises(ValueError, "target must be finite, got nan.", guide, image, image * np.nan, CELLS)
-    raises(TypeError, "grid_shape must be three ints (Gh, Gw, Gd), got 16.", guide, image, image, 16)
-    raises(TypeError, "grid_shape must be three ints (Gh, Gw, Gd), got (1.5, 2, 2).", guide, image, image, (1.5, 2, 2))
+    raises(TypeError, "grid_shape must be three sizes of at least 1 (Gh, Gw, Gd), got 16.", guide, image, image, 16)
+    raises(
+        TypeError,
+        "grid_shape must be three sizes of at least 1 (Gh, Gw, Gd), got (1.5, 2, 2).",
+        guide,
+        image,
+        image,
+        (1.5, 2, 2),
+    )
     raises(
         ValueError,
         "grid_shape must be three sizes of at least 1 (Gh, Gw, Gd), got (4, 4).",

@@ -7,6 +7,7 @@ import os
 import platform
 
 from . import _core
+from ._signature import brief
 from .frameworks import _dlpack
 
 _MOST_THREADS = 65536
@@ -41,7 +42,7 @@ def set_num_threads(n: int) -> None:
     except TypeError:
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}.") from None
     if not 1 <= count <= _MOST_THREADS:
-        raise ValueError(f"set_num_threads: n must be from 1 to {_MOST_THREADS}, got {count}.")
+        raise ValueError(f"set_num_threads: n must be from 1 to {_MOST_THREADS}, got {brief(count)}.")
     _core.set_num_threads(count)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ._signature import integers
+
 #: The residual, as a share of the right side, at which the iterations stop; below it lies rounding.
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 
@@ -45,7 +47,7 @@ def fit(
         Unitless, [0, 1] spans the grid's depth. A `CurvesGuide`, `NNGuide` or `LumaGuide` is called on ``image``.
     image : array (H, W, Ci) or (N, H, W, Ci)
     target : array (H, W, Co) or (N, H, W, Co)
-    grid_shape : three ints (Gh, Gw, Gd)
+    grid_shape : three integers (Gh, Gw, Gd)
     smoothness : float
         The weight of the total variation; it also fills in the cells that no pixel falls in. At 0 they keep the start.
     iterations : int
@@ -224,13 +226,11 @@ def _read(guide: Any, image: Any, target: Any) -> tuple[Any, Any, Any]:
     return tuple(array.astype(dtype, copy=False) for array in (guide, image, target))
 
 
-def _grid_shape(grid_shape: Any) -> tuple[int, int, int]:
-    try:
-        cells = tuple(operator.index(cell) for cell in grid_shape)
-    except TypeError:
-        raise TypeError(f"fit: grid_shape must be three ints (Gh, Gw, Gd), got {grid_shape!r}.") from None
-    if len(cells) != 3 or min(cells) < 1:
-        raise ValueError(f"fit: grid_shape must be three sizes of at least 1 (Gh, Gw, Gd), got {cells}.")
+def _grid_shape(grid_shape: Any) -> tuple[int, ...]:
+    what = "three sizes of at least 1 (Gh, Gw, Gd)"
+    cells = integers("fit", "grid_shape", what, 3, grid_shape)
+    if min(cells) < 1:
+        raise ValueError(f"fit: grid_shape must be {what}, got {cells}.")
     return cells
 
 

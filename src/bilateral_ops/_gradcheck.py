@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ._signature import brief
+
 #: Coordinates compared one by one, per argument; larger arguments are sampled. The directions cover all of them.
 MAX_COORDINATES = 200
 #: Random directions per argument.
@@ -393,8 +395,8 @@ class _Call:
         keys = {name: key for key, name in self.names.items()}
         wanted = []
         for name in (wrt,) if isinstance(wrt, str) else wrt:
-            if name not in keys:
-                raise ValueError(f"gradcheck: wrt must name arguments of f ({have}), got {name!r}.")
+            if not isinstance(name, str) or name not in keys:
+                raise ValueError(f"gradcheck: wrt must name arguments of f ({have}), got {brief(name)}.")
             if keys[name] not in self.floats:
                 value = self.values[keys[name]]
                 kind = getattr(value, "dtype", type(value).__name__)

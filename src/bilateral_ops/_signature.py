@@ -76,11 +76,14 @@ def _fixed(axis: str) -> str | None:
     return size if size.isdigit() else None
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
+    """A value as errors say it, on one line."""
     # Python refuses to print integers of thousands of digits.
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
-    return str(value)
+    if isinstance(value, (tuple, list)):
+        return _shape_text(brief(part, text) for part in value)
+    return " ".join(text(value).split())
 
 
 def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
@@ -88,9 +91,11 @@ def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int
     try:
         numbers = tuple(operator.index(v) for v in value)
     except TypeError:
-        raise TypeError(f"{op}: {name} must be {what}, got {value!r}.") from None
+        raise TypeError(f"{op}: {name} must be {what}, got {brief(value)}.") from None
     if len(numbers) != count:
-        raise ValueError(f"{op}: {name} must be {what}, got {value!r}.")
+        raise ValueError(f"{op}: {name} must be {what}, got {brief(value)}.")
+    if any(number.bit_length() > 62 for number in numbers):
+        raise ValueError(f"{op}: {name} must be {what} of less than 63 bits, got {brief(value)}.")
     return numbers
 
 
@@ -225,7 +230,7 @@ class Call:
         if number is None:
             raise TypeError(f"{self.op}: {name} must be a real number, got {type(value).__name__}.")
         if abs(number) >= _OVERFLOW[kind] and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
-            raise ValueError(f"{self.op}: {name} must be in {kind}'s range, got {_brief(value)}.")
+            raise ValueError(f"{self.op}: {name} must be in {kind}'s range, got {brief(value, str)}.")
         return self.framework.number(number, kind, self.device)
 
     # ------------------------------------------------------------------------------------------------- framework, kinds
@@ -416,7 +421,7 @@ class Call:
 
     def _window(self, window: Any, xy: Any) -> tuple[int, int, int, int]:
         if xy is not None:
-            raise ValueError(f"{self.op}: window must be None where xy is given, got {window!r}.")
+            raise ValueError(f"{self.op}: window must be None where xy is given, got {brief(window)}.")
         top, left, height, width = integers(
             self.op, "window", "four integers (top, left, full_height, full_width)", 4, window
         )
@@ -462,10 +467,10 @@ class Call:
         self.framework.check_out(self.op, label, out, inputs, self.values.get(twin))
         return out
 
-    def _gradients(self, fields: type[GradientsT], wrt: Any, out: Any) -> GradientsT:
+    def _gradients(self, fields: type[GradientsT], wrt: tuple[str, ...], out: Any) -> GradientsT:
         """Arrays for the gradients that are wanted, ``out``'s or new ones; None for the others."""
         names: tuple[str, ...] = fields._fields  # type: ignore[attr-defined]
-        given = self._out_mapping(names, self._wanted(names, wrt), out)
+        given = self._out_mapping(names, wrt, out)
         computed = self.gradients(names, wrt)
         arrays: list[Any] = []
         for name in names:
@@ -483,10 +488,9 @@ class Call:
                 arrays.append(self.framework.empty(self.shape(name), self.kinds[name], self.device))
         return fields(*arrays)
 
-    def gradients(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
+    def gradients(self, names: tuple[str, ...], wrt: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
-        wanted = self._wanted(names, wrt)
-        return tuple(n for n in names if n in wanted and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
+        return tuple(n for n in names if n in wrt and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
 
     def _wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
         if wrt is None:
@@ -496,8 +500,10 @@ class Call:
         except TypeError:
             raise TypeError(f"{self.op}: wrt must be a tuple of argument names, got {type(wrt).__name__}.") from None
         for name in wanted:
-            if name not in names:
-                raise ValueError(f"{self.op}: wrt must name arguments among {_listed(names, 'and')}, got {name!r}.")
+            if not isinstance(name, str) or name not in names:
+                raise ValueError(
+                    f"{self.op}: wrt must name arguments among {_listed(names, 'and')}, got {brief(name)}."
+                )
         return wanted
 
     def _out_mapping(self, names: tuple[str, ...], wanted: tuple[str, ...], out: Any) -> Mapping[str, Any]:
@@ -507,7 +513,7 @@ class Call:
             raise TypeError(f"{self.op}: out must be a mapping from field to array, got {type(out).__name__}.")
         for name in out:
             if name not in names:
-                raise ValueError(f"{self.op}: out must name fields among {_listed(names, 'and')}, got {name!r}.")
+                raise ValueError(f"{self.op}: out must name fields among {_listed(names, 'and')}, got {brief(name)}.")
             if name not in wanted:
                 raise ValueError(f"{self.op}: out[{name!r}] must be left out, as wrt does not name {name}.")
         return {name: array for name, array in out.items() if array is not None}
@@ -532,6 +538,7 @@ class Call:
 
     def backward(self, fields: type[GradientsT], wrt: Any, out: Any, fill: Callable[[GradientsT], None]) -> GradientsT:
         """The gradients, which ``fill`` has kernels write, unless the framework records the call."""
+        wrt = self._wanted(fields._fields, wrt)  # type: ignore[attr-defined]
         if (record := self.framework.record) and (recorded := record(self, out, fields, wrt)) is not None:
             return recorded
         d = self._gradients(fields, wrt, out)
