@@ -285,6 +285,11 @@ BO_INLINE void store_fours(T* to, const Vec<T>& a, const Vec<T>& b, const Vec<T>
     to[4 * l + 3] = d.v[l];
   }
 }
+// And back: lane l of v[j] is p[l * pitch + j].
+template <class T>
+BO_INLINE void load_fours(const T* p, int64_t pitch, Vec<T>* v) {
+  for (int j = 0; j < 4; ++j) BO_LANES v[j].v[l] = p[l * pitch + j];
+}
 // Numbers in a storage format of math.h, one after another
 template <class Format, class T = float>
 BO_INLINE Vec<T> load_as(Format, const char* p) {
@@ -611,21 +616,28 @@ BO_INLINE void store_columns3(const Vec<double>* rows, double* to) {
   const __m512d v = rows->v;
   _mm256_mask_storeu_pd(to, 7, _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1)));
 }
-// In each lane of 128 bits the numbers that belong together, then lanes to their places.
+// The transpose of the 4 × 4 numbers that lie in each lane of 128 bits of four vectors
+BO_INLINE void transpose_lanes(__m512* v) {
+  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])),
+                ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
+  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])),
+                cd2 = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
+  v[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+  v[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+  v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab2, cd2));
+  v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab2, cd2));
+}
+// In each lane the numbers that belong together, then lanes to their places.
 BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
                            const Vec<float>& d) {
-  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a.v, b.v)),
-                ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(a.v, b.v));
-  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c.v, d.v)),
-                cd2 = _mm512_castps_pd(_mm512_unpackhi_ps(c.v, d.v));
-  const __m512d x = _mm512_unpacklo_pd(ab, cd), y = _mm512_unpackhi_pd(ab, cd);
-  const __m512d z = _mm512_unpacklo_pd(ab2, cd2), w = _mm512_unpackhi_pd(ab2, cd2);
-  const __m512d xy = _mm512_shuffle_f64x2(x, y, 0x44), xy2 = _mm512_shuffle_f64x2(x, y, 0xee);
-  const __m512d zw = _mm512_shuffle_f64x2(z, w, 0x44), zw2 = _mm512_shuffle_f64x2(z, w, 0xee);
-  _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy, zw, 0x88)));
-  _mm512_storeu_ps(to + 16, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy, zw, 0xdd)));
-  _mm512_storeu_ps(to + 32, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy2, zw2, 0x88)));
-  _mm512_storeu_ps(to + 48, _mm512_castpd_ps(_mm512_shuffle_f64x2(xy2, zw2, 0xdd)));
+  __m512 v[4] = {a.v, b.v, c.v, d.v};
+  transpose_lanes(v);
+  const __m512 xy = _mm512_shuffle_f32x4(v[0], v[1], 0x44), xy2 = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
+  const __m512 zw = _mm512_shuffle_f32x4(v[2], v[3], 0x44), zw2 = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
+  _mm512_storeu_ps(to, _mm512_shuffle_f32x4(xy, zw, 0x88));
+  _mm512_storeu_ps(to + 16, _mm512_shuffle_f32x4(xy, zw, 0xdd));
+  _mm512_storeu_ps(to + 32, _mm512_shuffle_f32x4(xy2, zw2, 0x88));
+  _mm512_storeu_ps(to + 48, _mm512_shuffle_f32x4(xy2, zw2, 0xdd));
 }
 BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
                            const Vec<double>& d) {
@@ -637,6 +649,32 @@ BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& 
   _mm512_storeu_pd(to + 8, _mm512_shuffle_f64x2(even, odd, 0xdd));
   _mm512_storeu_pd(to + 16, _mm512_shuffle_f64x2(even2, odd2, 0x88));
   _mm512_storeu_pd(to + 24, _mm512_shuffle_f64x2(even2, odd2, 0xdd));
+}
+BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
+  __m512 x[4];
+  for (int l = 0; l < 4; ++l) {
+    const float* const q = p + l * pitch;
+    const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(q)), _mm_loadu_ps(q + 4 * pitch), 1);
+    const __m512 three = _mm512_insertf32x4(two, _mm_loadu_ps(q + 8 * pitch), 2);
+    x[l] = _mm512_insertf32x4(three, _mm_loadu_ps(q + 12 * pitch), 3);
+  }
+  transpose_lanes(x);
+  for (int j = 0; j < 4; ++j) v[j].v = x[j];
+}
+BO_INLINE void load_fours(const double* p, int64_t pitch, Vec<double>* v) {
+  __m512d x[4];
+  for (int l = 0; l < 4; ++l) {
+    const double* const q = p + l * pitch;
+    x[l] = _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(q)), _mm256_loadu_pd(q + 4 * pitch), 1);
+  }
+  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13),
+                upper = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  const __m512d ab = _mm512_unpacklo_pd(x[0], x[1]), ab2 = _mm512_unpackhi_pd(x[0], x[1]);
+  const __m512d cd = _mm512_unpacklo_pd(x[2], x[3]), cd2 = _mm512_unpackhi_pd(x[2], x[3]);
+  v[0].v = _mm512_permutex2var_pd(ab, lower, cd);
+  v[1].v = _mm512_permutex2var_pd(ab2, lower, cd2);
+  v[2].v = _mm512_permutex2var_pd(ab, upper, cd);
+  v[3].v = _mm512_permutex2var_pd(ab2, upper, cd2);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -952,28 +990,52 @@ BO_INLINE void store_columns3(const Vec<float>* rows, float* to) {
   store_three(to, _mm_add_ps(_mm256_castps256_ps128(rows->v), _mm256_extractf128_ps(rows->v, 1)));
 }
 BO_INLINE void store_columns3(const Vec<double>* rows, double* to) { store_part(to, *rows, 3); }
+// The transpose of the 4 × 4 numbers that lie in each half of four vectors; of four vectors of doubles.
+BO_INLINE void transpose_halves(__m256* v) {
+  const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1])),
+                ab2 = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+  const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3])),
+                cd2 = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+  v[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
+  v[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
+  v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab2, cd2));
+  v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab2, cd2));
+}
+BO_INLINE void transpose(__m256d* v) {
+  const __m256d ab = _mm256_unpacklo_pd(v[0], v[1]), ab2 = _mm256_unpackhi_pd(v[0], v[1]);
+  const __m256d cd = _mm256_unpacklo_pd(v[2], v[3]), cd2 = _mm256_unpackhi_pd(v[2], v[3]);
+  v[0] = _mm256_permute2f128_pd(ab, cd, 0x20);
+  v[1] = _mm256_permute2f128_pd(ab2, cd2, 0x20);
+  v[2] = _mm256_permute2f128_pd(ab, cd, 0x31);
+  v[3] = _mm256_permute2f128_pd(ab2, cd2, 0x31);
+}
 // In each half the numbers that belong together, then halves to their places.
 BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
                            const Vec<float>& d) {
-  const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(a.v, b.v)),
-                ab2 = _mm256_castps_pd(_mm256_unpackhi_ps(a.v, b.v));
-  const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(c.v, d.v)),
-                cd2 = _mm256_castps_pd(_mm256_unpackhi_ps(c.v, d.v));
-  const __m256d x = _mm256_unpacklo_pd(ab, cd), y = _mm256_unpackhi_pd(ab, cd);
-  const __m256d z = _mm256_unpacklo_pd(ab2, cd2), w = _mm256_unpackhi_pd(ab2, cd2);
-  _mm256_storeu_ps(to, _mm256_castpd_ps(_mm256_permute2f128_pd(x, y, 0x20)));
-  _mm256_storeu_ps(to + 8, _mm256_castpd_ps(_mm256_permute2f128_pd(z, w, 0x20)));
-  _mm256_storeu_ps(to + 16, _mm256_castpd_ps(_mm256_permute2f128_pd(x, y, 0x31)));
-  _mm256_storeu_ps(to + 24, _mm256_castpd_ps(_mm256_permute2f128_pd(z, w, 0x31)));
+  __m256 v[4] = {a.v, b.v, c.v, d.v};
+  transpose_halves(v);
+  _mm256_storeu_ps(to, _mm256_permute2f128_ps(v[0], v[1], 0x20));
+  _mm256_storeu_ps(to + 8, _mm256_permute2f128_ps(v[2], v[3], 0x20));
+  _mm256_storeu_ps(to + 16, _mm256_permute2f128_ps(v[0], v[1], 0x31));
+  _mm256_storeu_ps(to + 24, _mm256_permute2f128_ps(v[2], v[3], 0x31));
 }
 BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
                            const Vec<double>& d) {
-  const __m256d ab = _mm256_unpacklo_pd(a.v, b.v), ab2 = _mm256_unpackhi_pd(a.v, b.v);
-  const __m256d cd = _mm256_unpacklo_pd(c.v, d.v), cd2 = _mm256_unpackhi_pd(c.v, d.v);
-  _mm256_storeu_pd(to, _mm256_permute2f128_pd(ab, cd, 0x20));
-  _mm256_storeu_pd(to + 4, _mm256_permute2f128_pd(ab2, cd2, 0x20));
-  _mm256_storeu_pd(to + 8, _mm256_permute2f128_pd(ab, cd, 0x31));
-  _mm256_storeu_pd(to + 12, _mm256_permute2f128_pd(ab2, cd2, 0x31));
+  __m256d v[4] = {a.v, b.v, c.v, d.v};
+  transpose(v);
+  for (int l = 0; l < 4; ++l) _mm256_storeu_pd(to + 4 * l, v[l]);
+}
+BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
+  __m256 x[4];
+  for (int l = 0; l < 4; ++l) x[l] = _mm256_loadu2_m128(p + (l + 4) * pitch, p + l * pitch);
+  transpose_halves(x);
+  for (int j = 0; j < 4; ++j) v[j].v = x[j];
+}
+BO_INLINE void load_fours(const double* p, int64_t pitch, Vec<double>* v) {
+  __m256d x[4];
+  for (int l = 0; l < 4; ++l) x[l] = _mm256_loadu_pd(p + l * pitch);
+  transpose(x);
+  for (int j = 0; j < 4; ++j) v[j].v = x[j];
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1393,6 +1455,19 @@ BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& 
                            const Vec<double>& d) {
   vst4q_f64(to, float64x2x4_t{{a.low, b.low, c.low, d.low}});
   vst4q_f64(to + 8, float64x2x4_t{{a.high, b.high, c.high, d.high}});
+}
+BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
+  float numbers[32];
+  for (int l = 0; l < 8; ++l) vst1q_f32(numbers + 4 * l, vld1q_f32(p + l * pitch));
+  const float32x4x4_t low = vld4q_f32(numbers), high = vld4q_f32(numbers + 16);
+  for (int j = 0; j < 4; ++j) v[j] = {low.val[j], high.val[j]};
+}
+BO_INLINE void load_fours(const double* p, int64_t pitch, Vec<double>* v) {
+  double numbers[16];
+  for (int l = 0; l < 4; ++l)
+    for (int j = 0; j < 4; j += 2) vst1q_f64(numbers + 4 * l + j, vld1q_f64(p + l * pitch + j));
+  const float64x2x4_t low = vld4q_f64(numbers), high = vld4q_f64(numbers + 8);
+  for (int j = 0; j < 4; ++j) v[j] = {low.val[j], high.val[j]};
 }
 
 #endif

@@ -174,7 +174,11 @@ void store_run(DType dtype, char* to, int64_t stride, int64_t n, const T* from, 
 struct Block {
   DType dtype;
   int64_t stride, c1, c2, stride1, stride2;
-  bool dense;  // one run of memory in the order of scratch
+  bool together;  // an item's channels are one run of memory
+  bool dense;     // and so are all items: the order of scratch
+
+  BO_INLINE_MEMBER int64_t channels() const { return c1 * c2; }
+  BO_INLINE_MEMBER int64_t channel(int64_t c) const { return c / c2 * stride1 + c % c2 * stride2; }
 };
 BO_INLINE Block block_of(const Tensor& t, int first) {
   Block b;
@@ -186,37 +190,94 @@ BO_INLINE Block block_of(const Tensor& t, int first) {
   b.stride2 = first + 2 < t.rank ? t.strides[first + 2] : 0;
   const int64_t size = item_size(t.dtype);
   // An axis of one element may have any stride.
-  b.dense =
-      (b.c2 == 1 || b.stride2 == size) && (b.c1 == 1 || b.stride1 == size * b.c2) && b.stride == size * b.c1 * b.c2;
+  b.together = (b.c2 == 1 || b.stride2 == size) && (b.c1 == 1 || b.stride1 == size * b.c2);
+  b.dense = b.together && b.stride == size * b.c1 * b.c2;
   return b;
 }
 
-// n items from memory to [item][channel], through run(memory, stride, count, scratch offset, scratch step).
-template <class Run>
-BO_INLINE void block_runs(const Block& b, int64_t n, Run&& run) {
-  const int64_t channels = b.c1 * b.c2;
+// Items that lie side by side, channel by channel, to and from [item][channel]
+template <class S, class T>
+BO_INLINE void load_planes(const Block& b, const char* from, int64_t n, T* to) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  const int64_t channels = b.channels(), whole = n / kLanes * kLanes;
+  int64_t c = 0;
+  for (; c + 4 <= channels; c += 4) {
+    const char* plane[4];
+    for (int j = 0; j < 4; ++j) plane[j] = from + b.channel(c + j);
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      Vec<T> v[4];
+      T numbers[4 * kLanes];
+      for (int j = 0; j < 4; ++j) v[j] = S::load(plane[j] + i * S::size);
+      store_fours(numbers, v[0], v[1], v[2], v[3]);
+      for (int64_t l = 0; l < kLanes; ++l) memcpy(to + (i + l) * channels + c, numbers + 4 * l, 4 * sizeof(T));
+    }
+    for (int j = 0; j < 4; ++j)
+      load_run_of<S>(plane[j] + whole * S::size, S::size, n - whole, to + whole * channels + c + j, channels);
+  }
+  for (; c < channels; ++c) load_run_of<S>(from + b.channel(c), S::size, n, to + c, channels);
+}
+template <class S, class T>
+BO_INLINE void store_planes(const Block& b, char* to, int64_t n, const T* from) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  const int64_t channels = b.channels(), whole = n / kLanes * kLanes;
+  int64_t c = 0;
+  for (; c + 4 <= channels; c += 4) {
+    char* plane[4];
+    for (int j = 0; j < 4; ++j) plane[j] = to + b.channel(c + j);
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      Vec<T> v[4];
+      load_fours(from + i * channels + c, channels, v);
+      for (int j = 0; j < 4; ++j) S::store(plane[j] + i * S::size, v[j]);
+    }
+    for (int j = 0; j < 4; ++j)
+      store_run_of<S>(plane[j] + whole * S::size, S::size, n - whole, from + whole * channels + c + j, channels);
+  }
+  for (; c < channels; ++c) store_run_of<S>(to + b.channel(c), S::size, n, from + c, channels);
+}
+
+// n items from memory to [item][channel], or back: in runs run(memory, stride, count, scratch offset, scratch step), or
+// plane by plane.
+template <class S, class T, class Run, class Planes>
+BO_INLINE void block_parts(const Block& b, int64_t n, const Run& run, const Planes& planes) {
+  const int64_t channels = b.channels();
   if (b.dense) {
-    run(int64_t(0), item_size(b.dtype), n * channels, int64_t(0), int64_t(1));
+    run(0, S::size, n * channels, 0, 1);
+  } else if (b.together) {
+    for (int64_t i = 0; i < n; ++i) run(i * b.stride, S::size, channels, i * channels, 1);
+  } else if (b.stride == S::size && n >= Vec<T>::kLanes) {
+    planes();
   } else if (b.c2 >= n) {
     for (int64_t i = 0; i < n; ++i)
-      for (int64_t c = 0; c < b.c1; ++c)
-        run(i * b.stride + c * b.stride1, b.stride2, b.c2, i * channels + c * b.c2, int64_t(1));
+      for (int64_t c = 0; c < b.c1; ++c) run(i * b.stride + c * b.stride1, b.stride2, b.c2, i * channels + c * b.c2, 1);
   } else {
-    for (int64_t c = 0; c < b.c1; ++c)
-      for (int64_t d = 0; d < b.c2; ++d) run(c * b.stride1 + d * b.stride2, b.stride, n, c * b.c2 + d, channels);
+    for (int64_t c = 0; c < channels; ++c) run(b.channel(c), b.stride, n, c, channels);
   }
+}
+template <class S, class T>
+BO_INLINE void load_block_of(Block b, const char* from, int64_t n, T* to) {
+  block_parts<S, T>(
+      b, n,
+      [=](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
+        load_run_of<S>(from + at, stride, count, to + offset, step);
+      },
+      [=] { load_planes<S>(b, from, n, to); });
 }
 template <class T>
 void load_block(const Block& b, const char* from, int64_t n, T* to) {
-  block_runs(b, n, [&](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
-    load_run(b.dtype, from + at, stride, count, to + offset, step);
-  });
+  with_storage(b.dtype, T(), [&](auto storage) { load_block_of<decltype(storage)>(b, from, n, to); });
+}
+template <class S, class T>
+BO_INLINE void store_block_of(Block b, char* to, int64_t n, const T* from) {
+  block_parts<S, T>(
+      b, n,
+      [=](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
+        store_run_of<S>(to + at, stride, count, from + offset, step);
+      },
+      [=] { store_planes<S>(b, to, n, from); });
 }
 template <class T>
 void store_block(const Block& b, char* to, int64_t n, const T* from) {
-  block_runs(b, n, [&](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
-    store_run(b.dtype, to + at, stride, count, from + offset, step);
-  });
+  with_storage(b.dtype, T(), [&](auto storage) { store_block_of<decltype(storage)>(b, to, n, from); });
 }
 
 // Whether numbers lie in memory as they do in scratch, dtype and alignment included.

@@ -550,6 +550,25 @@ void memory(char* edge) {
     });
   }
   {
+    Question question(BO_STRING(BO_ISA), "load_fours reads fours");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        const int pitch = 4 + round % 9;
+        const T* const p = at_edge<T>(edge, (kLanes - 1) * pitch + 4, random);
+        Vec<T> got[4];
+        load_fours(p, pitch, got);
+        for (int j = 0; j < 4; ++j) {
+          T wanted[kLanes];
+          for (int l = 0; l < kLanes; ++l) wanted[l] = p[l * pitch + j];
+          compare(question, got[j], wanted);
+        }
+      }
+    });
+  }
+  {
     Question question(BO_STRING(BO_ISA), "repeat3_one and spread3 read three numbers");
     for_types([&](auto t) {
       using T = decltype(t);
