@@ -54,8 +54,7 @@ class HostCall {
   template <class Args>
   void run(void (*Table::*kernel)(const Args&), const Args& args) const {
     const Table& kernels = bo::kernels();
-    py::gil_scoped_release release;
-    (kernels.*kernel)(args);
+    bo::without_gil([&] { (kernels.*kernel)(args); });
   }
 };
 

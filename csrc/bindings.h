@@ -7,6 +7,11 @@
 
 #include <pybind11/pybind11.h>
 
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#include <unistd.h>
+#endif
+
 #include <string>
 #include <tuple>
 #include <vector>
@@ -17,6 +22,32 @@ namespace bilateral_ops {
 
 namespace py = pybind11;
 using Object = const py::object&;
+
+// Calls f with the GIL released.
+template <class F>
+void without_gil(F&& f) {
+  PyThreadState* const state = PyEval_SaveThread();
+  const auto restore = [state] {
+#if defined(__GLIBCXX__)
+    // Up to Python 3.13 a daemon's thread that asks for the GIL of an interpreter that exits is ended by unwinding its
+    // stack, which would let go of arrays without the GIL. It waits for the process to end instead, as from 3.14 on.
+    try {
+      PyEval_RestoreThread(state);
+    } catch (abi::__forced_unwind&) {
+      for (;;) pause();
+    }
+#else
+    PyEval_RestoreThread(state);
+#endif
+  };
+  try {
+    f();
+  } catch (...) {
+    restore();
+    throw;
+  }
+  restore();
+}
 
 inline Window window_of(Object window) {
   Window w{};

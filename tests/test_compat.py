@@ -116,9 +116,10 @@ def test_hdrnets_operators(out: int, inputs: int, offset: bool, framework: Any) 
     sent = {name: framework.send(array) for name, array in {"guide": GUIDE, "image": image}.items()}
     coefficients = sliced.astype(F32)
     for form in (grid, packed):
-        got = framework.fetch(hdrnet.bilateral_slice(framework.send(form), sent["guide"]))
+        got = framework.fetch(hdrnet.bilateral_slice(framework.send(form), sent["guide"], name="slice"))
         close(got, sliced.reshape(*sliced.shape[:3], *form.shape[4:]))
-        close(framework.fetch(hdrnet.bilateral_slice_apply(framework.send(form), *sent.values(), offset)), applied)
+        got = hdrnet.bilateral_slice_apply(framework.send(form), *sent.values(), has_offset=offset, name="slice")
+        close(framework.fetch(got), applied)
         form = coefficients.reshape(*sliced.shape[:3], *form.shape[4:])
         close(framework.fetch(hdrnet.apply(framework.send(form), sent["image"], offset)), applied)
     if offset:  # by default there is one

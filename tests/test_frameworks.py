@@ -158,9 +158,10 @@ def test_all_arrays_must_be_on_one_device_on_every_call(kernels: FakeKernels) ->
 
 def test_arrays_of_two_frameworks_do_not_mix(kernels: FakeKernels) -> None:
     given = example()
-    sentence = "slice_apply: guide must belong to the framework of the other arrays."
+    got = "got cupy.FakeArray beside numpy.ndarray."
+    sentence = f"slice_apply: guide must belong to the framework of the other arrays, {got}"
     refused(TypeError, sentence, "slice_apply", {**given, "guide": FakeArray(given["guide"], 0)})
-    sentence = "slice_apply: out must belong to the framework of the arguments."
+    sentence = f"slice_apply: out must belong to the framework of the arguments, {got}"
     refused(TypeError, sentence, "slice_apply", given, out=FakeArray(given["image"], 0))
 
 

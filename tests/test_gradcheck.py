@@ -489,6 +489,10 @@ def test_pytorch():
 
     assert gradcheck(lambda x, factor: factor * torch.sin(x), (torch.ones(3), 0.5))
     assert not gradcheck(Wrong.apply, (torch.linspace(0, 1, 5),))
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert gradcheck(torch.sin, (torch.linspace(0, 1, 5),))
+            assert not gradcheck(Wrong.apply, (torch.linspace(0, 1, 5),))
     assert not gradcheck(lambda x: torch.sin(x.detach()), (torch.linspace(0, 1, 5),))
     assert gradcheck(lambda x, y: torch.sin(x), (torch.linspace(0, 1, 5), torch.ones(2)))
     assert gradcheck(torch.sin, {"input": torch.ones(2)}, vjp=lambda input, grad: grad * torch.cos(input))

@@ -440,6 +440,8 @@ def test_sentences_come_when_a_call_is_traced() -> None:
         jax.jit(bilateral_ops.slice_apply)(given["grid"], given["guide"], given["image"][1:])
     with pytest.raises(TypeError, match=r"guide_luma: image must be float16, .* got int32"):
         jax.jit(bilateral_ops.guide_luma)(given["image"].astype("int32"))
+    with pytest.raises(TypeError, match=r"guide_luma: image must be float16, .* got key"):
+        bilateral_ops.guide_luma(jax.random.key(0))
     with pytest.raises(TypeError, match="guide must belong to the framework of the other arrays"):
         bilateral_ops.slice(given["grid"], np.asarray(given["guide"]))
 

@@ -157,6 +157,25 @@ def test_other_threads_run_while_a_kernel_does() -> None:
 # Other processes
 # ---------------------------------------------------------------------------------------------------------------------
 
+
+def test_an_interpreter_exits_while_daemons_compute() -> None:
+    # Up to Python 3.13 it ends their threads where they ask for the GIL.
+    code = """
+import threading, time
+import numpy as np
+import bilateral_ops
+started = threading.Semaphore(0)
+def busy():
+    while True:
+        bilateral_ops.guide_luma(np.ones((500, 1000, 3), np.float32))
+        started.release()
+for _ in range(3): threading.Thread(target=busy, daemon=True).start()
+for _ in range(6): started.acquire()
+"""
+    finished = python(code)
+    assert finished.returncode == 0, finished.stderr
+
+
 _FORKING = """
 import os, signal, sys, threading
 import numpy as np

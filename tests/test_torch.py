@@ -277,6 +277,15 @@ def test_out_is_refused_while_autograd_records() -> None:
         assert forward(bilateral_ops, "slice_apply", given, out=given["image"]) is given["image"]
 
 
+@pytest.mark.parametrize("out", [np.zeros((3, 4, 3), np.float32), [], "out"], ids=lambda out: type(out).__name__)
+def test_out_that_is_no_tensor_is_refused(out: Any) -> None:
+    given = tensors_of("slice_apply", ALL_F32)
+    with pytest.raises(TypeError, match="slice_apply: out must be"):
+        forward(bilateral_ops, "slice_apply", given, out=out)
+    with pytest.raises(TypeError, match=r"slice_apply_vjp: out\['grid'\] must be"):
+        backward(bilateral_ops, "slice_apply", given, given["image"], out={"grid": out})
+
+
 @pytest.mark.parametrize("subject", ["enhance(curves)", "enhance(nn)", "enhance(luma)"])
 def test_enhance_has_no_gradient(subject: str) -> None:
     given = tensors_of(subject)
@@ -291,6 +300,21 @@ def test_enhance_has_no_gradient(subject: str) -> None:
         torch.func.jvp(lambda g: forward(bilateral_ops, subject, {**given, "grid": g}), (grid,), (grid,))
     with torch.no_grad():
         assert not forward(bilateral_ops, subject, {**given, "grid": grid}).requires_grad
+
+
+@pytest.mark.parametrize("subject", ["enhance(curves)", "enhance(nn)", "enhance(luma)"])
+def test_enhance_beside_what_is_differentiated_forward(subject: str) -> None:
+    given = tensors_of(subject, ALL_F32)
+    constant, one = forward(bilateral_ops, subject, given), torch.ones(())
+    for product in (
+        torch.func.jvp(lambda scale: scale * forward(bilateral_ops, subject, given), (one,), (one,))[1],
+        torch.func.jacfwd(lambda scale: scale * forward(bilateral_ops, subject, given))(one),
+    ):
+        assert_same(product, constant)
+    with torch.autograd.forward_ad.dual_level():
+        out = torch.empty_like(constant)
+        assert forward(bilateral_ops, subject, given, out=out) is out
+        assert_same(out, constant)
 
 
 def test_a_plain_call_stays_away_from_the_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,10 +535,12 @@ def test_compile_by_inductor() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(result, (grid, planar)) for result in (got, want)))
 
 
+@pytest.mark.parametrize("looked_for", [False, True], ids=["", "looked for"])
 @pytest.mark.parametrize("order", ["bilateral_ops, torch", "torch._dynamo, bilateral_ops"])
-def test_the_first_call_may_be_a_compiled_one(order: str) -> None:
+def test_the_first_call_may_be_a_compiled_one(order: str, looked_for: bool) -> None:
     code = f"""
-import {order}, sys
+import {order}, sys, importlib.util
+if {looked_for}: importlib.util.find_spec("torch._dynamo")
 assert ("torch._dynamo" in sys.modules) == ("_dynamo" in {order!r})
 compiled = torch.compile(lambda image: bilateral_ops.guide_luma(image), fullgraph=True, backend="eager")
 print(*compiled(torch.ones(1, 2, 3)).shape)

@@ -120,9 +120,10 @@ class DeviceCall {
   void run(void (*Table::*kernel)(const Args&, bo::Launch&), const Args& args) {
     bo::Launch launch{operation_.c_str(), reinterpret_cast<void*>(stream_), &DeviceCall::allocate, this};
     const Table& kernels = bo::cuda_kernels();
-    py::gil_scoped_release release;
-    const bo::CurrentDevice device(launch.operation, device_);
-    (kernels.*kernel)(args, launch);
+    bo::without_gil([&] {
+      const bo::CurrentDevice device(launch.operation, device_);
+      (kernels.*kernel)(args, launch);
+    });
   }
 
  private:

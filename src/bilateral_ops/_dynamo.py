@@ -7,8 +7,7 @@ takes a second, which few programs want to spend. So the word is passed when it 
 from __future__ import annotations
 
 import sys
-from importlib import import_module, util
-from importlib.abc import MetaPathFinder
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -19,18 +18,24 @@ def _tell() -> None:
     import_module(f"{__package__}.frameworks.torch").allow_in_graphs()
 
 
-class _Awaited(MetaPathFinder):
-    """Finds the compiler as others do, and has it told as soon as it is loaded."""
+class _Awaited:
+    """Finds the compiler as others do, and has it told as soon as it is loaded.
+
+    It is no ``MetaPathFinder`` by name: importing that takes as long as most of this package.
+    """
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != _COMPILER:
             return None
-        sys.meta_path.remove(self)
-        spec = util.find_spec(name)
+        others = [finder for finder in sys.meta_path if finder is not self]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
+            # Whoever looks for a module may not load it.
             def exec_module(module: Any) -> None:
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 load(module)
                 _tell()
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,6 +245,12 @@ class _Torch(_NumPy):
         import torch
 
         self.torch = torch
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        # The caller may want no gradients recorded; autograd is what is asked here.
+        with self.torch.inference_mode(False), self.torch.enable_grad():
+            yield
 
     def is_float(self, value: Any) -> bool:
         return value.is_floating_point() if isinstance(value, self.torch.Tensor) else super().is_float(value)

@@ -111,6 +111,10 @@ def _real(value: Any) -> float | None:
         return math.inf
 
 
+def _type_text(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
 def _shape_text(parts: Iterable[Any]) -> str:
     texts = [str(part) for part in parts]
     return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
@@ -207,7 +211,7 @@ class Call:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
         #: Arguments given as numbers, and the kind that they are to have.
-        self._numbers: dict[str, str] = {}
+        self.numbers: dict[str, str] = {}
         self._find_framework()
         self._find_device()
         self._check_kinds()
@@ -220,7 +224,7 @@ class Call:
         call.values = dict(values)
         if values:
             call._find_device()
-            for name, kind in self._numbers.items():
+            for name, kind in self.numbers.items():
                 call.values[name] = self._number(name, values[name], kind)
         return call
 
@@ -245,9 +249,10 @@ class Call:
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
             framework = framework_of(self.op, a.name, value)
             if self.framework is None:
-                self.framework = framework
+                self.framework, self._array_type = framework, type(value)
             elif framework is not self.framework:
-                raise TypeError(f"{self.op}: {a.name} must belong to the framework of the other arrays.")
+                both = f"{_type_text(type(value))} beside {_type_text(self._array_type)}"
+                raise TypeError(f"{self.op}: {a.name} must belong to the framework of the other arrays, got {both}.")
 
     def _find_device(self) -> None:
         """Where all arrays are, and the result will be."""
@@ -290,7 +295,7 @@ class Call:
             value = self.values[a.name]
             if not a.axes and isinstance(value, _NUMBERS):
                 self.values[a.name] = value = self._number(a.name, value, parameter_kind)
-                self._numbers[a.name] = parameter_kind
+                self.numbers[a.name] = parameter_kind
             kind = kind_of(value)
             if kind not in allowed and kind in FLOATS and (casts := self.framework.casts) and casts(self.device):
                 self.mixed = True
@@ -456,7 +461,8 @@ class Call:
 
     def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
         if framework_of(self.op, label, out) is not self.framework:
-            raise TypeError(f"{self.op}: {label} must belong to the framework of the arguments.")
+            both = f"{_type_text(type(out))} beside {_type_text(self._array_type)}"
+            raise TypeError(f"{self.op}: {label} must belong to the framework of the arguments, got {both}.")
         if (locate := self.framework.locate) and (device := locate(self.op, label, out)) != self.device:
             raise ValueError(f"{self.op}: {label} must be on {self.device} as the arguments are, got {device}.")
         if tuple(out.shape) != shape:

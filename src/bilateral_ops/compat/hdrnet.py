@@ -44,7 +44,7 @@ LAYOUTS = tuple(_ORDERS)
 """The names of layouts that :func:`unpack_coefficients` knows."""
 
 
-def bilateral_slice(grid: Any, guide: Any) -> Any:
+def bilateral_slice(grid: Any, guide: Any, name: object = None) -> Any:
     """Sample a bilateral grid at every pixel: :func:`bilateral_ops.slice` at pixel centres.
 
     Parameters
@@ -52,6 +52,8 @@ def bilateral_slice(grid: Any, guide: Any) -> Any:
     grid : array (N, gh, gw, gd, C) or (N, gh, gw, gd, Co, Ci), float16 | bfloat16 | float32 | float64
     guide : array (N, H, W), the grid's dtype
         [0, 1] spans the grid's depth. Without the batch axis nothing else has one either.
+    name : object, optional
+        What TensorFlow's operator calls the node of its graph. Not used.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def bilateral_slice(grid: Any, guide: Any) -> Any:
     return _slice(grid, guide)
 
 
-def bilateral_slice_apply(grid: Any, guide: Any, input_image: Any, has_offset: bool = True) -> Any:
+def bilateral_slice_apply(grid: Any, guide: Any, input_image: Any, has_offset: bool = True, name: object = None) -> Any:
     """Sample a bilateral grid of matrices at every pixel and map the pixel: :func:`bilateral_ops.slice_apply`.
 
     Parameters
@@ -77,6 +79,8 @@ def bilateral_slice_apply(grid: Any, guide: Any, input_image: Any, has_offset: b
     input_image : array (N, H, W, Ci)
     has_offset : bool
         Whether the matrices have an offset, in their last column.
+    name : object, optional
+        What TensorFlow's operator calls the node of its graph. Not used.
 
     Returns
     -------

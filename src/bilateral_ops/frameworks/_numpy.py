@@ -43,7 +43,8 @@ def kind_of(array: Any) -> str:
         # ml_dtypes is imported already, by whoever made the array.
         _KINDS[dtype], _DTYPES["bfloat16"] = "bfloat16", dtype
         return "bfloat16"
-    return str(dtype.name) if dtype.isnative else f"byte-swapped {dtype.name}"
+    # JAX's keys have a dtype of another class.
+    return str(dtype.name) if getattr(dtype, "isnative", True) else f"byte-swapped {dtype.name}"
 
 
 def dtype_of(kind: str) -> Any:

@@ -172,13 +172,14 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
         )
     name, signature, values = call.signature.name, call.signature, call.values
-    if name == "enhance" and (why == _AUTOGRAD or forward_ad._current_level >= 0):
+    tangents = _may_carry_tangents(call)
+    if name == "enhance" and (why == _AUTOGRAD or tangents):
         _no_gradient()
     given = {a.name: values.get(a.name) for a in signature.arguments} | dict(call.keywords)
     if signature.sizes and fields is None:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
-    if forward_ad._current_level >= 0:
+    if tangents:
         rounds = fields is None and signature.keeps_integers and call.kinds[signature.like] in INTEGERS
         if not rounds:
             return _by_formula_alone(call, given, fields, wrt)
@@ -212,10 +213,10 @@ def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> A
 def _watched(call: Any, out: Any) -> str:
     """Who has to see the call, if anyone: that is, whether the kernels alone would do less than PyTorch promises."""
     if torch.is_grad_enabled():
-        tensors = (*call.values.values(), *(out.values() if isinstance(out, Mapping) else (out,)))
-        if any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        given = (*call.values.values(), *(out.values() if isinstance(out, Mapping) else (out,)))
+        if any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in given):
             return _AUTOGRAD
-    if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+    if torch._C._functorch.maybe_current_level() is not None or _may_carry_tangents(call):
         return "torch.func transforms the call"
     if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
         return "the call is traced"
@@ -225,6 +226,15 @@ def _watched(call: Any, out: Any) -> str:
         return "a tensor overrides __torch_dispatch__"
     # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
     return "autocast is on" if call.mixed or (out is None and casts(call.device)) else ""
+
+
+def _may_carry_tangents(call: Any) -> bool:
+    """Whether PyTorch differentiates forward, and a tensor of the call may take part: what wraps a tensor hides it."""
+    return forward_ad._current_level >= 0 and any(
+        torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+        for name, tensor in call.values.items()
+        if tensor is not None and name not in call.numbers
+    )
 
 
 @functools.cache
