@@ -214,7 +214,14 @@ BO_INLINE void load_planes(const Block& b, const char* from, int64_t n, T* to) {
     for (int j = 0; j < 4; ++j)
       load_run_of<S>(plane[j] + whole * S::size, S::size, n - whole, to + whole * channels + c + j, channels);
   }
-  for (; c < channels; ++c) load_run_of<S>(from + b.channel(c), S::size, n, to + c, channels);
+  const int64_t begin = channels == 3 ? whole : 0;
+  for (int64_t i = 0; i < begin; i += kLanes) {
+    Vec<T> v[3];
+    for (int j = 0; j < 3; ++j) v[j] = S::load(from + b.channel(j) + i * S::size);
+    store3<Plain<T, T>>(reinterpret_cast<char*>(to + 3 * i), v);
+  }
+  for (; c < channels; ++c)
+    load_run_of<S>(from + b.channel(c) + begin * S::size, S::size, n - begin, to + begin * channels + c, channels);
 }
 template <class S, class T>
 BO_INLINE void store_planes(const Block& b, char* to, int64_t n, const T* from) {
@@ -232,7 +239,14 @@ BO_INLINE void store_planes(const Block& b, char* to, int64_t n, const T* from) 
     for (int j = 0; j < 4; ++j)
       store_run_of<S>(plane[j] + whole * S::size, S::size, n - whole, from + whole * channels + c + j, channels);
   }
-  for (; c < channels; ++c) store_run_of<S>(to + b.channel(c), S::size, n, from + c, channels);
+  const int64_t begin = channels == 3 ? whole : 0;
+  for (int64_t i = 0; i < begin; i += kLanes) {
+    Vec<T> v[3];
+    load3<Plain<T, T>>(reinterpret_cast<const char*>(from + 3 * i), v);
+    for (int j = 0; j < 3; ++j) S::store(to + b.channel(j) + i * S::size, v[j]);
+  }
+  for (; c < channels; ++c)
+    store_run_of<S>(to + b.channel(c) + begin * S::size, S::size, n - begin, from + begin * channels + c, channels);
 }
 
 // n items from memory to [item][channel], or back: in runs run(memory, stride, count, scratch offset, scratch step), or
@@ -417,8 +431,6 @@ class Pixels3 {
     if (direct_ && tile.count % Vec<T>::kLanes == 0) return from;
     if (direct_) {
       memcpy(scratch_, from, static_cast<size_t>(tile.count * 3 * S::size));
-    } else if (t_.strides[2] == item_size(t_.dtype)) {
-      load_rows(tile, from);
     } else {
       load_block(block_of(t_, 2), from, tile.count, numbers());
     }
@@ -438,20 +450,6 @@ class Pixels3 {
 
  private:
   T* numbers() { return reinterpret_cast<T*>(scratch_); }
-  // Of three rows, a channel each
-  void load_rows(const Tile& tile, const char* from) {
-    with_storage(t_.dtype, T(), [&](auto storage) {
-      using R = decltype(storage);
-      int64_t i = 0;
-      for (; i + Vec<T>::kLanes <= tile.count; i += Vec<T>::kLanes) {
-        Vec<T> v[3];
-        for (int c = 0; c < 3; ++c) v[c] = R::load(from + c * t_.strides[3] + i * R::size);
-        store3<Plain<T, T>>(scratch_ + 3 * i * static_cast<int64_t>(sizeof(T)), v);
-      }
-      for (; i < tile.count; ++i)
-        for (int c = 0; c < 3; ++c) numbers()[3 * i + c] = R::get(from + c * t_.strides[3] + i * R::size);
-    });
-  }
 
   const Tensor& t_;
   const bool direct_;
