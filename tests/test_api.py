@@ -85,10 +85,31 @@ def test_references_have_the_same_signatures(operation: Any, module: str) -> Non
 
 def test_a_missing_framework_of_a_reference_is_named() -> None:
     for name in ("numba", "cupy"):
-        code = f"import sys; sys.modules['{name}'] = None; import bilateral_ops.reference.{name}"
-        finished = python(code)
-        assert finished.returncode == 1
-        assert f"which is not installed; pip install 'bilateral_ops[{name}]'." in finished.stderr
+        _is_named(f"import bilateral_ops.reference.{name}", f"bilateral_ops.reference.{name}", name, name)
+
+
+@pytest.mark.parametrize(
+    ("statement", "who", "extra"),
+    [
+        ("from bilateral_ops.hdrnet import HDRNet", "bilateral_ops.hdrnet.HDRNet", "torch"),
+        ("import bilateral_ops.hdrnet.model", "bilateral_ops.hdrnet.HDRNet", "torch"),
+        ("import bilateral_ops.hdrnet.train", "bilateral_ops.hdrnet.train", "train"),
+        ("import bilateral_ops.compat.lib_bilagrid", "bilateral_ops.compat.lib_bilagrid", "torch"),
+    ],
+)
+def test_pytorch_is_named_where_it_is_missing(statement: str, who: str, extra: str) -> None:
+    _is_named(statement, who, "torch", extra)
+
+
+def _is_named(statement: str, who: str, module: str, extra: str) -> None:
+    finished = python(
+        f"import sys\nsys.modules['{module}'] = None\n"
+        f"for kind in (RuntimeError, ImportError):\n"
+        f"    try:\n        {statement}\n    except kind as error:\n        print(error)"
+    )
+    library = {"torch": "PyTorch", "numba": "Numba", "cupy": "CuPy"}[module]
+    sentence = f"{who} needs {library}, which is not installed; pip install 'bilateral_ops[{extra}]'."
+    assert finished.stdout.splitlines() == [sentence] * 2, finished.stderr
 
 
 @EACH
@@ -169,6 +190,7 @@ def test_importing_imports_no_framework() -> None:
         "bilateral_ops.reference.numba",
         "bilateral_ops.frameworks._cupy",
         "bilateral_ops._cuda",
+        "importlib.resources",  # takes longer than the package
     ]
     finished = python(f"import sys, bilateral_ops; print([m for m in {heavy} if m in sys.modules])")
     assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr

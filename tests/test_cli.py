@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -70,6 +72,52 @@ def test_as_a_module():
     assert done.stdout.split()[:2] == ["bilateral_ops", bilateral_ops.__version__]
 
 
+@pytest.mark.parametrize("installed", [False, True])
+def test_nonsense_in_the_environment_is_a_sentence(installed):
+    script = shutil.which("bilateral-ops", path=os.path.dirname(sys.executable))
+    if installed and not script:
+        pytest.skip("the command is not beside this Python")
+    command = [script] if installed else [sys.executable, "-m", "bilateral_ops"]
+    environment = {**os.environ, "BILATERAL_OPS_NUM_THREADS": "x"}
+    done = subprocess.run([*command, "info"], capture_output=True, text=True, env=environment)
+    sentence = "bilateral_ops: BILATERAL_OPS_NUM_THREADS must be an integer from 1 to 65536, got 'x'.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["info", "gradcheck", "--help"])
+def test_output_that_nobody_reads_ends_it_quietly(command, unbuffered):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(
+        [sys.executable, "-m", "bilateral_ops", command], stdout=writing, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(writing)
+    # argparse itself is silent about help that it can't write at once
+    assert (done.returncode, done.stderr) == (0 if (command, unbuffered) == ("--help", "1") else 141, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.skipif("not __import__('os').path.exists('/dev/full')", reason="Linux")
+def test_output_that_cannot_be_written_is_a_sentence(unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bilateral_ops", "gradcheck"], stdout=full, stderr=subprocess.PIPE, env=environment
+        )
+    sentence = b"bilateral-ops gradcheck: cannot read or write (No space left on device).\n"
+    assert (done.returncode, done.stderr) == (2, sentence)
+
+
+def test_too_little_memory_is_a_sentence(run, monkeypatch):
+    def fill():
+        raise MemoryError
+
+    monkeypatch.setattr(_gradcheck, "check_operations", fill)
+    assert run("gradcheck") == (2, "", "bilateral-ops gradcheck: out of memory.\n")
+
+
 def test_info(run, capsys):
     bilateral_ops.show_config()
     expected = capsys.readouterr().out
@@ -132,8 +180,12 @@ def test_bench_needs_nothing_but_numpy(run, monkeypatch, threads):
     ("arguments", "sentence"),
     [
         (["--size", "big"], "--size must be WIDTHxHEIGHT, such as 1920x1080, got 'big'."),
-        (["--threads", "0"], "--threads must be at least 1, got 0."),
+        (["--size", "99999999x1"], "--size must be of an image that fits in memory, got '99999999x1'."),
+        (["--size", f"1x{10**30}"], f"--size must be of an image that fits in memory, got '1x{10**30}'."),
+        (["--threads", "0"], "--threads must be from 1 to 65536, got 0."),
+        (["--threads", "99999999"], "--threads must be from 1 to 65536, got 99999999."),
         (["--json", "."], "--json must be a file that can be written, got '.' (Is a directory)."),
+        (["--json", "/no/x"], "--json must be a file that can be written, got '/no/x' (No such file or directory)."),
     ],
 )
 def test_bench_says_what_is_wrong(run, threads, arguments, sentence):

@@ -478,12 +478,14 @@ def test_clashes_are_settled_before_work_begins(run, tmp_path, monkeypatch):
     assert f"'{one}' and '{other}' would both become 'out/a.png'; give each a folder" in sentence(
         one, other, "--out", "out"
     )
-    assert "--out must be another folder than the inputs'" in sentence(one, "--out", "1", "--overwrite")
+    assert "--out must be a folder where results replace no inputs, got '1' with 'a.png' in it" in sentence(
+        one, "--out", "1", "--overwrite"
+    )
     assert "IN must be a file or a folder, got 'no.png', but there is none" in sentence("no.png", "--out", "out")
     assert "IN must be a file or a folder, got '*.jpg'" in sentence("*.jpg", "--out", "out")
     (tmp_path / "empty").mkdir()
     assert "IN must name pictures or videos, got 'empty'" in sentence("empty", "--out", "out")
-    assert "--memory-limit must be at least 500MB, got 1MB" in sentence(one, "--out", "out", "--memory-limit", "1MB")
+    assert "--memory-limit must be at least 500MB, got 5 bytes" in sentence(one, "--out", "out", "--memory-limit", "5")
     assert "--strength must be a finite number, got nan" in sentence(one, "--out", "out", "--strength", "nan")
     assert "--smoothing must be 0 or more seconds, got -1.0" in sentence(one, "--out", "out", "--smoothing", "-1")
     assert "--quality must be from 1 to 100, got 0" in sentence(one, "--out", "out", "--quality", "0")
@@ -492,6 +494,11 @@ def test_clashes_are_settled_before_work_begins(run, tmp_path, monkeypatch):
     assert run(one, "--out", "out")[0] == 0
     assert "'out/a.png' exist already; --overwrite replaces them" in sentence(one, "--out", "out")
     assert run(one, "--out", "out", "--overwrite")[0] == 0
+
+
+def test_a_strength_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^--strength must be a finite number, got 'a'$"):
+        enhance_files([save(tmp_path / "a.png", picture())], tmp_path / "out", strength="a")
 
 
 def test_a_wrong_model_is_named(tmp_path, capsys):
@@ -633,6 +640,20 @@ def packets_of(av, path, kind):
     with av.open(str(path)) as file:
         (stream,) = getattr(file.streams, kind)
         return [bytes(packet) for packet in file.demux(stream) if packet.size]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "crf", "rule"),
+    [
+        (".mp4", 52, "from 0 to 51 for libx264"),
+        (".mp4", -1, "from 0 to 51 for libx264"),
+        (".webm", 64, "from 0 to 63 for libvpx-vp9"),
+    ],
+)
+def test_a_rate_factor_that_the_encoder_lacks_is_refused(run, av, tmp_path, suffix, crf, rule):
+    (tmp_path / f"clip{suffix}").write_bytes(b"not looked at")
+    found = run(tmp_path / f"clip{suffix}", "--out", tmp_path / "out", "--crf", crf)
+    assert found == (2, "", f"bilateral-ops enhance: --crf must be {rule}, got {crf}.\n")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm", ".avi"])

@@ -211,6 +211,9 @@ def test_sentences():
         "grid_shape must be three sizes of at least 1 (Gh, Gw, Gd), got (4, 0, 4).",
         *(guide, image, image, (4, 0, 4)),
     )
+    for given, name in ((bilateral_ops.LumaGuide, "type"), ([0], "list")):
+        sentence = f"guide must be a NumPy array, CurvesGuide, NNGuide or LumaGuide, got {name}."
+        raises(TypeError, sentence, given, image, image, (2, 2, 2))
     raises(ValueError, "smoothness must be at least 0 and finite, got -1.0.", *good, smoothness=-1)
     raises(ValueError, "smoothness must be at least 0 and finite, got nan.", *good, smoothness=np.nan)
     raises(TypeError, "smoothness must be a number, got str.", *good, smoothness="much")
@@ -231,4 +234,6 @@ def test_without_scipy_the_sentence_says_what_to_install():
         "        print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["fit: SciPy is not installed; run pip install 'bilateral_ops[fit]'."] * 2
+    assert (
+        done.stdout.splitlines() == ["fit needs SciPy, which is not installed; pip install 'bilateral_ops[fit]'."] * 2
+    )

@@ -468,6 +468,8 @@ def test_a_predictor_refuses_other_arguments() -> None:
         predictor.grid(image)
     with pytest.raises(ValueError, match=r"^Predictor.render: grid must have shape .*, got \(2, 2\).$"):
         predictor.render(np.zeros((2, 2)), image)
+    with pytest.raises(TypeError, match=r"^Predictor.render: strength must be a number, got str.$"):
+        predictor.render(grid, image, strength="a")
     with pytest.raises(ValueError, match=r"^Predictor.render: strength must be a finite number, got nan.$"):
         predictor.render(grid, image, strength=float("nan"))
     with pytest.raises(ValueError, match=r"must hold the image of 8 × 9 pixels.$"):

@@ -967,18 +967,24 @@ BO_INLINE Vec<float> spread4(const float* p, int v) {
 }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
 // c3 + c1·p[1], then c2·p[2] + c0·p[0]: their sum is what is wanted.
-BO_INLINE __m256 affine_halves(const Vec<float>* columns, const float* p) {
-  const __m256 first = _mm256_blend_ps(_mm256_set1_ps(p[0]), _mm256_set1_ps(p[1]), 0xf0);
-  const __m256 second = _mm256_blend_ps(_mm256_set1_ps(p[2]), _mm256_set1_ps(1.0f), 0xf0);
+BO_INLINE __m256 affine_halves(const Vec<float>* columns, __m256 first, __m256 second) {
   return _mm256_fmadd_ps(columns[0].v, first, _mm256_mul_ps(columns[1].v, second));
 }
 BO_INLINE void store_three(float* p, __m128 v) { store_part(p, Vec<float>{_mm256_castps128_ps256(v)}, 3); }
 BO_INLINE void store_affine3(const Vec<float>* columns, const float* p, float* to) {
-  const __m256 v = affine_halves(columns, p);
+  const __m256 first = _mm256_blend_ps(_mm256_set1_ps(p[0]), _mm256_set1_ps(p[1]), 0xf0);
+  const __m256 second = _mm256_blend_ps(_mm256_set1_ps(p[2]), _mm256_set1_ps(1.0f), 0xf0);
+  const __m256 v = affine_halves(columns, first, second);
   store_three(to, _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
 }
 BO_INLINE void store_affine3(const Vec<float>* a, const Vec<float>* b, const float* p, float* to) {
-  const __m256 v = affine_halves(a, p), w = affine_halves(b, p + 3);
+  // Numbers are spread from registers: a processor may broadcast one a cycle from memory. No load reads further.
+  const __m256 x = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)), one = _mm256_set1_ps(1.0f);
+  const __m256 y = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p + 2));
+  const __m256 v = affine_halves(a, _mm256_permutevar_ps(x, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1)),
+                                 _mm256_blend_ps(_mm256_permute_ps(x, 0xaa), one, 0xf0));
+  const __m256 w = affine_halves(b, _mm256_permutevar_ps(y, _mm256_setr_epi32(1, 1, 1, 1, 2, 2, 2, 2)),
+                                 _mm256_blend_ps(_mm256_permute_ps(y, 0xff), one, 0xf0));
   const __m256 sum = _mm256_add_ps(_mm256_blend_ps(v, w, 0xf0), _mm256_permute2f128_ps(v, w, 0x21));
   _mm_storeu_ps(to, _mm256_castps256_ps128(sum));  // and one number of the other pixel
   store_three(to + 3, _mm256_extractf128_ps(sum, 1));

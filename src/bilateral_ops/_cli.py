@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import os
 import re
 import signal
 import sys
@@ -275,25 +276,53 @@ def _stop(sentence: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 where a check failed, or 2 where a sentence says what is wrong."""
+    """Run the command line; the exit code is 0, 1 where a check failed, or 2 where a sentence says what is wrong.
+
+    It is 130 after Ctrl-C, and 141 where nobody reads on, as of programs that these signals end.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a sign shows "?" for it
             stream.reconfigure(errors="replace")
-    options = _parser().parse_args(arguments)
+    command = ""
     try:
-        if options.command == "demo":
-            fine = _demo(options.photo, options.out)
-        elif options.command == "enhance":
-            fine = _enhance(options)
-        elif options.command == "train":
-            fine = _train({name: value for name, value in vars(options).items() if name != "command"})
-        elif options.command == "info":
-            fine = _info()
-        elif options.command == "gradcheck":
-            fine = _gradcheck()
-        else:
-            fine = _bench(options.size, options.threads, options.json)
+        try:
+            options = _parser().parse_args(arguments)
+            command = f"{options.command}: "
+            return 0 if _run(options) else 1
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()  # what fails when Python ends can't be said any more
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    return 0 if fine else 1
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except OSError as error:
+        _discard_output()
+        file = f" {error.filename!r}" if error.filename else ""
+        return _stop(f"{command}cannot read or write{file} ({error.strerror or error}).")
+    except MemoryError:
+        return _stop(f"{command}out of memory.")
+
+
+def _run(options: argparse.Namespace) -> bool:
+    if options.command == "demo":
+        return _demo(options.photo, options.out)
+    if options.command == "enhance":
+        return _enhance(options)
+    if options.command == "train":
+        return _train({name: value for name, value in vars(options).items() if name != "command"})
+    if options.command == "info":
+        return _info()
+    if options.command == "gradcheck":
+        return _gradcheck()
+    return _bench(options.size, options.threads, options.json)
+
+
+def _discard_output() -> None:
+    """Let what can't be written go nowhere, as Python would try again when it ends, and say that it failed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

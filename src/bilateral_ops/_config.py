@@ -5,27 +5,36 @@ from __future__ import annotations
 import operator
 import os
 import platform
+import sys
 
 from . import _core
 from ._signature import brief
 from .frameworks import _dlpack
 
-_MOST_THREADS = 65536
+MOST_THREADS = 65536
+
+
+def _count(text: str) -> int:
+    """The number that a variable of the environment says; 0 where it says none."""
+    try:
+        return int(text) if text.strip().isdecimal() else 0
+    except ValueError:  # thousands of digits
+        return 0
 
 
 def _default_num_threads() -> int:
     """BILATERAL_OPS_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that this process may use."""
     own = os.environ.get("BILATERAL_OPS_NUM_THREADS")
     if own:
-        if not own.strip().isdecimal() or not 1 <= int(own) <= _MOST_THREADS:
+        if not 1 <= _count(own) <= MOST_THREADS:
             raise ValueError(
-                f"bilateral_ops: BILATERAL_OPS_NUM_THREADS must be an integer from 1 to {_MOST_THREADS}, got {own!r}."
+                f"bilateral_ops: BILATERAL_OPS_NUM_THREADS must be an integer from 1 to {MOST_THREADS}, "
+                f"got {brief(own)}."
             )
-        return int(own)
+        return _count(own)
     # OpenMP allows a list, one number a nesting level.
-    shared = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if shared.isdecimal() and int(shared) > 0:
-        return min(int(shared), _MOST_THREADS)
+    if shared := _count(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]):
+        return min(shared, MOST_THREADS)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -41,8 +50,8 @@ def set_num_threads(n: int) -> None:
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}.") from None
-    if not 1 <= count <= _MOST_THREADS:
-        raise ValueError(f"set_num_threads: n must be from 1 to {_MOST_THREADS}, got {brief(count)}.")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"set_num_threads: n must be from 1 to {MOST_THREADS}, got {brief(count)}.")
     _core.set_num_threads(count)
 
 
@@ -104,6 +113,20 @@ def show_config() -> None:
 
 def apply_environment() -> None:
     """Set what the environment asks for; called once, on import."""
-    _core.set_num_threads(_default_num_threads())
-    if isa := os.environ.get("BILATERAL_OPS_ISA"):
-        _select_isa("bilateral_ops: BILATERAL_OPS_ISA", isa)
+    try:
+        _core.set_num_threads(_default_num_threads())
+        if isa := os.environ.get("BILATERAL_OPS_ISA"):
+            _select_isa("bilateral_ops: BILATERAL_OPS_ISA", isa)
+    except ValueError as error:
+        if not _is_command():
+            raise
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _is_command() -> bool:
+    """Whether this process is the command line, which Python begins with importing the package."""
+    (name, *_) = getattr(sys, "argv", []) or [""]
+    return os.path.splitext(os.path.basename(name))[0] == "bilateral-ops" or (
+        name == "-m" and __package__ in sys.orig_argv
+    )

@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ._missing import needed
 from ._signature import integers
 
 #: The residual, as a share of the right side, at which the iterations stop; below it lies rounding.
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
-
-
-class SciPyMissingError(RuntimeError, ImportError):
-    """SciPy is not installed."""
 
 
 def fit(
@@ -66,7 +63,7 @@ def fit(
     Raises
     ------
     ValueError, TypeError : one line each, the condition
-    SciPyMissingError : a RuntimeError and ImportError, where SciPy is not installed
+    RuntimeError : where SciPy is not installed; it is an ImportError, too
 
     Notes
     -----
@@ -76,8 +73,12 @@ def fit(
 
     Source: Chen, Adams, Wadhwa, Hasinoff, Bilateral Guided Upsampling, SIGGRAPH Asia 2016.
     """
-    if callable(guide):
+    if callable(guide) and not isinstance(guide, type):
         guide = guide(image)
+    elif not isinstance(guide, np.ndarray):
+        raise TypeError(
+            f"fit: guide must be a NumPy array, CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}."
+        )
     guide, image, target = _read(guide, image, target)
     cells = _grid_shape(grid_shape)
     smoothness, iterations = _settings(smoothness, iterations)
@@ -185,10 +186,8 @@ def _inverse_blocks(guide: Any, image: Any, shape: tuple[int, ...], smoothness: 
 
 
 def _scipy() -> tuple[Any, Any]:
-    try:
+    with needed("fit", "SciPy", "fit"):
         from scipy.sparse.linalg import LinearOperator, cg
-    except ImportError as error:
-        raise SciPyMissingError("fit: SciPy is not installed; run pip install 'bilateral_ops[fit]'.") from error
     return cg, LinearOperator
 
 

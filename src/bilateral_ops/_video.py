@@ -29,6 +29,11 @@ class VideoOptions:
     codec: str | None = None  # None: libx264, in WebM libvpx-vp9
     crf: int | None = None
 
+    def encoder(self, suffix: str) -> tuple[str, int]:
+        """The codec of a file so named, and the highest factor that it has: encoders cut others without a word."""
+        codec = self.codec or ("libvpx-vp9" if _format(suffix) == "webm" else "libx264")
+        return codec, 63 if "vp" in codec or "av1" in codec else 51
+
 
 class Smoother:
     """An exponential average of grids in time, which begins anew where a scene does.
@@ -73,7 +78,7 @@ def enhance_video(
         with av.open(str(source)) as given, av.open(str(target), "w", format=_format(suffix)) as made:
             if not given.streams.video:
                 raise ImageError("has no video in it")
-            transcoding = _Transcoding(given, made, predictor, strength, options)
+            transcoding = _Transcoding(given, made, suffix, predictor, strength, options)
             yield from transcoding.run()
             if comparison:
                 before, after = transcoding.middle
@@ -89,8 +94,11 @@ def _format(suffix: str) -> str:
 
 
 class _Transcoding:
-    def __init__(self, given: Any, made: Any, predictor: Any, strength: float, options: VideoOptions) -> None:
-        self.given, self.made, self.predictor, self.strength = given, made, predictor, strength
+    def __init__(
+        self, given: Any, made: Any, suffix: str, predictor: Any, strength: float, options: VideoOptions
+    ) -> None:
+        self.given, self.made, self.suffix = given, made, suffix
+        self.predictor, self.strength = predictor, strength
         self.options = options
         self.video = given.streams.best("video")
         self.video.thread_type = "AUTO"
@@ -171,7 +179,7 @@ class _Transcoding:
 
     def _begin(self, frame: Any, pixels: Any) -> None:
         """Streams like those given, once the first frame shows which way up the video is."""
-        codec = self.options.codec or ("libvpx-vp9" if self.made.format.name == "webm" else "libx264")
+        codec, _ = self.options.encoder(self.suffix)
         options = {"crf": str(self.options.crf if self.options.crf is not None else 30 if "vp9" in codec else 18)}
         if "vp9" in codec:
             options |= {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}

@@ -14,12 +14,27 @@ from typing import Any
 import bilateral_ops
 
 from .. import _core
-from . import CALLS, elapsed, functions, missing, package, problem, rounds_within, streaming, use_threads
+from .._config import MOST_THREADS
+from .._signature import brief
+from . import (
+    CALLS,
+    available_memory,
+    elapsed,
+    functions,
+    missing,
+    package,
+    problem,
+    rounds_within,
+    streaming,
+    use_threads,
+)
 
 #: Beside these the peers are timed; compiling and running them for all would take minutes.
 MAIN = ("slice_apply", "slice_apply_vjp", "enhance")
 PEERS = {"numba": "Numba", "torch": "PyTorch"}
 SECONDS = 0.5  # a call's rounds, together
+#: Bytes a pixel, of the matrices' gradients beside peers; and rows that drawing the arguments takes as much as.
+BYTES, ROWS = 500, 20
 
 
 class BenchError(Exception):
@@ -30,8 +45,10 @@ def run(size: str, threads: int | None, file: str | None) -> bool:
     """Time everything, print a table, and write it as JSON where a file is named."""
     width, height = _size(size)
     count = bilateral_ops.get_num_threads() if threads is None else threads
-    if count < 1:
-        raise BenchError(f"bench: --threads must be at least 1, got {count}.")
+    if not 1 <= count <= MOST_THREADS:
+        raise BenchError(f"bench: --threads must be from 1 to {MOST_THREADS}, got {brief(count)}.")
+    if BYTES * width * (height + ROWS) > available_memory():
+        raise BenchError(f"bench: --size must be of an image that fits in memory, got {size!r}.")
     use_threads(count)
     if file is not None:
         _write(file, "")  # tried before anything is computed
@@ -96,7 +113,7 @@ def _measure(name: str, backward: bool, height: int, width: int) -> dict[str, An
 
 
 def _size(size: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)", size)
+    match = re.fullmatch(r"([1-9]\d{0,999})[x×]([1-9]\d{0,999})", size)
     if not match:
         raise BenchError(f"bench: --size must be WIDTHxHEIGHT, such as 1920x1080, got {size!r}.")
     return int(match[1]), int(match[2])

@@ -31,15 +31,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
-
+from .._missing import needed
 from ..ops._apply import apply
 from ..ops._guide_luma import guide_luma
 from ..ops._slice import slice as _slice
 from ..ops._slice_apply import slice_apply
 from ..ops._slice_apply_luma import slice_apply_luma
 from ..ops._total_variation import total_variation
+
+with needed("bilateral_ops.compat.lib_bilagrid", "PyTorch", "torch"):
+    import torch
+    from torch import nn
 
 __all__ = ["BilateralGrid", "color_affine_transform", "color_correct", "slice", "total_variation_loss"]
 

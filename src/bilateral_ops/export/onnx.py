@@ -48,24 +48,16 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from .._missing import needed
 from .._signature import integers
 from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 
-
-class ONNXMissingError(RuntimeError, ImportError):
-    """The ``onnx`` package is not installed."""
-
-
-try:
+with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
-except ImportError as error:
-    raise ONNXMissingError(
-        "bilateral_ops.export.onnx needs onnx, which is not installed; pip install 'bilateral_ops[onnx]'."
-    ) from error
 
 __all__ = ["behind", "enhance", "save", "slice_apply"]
 

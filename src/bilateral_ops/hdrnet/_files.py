@@ -32,6 +32,7 @@ from .._images import (
     reason,
     write_comparison,
 )
+from .._signature import brief
 from .._video import VideoOptions, enhance_video
 from .._whole import whole
 from ..ops._guide_luma import guide_luma
@@ -153,17 +154,21 @@ def enhance_files(
     for module in ("PIL", "tifffile", "imagecodecs", "tqdm"):
         _require(module, "enhance")
     if memory_limit < 2 * BASE:
-        raise EnhanceError(f"--memory-limit must be at least {2 * BASE // 10**6}MB, got {memory_limit // 10**6}MB")
-    if not np.isfinite(strength):
-        raise EnhanceError(f"--strength must be a finite number, got {strength}")
+        raise EnhanceError(f"--memory-limit must be at least {2 * BASE // 10**6}MB, got {memory_limit} bytes")
+    if not (isinstance(strength, (int, float, np.number)) and np.isfinite(strength)):
+        raise EnhanceError(f"--strength must be a finite number, got {brief(strength)}")
     if quality is not None and not 1 <= quality <= 100:
         raise EnhanceError(f"--quality must be from 1 to 100, got {quality}")
     video = video or VideoOptions()
     if not 0 <= video.smoothing < np.inf:
         raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
     jobs = _plan(inputs, Path(out), compare, overwrite)
-    if any(job.video for job in jobs):
-        _require("av", "video")
+    for job in jobs:
+        if job.video:
+            _require("av", "video")
+            codec, most = video.encoder(job.target.suffix)
+            if video.crf is not None and not 0 <= video.crf <= most:
+                raise EnhanceError(f"--crf must be from 0 to {most} for {codec}, got {brief(video.crf)}")
     try:
         predictor = model if isinstance(model, Predictor) else Predictor.load(model)
     except (OSError, ValueError) as error:
@@ -227,7 +232,7 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
     for path in made:
         if path.resolve() in sources:
             raise EnhanceError(
-                f"--out must be another folder than the inputs', got {str(out)!r}, which has {path.name!r}"
+                f"--out must be a folder where results replace no inputs, got {str(out)!r} with {path.name!r} in it"
             )
     existing = [path for path in made if os.path.lexists(path)]
     if existing and not overwrite:

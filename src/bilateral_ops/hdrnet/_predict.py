@@ -133,6 +133,8 @@ class Predictor:
         image = _checked(image)
         if np.shape(grid) != self.config.grid_shape:
             raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {np.shape(grid)}.")
+        if not isinstance(strength, (int, float, np.number)):
+            raise TypeError(f"Predictor.render: strength must be a number, got {type(strength).__name__}.")
         if not math.isfinite(strength):
             raise ValueError(f"Predictor.render: strength must be a finite number, got {strength}.")
         # At 0 and 1 exactly the one or the other.

@@ -7,19 +7,22 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch.nn import Module, ModuleList, Parameter, Sequential, init
-from torch.nn import functional as F
-
 from .. import resize_area
+from .._missing import needed
 from ..compat.hdrnet import unpack_coefficients
-from ..frameworks.torch import CurvesGuideModule, NNGuideModule
 from ..ops._guide_luma import guide_luma
 from ..ops._guide_nn import guide_nn
 from ..ops._slice_apply import slice_apply
 from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
 from ._predict import Predictor
 from ._weights import read_model, write_model
+
+with needed("bilateral_ops.hdrnet.HDRNet", "PyTorch", "torch"):
+    import torch
+    from torch.nn import Module, ModuleList, Parameter, Sequential, init
+    from torch.nn import functional as F
+
+    from ..frameworks.torch import CurvesGuideModule, NNGuideModule
 
 __all__ = ["HDRNet"]
 

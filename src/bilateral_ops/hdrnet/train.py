@@ -22,15 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import distributed
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from .. import __version__, resize_area, set_num_threads
 from .._images import psnr, unit
+from .._missing import needed
 from .._whole import whole
 from ..compat.hdrnet import unpack_coefficients
 from ._config import Config
@@ -38,7 +33,17 @@ from ._data import DataError, Photographs, Samples
 from ._options import Options
 from ._predict import Predictor
 from ._weights import write_model
-from .model import HDRNet
+
+with needed("bilateral_ops.hdrnet.train", "PyTorch", "train"):
+    import torch
+    from torch import distributed
+    from torch.nn import functional as F
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.data import DataLoader
+
+    from .model import HDRNet
+with needed("bilateral_ops.hdrnet.train", "tqdm", "train"):
+    from tqdm import tqdm
 
 __all__ = ["DataError", "Options", "Result", "Score", "TrainError", "train"]
 

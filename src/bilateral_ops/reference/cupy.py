@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._missing import needed
 from .numpy import (
     LUMA,
     ApplyGradients,
@@ -32,17 +33,8 @@ from .numpy import (
     Window,
 )
 
-
-class CuPyMissingError(RuntimeError, ImportError):
-    """CuPy is not installed."""
-
-
-try:
+with needed("bilateral_ops.reference.cupy", "CuPy", "cupy"):
     import cupy
-except ImportError as error:
-    raise CuPyMissingError(
-        "bilateral_ops.reference.cupy needs CuPy, which is not installed; pip install 'bilateral_ops[cupy]'."
-    ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from .._missing import needed
 from .numpy import (
     LUMA,
     ApplyGradients,
@@ -42,17 +43,8 @@ from .numpy import (
     Window,
 )
 
-
-class NumbaMissingError(RuntimeError, ImportError):
-    """Numba is not installed."""
-
-
-try:
+with needed("bilateral_ops.reference.numba", "Numba", "numba"):
     from numba import njit, prange
-except ImportError as error:
-    raise NumbaMissingError(
-        "bilateral_ops.reference.numba needs Numba, which is not installed; pip install 'bilateral_ops[numba]'."
-    ) from error
 
 # Multiply-adds may be fused and sums be taken in any order (five times faster in the guides' gradients); NaN and
 # infinities keep their meaning.
