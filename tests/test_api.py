@@ -95,6 +95,7 @@ def test_a_missing_framework_of_a_reference_is_named() -> None:
         ("import bilateral_ops.hdrnet.model", "bilateral_ops.hdrnet.HDRNet", "torch"),
         ("import bilateral_ops.hdrnet.train", "bilateral_ops.hdrnet.train", "train"),
         ("import bilateral_ops.compat.lib_bilagrid", "bilateral_ops.compat.lib_bilagrid", "torch"),
+        ("import bilateral_ops.frameworks.torch", "bilateral_ops.frameworks.torch", "torch"),
     ],
 )
 def test_pytorch_is_named_where_it_is_missing(statement: str, who: str, extra: str) -> None:

@@ -37,16 +37,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch.autograd import forward_ad
 
 from .. import ops
+from .._missing import needed
 from .._signature import INTEGERS
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from . import _dlpack, _numpy
 from ._formulas import FORMULAS
-from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
+
+with needed("bilateral_ops.frameworks.torch", "PyTorch", "torch"):
+    import torch
+    from torch.autograd import forward_ad
+
+    from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
 
 __all__ = ["CurvesGuideModule", "NNGuideModule", "SliceApplyModule"]
 
