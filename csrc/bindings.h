@@ -7,7 +7,8 @@
 
 #include <pybind11/pybind11.h>
 
-#if defined(__GLIBCXX__)
+#if defined(__GLIBCXX__) && !defined(_WIN32)
+#define BO_UNWINDS_THREADS
 #include <cxxabi.h>
 #include <unistd.h>
 #endif
@@ -23,30 +24,33 @@ namespace bilateral_ops {
 namespace py = pybind11;
 using Object = const py::object&;
 
-// Calls f with the GIL released.
+// Up to Python 3.13 a daemon's thread that asks for the GIL of an interpreter that exits is ended by unwinding its
+// stack, which would let go of arrays without the GIL. It waits for the process to end instead, as from 3.14 on.
+template <class F>
+void or_wait_for_exit(F&& f) {
+#if defined(BO_UNWINDS_THREADS)
+  try {
+    f();
+  } catch (abi::__forced_unwind&) {
+    for (;;) pause();
+  }
+#else
+  f();
+#endif
+}
+
+// Calls f, which may ask for the GIL, with the GIL released.
 template <class F>
 void without_gil(F&& f) {
   PyThreadState* const state = PyEval_SaveThread();
-  const auto restore = [state] {
-#if defined(__GLIBCXX__)
-    // Up to Python 3.13 a daemon's thread that asks for the GIL of an interpreter that exits is ended by unwinding its
-    // stack, which would let go of arrays without the GIL. It waits for the process to end instead, as from 3.14 on.
-    try {
-      PyEval_RestoreThread(state);
-    } catch (abi::__forced_unwind&) {
-      for (;;) pause();
-    }
-#else
-    PyEval_RestoreThread(state);
-#endif
-  };
+  const auto restore = [state] { PyEval_RestoreThread(state); };
   try {
-    f();
+    or_wait_for_exit(f);
   } catch (...) {
-    restore();
+    or_wait_for_exit(restore);
     throw;
   }
-  restore();
+  or_wait_for_exit(restore);
 }
 
 inline Window window_of(Object window) {

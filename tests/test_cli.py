@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bilateral_ops
-from bilateral_ops import _gradcheck
+from bilateral_ops import _cli, _gradcheck
 from bilateral_ops._bench import short
 from bilateral_ops.hdrnet import Predictor
 from bilateral_ops.ops import OPERATIONS
@@ -94,8 +94,34 @@ def test_output_that_nobody_reads_ends_it_quietly(command, unbuffered):
         [sys.executable, "-m", "bilateral_ops", command], stdout=writing, stderr=subprocess.PIPE, env=environment
     )
     os.close(writing)
-    # argparse itself is silent about help that it can't write at once
-    assert (done.returncode, done.stderr) == (0 if (command, unbuffered) == ("--help", "1") else 141, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_error_while_nobody_reads_is_told():
+    code = """
+import bilateral_ops._cli as cli
+def fail(_):
+    print("a line")
+    raise {}
+cli._run = fail
+cli.main(["info"])
+"""
+    for error in ("RuntimeError('a bug')", "BrokenPipeError('of another pipe')"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(error)],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )
+        os.close(writing)
+        assert error.partition("(")[0].encode() in done.stderr
+
+
+def test_without_standard_output(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert _cli.main(["info"]) == 0
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -106,7 +132,7 @@ def test_output_that_cannot_be_written_is_a_sentence(unbuffered):
         done = subprocess.run(
             [sys.executable, "-m", "bilateral_ops", "gradcheck"], stdout=full, stderr=subprocess.PIPE, env=environment
         )
-    sentence = b"bilateral-ops gradcheck: cannot read or write (No space left on device).\n"
+    sentence = b"bilateral-ops gradcheck: cannot write to standard output (No space left on device).\n"
     assert (done.returncode, done.stderr) == (2, sentence)
 
 
@@ -188,7 +214,8 @@ def test_bench_needs_nothing_but_numpy(run, monkeypatch, threads):
         (["--json", "/no/x"], "--json must be a file that can be written, got '/no/x' (No such file or directory)."),
     ],
 )
-def test_bench_says_what_is_wrong(run, threads, arguments, sentence):
+def test_bench_says_what_is_wrong(run, threads, monkeypatch, arguments, sentence):
+    monkeypatch.setattr(short, "available_memory", lambda: 2**34)
     assert run("bench", *arguments) == (2, "", f"bilateral-ops bench: {sentence}\n")
 
 

@@ -433,8 +433,10 @@ def test_a_number_is_looked_at_each_time() -> None:
 
 
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
-@pytest.mark.parametrize("knots", [1, 4, 5, 13, 16, 17], ids="{} knots".format)
-@pytest.mark.parametrize("slopes", ["rising", "falling", "mixed", "some flat", "one infinite", "one NaN"])
+@pytest.mark.parametrize("knots", [1, 4, 5, 8, 10, 13, 16, 17], ids="{} knots".format)
+@pytest.mark.parametrize(
+    "slopes", ["rising", "falling", "the last tiny", "mixed", "some flat", "one infinite", "one NaN"]
+)
 def test_curves_of_any_number_are_their_sum_at_any_number(dtype: Any, knots: int, slopes: str) -> None:
     # Few knots, a table of them, more than a table has: three ways to one meaning. Several knots are equal. What is
     # infinite in one channel of the image is so in all that the curves see.
@@ -445,6 +447,9 @@ def test_curves_of_any_number_are_their_sum_at_any_number(dtype: Any, knots: int
         values *= -1
     elif slopes == "mixed":
         values *= np.where(np.arange(knots) % 2, 1, -1)
+    elif slopes == "the last tiny":
+        last = knots - 1 - shifts[:, ::-1].argmax(1)[:, None]
+        np.put_along_axis(values, last, float(np.finfo(dtype).smallest_subnormal), 1)
     elif slopes != "rising":
         values[:, knots // 2] = {"some flat": 0, "one infinite": np.inf, "one NaN": np.nan}[slopes]
     image = np.zeros((1, 40, 3))

@@ -315,6 +315,9 @@ def test_enhance_beside_what_is_differentiated_forward(subject: str) -> None:
         out = torch.empty_like(constant)
         assert forward(bilateral_ops, subject, given, out=out) is out
         assert_same(out, constant)
+        dual = torch.autograd.forward_ad.make_dual(torch.zeros_like(constant), torch.ones_like(constant))
+        with pytest.raises(RuntimeError, match="enhance: out must be None while PyTorch differentiates forward"):
+            forward(bilateral_ops, subject, given, out=dual)
 
 
 def test_a_plain_call_stays_away_from_the_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:

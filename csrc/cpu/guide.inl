@@ -140,8 +140,7 @@ void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T*
 
 // The piecewise linear functions c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0) of up to 16 knots, in register tables.
 //
-// With the knots sorted, s_0 ≤ s_1 ≤ …, and cut into pieces of R that begin at s_m, the last one below q (or the
-// first),
+// With the knots sorted, s_0 ≤ s_1 ≤ …, and cut into pieces of R, of which q is in the one that begins at s_m,
 //
 //   c(q) = value_m + slope_m·max(q − s_m, 0) + Σ_{m<k<m+R} slopes_k·max(q − s_k, 0),
 //   value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
@@ -193,7 +192,7 @@ class SortedCurves {
   };
   BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
     T s[kKnots];
-    double b[kKnots];
+    double b[kKnots];  // slopes
     bool rises = false, falls = false, flat = false;
     for (int64_t k = 0; k < knots; ++k) {
       int64_t at = k;
@@ -208,10 +207,10 @@ class SortedCurves {
       flat = flat || slopes[k] == T(0);
     }
     c.odd_at_infinity = flat || (rises && falls);
-    // A knot is two at the same place that share its slope.
+    // Up to 16, knots without a slope where the last one is.
     for (int64_t k = knots; k < kKnots; ++k) {
       s[k] = s[k - 1];
-      b[k] = b[k - 1] *= 0.5;
+      b[k] = 0.0;
     }
     double slope = 0.0, value = 0.0;
     for (int64_t k = 0; k < kKnots; ++k) {
@@ -220,6 +219,8 @@ class SortedCurves {
       const int64_t piece = reversed(k / kInPiece, kLevels), r = k % kInPiece;
       c.shift[r][piece] = s[k];
       c.slope[r][piece] = static_cast<T>(r ? b[k] : slope);
+      // In a piece they share what is before them at their place: 0·∞ is NaN.
+      if (r > 0 && k >= knots) c.slope[r][piece] = c.slope[r - 1][piece] *= T(0.5);
       if (r == 0) c.value[piece] = static_cast<T>(value);
     }
     for (int64_t d = 0; d < kLevels; ++d) {

@@ -186,7 +186,7 @@ constexpr int kTableDepth = 16;
 // Whether HDRnet's matrices are applied faster by fetching cells even so.
 template <class T>
 constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
-// From how many knots on it is faster to search a curve's piece, in tables of 16, than to add up its knots.
+// From how many knots on it is faster to search a curve's piece than to add up its knots.
 template <class T>
 constexpr int kSearchedKnots = 8;
 constexpr int kNever = 1 << 30;
@@ -845,8 +845,8 @@ inline constexpr int kTableDepth<double> = 0;
 // Applying takes 48 permutations for eight pixels, or 16 loads for two. (Differentiating has more to do with them.)
 template <>
 inline constexpr bool kFetchesMatrices<float> = true;
-// A lookup in a table of 16 is two permutations and a choice. In tables of 8 a search takes as long as 12 knots on Zen
-// 3; on Intel, where sums have fewer ports, as 7 by their number.
+// A lookup in a table of 16 is two permutations and a choice. In tables of 8 a search takes as long as 12 knots on
+// Zen 3; on Intel, where sums have fewer ports, as 7 by their number: 10 costs neither much.
 template <>
 inline constexpr int kKnotsInPiece<float> = 2;
 template <>

@@ -256,7 +256,7 @@ BO_INLINE void block_parts(const Block& b, int64_t n, const Run& run, const Plan
   const int64_t channels = b.channels();
   if (b.dense) {
     run(0, S::size, n * channels, 0, 1);
-  } else if (b.together) {
+  } else if (b.together && channels > 1) {
     for (int64_t i = 0; i < n; ++i) run(i * b.stride, S::size, channels, i * channels, 1);
   } else if (b.stride == S::size && n >= Vec<T>::kLanes) {
     planes();

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import math
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
@@ -271,7 +273,8 @@ def _bench(size: str, threads: int | None, file: str | None) -> bool:
 
 
 def _stop(sentence: str) -> int:
-    print(f"bilateral-ops {sentence}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"bilateral-ops {sentence}", file=sys.stderr)
     return 2
 
 
@@ -285,25 +288,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     command = ""
     try:
-        try:
-            options = _parser().parse_args(arguments)
-            command = f"{options.command}: "
-            return 0 if _run(options) else 1
-        finally:
-            if sys.stdout:
+        with redirect_stdout(_Output(sys.stdout)):
+            try:
+                options = _parser().parse_args(arguments)
+                command = f"{options.command}: "
+                code = 0 if _run(options) else 1
+            except SystemExit:
                 sys.stdout.flush()  # what fails when Python ends can't be said any more
+                raise
+            sys.stdout.flush()
+            return code
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except _OutputError as failure:
         _discard_output()
-        return 141
-    except OSError as error:
-        _discard_output()
-        file = f" {error.filename!r}" if error.filename else ""
-        return _stop(f"{command}cannot read or write{file} ({error.strerror or error}).")
+        if isinstance(failure.error, BrokenPipeError) or (os.name == "nt" and failure.error.errno == errno.EINVAL):
+            return 141
+        return _stop(f"{command}cannot write to standard output ({failure.error.strerror or failure.error}).")
     except MemoryError:
         return _stop(f"{command}out of memory.")
+
+
+class _OutputError(Exception):
+    """Standard output can't be written. Not an OSError, which commands and argparse deal with as those of files."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Output:
+    """Standard output, or nothing where there is none, whose failures are told from all others."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = io.StringIO() if stream is None else stream
+
+    def write(self, text: str) -> int:
+        return int(self._try(self._stream.write, text))
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @staticmethod
+    def _try(call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            raise _OutputError(error) from error
 
 
 def _run(options: argparse.Namespace) -> bool:
@@ -322,7 +357,6 @@ def _run(options: argparse.Namespace) -> bool:
 
 def _discard_output() -> None:
     """Let what can't be written go nowhere, as Python would try again when it ends, and say that it failed."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -6,6 +6,7 @@ import operator
 import os
 import platform
 import sys
+from itertools import pairwise
 
 from . import _core
 from ._signature import brief
@@ -127,6 +128,7 @@ def apply_environment() -> None:
 def _is_command() -> bool:
     """Whether this process is the command line, which Python begins with importing the package."""
     (name, *_) = getattr(sys, "argv", []) or [""]
-    return os.path.splitext(os.path.basename(name))[0] == "bilateral-ops" or (
-        name == "-m" and __package__ in sys.orig_argv
+    given = sys.orig_argv
+    return os.path.basename(name) in ("bilateral-ops", "bilateral-ops.exe") or (
+        name == "-m" and ("-m", __package__) in pairwise(given)
     )

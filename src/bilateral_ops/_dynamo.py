@@ -27,16 +27,16 @@ class _Awaited:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != _COMPILER:
             return None
-        others = [finder for finder in sys.meta_path if finder is not self]
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             # Whoever looks for a module may not load it.
             def exec_module(module: Any) -> None:
+                load(module)
                 if self in sys.meta_path:
                     sys.meta_path.remove(self)
-                load(module)
                 _tell()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]

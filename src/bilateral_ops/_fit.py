@@ -186,7 +186,7 @@ def _inverse_blocks(guide: Any, image: Any, shape: tuple[int, ...], smoothness: 
 
 
 def _scipy() -> tuple[Any, Any]:
-    with needed("fit", "SciPy", "fit"):
+    with needed("fit", "scipy", "fit"):
         from scipy.sparse.linalg import LinearOperator, cg
     return cg, LinearOperator
 

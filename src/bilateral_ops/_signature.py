@@ -81,9 +81,13 @@ def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
     # Python refuses to print integers of thousands of digits.
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, tuple):
         return _shape_text(brief(part, text) for part in value)
-    return " ".join(text(value).split())
+    try:
+        said = text(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that can't be printed"
+    return " ".join(said.split()) if "\n" in said else said
 
 
 def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
@@ -99,9 +103,9 @@ def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int
     return numbers
 
 
-def _real(value: Any) -> float | None:
+def real(value: Any) -> float | None:
     """A Python or NumPy number, infinity where it is beyond all floats; None where it is not a real number."""
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         return None
     if isinstance(value, np.generic) and value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
         return None
@@ -230,7 +234,7 @@ class Call:
 
     def _number(self, name: str, value: Any, kind: str) -> Any:
         """A number that was given for an argument without axes, as an array of that kind."""
-        number = _real(value)
+        number = real(value)
         if number is None:
             raise TypeError(f"{self.op}: {name} must be a real number, got {type(value).__name__}.")
         if abs(number) >= _OVERFLOW[kind] and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
@@ -456,8 +460,14 @@ class Call:
         """Check ``out``, or allocate the result."""
         shape, kind = self.result()
         if out is None:
-            return self.framework.empty(shape, kind, self.device)
+            return self._empty("the result", shape, kind)
         return self._checked_out("out", out, shape, kind)
+
+    def _empty(self, what: str, shape: tuple[int, ...], kind: str) -> Any:
+        try:
+            return self.framework.empty(shape, kind, self.device)
+        except ValueError:  # NumPy counts bytes in 64 bits
+            raise ValueError(f"{self.op}: {what} must have a size that memory can have, got {shape}.") from None
 
     def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
         if framework_of(self.op, label, out) is not self.framework:
@@ -491,7 +501,7 @@ class Call:
                 self.framework.check_out(self.op, label, array, others, None)
                 arrays.append(array)
             else:
-                arrays.append(self.framework.empty(self.shape(name), self.kinds[name], self.device))
+                arrays.append(self._empty(f"the gradient of {name}", self.shape(name), self.kinds[name]))
         return fields(*arrays)
 
     def gradients(self, names: tuple[str, ...], wrt: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,6 +21,14 @@ MISSING = 0.25
 COPIED = ("audio", "subtitle")
 
 
+#: Constant rate factors end here, of codecs with this in their name.
+_MOST = {"264": 51, "265": 51, "vpx": 63, "aom": 63}
+
+
+#: Constant rate factors end here, of codecs with this in their name.
+_MOST = {"264": 51, "265": 51, "vpx": 63, "aom": 63}
+
+
 @dataclass(frozen=True)
 class VideoOptions:
     """How videos are smoothed and encoded."""
@@ -29,10 +37,10 @@ class VideoOptions:
     codec: str | None = None  # None: libx264, in WebM libvpx-vp9
     crf: int | None = None
 
-    def encoder(self, suffix: str) -> tuple[str, int]:
-        """The codec of a file so named, and the highest factor that it has: encoders cut others without a word."""
+    def encoder(self, suffix: str) -> tuple[str, int | None]:
+        """The codec of a file so named, and the highest factor that it is known to have: some cut it without a word."""
         codec = self.codec or ("libvpx-vp9" if _format(suffix) == "webm" else "libx264")
-        return codec, 63 if "vp" in codec or "av1" in codec else 51
+        return codec, next((most for part, most in _MOST.items() if part in codec), None)
 
 
 class Smoother:

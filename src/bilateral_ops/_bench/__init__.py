@@ -276,6 +276,8 @@ def rounds_within(seconds: float, once: float, least: int = 3, most: int = 40) -
 def available_memory() -> int:
     """Bytes that a process can take now; a lot where that is not known."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
+        # Pages that hold what files hold are not free, but can be.
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
         return 1 << 62

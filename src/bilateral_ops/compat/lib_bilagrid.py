@@ -39,7 +39,7 @@ from ..ops._slice_apply import slice_apply
 from ..ops._slice_apply_luma import slice_apply_luma
 from ..ops._total_variation import total_variation
 
-with needed("bilateral_ops.compat.lib_bilagrid", "PyTorch", "torch"):
+with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
     import torch
     from torch import nn
 

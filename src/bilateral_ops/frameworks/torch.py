@@ -46,7 +46,7 @@ from ..ops._enhance import SIGNATURES as ENHANCE
 from . import _dlpack, _numpy
 from ._formulas import FORMULAS
 
-with needed("bilateral_ops.frameworks.torch", "PyTorch", "torch"):
+with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
     import torch
     from torch.autograd import forward_ad
 
@@ -166,6 +166,7 @@ class _Road(threading.local):
 
 _road = _Road()
 _AUTOGRAD = "autograd records"
+_FORWARD = "PyTorch differentiates forward"
 
 
 def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
@@ -176,14 +177,13 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
         )
     name, signature, values = call.signature.name, call.signature, call.values
-    tangents = _may_carry_tangents(call)
-    if name == "enhance" and (why == _AUTOGRAD or tangents):
+    if name == "enhance" and why in (_AUTOGRAD, _FORWARD):
         _no_gradient()
     given = {a.name: values.get(a.name) for a in signature.arguments} | dict(call.keywords)
     if signature.sizes and fields is None:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
-    if tangents:
+    if why == _FORWARD:
         rounds = fields is None and signature.keeps_integers and call.kinds[signature.like] in INTEGERS
         if not rounds:
             return _by_formula_alone(call, given, fields, wrt)
@@ -216,11 +216,16 @@ def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> A
 
 def _watched(call: Any, out: Any) -> str:
     """Who has to see the call, if anyone: that is, whether the kernels alone would do less than PyTorch promises."""
-    if torch.is_grad_enabled():
-        given = (*call.values.values(), *(out.values() if isinstance(out, Mapping) else (out,)))
-        if any(isinstance(tensor, torch.Tensor) and tensor.requires_grad for tensor in given):
+    forward = forward_ad._current_level >= 0
+    if forward or torch.is_grad_enabled():
+        arrays = [array for name, array in call.values.items() if name not in call.numbers]
+        arrays += out.values() if isinstance(out, Mapping) else (out,)
+        tensors = [array for array in arrays if isinstance(array, torch.Tensor)]
+        if forward and any(_may_carry_a_tangent(tensor) for tensor in tensors):
+            return _FORWARD
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return _AUTOGRAD
-    if torch._C._functorch.maybe_current_level() is not None or _may_carry_tangents(call):
+    if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func transforms the call"
     if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
         return "the call is traced"
@@ -232,13 +237,9 @@ def _watched(call: Any, out: Any) -> str:
     return "autocast is on" if call.mixed or (out is None and casts(call.device)) else ""
 
 
-def _may_carry_tangents(call: Any) -> bool:
-    """Whether PyTorch differentiates forward, and a tensor of the call may take part: what wraps a tensor hides it."""
-    return forward_ad._current_level >= 0 and any(
-        torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
-        for name, tensor in call.values.items()
-        if tensor is not None and name not in call.numbers
-    )
+def _may_carry_a_tangent(tensor: Any) -> bool:
+    """While PyTorch differentiates forward: what wraps a tensor hides whether it has one."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
 
 
 @functools.cache

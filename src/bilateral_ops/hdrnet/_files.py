@@ -32,7 +32,7 @@ from .._images import (
     reason,
     write_comparison,
 )
-from .._signature import brief
+from .._signature import brief, real
 from .._video import VideoOptions, enhance_video
 from .._whole import whole
 from ..ops._guide_luma import guide_luma
@@ -155,7 +155,8 @@ def enhance_files(
         _require(module, "enhance")
     if memory_limit < 2 * BASE:
         raise EnhanceError(f"--memory-limit must be at least {2 * BASE // 10**6}MB, got {memory_limit} bytes")
-    if not (isinstance(strength, (int, float, np.number)) and np.isfinite(strength)):
+    number = real(strength)
+    if number is None or not np.isfinite(number):
         raise EnhanceError(f"--strength must be a finite number, got {brief(strength)}")
     if quality is not None and not 1 <= quality <= 100:
         raise EnhanceError(f"--quality must be from 1 to 100, got {quality}")
@@ -167,7 +168,7 @@ def enhance_files(
         if job.video:
             _require("av", "video")
             codec, most = video.encoder(job.target.suffix)
-            if video.crf is not None and not 0 <= video.crf <= most:
+            if video.crf is not None and most is not None and not 0 <= video.crf <= most:
                 raise EnhanceError(f"--crf must be from 0 to {most} for {codec}, got {brief(video.crf)}")
     try:
         predictor = model if isinstance(model, Predictor) else Predictor.load(model)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .. import _core, resize_area
-from .._signature import FLOATS, INTEGERS
+from .._signature import FLOATS, INTEGERS, brief, real
 from ..frameworks._numpy import kind_of
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
@@ -133,10 +133,11 @@ class Predictor:
         image = _checked(image)
         if np.shape(grid) != self.config.grid_shape:
             raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {np.shape(grid)}.")
-        if not isinstance(strength, (int, float, np.number)):
+        number = real(strength)
+        if number is None:
             raise TypeError(f"Predictor.render: strength must be a number, got {type(strength).__name__}.")
-        if not math.isfinite(strength):
-            raise ValueError(f"Predictor.render: strength must be a finite number, got {strength}.")
+        if not math.isfinite(number):
+            raise ValueError(f"Predictor.render: strength must be a finite number, got {brief(strength, str)}.")
         # At 0 and 1 exactly the one or the other.
         grid = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
         if self.config.scales == 1:

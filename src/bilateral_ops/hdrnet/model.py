@@ -17,7 +17,7 @@ from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
 from ._predict import Predictor
 from ._weights import read_model, write_model
 
-with needed("bilateral_ops.hdrnet.HDRNet", "PyTorch", "torch"):
+with needed("bilateral_ops.hdrnet.HDRNet", "torch", "torch"):
     import torch
     from torch.nn import Module, ModuleList, Parameter, Sequential, init
     from torch.nn import functional as F

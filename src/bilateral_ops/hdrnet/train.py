@@ -34,7 +34,7 @@ from ._options import Options
 from ._predict import Predictor
 from ._weights import write_model
 
-with needed("bilateral_ops.hdrnet.train", "PyTorch", "train"):
+with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     import torch
     from torch import distributed
     from torch.nn import functional as F

@@ -33,7 +33,7 @@ from .numpy import (
     Window,
 )
 
-with needed("bilateral_ops.reference.cupy", "CuPy", "cupy"):
+with needed("bilateral_ops.reference.cupy", "cupy", "cupy"):
     import cupy
 
 

@@ -43,7 +43,7 @@ from .numpy import (
     Window,
 )
 
-with needed("bilateral_ops.reference.numba", "Numba", "numba"):
+with needed("bilateral_ops.reference.numba", "numba", "numba"):
     from numba import njit, prange
 
 # Multiply-adds may be fused and sums be taken in any order (five times faster in the guides' gradients); NaN and
