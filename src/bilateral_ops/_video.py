@@ -19,12 +19,6 @@ CUT = 0.1
 MISSING = 0.25
 #: Streams that go into the new file as they are. Others, as timecodes and telemetry, few containers take.
 COPIED = ("audio", "subtitle")
-
-
-#: Constant rate factors end here, of codecs with this in their name.
-_MOST = {"264": 51, "265": 51, "vpx": 63, "aom": 63}
-
-
 #: Constant rate factors end here, of codecs with this in their name.
 _MOST = {"264": 51, "265": 51, "vpx": 63, "aom": 63}
 
