@@ -162,8 +162,6 @@ BO_INLINE float bits_float(uint32_t v) {
   return x.f;
 }
 
-BO_INLINE float infinity(float) { return bits_float(0x7f800000u); }
-BO_INLINE double infinity(double) { return static_cast<double>(infinity(0.0f)); }
 // 2^n for whole n that are exponents of the type; anything for NaN
 BO_INLINE float power_of_two(float n) {
   return bits_float(static_cast<uint32_t>(static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23);

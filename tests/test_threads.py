@@ -161,7 +161,7 @@ def test_other_threads_run_while_a_kernel_does() -> None:
 def test_an_interpreter_exits_while_daemons_compute() -> None:
     # Up to Python 3.13 it ends their threads where they ask for the GIL.
     code = """
-import threading, time
+import threading
 import numpy as np
 import bilateral_ops
 started = threading.Semaphore(0)

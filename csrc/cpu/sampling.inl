@@ -313,10 +313,6 @@ struct Samples {
                                    // x and y go together, and only where pixels have coordinates; else null
 };
 
-// A column of cells
-BO_INLINE const char* column_at(const Tensor& grid, int64_t n, int64_t y, int64_t x) {
-  return grid.data + n * grid.strides[0] + y * grid.strides[1] + x * grid.strides[2];
-}
 // Whether columns of cells can be read, and written, as numbers where they lie.
 template <class T>
 bool has_plain_columns(const Tensor& grid) {
@@ -369,7 +365,7 @@ class RowTable {
   // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one
   // each.
   const T* grid_column(int64_t n, int64_t y, int64_t x) {
-    const char* const from = column_at(grid_, n, y, x);
+    const char* const from = place_at(grid_, n, y, x);
     if (in_place_) return reinterpret_cast<const T*>(from);
     RowCopy& row = copies_[y & 1];
     if (!row.numbers) row.numbers = row.memory.template take<T>(g_.Gw * column_, kPacks);
@@ -490,8 +486,8 @@ class Sampler {
       const int64_t kx = at.kx[i], kz = at.kz[i];
       const int64_t left = kx * x_stride, right = min_of<int64_t>(kx + 1, g_.Gw - 1) * x_stride;
       const int64_t low = kz * z_stride, high = min_of<int64_t>(kz + 1, g_.Gd - 1) * z_stride;
-      const char* const below = column_at(grid_, tile.n, at.ky[i], 0);
-      const char* const above = column_at(grid_, tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
+      const char* const below = place_at(grid_, tile.n, at.ky[i], 0);
+      const char* const above = place_at(grid_, tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
       const char* const places[8] = {below + left + low,   below + left + high, below + right + low,
                                      below + right + high, above + left + low,  above + left + high,
                                      above + right + low,  above + right + high};

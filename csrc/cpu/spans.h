@@ -352,9 +352,11 @@ BO_INLINE int64_t tile_width(int64_t numbers) {
   return max_of<int64_t>(16, min_of(kTileWidth, fit));
 }
 
-BO_INLINE char* pixel(const Tensor& t, const Tile& tile) {
-  return t.data + tile.n * t.strides[0] + tile.y * t.strides[1] + tile.x * t.strides[2];
+// An image's pixel, or a grid's column of cells
+BO_INLINE char* place_at(const Tensor& t, int64_t n, int64_t y, int64_t x) {
+  return t.data + n * t.strides[0] + y * t.strides[1] + x * t.strides[2];
 }
+BO_INLINE char* pixel(const Tensor& t, const Tile& tile) { return place_at(t, tile.n, tile.y, tile.x); }
 
 // While a tile is worked on, the next one's pixels come from memory: a tile is too short for the processor to see where
 // its reads are heading.

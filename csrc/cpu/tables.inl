@@ -101,7 +101,7 @@ class Tables {
   }
   void load_row(int64_t n, int64_t y, T* row) {
     for (int64_t x = 0; x < g_.Gw; ++x) {
-      load_block(cells_, column_at(grid_, n, y, x), g_.Gd, column_);
+      load_block(cells_, place_at(grid_, n, y, x), g_.Gd, column_);
       T *value = row + x * numbers_, *step = value + numbers_ / 2;
       for (int64_t c = 0; c < g_.C; ++c)
         for (int64_t z = 0; z < D; ++z) {

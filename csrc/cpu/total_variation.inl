@@ -186,8 +186,7 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
         differentiate(C, column - 2 * C, C, C);
         differentiate(column - C, C, C, 0);
       }
-      store_block(cells, a.d_grid.data + n * a.d_grid.strides[0] + y * a.d_grid.strides[1] + x * a.d_grid.strides[2],
-                  Gd, result);
+      store_block(cells, place_at(a.d_grid, n, y, x), Gd, result);
     }
   });
 }

@@ -826,14 +826,6 @@ void check_lanes(char* edge) {
   loads<Levels8>(edge, "load_as levels of uint8, all bits");
   loads<Levels16>(edge, "load_as levels of uint16, all bits");
   format<U16>(edge, "load_as uint16, all bits", "store_as uint16, as math.h rounds");
-  {
-    Question question(BO_STRING(BO_ISA), "infinity is above every number");
-    for_types([&](auto t) {
-      using T = decltype(t);
-      T got = infinity(T()), wanted = static_cast<T>(HUGE_VAL);
-      compare(question, &got, &wanted, 1);
-    });
-  }
   if (kSearchedKnots<float> < kNever) searches();
   lookups<8>(edge);
   lookups<16>(edge);
