@@ -432,40 +432,66 @@ def test_a_number_is_looked_at_each_time() -> None:
         assert np.abs(forward(bilateral_ops, "guide_nn", given) - want).max() < (0.5 if bias == 0 else 1e-6)
 
 
+# Few knots, a table of them, more than a table has: three ways to one meaning.
+of_any_knots = pytest.mark.parametrize("knots", [1, 4, 5, 8, 10, 13, 16, 17], ids="{} knots".format)
+
+
+def _curves_at(values: Any, dtype: Any, knots: int, slopes: str) -> dict[str, Any]:
+    """guide_curves' arguments. Several knots are equal; some pixels are on them, others have these values. What is
+    infinite in one channel of the image is so in all that the curves see."""
+    rng = np.random.default_rng(knots)
+    shifts = rng.choice(np.linspace(-0.5, 1.5, max(2, knots // 2)), (3, knots))
+    weights = rng.uniform(0.1, 1, (3, knots))
+    if slopes == "falling":
+        weights *= -1
+    elif slopes == "mixed":
+        weights *= np.where(np.arange(knots) % 2, 1, -1)
+    elif slopes == "the last tiny":
+        last = knots - 1 - shifts[:, ::-1].argmax(1)[:, None]
+        np.put_along_axis(weights, last, float(np.finfo(dtype).smallest_subnormal), 1)
+    elif slopes != "rising":
+        weights[:, knots // 2] = {"some flat": 0, "one infinite": np.inf, "one NaN": np.nan}[slopes]
+    image = np.zeros((1, 40, 3))
+    image[0, :, 1] = np.resize([*values, *shifts[1], *rng.uniform(-1, 2, 9)], 40)
+    given = {
+        "image": image,
+        "ccm": np.ones((3, 3)),
+        "ccm_bias": np.zeros(3),
+        "shifts": shifts,
+        "slopes": weights,
+        "mix": np.full(3, 1e-3),
+        "mix_bias": np.asarray(0.5),
+    }
+    return {name: value.astype(dtype) for name, value in given.items()}
+
+
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
-@pytest.mark.parametrize("knots", [1, 4, 5, 8, 10, 13, 16, 17], ids="{} knots".format)
+@of_any_knots
 @pytest.mark.parametrize(
     "slopes", ["rising", "falling", "the last tiny", "mixed", "some flat", "one infinite", "one NaN"]
 )
 def test_curves_of_any_number_are_their_sum_at_any_number(dtype: Any, knots: int, slopes: str) -> None:
-    # Few knots, a table of them, more than a table has: three ways to one meaning. Several knots are equal. What is
-    # infinite in one channel of the image is so in all that the curves see.
-    rng = np.random.default_rng(knots)
-    shifts = rng.choice(np.linspace(-0.5, 1.5, max(2, knots // 2)), (3, knots))
-    values = rng.uniform(0.1, 1, (3, knots))
-    if slopes == "falling":
-        values *= -1
-    elif slopes == "mixed":
-        values *= np.where(np.arange(knots) % 2, 1, -1)
-    elif slopes == "the last tiny":
-        last = knots - 1 - shifts[:, ::-1].argmax(1)[:, None]
-        np.put_along_axis(values, last, float(np.finfo(dtype).smallest_subnormal), 1)
-    elif slopes != "rising":
-        values[:, knots // 2] = {"some flat": 0, "one infinite": np.inf, "one NaN": np.nan}[slopes]
-    image = np.zeros((1, 40, 3))
-    image[0, :, 1] = np.resize([-np.inf, np.inf, np.nan, -1e30, 1e30, *shifts[1], *rng.uniform(-1, 2, 9)], 40)
-    parameters = {
-        "ccm": np.ones((3, 3)),
-        "ccm_bias": np.zeros(3),
-        "shifts": shifts,
-        "slopes": values,
-        "mix": np.full(3, 1e-3),
-        "mix_bias": np.asarray(0.5),
-    }
-    parameters = {name: value.astype(dtype) for name, value in parameters.items()}
-    image = image.astype(dtype)
-    got = bilateral_ops.guide_curves(image, **parameters)
-    want = specification.guide_curves(
-        image.astype(F64), **{name: value.astype(F64) for name, value in parameters.items()}
-    )
+    given = _curves_at([-np.inf, np.inf, np.nan, -1e30, 1e30], dtype, knots, slopes)
+    want = specification.guide_curves(**{name: value.astype(F64) for name, value in given.items()})
+    got = bilateral_ops.guide_curves(**given)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 if dtype == F32 else 1e-14)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@of_any_knots
+@pytest.mark.parametrize("slopes", ["rising", "mixed", "some flat"])
+@pytest.mark.parametrize("first", [1.0, np.inf, np.nan], ids=str)
+def test_gradients_of_curves_of_any_number_are_their_sums(dtype: Any, knots: int, slopes: str, first: float) -> None:
+    given = _curves_at([0.6, -3, 1e3], dtype, knots, slopes)
+    grad = np.random.default_rng(knots).uniform(-1, 1, (1, 40)).astype(dtype)
+    grad[0, 0] = first
+    got = bilateral_ops.guide_curves_vjp(**given, grad=grad)._asdict()
+    doubles = {name: value.astype(F64) for name, value in given.items()}
+    with np.errstate(invalid="ignore"):
+        want = specification.guide_curves_vjp(**doubles, grad=grad.astype(F64))._asdict()
+    if not np.isfinite(first):  # 0·grad is NaN there, and no one says of which knots the pixel is above
+        want = {name: want[name] for name in ("slopes", "mix", "mix_bias")}
+    tolerance = 1e-5 if dtype == F32 else 1e-14
+    for name, value in want.items():
+        scale = np.abs(value[np.isfinite(value)]).max(initial=0.0)
+        np.testing.assert_allclose(got[name], value, rtol=tolerance, atol=tolerance * scale, err_msg=name)

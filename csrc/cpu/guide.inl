@@ -5,9 +5,10 @@
 //   at<M>(in, out) the guide of M vectors of pixels; channel j of the mth is in(j, m)
 // and where it has parameters
 //   parameters()   how many numbers they are
+//   sums()         how many sums over all pixels their gradients are made of
 //   scratch()      numbers a pixel that its gradient needs besides
-//   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to sums, one double a parameter, in storing
-//   order
+//   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to the sums
+//   gradients(sums, to)   the parameters' gradients in storing order
 // image and d_image are [channel][pixel] with rows `pitch` apart; scratch rows have the same pitch.
 #pragma once
 
@@ -56,14 +57,23 @@ class GuideNumbers {
   int64_t total_;
 };
 
-// Sums over many pixels, one a parameter. A vector's lanes are added up apart, in double, until the end.
+// Sums over many pixels. A vector's lanes are added up apart, in double, until the end.
 template <class T>
 class LaneSums {
  public:
   explicit LaneSums(double* lanes) : lanes_(lanes) {}
-  LaneSums from(int64_t parameter) const { return LaneSums(lanes_ + parameter * Vec<T>::kLanes); }
-  void add(int64_t parameter, const Vec<T>& v, T weight = T(1)) const {
-    accumulate(lanes_ + parameter * Vec<T>::kLanes, v, static_cast<double>(weight));
+  LaneSums from(int64_t sum) const { return LaneSums(lanes_ + sum * Vec<T>::kLanes); }
+  double* lanes() const { return lanes_; }
+  void add(int64_t sum, const Vec<T>& v, T weight = T(1)) const {
+    accumulate(from(sum).lanes_, v, static_cast<double>(weight));
+  }
+  // The first n
+  void total(int64_t n, T* to) const {
+    for (int64_t i = 0; i < n; ++i) {
+      double sum = 0.0;
+      for (int64_t l = 0; l < Vec<T>::kLanes; ++l) sum += lanes_[i * Vec<T>::kLanes + l];
+      to[i] = static_cast<T>(sum);
+    }
   }
 
  private:
@@ -145,7 +155,11 @@ void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T*
 //   c(q) = value_m + slope_m·max(q − s_m, 0) + Σ_{m<k<m+R} slopes_k·max(q − s_k, 0),
 //   value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
 //
-// and m is found in a comparison for each halving of the pieces, down a binary tree.
+// and m is found in a comparison for each halving of the pieces, down a binary tree. Gradients, with d that of c:
+//
+//   d_slopes_k = Σ d·max(q − s_k, 0),  d_shifts_k = −slopes_k·Σ_{q > s_k} d
+//
+// come from two sums for each k, over the pixels whose q is above s_k and no further knot, Σ d and Σ d·(q − s_k).
 template <class T>
 class SortedCurves {
  public:
@@ -159,23 +173,90 @@ class SortedCurves {
     for (int64_t i = 0; i < channels; ++i) fill(curves_[i], shifts + i * knots, slopes + i * knots, knots);
   }
 
+  explicit operator bool() const { return curves_; }
   // c = c_channel(q) for M vectors of pixels; false where there are no such curves.
   template <int M>
   BO_INLINE_MEMBER bool at(int64_t channel, const Vec<T>* q, Vec<T>* c) const {
     if constexpr (kSearchedKnots<T> <= kKnots) {
-      for (int m = 0; curves_ && m < M; ++m) c[m] = value(curves_[channel], q[m]);
+      for (int m = 0; curves_ && m < M; ++m) c[m] = value(curves_[channel], q[m], piece(curves_[channel], q[m]));
+    }
+    return curves_;
+  }
+  // The same with their slopes there, and what add() takes: slots, and of q what it is above the last knot below it.
+  template <int M>
+  BO_INLINE_MEMBER bool at(int64_t channel, Vec<T>* q, Vec<T>* c, Vec<T>* slope, Indices<T>* slot) const {
+    if constexpr (kSearchedKnots<T> <= kKnots) {
+      for (int m = 0; curves_ && m < M; ++m) {
+        const Curve& curve = curves_[channel];
+        const Indices<T> i = piece(curve, q[m]);
+        c[m] = value(curve, q[m], i);
+        Vec<T> s = lookup<kPieces>(curve.shift[0], i), above = q[m] - s;
+        slope[m] = where_greater(q[m], s, lookup<kPieces>(curve.slope[0], i));
+        slot[m] = descend<kPieces>(i, q[m], s);
+        if (kInPiece == 2) {
+          s = lookup<kPieces>(curve.shift[1], i);
+          slope[m] = slope[m] + where_greater(q[m], s, lookup<kPieces>(curve.slope[1], i));
+          slot[m] = descend<2 * kPieces>(slot[m], q[m], s);
+          above = where_greater(q[m], s, q[m] - s, above);
+        }
+        q[m] = above;
+      }
     }
     return curves_;
   }
 
+  // How many sums a channel's gradients are made of
+  static constexpr int64_t sums() { return int64_t(sizeof(Slots) / sizeof(double)) / Vec<T>::kLanes; }
+  // Adds to them. d: the gradient of c; count: whole vectors
+  static void add(const int32_t* BO_RESTRICT slot, const T* BO_RESTRICT above, const T* BO_RESTRICT d, int64_t count,
+                  const LaneSums<T>& sums) {
+    Slots& to = *reinterpret_cast<Slots*>(sums.lanes());
+    for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
+      alignas(64) T lifted[Vec<T>::kLanes];
+      store(lifted, load(d + p) * load(above + p));
+      for (int l = 0; l < Vec<T>::kLanes; ++l) {
+        double* BO_RESTRICT pair = to[slot[p + l]][l % kApart];
+        pair[0] += static_cast<double>(d[p + l]);
+        pair[1] += static_cast<double>(lifted[l]);
+      }
+    }
+  }
+  // A channel's gradients, for a d that is `mix` times that of the sums
+  BO_NOINLINE_MEMBER void gradients(int64_t channel, const LaneSums<T>& sums, const T* slopes, int64_t knots, T mix,
+                                    T* d_shifts, T* d_slopes) const {
+    const Curve& c = curves_[channel];
+    const Slots& slots = *reinterpret_cast<const Slots*>(sums.lanes());
+    const auto total = [&](int64_t slot, int which) {
+      double sum = 0.0;
+      for (int l = 0; l < kApart; ++l) sum += slots[slot][l][which];
+      return sum;
+    };
+    // Where d is not finite, 0·d is NaN: that of the pixels below the knot.
+    double below[kKnots], sum = total(0, 0);
+    for (int64_t k = 0; k < kKnots; sum += total(slot_above(k++), 0)) below[k] = 0.0 * sum;
+    double above = 0.0, lifted = 0.0;
+    for (int64_t k = kKnots - 1; k >= 0; --k) {
+      const double step = k + 1 < kKnots ? static_cast<double>(knot(c, k + 1)) - static_cast<double>(knot(c, k)) : 0.0;
+      if (step > 0.0) lifted += step * above;
+      above += total(slot_above(k), 0);
+      lifted += total(slot_above(k), 1);
+      if (k >= knots) continue;
+      const int64_t to = c.order[k];
+      d_shifts[to] = static_cast<T>(static_cast<double>(-mix * slopes[to]) * above);
+      d_slopes[to] = static_cast<T>(static_cast<double>(mix) * (lifted + below[k]));
+    }
+  }
+
  private:
   struct Curve;
-  static BO_INLINE_MEMBER Vec<T> value(const Curve& c, const Vec<T>& q) {
+  static BO_INLINE_MEMBER Indices<T> piece(const Curve& c, const Vec<T>& q) {
     const Vec<T> middle = broadcast(c.middle[0][0]);
     Indices<T> i = descend<1>(broadcast_index(0, T()), q, middle);
     i = descend<2>(i, q, where_greater(q, middle, broadcast(c.middle[1][1]), broadcast(c.middle[1][0])));
     i = descend<4>(i, q, lookup<8>(c.middle[2], i));
-    if (kPieces == 16) i = descend<8>(i, q, lookup<8>(c.middle[3], i));
+    return kPieces == 16 ? descend<8>(i, q, lookup<8>(c.middle[3], i)) : i;
+  }
+  static BO_INLINE_MEMBER Vec<T> value(const Curve& c, const Vec<T>& q, const Indices<T>& i) {
     const Vec<T> above = relu(q - lookup<kPieces>(c.shift[0], i));
     Vec<T> v = madd(lookup<kPieces>(c.slope[0], i), above, lookup<kPieces>(c.value, i));
     for (int r = 1; r < kInPiece; ++r)
@@ -188,8 +269,17 @@ class SortedCurves {
   // the lowest bit first: a search's first steps then have small tables.
   struct Curve {
     alignas(64) T middle[4][8], shift[kInPiece][kPieces], slope[kInPiece][kPieces], value[kPieces];
-    bool odd_at_infinity;  // where its terms are infinite with different signs, or one is 0·∞
+    int64_t order[kKnots];  // of the knots as they were given
+    bool odd_at_infinity;   // where its terms are infinite with different signs, or one is 0·∞
   };
+  static T knot(const Curve& c, int64_t k) { return c.shift[k % kInPiece][reversed(k / kInPiece, kLevels)]; }
+  // A piece's number with a bit for each of its knots that q is above. Lanes are kept apart so that no sum waits long
+  // for its own last term.
+  static constexpr int kApart = 8;
+  using Slots = double[kPieces << kInPiece][kApart][2];
+  static int64_t slot_above(int64_t k) {
+    return reversed(k / kInPiece, kLevels) + ((int64_t(2) << k % kInPiece) - 1) * kPieces;
+  }
   BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
     T s[kKnots];
     double b[kKnots];  // slopes
@@ -199,7 +289,9 @@ class SortedCurves {
       for (; at > 0 && s[at - 1] > shifts[k]; --at) {
         s[at] = s[at - 1];
         b[at] = b[at - 1];
+        c.order[at] = c.order[at - 1];
       }
+      c.order[at] = k;
       s[at] = shifts[k];
       b[at] = static_cast<double>(slopes[k]);
       rises = rises || slopes[k] > T(0);
@@ -248,12 +340,15 @@ class Curves {
   Curves(const GuideParameters& p, int64_t channels)
       : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]), sorted_(n_[2], n_[3], Ci_, K_) {}
   int64_t parameters() const { return n_.total(); }
-  int64_t scratch() const { return 2 * Ci_ + 1; }
+  int64_t sums() const { return Ci_ * Ci_ + Ci_ + knot_sums() + Ci_ + 1; }
+  int64_t scratch() const { return 4 * Ci_ + 1; }
 
   template <int M, class In>
   BO_INLINE_MEMBER void at(const In& in, V* out) const {
     const V zero = broadcast(T(0)), one = broadcast(T(1));
-    sums<M>(in, out, [](int64_t, const V*, const V*) {});
+    mixed<M>(in, out, [&](int64_t i, const V* q, V* c) {
+      if (!sorted_.template at<M>(i, q, c)) add_up<M>(i, q, c);
+    });
     for (int m = 0; m < M; ++m) {
       const V raised = where_greater(zero, out[m], zero, out[m]);
       out[m] = where_greater(raised, one, one, raised);
@@ -262,18 +357,29 @@ class Curves {
 
   void gradient(const T* image, const T* grad, int64_t count, int64_t pitch, T* scratch, T* d_image,
                 const LaneSums<T>& d_ccm) const {
-    const LaneSums<T> d_ccm_bias = d_ccm.from(Ci_ * Ci_), d_shifts = d_ccm_bias.from(Ci_),
-                      d_slopes = d_shifts.from(Ci_ * K_), d_mix = d_slopes.from(Ci_ * K_), d_mix_bias = d_mix.from(Ci_);
-    T *q = scratch, *c = q + Ci_ * pitch, *inner = c + Ci_ * pitch, *d_q = c;
+    const LaneSums<T> d_ccm_bias = d_ccm.from(Ci_ * Ci_), d_knots = d_ccm_bias.from(Ci_),
+                      d_mix = d_knots.from(knot_sums()), d_mix_bias = d_mix.from(Ci_);
+    T *q = scratch, *c = q + Ci_ * pitch, *d_q = c + Ci_ * pitch, *inner = d_q + Ci_ * pitch;
+    int32_t* slots = reinterpret_cast<int32_t*>(inner + pitch);
     const V zero = broadcast(T(0)), one = broadcast(T(1));
     V sum = zero;
     for_pixels<T>(count, [&](int64_t p, auto together) {
       constexpr int M = decltype(together)::value;
       V v[M];
-      sums<M>(channels_at(image, pitch, p), v, [&](int64_t i, const V* q_i, const V* c_i) {
+      mixed<M>(channels_at(image, pitch, p), v, [&](int64_t i, V* q_i, V* c_i) {
+        V slope[M];
+        Indices<T> slot[M];
+        const bool found = sorted_.template at<M>(i, q_i, c_i, slope, slot);
+        if (!found) {
+          add_up<M>(i, q_i, c_i);
+          add_up_slopes<M>(i, q_i, slope);
+        }
         for (int m = 0; m < M; ++m) {
-          store(q + i * pitch + p + m * V::kLanes, q_i[m]);
-          store(c + i * pitch + p + m * V::kLanes, c_i[m]);
+          const int64_t at = i * pitch + p + m * V::kLanes;
+          if (found) store_indices(slots + at, slot[m]);
+          store(d_q + at, slope[m]);
+          store(q + at, q_i[m]);
+          store(c + at, c_i[m]);
         }
       });
       for (int m = 0; m < M; ++m) {
@@ -286,51 +392,59 @@ class Curves {
     });
     d_mix_bias.add(0, sum);
     for (int64_t i = 0; i < Ci_; ++i) {
-      // d_q takes the place of c.
-      const T* q_i = q + i * pitch;
+      const T *q_i = q + i * pitch, *c_i = c + i * pitch;
       T* d_q_i = d_q + i * pitch;
-      const T mix = n_[4][i];
+      if (sorted_) {
+        sorted_.add(slots + i * pitch, q_i, inner, count, d_knots.from(i * sorted_.sums()));
+      } else {
+        for_together(K_, [&](int64_t k, auto together) {
+          knot_gradients<decltype(together)::value>(i, k, count, q_i, inner, d_knots);
+        });
+      }
+      const V mix = broadcast(n_[4][i]);
       V d_mix_sum = zero, d_bias_sum = zero;
       for (int64_t p = 0; p < count; p += V::kLanes) {
-        d_mix_sum = madd(load(inner + p), load(d_q_i + p), d_mix_sum);
-        store(d_q_i + p, zero);
+        const V d_v = load(inner + p), d = load(d_q_i + p) * (mix * d_v);
+        d_mix_sum = madd(d_v, load(c_i + p), d_mix_sum);
+        d_bias_sum = d_bias_sum + d;
+        store(d_q_i + p, d);
       }
       d_mix.add(i, d_mix_sum);
-      for_together(K_, [&](int64_t k, auto together) {
-        knot_gradients<decltype(together)::value>(i, k, count, q_i, inner, d_q_i, d_shifts, d_slopes);
-      });
-      for (int64_t p = 0; p < count; p += V::kLanes) {
-        const V d = load(d_q_i + p) * (broadcast(mix) * load(inner + p));
-        store(d_q_i + p, d);
-        d_bias_sum = d_bias_sum + d;
-      }
       d_ccm_bias.add(i, d_bias_sum);
     }
     affine_gradients(n_[0], Ci_, Ci_, image, d_q, count, pitch, false, d_image, d_ccm);
   }
+  void gradients(const LaneSums<T>& d_ccm, T* to) const {
+    const LaneSums<T> d_knots = d_ccm.from(Ci_ * Ci_ + Ci_);
+    d_ccm.total(Ci_ * Ci_ + Ci_, to);
+    to += Ci_ * Ci_ + Ci_;
+    for (int64_t i = 0; sorted_ && i < Ci_; ++i)
+      sorted_.gradients(i, d_knots.from(i * sorted_.sums()), n_[3] + i * K_, K_, n_[4][i], to + i * K_,
+                        to + (Ci_ + i) * K_);
+    if (!sorted_) d_knots.total(knot_sums(), to);
+    d_knots.from(knot_sums()).total(Ci_ + 1, to + 2 * Ci_ * K_);
+  }
 
  private:
-  // The gradients of M knots from knot k on of channel i; adds their slopes above the knots to d_q.
+  int64_t knot_sums() const { return sorted_ ? Ci_ * sorted_.sums() : 2 * Ci_ * K_; }
+
+  // The gradients of M knots from knot k on of channel i
   template <int M>
   BO_INLINE_MEMBER void knot_gradients(int64_t i, int64_t k, int64_t count, const T* BO_RESTRICT q,
-                                       const T* BO_RESTRICT inner, T* BO_RESTRICT d_q, const LaneSums<T>& d_shifts,
-                                       const LaneSums<T>& d_slopes) const {
+                                       const T* BO_RESTRICT inner, const LaneSums<T>& d_shifts) const {
+    const LaneSums<T> d_slopes = d_shifts.from(Ci_ * K_);
     const T *shifts = n_[2] + i * K_ + k, *slopes = n_[3] + i * K_ + k, mix = n_[4][i];
-    V shift[M], slope[M], above[M], lifted[M];
+    V shift[M], above[M], lifted[M];
     for (int j = 0; j < M; ++j) {
       shift[j] = broadcast(shifts[j]);
-      slope[j] = broadcast(slopes[j]);
       above[j] = lifted[j] = broadcast(T(0));
     }
     for (int64_t p = 0; p < count; p += V::kLanes) {
       const V v = load(q + p), d_v = load(inner + p);
-      V d = load(d_q + p);
       for (int j = 0; j < M; ++j) {
         above[j] = above[j] + where_greater(v, shift[j], d_v);
         lifted[j] = madd(d_v, relu(v - shift[j]), lifted[j]);
-        d = d + where_greater(v, shift[j], slope[j]);
       }
-      store(d_q + p, d);
     }
     for (int j = 0; j < M; ++j) {
       d_shifts.add(i * K_ + k + j, above[j], -mix * slopes[j]);
@@ -338,34 +452,46 @@ class Curves {
     }
   }
 
-  // The argument of clip for M vectors of pixels; keep(i, q_i, c_i) sees what it is made of.
-  template <int M, class In, class Keep>
-  BO_INLINE_MEMBER void sums(const In& in, V* total, const Keep& keep) const {
+  // The curve of channel i as a sum over its knots, and its slope
+  template <int M>
+  BO_INLINE_MEMBER void add_up(int64_t i, const V* q, V* c) const {
+    const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
+    for (int m = 0; m < M; ++m) c[m] = broadcast(T(0));
+    for (int64_t k = 0; k < K_; ++k) {
+      const V shift = broadcast(shifts[k]), slope = broadcast(slopes[k]);
+      for (int m = 0; m < M; ++m) c[m] = madd(slope, relu(q[m] - shift), c[m]);
+    }
+  }
+  template <int M>
+  BO_INLINE_MEMBER void add_up_slopes(int64_t i, const V* q, V* sum) const {
+    const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
+    for (int m = 0; m < M; ++m) sum[m] = broadcast(T(0));
+    for (int64_t k = 0; k < K_; ++k) {
+      const V shift = broadcast(shifts[k]), slope = broadcast(slopes[k]);
+      for (int m = 0; m < M; ++m) sum[m] = sum[m] + where_greater(q[m], shift, slope);
+    }
+  }
+
+  // The argument of clip for M vectors of pixels; curve(i, q_i, c_i) makes c_i.
+  template <int M, class In, class F>
+  BO_INLINE_MEMBER void mixed(const In& in, V* total, const F& curve) const {
     if (Ci_ == 3) {
-      sums_of<M>(Three(), in, total, keep);
+      mixed_of<M>(Three(), in, total, curve);
     } else {
-      sums_of<M>(Ci_, in, total, keep);
+      mixed_of<M>(Ci_, in, total, curve);
     }
   }
   struct Three {
     constexpr operator int64_t() const { return 3; }
   };
-  template <int M, class Channels, class In, class Keep>
-  BO_INLINE_MEMBER void sums_of(const Channels& channels, const In& in, V* total, const Keep& keep) const {
+  template <int M, class Channels, class In, class F>
+  BO_INLINE_MEMBER void mixed_of(const Channels& channels, const In& in, V* total, const F& curve) const {
     for (int m = 0; m < M; ++m) total[m] = broadcast(*n_[5]);
     for (int64_t i = 0; i < channels; ++i) {
       V q[M], c[M];
       affine<M>(n_[0] + i * channels, n_[1][i], channels, in, q);
-      if (!sorted_.template at<M>(i, q, c)) {
-        const T *shifts = n_[2] + i * K_, *slopes = n_[3] + i * K_;
-        for (int m = 0; m < M; ++m) c[m] = broadcast(T(0));
-        for (int64_t k = 0; k < K_; ++k) {
-          const V shift = broadcast(shifts[k]), slope = broadcast(slopes[k]);
-          for (int m = 0; m < M; ++m) c[m] = madd(slope, relu(q[m] - shift), c[m]);
-        }
-      }
+      curve(i, q, c);
       for (int m = 0; m < M; ++m) total[m] = madd(broadcast(n_[4][i]), c[m], total[m]);
-      keep(i, q, c);
     }
   }
 
@@ -382,6 +508,7 @@ class Network {
   static constexpr int kParameters = 4;
   Network(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), F_(p.value[0].shape[0]) {}
   int64_t parameters() const { return n_.total(); }
+  int64_t sums() const { return parameters(); }
   int64_t scratch() const { return 1 + kTogether; }
 
   template <int M, class In>
@@ -431,6 +558,7 @@ class Network {
                        d_w1.from(f * Ci_));
     });
   }
+  void gradients(const LaneSums<T>& sums, T* to) const { sums.total(parameters(), to); }
 
  private:
   // The argument of sigmoid for M vectors of pixels
@@ -539,12 +667,11 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
   using T = typename Guide::T;
   // A row of a few vectors is over before its loop has begun: of many channels tiles are rather larger than the cache.
   const int64_t Ci = a.image.shape[3], width = max_of<int64_t>(64, tile_width(2 * Ci + guide.scratch()));
-  const int64_t size = guide.parameters();
+  const int64_t size = guide.sums() * Vec<T>::kLanes;
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], width);
   const int64_t bands = band_count(tiling.count, width);
   Scratch sums_memory;
-  constexpr int64_t kLanes = Vec<T>::kLanes;
-  double* sums = sums_memory.take<double>(bands * size * kLanes, true);
+  double* sums = sums_memory.take<double>(bands * size, true);
   for_units(bands, [&](int64_t band) {
     Scratch memory;
     T* image = memory.take<T>(width * (2 * Ci + guide.scratch() + 1), true);
@@ -558,18 +685,15 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
         grad[p] = T(0);
         for (int64_t c = 0; c < Ci; ++c) image[c * width + p] = image[c * width + tile.count - 1];
       }
-      guide.gradient(image, grad, count, width, scratch, d_image, LaneSums<T>(sums + band * size * kLanes));
+      guide.gradient(image, grad, count, width, scratch, d_image, LaneSums<T>(sums + band * size));
       if (a.d_image.data) store_planar(a.d_image, tile, d_image, width);
     }
   });
+  for (int64_t band = 1; band < bands; ++band)
+    for (int64_t i = 0; i < size; ++i) sums[i] += sums[band * size + i];
   Scratch result_memory;
-  T* result = result_memory.take<T>(size);
-  for (int64_t i = 0; i < size; ++i) {
-    double sum = 0.0;
-    for (int64_t band = 0; band < bands; ++band)
-      for (int64_t l = 0; l < kLanes; ++l) sum += sums[(band * size + i) * kLanes + l];
-    result[i] = static_cast<T>(sum);
-  }
+  T* result = result_memory.take<T>(guide.parameters());
+  guide.gradients(LaneSums<T>(sums), result);
   for (int i = 0; i < Guide::kParameters; ++i) {
     const Tensor& to = a.d_value[i];
     const T* from = result;
