@@ -18,6 +18,14 @@
 #define BO_INLINE_MEMBER inline __attribute__((always_inline))
 #endif
 
+// The same for lambdas, after their parameters. What one that is called captures it may have to fetch anew after each
+// store, as vectors are stored through pointers to anything.
+#if defined(_MSC_VER)
+#define BO_INLINE_LAMBDA
+#else
+#define BO_INLINE_LAMBDA __attribute__((always_inline))
+#endif
+
 // For member functions that run once: where compilers unroll what they have inlined, g++ 12 may take minutes over it.
 #if defined(_MSC_VER)
 #define BO_NOINLINE_MEMBER __declspec(noinline)

@@ -99,7 +99,7 @@ BO_INLINE void for_together(int64_t n, F&& f) {
 template <class T, class F>
 BO_INLINE void for_pixels(int64_t count, F&& f) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  for_together(ceil_div(count, kLanes), [&](int64_t v, auto vectors) { f(v * kLanes, vectors); });
+  for_together(ceil_div(count, kLanes), [&](int64_t v, auto vectors) BO_INLINE_LAMBDA { f(v * kLanes, vectors); });
 }
 
 // Channel j of the mth vector of pixels from pixel p on, of an image [channel][pixel]
@@ -148,106 +148,211 @@ void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T*
   });
 }
 
-// The piecewise linear functions c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0) of up to 16 knots, in register tables.
+// The knots of the curves c_i(q) = Σ_k slopes_ik·max(q − shifts_ik, 0), with the knots of a channel in order, s_1 ≤ s_2
+// ≤ … Where n knots are below q,
 //
-// With the knots sorted, s_0 ≤ s_1 ≤ …, and cut into pieces of R, of which q is in the one that begins at s_m,
+//   c(q) = value_n + slope_n·(q − s_n),  slope_n = Σ_{k≤n} slopes_k,  value_n = Σ_{k≤n} slopes_k·(s_n − s_k)
 //
-//   c(q) = value_m + slope_m·max(q − s_m, 0) + Σ_{m<k<m+R} slopes_k·max(q − s_k, 0),
-//   value_m = Σ_{k≤m} slopes_k·(s_m − s_k),  slope_m = Σ_{k≤m} slopes_k
-//
-// and m is found in a comparison for each halving of the pieces, down a binary tree. Gradients, with d that of c:
+// and with d the gradient of c, those of the knots,
 //
 //   d_slopes_k = Σ d·max(q − s_k, 0),  d_shifts_k = −slopes_k·Σ_{q > s_k} d
 //
-// come from two sums for each k, over the pixels whose q is above s_k and no further knot, Σ d and Σ d·(q − s_k).
+// come from two sums for each n, over the pixels that have n knots below: Σ d and Σ d·(q − s_n).
 template <class T>
-class SortedCurves {
+class SortedKnots {
  public:
-  // There are none where adding up the knots is as fast, of more knots than a table has, or where a parameter is not
-  // finite.
-  SortedCurves(const T* shifts, const T* slopes, int64_t channels, int64_t knots) {
-    if (knots > kKnots || knots < kSearchedKnots<T>) return;
+  static constexpr int kTable = 16;  // knots, at least: beyond theirs, channels have some of no slope where the last is
+
+  // There are none where it is as fast to go through all knots again and again, or where a parameter is not finite.
+  SortedKnots(const T* shifts, const T* slopes, int64_t channels, int64_t knots)
+      : knots_(knots), slopes_(slopes), size_(max_of<int64_t>(knots, kTable) + 1) {
+    if (knots < kSortedKnots<T>) return;
     for (int64_t i = 0; i < channels * knots; ++i)
       if (!(shifts[i] - shifts[i] == T(0)) || !(slopes[i] - slopes[i] == T(0))) return;
-    curves_ = memory_.template take<Curve>(channels);
-    for (int64_t i = 0; i < channels; ++i) fill(curves_[i], shifts + i * knots, slopes + i * knots, knots);
+    numbers_ = numbers_memory_.template take<T>(channels * 3 * size_);
+    order_ = order_memory_.template take<int64_t>(channels * (knots + 1));
+    for (int64_t i = 0; i < channels; ++i) sort(i, shifts + i * knots);
   }
+  explicit operator bool() const { return numbers_; }
 
-  explicit operator bool() const { return curves_; }
-  // c = c_channel(q) for M vectors of pixels; false where there are no such curves.
-  template <int M>
-  BO_INLINE_MEMBER bool at(int64_t channel, const Vec<T>* q, Vec<T>* c) const {
-    if constexpr (kSearchedKnots<T> <= kKnots) {
-      for (int m = 0; curves_ && m < M; ++m) c[m] = value(curves_[channel], q[m], piece(curves_[channel], q[m]));
-    }
-    return curves_;
+  // With n knots below, n = 0, …, max(K, kTable)
+  const T* shift(int64_t channel) const { return numbers_ + channel * 3 * size_; }
+  const T* slope(int64_t channel) const { return shift(channel) + size_; }
+  const T* value(int64_t channel) const { return slope(channel) + size_; }
+  // What the nth knot, 1 ≤ n, adds to it
+  T step(int64_t channel, int64_t n) const {
+    return n <= knots_ ? slopes_[channel * knots_ + given(channel, n)] : T(0);
   }
-  // The same with their slopes there, and what add() takes: slots, and of q what it is above the last knot below it.
+  // Whether its terms are infinite with different signs at ∞, or one is 0·∞
+  bool odd_at_infinity(int64_t channel) const { return order_[channel * (knots_ + 1)] != 0; }
+  int64_t knots() const { return knots_; }
+
+  // The n of M vectors of pixels, c, its slope, and in place of q how far it is above the last knot below it.
   template <int M>
-  BO_INLINE_MEMBER bool at(int64_t channel, Vec<T>* q, Vec<T>* c, Vec<T>* slope, Indices<T>* slot) const {
-    if constexpr (kSearchedKnots<T> <= kKnots) {
-      for (int m = 0; curves_ && m < M; ++m) {
-        const Curve& curve = curves_[channel];
-        const Indices<T> i = piece(curve, q[m]);
-        c[m] = value(curve, q[m], i);
-        Vec<T> s = lookup<kPieces>(curve.shift[0], i), above = q[m] - s;
-        slope[m] = where_greater(q[m], s, lookup<kPieces>(curve.slope[0], i));
-        slot[m] = descend<kPieces>(i, q[m], s);
-        if (kInPiece == 2) {
-          s = lookup<kPieces>(curve.shift[1], i);
-          slope[m] = slope[m] + where_greater(q[m], s, lookup<kPieces>(curve.slope[1], i));
-          slot[m] = descend<2 * kPieces>(slot[m], q[m], s);
-          above = where_greater(q[m], s, q[m] - s, above);
-        }
-        q[m] = above;
-      }
+  BO_INLINE_MEMBER void at(int64_t channel, Vec<T>* q, Vec<T>* c, Vec<T>* slopes, Indices<T>* n) const {
+    const T *shifts = shift(channel), *const tables[] = {shifts, slope(channel), value(channel)};
+    Vec<T> below[M];
+    for (int m = 0; m < M; ++m) below[m] = broadcast(T(0));
+    for (int64_t k = 1; k <= knots_; ++k) {
+      const Vec<T> s = broadcast(shifts[k]);
+      for (int m = 0; m < M; ++m) below[m] = below[m] + where_greater(q[m], s, broadcast(T(1)));
     }
-    return curves_;
+    for (int m = 0; m < M; ++m) {
+      n[m] = truncated(below[m]);
+      int32_t index[Vec<T>::kLanes];
+      store_indices(index, n[m]);
+      alignas(64) T found[3][Vec<T>::kLanes];
+      for (int l = 0; l < Vec<T>::kLanes; ++l)
+        for (int i = 0; i < 3; ++i) found[i][l] = tables[i][index[l]];
+      const Vec<T> above = relu(q[m] - load(found[0]));
+      slopes[m] = load(found[1]);
+      c[m] = madd(slopes[m], above, load(found[2]));
+      if (odd_at_infinity(channel)) c[m] = c[m] + (above - above);
+      q[m] = above;
+    }
   }
 
   // How many sums a channel's gradients are made of
-  static constexpr int64_t sums() { return int64_t(sizeof(Slots) / sizeof(double)) / Vec<T>::kLanes; }
-  // Adds to them. d: the gradient of c; count: whole vectors
-  static void add(const int32_t* BO_RESTRICT slot, const T* BO_RESTRICT above, const T* BO_RESTRICT d, int64_t count,
+  int64_t sums() const { return ceil_div(size_ * kApart * 2, Vec<T>::kLanes); }
+  // Adds to them. n: of each pixel; above: what at() left in q; d: the gradient of c; count: of pixels, whole vectors
+  static void add(const int32_t* BO_RESTRICT n, const T* BO_RESTRICT above, const T* BO_RESTRICT d, int64_t count,
                   const LaneSums<T>& sums) {
-    Slots& to = *reinterpret_cast<Slots*>(sums.lanes());
+    Pair* const pairs = pairs_of(sums);
     for (int64_t p = 0; p < count; p += Vec<T>::kLanes) {
       alignas(64) T lifted[Vec<T>::kLanes];
       store(lifted, load(d + p) * load(above + p));
       for (int l = 0; l < Vec<T>::kLanes; ++l) {
-        double* BO_RESTRICT pair = to[slot[p + l]][l % kApart];
-        pair[0] += static_cast<double>(d[p + l]);
-        pair[1] += static_cast<double>(lifted[l]);
+        Pair* const pair = pairs + n[p + l] * kApart + l % kApart;
+        pair->d += static_cast<double>(d[p + l]);
+        pair->lifted += static_cast<double>(lifted[l]);
       }
     }
   }
   // A channel's gradients, for a d that is `mix` times that of the sums
-  BO_NOINLINE_MEMBER void gradients(int64_t channel, const LaneSums<T>& sums, const T* slopes, int64_t knots, T mix,
-                                    T* d_shifts, T* d_slopes) const {
-    const Curve& c = curves_[channel];
-    const Slots& slots = *reinterpret_cast<const Slots*>(sums.lanes());
-    const auto total = [&](int64_t slot, int which) {
+  BO_NOINLINE_MEMBER void gradients(int64_t channel, const LaneSums<T>& sums, T mix, T* d_shifts, T* d_slopes) const {
+    const T* s = shift(channel);
+    const auto total = [&](int64_t n, double Pair::* which) {
       double sum = 0.0;
-      for (int l = 0; l < kApart; ++l) sum += slots[slot][l][which];
+      for (int l = 0; l < kApart; ++l) sum += pairs_of(sums)[n * kApart + l].*which;
       return sum;
     };
-    // Where d is not finite, 0·d is NaN: that of the pixels below the knot.
-    double below[kKnots], sum = total(0, 0);
-    for (int64_t k = 0; k < kKnots; sum += total(slot_above(k++), 0)) below[k] = 0.0 * sum;
-    double above = 0.0, lifted = 0.0;
-    for (int64_t k = kKnots - 1; k >= 0; --k) {
-      const double step = k + 1 < kKnots ? static_cast<double>(knot(c, k + 1)) - static_cast<double>(knot(c, k)) : 0.0;
-      if (step > 0.0) lifted += step * above;
-      above += total(slot_above(k), 0);
-      lifted += total(slot_above(k), 1);
-      if (k >= knots) continue;
-      const int64_t to = c.order[k];
-      d_shifts[to] = static_cast<T>(static_cast<double>(-mix * slopes[to]) * above);
-      d_slopes[to] = static_cast<T>(static_cast<double>(mix) * (lifted + below[k]));
+    // Where d is not finite 0·d is NaN, that of the pixels below a knot too.
+    double below = 0.0, above = 0.0, lifted = 0.0;
+    for (int64_t n = 1; n <= knots_; ++n) {
+      below += 0.0 * total(n - 1, &Pair::d);
+      d_slopes[given(channel, n)] = static_cast<T>(below);
+    }
+    for (int64_t n = size_ - 1; n > 0; --n) {
+      const double higher = n + 1 < size_ ? static_cast<double>(s[n + 1]) - static_cast<double>(s[n]) : 0.0;
+      if (higher > 0.0) lifted += higher * above;
+      above += total(n, &Pair::d);
+      lifted += total(n, &Pair::lifted);
+      if (n > knots_) continue;
+      const int64_t k = given(channel, n);
+      d_shifts[k] = static_cast<T>(static_cast<double>(-mix * step(channel, n)) * above);
+      d_slopes[k] += static_cast<T>(static_cast<double>(mix) * lifted);
     }
   }
 
  private:
+  // Lanes are added up apart, so that no sum waits long for its own last term.
+  static constexpr int kApart = 8;
+  struct Pair {
+    double d, lifted;
+  };
+  static Pair* pairs_of(const LaneSums<T>& sums) { return reinterpret_cast<Pair*>(sums.lanes()); }
+
+  // Which of the channel's knots as they were given is the nth
+  int64_t given(int64_t channel, int64_t n) const { return order_[channel * (knots_ + 1) + n]; }
+  BO_NOINLINE_MEMBER void sort(int64_t channel, const T* shifts) {
+    int64_t* const order = order_ + channel * (knots_ + 1);
+    T *const s = numbers_ + channel * 3 * size_, *const slopes = s + size_, *const values = slopes + size_;
+    bool rises = false, falls = false, flat = false;
+    for (int64_t k = 0; k < knots_; ++k) {
+      int64_t n = k + 1;
+      for (; n > 1 && s[n - 1] > shifts[k]; --n) {
+        s[n] = s[n - 1];
+        order[n] = order[n - 1];
+      }
+      s[n] = shifts[k];
+      order[n] = k;
+      const T own = slopes_[channel * knots_ + k];
+      rises = rises || own > T(0);
+      falls = falls || own < T(0);
+      flat = flat || own == T(0);
+    }
+    order[0] = flat || (rises && falls);
+    for (int64_t n = knots_ + 1; n < size_; ++n) s[n] = s[n - 1];
+    s[0] = s[1];
+    double slope = 0.0, value = 0.0;
+    for (int64_t n = 0; n < size_; ++n) {
+      if (n > 0) {
+        value += slope * (static_cast<double>(s[n]) - static_cast<double>(s[n - 1]));
+        slope += static_cast<double>(step(channel, n));
+      }
+      slopes[n] = static_cast<T>(slope);
+      values[n] = static_cast<T>(value);
+    }
+  }
+
+  const int64_t knots_;
+  const T* const slopes_;
+  const int64_t size_;
+  Scratch numbers_memory_, order_memory_;
+  T* numbers_ = nullptr;
+  int64_t* order_ = nullptr;
+};
+
+// The curves of up to 16 knots, in register tables. Cut into pieces of R knots, of which q is in the one that begins at
+// s_m,
+//
+//   c(q) = value_m + slope_m·max(q − s_m, 0) + Σ_{m<k<m+R} slopes_k·max(q − s_k, 0)
+//
+// and m is found in a comparison for each halving of the pieces, down a binary tree.
+template <class T>
+class SearchedCurves {
+ public:
+  // There are none where adding up the knots is as fast, or of more knots than a table has.
+  SearchedCurves(const SortedKnots<T>& sorted, int64_t channels) {
+    if (!sorted || sorted.knots() > kKnots || sorted.knots() < kSearchedKnots<T>) return;
+    curves_ = memory_.template take<Curve>(channels);
+    for (int64_t i = 0; i < channels; ++i) fill(curves_[i], sorted, i);
+  }
+  explicit operator bool() const { return kPossible && curves_; }
+
+  // c = c_channel(q) for M vectors of pixels
+  template <int M>
+  BO_INLINE_MEMBER void at(int64_t channel, const Vec<T>* q, Vec<T>* c) const {
+    if constexpr (kPossible) {
+      for (int m = 0; m < M; ++m) c[m] = value(curves_[channel], q[m], piece(curves_[channel], q[m]));
+    }
+  }
+  // The same with what SortedKnots' at() finds besides
+  template <int M>
+  BO_INLINE_MEMBER void at(int64_t channel, Vec<T>* q, Vec<T>* c, Vec<T>* slopes, Indices<T>* n) const {
+    if constexpr (kPossible) {
+      const Curve& curve = curves_[channel];
+      const Vec<T> one = broadcast(T(1));
+      for (int m = 0; m < M; ++m) {
+        const Indices<T> i = piece(curve, q[m]);
+        c[m] = value(curve, q[m], i);
+        Vec<T> s = lookup<kPieces>(curve.shift[0], i), above = q[m] - s;
+        Vec<T> below = lookup<kPieces>(curve.before, i) + where_greater(q[m], s, one);
+        slopes[m] = where_greater(q[m], s, lookup<kPieces>(curve.slope[0], i));
+        for (int r = 1; r < kInPiece; ++r) {
+          s = lookup<kPieces>(curve.shift[r], i);
+          below = below + where_greater(q[m], s, one);
+          slopes[m] = slopes[m] + where_greater(q[m], s, lookup<kPieces>(curve.slope[r], i));
+          above = where_greater(q[m], s, q[m] - s, above);
+        }
+        n[m] = truncated(below);
+        q[m] = above;
+      }
+    }
+  }
+
+ private:
+  static constexpr bool kPossible = kSearchedKnots<T> < kNever;
   struct Curve;
   static BO_INLINE_MEMBER Indices<T> piece(const Curve& c, const Vec<T>& q) {
     const Vec<T> middle = broadcast(c.middle[0][0]);
@@ -264,56 +369,26 @@ class SortedCurves {
     return c.odd_at_infinity ? v + (above - above) : v;
   }
 
-  static constexpr int kKnots = 16, kInPiece = kKnotsInPiece<T>, kPieces = kKnots / kInPiece;
+  static constexpr int kKnots = SortedKnots<T>::kTable, kInPiece = kKnotsInPiece<T>, kPieces = kKnots / kInPiece;
   // Pieces, and the knots in the middle of halves, quarters, …, where a bit of their index says lower or upper half,
-  // the lowest bit first: a search's first steps then have small tables.
+  // the lowest bit first: a search's first steps then have small tables. before: how many knots come before a piece.
   struct Curve {
-    alignas(64) T middle[4][8], shift[kInPiece][kPieces], slope[kInPiece][kPieces], value[kPieces];
-    int64_t order[kKnots];  // of the knots as they were given
-    bool odd_at_infinity;   // where its terms are infinite with different signs, or one is 0·∞
+    alignas(64) T middle[4][8], shift[kInPiece][kPieces], slope[kInPiece][kPieces], value[kPieces], before[kPieces];
+    bool odd_at_infinity;
   };
-  static T knot(const Curve& c, int64_t k) { return c.shift[k % kInPiece][reversed(k / kInPiece, kLevels)]; }
-  // A piece's number with a bit for each of its knots that q is above. Lanes are kept apart so that no sum waits long
-  // for its own last term.
-  static constexpr int kApart = 8;
-  using Slots = double[kPieces << kInPiece][kApart][2];
-  static int64_t slot_above(int64_t k) {
-    return reversed(k / kInPiece, kLevels) + ((int64_t(2) << k % kInPiece) - 1) * kPieces;
-  }
-  BO_NOINLINE_MEMBER static void fill(Curve& c, const T* shifts, const T* slopes, int64_t knots) {
-    T s[kKnots];
-    double b[kKnots];  // slopes
-    bool rises = false, falls = false, flat = false;
-    for (int64_t k = 0; k < knots; ++k) {
-      int64_t at = k;
-      for (; at > 0 && s[at - 1] > shifts[k]; --at) {
-        s[at] = s[at - 1];
-        b[at] = b[at - 1];
-        c.order[at] = c.order[at - 1];
-      }
-      c.order[at] = k;
-      s[at] = shifts[k];
-      b[at] = static_cast<double>(slopes[k]);
-      rises = rises || slopes[k] > T(0);
-      falls = falls || slopes[k] < T(0);
-      flat = flat || slopes[k] == T(0);
-    }
-    c.odd_at_infinity = flat || (rises && falls);
-    // Up to 16, knots without a slope where the last one is.
-    for (int64_t k = knots; k < kKnots; ++k) {
-      s[k] = s[k - 1];
-      b[k] = 0.0;
-    }
-    double slope = 0.0, value = 0.0;
+  BO_NOINLINE_MEMBER static void fill(Curve& c, const SortedKnots<T>& sorted, int64_t channel) {
+    const T* s = sorted.shift(channel) + 1;
+    c.odd_at_infinity = sorted.odd_at_infinity(channel);
     for (int64_t k = 0; k < kKnots; ++k) {
-      if (k > 0) value += slope * (static_cast<double>(s[k]) - static_cast<double>(s[k - 1]));
-      slope += b[k];
       const int64_t piece = reversed(k / kInPiece, kLevels), r = k % kInPiece;
       c.shift[r][piece] = s[k];
-      c.slope[r][piece] = static_cast<T>(r ? b[k] : slope);
+      c.slope[r][piece] = r ? sorted.step(channel, k + 1) : sorted.slope(channel)[k + 1];
       // In a piece they share what is before them at their place: 0·∞ is NaN.
-      if (r > 0 && k >= knots) c.slope[r][piece] = c.slope[r - 1][piece] *= T(0.5);
-      if (r == 0) c.value[piece] = static_cast<T>(value);
+      if (r > 0 && k >= sorted.knots()) c.slope[r][piece] = c.slope[r - 1][piece] *= T(0.5);
+      if (r == 0) {
+        c.value[piece] = sorted.value(channel)[k + 1];
+        c.before[piece] = static_cast<T>(k);
+      }
     }
     for (int64_t d = 0; d < kLevels; ++d) {
       const int64_t parts = int64_t(1) << d, size = kKnots / parts;
@@ -338,7 +413,11 @@ class Curves {
   using V = Vec<T>;
   static constexpr int kParameters = 6;
   Curves(const GuideParameters& p, int64_t channels)
-      : n_(p, kParameters), Ci_(channels), K_(p.value[2].shape[1]), sorted_(n_[2], n_[3], Ci_, K_) {}
+      : n_(p, kParameters),
+        Ci_(channels),
+        K_(p.value[2].shape[1]),
+        sorted_(n_[2], n_[3], Ci_, K_),
+        searched_(sorted_, Ci_) {}
   int64_t parameters() const { return n_.total(); }
   int64_t sums() const { return Ci_ * Ci_ + Ci_ + knot_sums() + Ci_ + 1; }
   int64_t scratch() const { return 4 * Ci_ + 1; }
@@ -347,7 +426,11 @@ class Curves {
   BO_INLINE_MEMBER void at(const In& in, V* out) const {
     const V zero = broadcast(T(0)), one = broadcast(T(1));
     mixed<M>(in, out, [&](int64_t i, const V* q, V* c) {
-      if (!sorted_.template at<M>(i, q, c)) add_up<M>(i, q, c);
+      if (searched_) {
+        searched_.template at<M>(i, q, c);
+      } else {
+        add_up<M>(i, q, c);
+      }
     });
     for (int m = 0; m < M; ++m) {
       const V raised = where_greater(zero, out[m], zero, out[m]);
@@ -360,42 +443,55 @@ class Curves {
     const LaneSums<T> d_ccm_bias = d_ccm.from(Ci_ * Ci_), d_knots = d_ccm_bias.from(Ci_),
                       d_mix = d_knots.from(knot_sums()), d_mix_bias = d_mix.from(Ci_);
     T *q = scratch, *c = q + Ci_ * pitch, *d_q = c + Ci_ * pitch, *inner = d_q + Ci_ * pitch;
-    int32_t* slots = reinterpret_cast<int32_t*>(inner + pitch);
+    int32_t* n = reinterpret_cast<int32_t*>(inner + pitch);
     const V zero = broadcast(T(0)), one = broadcast(T(1));
     V sum = zero;
-    for_pixels<T>(count, [&](int64_t p, auto together) {
-      constexpr int M = decltype(together)::value;
-      V v[M];
-      mixed<M>(channels_at(image, pitch, p), v, [&](int64_t i, V* q_i, V* c_i) {
-        V slope[M];
-        Indices<T> slot[M];
-        const bool found = sorted_.template at<M>(i, q_i, c_i, slope, slot);
-        if (!found) {
-          add_up<M>(i, q_i, c_i);
-          add_up_slopes<M>(i, q_i, slope);
-        }
+    // curve(Count<M>, i, q, c, slope, n)
+    const auto go_forward = [&](auto curve) BO_INLINE_LAMBDA {
+      for_pixels<T>(count, [&](int64_t p, auto together) BO_INLINE_LAMBDA {
+        constexpr int M = decltype(together)::value;
+        V v[M];
+        mixed<M>(channels_at(image, pitch, p), v, [&](int64_t i, V* q_i, V* c_i) BO_INLINE_LAMBDA {
+          V slope[M];
+          Indices<T> n_i[M];
+          curve(together, i, q_i, c_i, slope, n_i);
+          for (int m = 0; m < M; ++m) {
+            const int64_t at = i * pitch + p + m * V::kLanes;
+            if (sorted_) store_indices(n + at, n_i[m]);
+            store(d_q + at, slope[m]);
+            store(q + at, q_i[m]);
+            store(c + at, c_i[m]);
+          }
+        });
         for (int m = 0; m < M; ++m) {
-          const int64_t at = i * pitch + p + m * V::kLanes;
-          if (found) store_indices(slots + at, slot[m]);
-          store(d_q + at, slope[m]);
-          store(q + at, q_i[m]);
-          store(c + at, c_i[m]);
+          // The gradient of clip's argument; NaN where that is NaN.
+          const V open = where_greater(v[m], zero, where_greater(one, v[m], load(grad + p + m * V::kLanes)));
+          const V d_v = where_equal(v[m], v[m], open, v[m]);
+          store(inner + p + m * V::kLanes, d_v);
+          sum = sum + d_v;
         }
       });
-      for (int m = 0; m < M; ++m) {
-        // The gradient of clip's argument; NaN where that is NaN.
-        const V open = where_greater(v[m], zero, where_greater(one, v[m], load(grad + p + m * V::kLanes)));
-        const V d_v = where_equal(v[m], v[m], open, v[m]);
-        store(inner + p + m * V::kLanes, d_v);
-        sum = sum + d_v;
-      }
-    });
+    };
+    if (searched_) {
+      go_forward([&](auto together, int64_t i, V* q_i, V* c_i, V* slope, Indices<T>* n_i) {
+        searched_.template at<decltype(together)::value>(i, q_i, c_i, slope, n_i);
+      });
+    } else if (sorted_) {
+      go_forward([&](auto together, int64_t i, V* q_i, V* c_i, V* slope, Indices<T>* n_i) {
+        sorted_.template at<decltype(together)::value>(i, q_i, c_i, slope, n_i);
+      });
+    } else {
+      go_forward([&](auto together, int64_t i, V* q_i, V* c_i, V* slope, Indices<T>*) {
+        add_up<decltype(together)::value>(i, q_i, c_i);
+        add_up_slopes<decltype(together)::value>(i, q_i, slope);
+      });
+    }
     d_mix_bias.add(0, sum);
     for (int64_t i = 0; i < Ci_; ++i) {
       const T *q_i = q + i * pitch, *c_i = c + i * pitch;
       T* d_q_i = d_q + i * pitch;
       if (sorted_) {
-        sorted_.add(slots + i * pitch, q_i, inner, count, d_knots.from(i * sorted_.sums()));
+        sorted_.add(n + i * pitch, q_i, inner, count, d_knots.from(i * sorted_.sums()));
       } else {
         for_together(K_, [&](int64_t k, auto together) {
           knot_gradients<decltype(together)::value>(i, k, count, q_i, inner, d_knots);
@@ -419,8 +515,7 @@ class Curves {
     d_ccm.total(Ci_ * Ci_ + Ci_, to);
     to += Ci_ * Ci_ + Ci_;
     for (int64_t i = 0; sorted_ && i < Ci_; ++i)
-      sorted_.gradients(i, d_knots.from(i * sorted_.sums()), n_[3] + i * K_, K_, n_[4][i], to + i * K_,
-                        to + (Ci_ + i) * K_);
+      sorted_.gradients(i, d_knots.from(i * sorted_.sums()), n_[4][i], to + i * K_, to + (Ci_ + i) * K_);
     if (!sorted_) d_knots.total(knot_sums(), to);
     d_knots.from(knot_sums()).total(Ci_ + 1, to + 2 * Ci_ * K_);
   }
@@ -497,7 +592,8 @@ class Curves {
 
   const GuideNumbers<T> n_;
   const int64_t Ci_, K_;
-  const SortedCurves<T> sorted_;
+  const SortedKnots<T> sorted_;
+  const SearchedCurves<T> searched_;
 };
 
 template <class Number>

@@ -190,6 +190,9 @@ constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 template <class T>
 constexpr int kSearchedKnots = 8;
 constexpr int kNever = 1 << 30;
+// From how many on their gradients are made of sums for each place among them.
+template <class T>
+constexpr int kSortedKnots = kSearchedKnots<T> < 10 ? kSearchedKnots<T> : 10;
 // How many of a curve's 16 knots are added up in the piece that a search ends at: more make smaller tables.
 template <class T>
 constexpr int kKnotsInPiece = 1;
