@@ -86,6 +86,8 @@ class Results:
 
     def __init__(self, kept: dict[str, Any]) -> None:
         self.machine, self.date, self.rows = kept["machine"], kept["date"], kept["rows"]
+        #: Of the package that some rows have been measured with again
+        self.later = kept.get("later", [])
 
     def find(self, **wanted: Any) -> list[dict[str, Any]]:
         return [row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())]
@@ -160,12 +162,15 @@ def keep(measured: dict[str, Any]) -> dict[str, Any]:
 def added(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """What was kept, with those of its rows that have been measured again replaced, and new ones at the end."""
 
-    def what(row: dict[str, Any]) -> Any:
+    def what(row: dict[str, Any]) -> str:
         """Which benchmark a row is of: all that is not measured."""
-        return {k: v for k, v in row.items() if k not in ("seconds", "added", "rounds", "beside")}
+        return str({k: v for k, v in row.items() if k not in ("seconds", "added", "rounds", "beside")})
 
-    measured = [what(row) for row in new["rows"]]
-    return {**kept, "rows": [*(row for row in kept["rows"] if what(row) not in measured), *new["rows"]]}
+    measured = {what(row): row for row in new["rows"]}
+    rows = [measured.pop(what(row), row) for row in kept["rows"]]
+    commit, later = new["machine"]["commit"], kept.get("later", [])
+    later = [c for c in later if c != commit] + [commit] * (commit != kept["machine"]["commit"])
+    return {**kept, "later": later, "rows": [*rows, *measured.values()]}
 
 
 def _rounded(value: Any) -> Any:
@@ -442,6 +447,7 @@ def page(results: Results, elsewhere: dict[str, Results]) -> str:
     """A folder's README.md; `elsewhere` are the results in folders within it."""
     machine = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    again = f", and of some rows {', '.join(results.later)}" if results.later else ""
     sizes = "\n\n".join(f"### {pretty(size)}\n\n{operations(results, size)}" for size in results.sizes())
     return f"""# Benchmarks
 
@@ -451,7 +457,7 @@ Written by `benchmarks/report.py` from what `nox -s bench` measured; don't edit 
 |---|---|
 | processor | {machine["cpu"]}, {machine["threads"]} threads, {machine["isa"]} |
 | system | {machine["system"]}, {machine["compiler"]} |
-| package | {machine["commit"]} |
+| package | {machine["commit"]}{again} |
 | versions | {versions} |
 | date | {results.date} |
 {others(elsewhere)}
