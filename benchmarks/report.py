@@ -164,7 +164,8 @@ def added(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
     def what(row: dict[str, Any]) -> str:
         """Which benchmark a row is of: all that is not measured."""
-        return str({k: v for k, v in row.items() if k not in ("seconds", "added", "rounds", "beside")})
+        named = {k: v for k, v in row.items() if k not in ("seconds", "added", "rounds", "beside")}
+        return json.dumps(named, sort_keys=True)
 
     measured = {what(row): row for row in new["rows"]}
     rows = [measured.pop(what(row), row) for row in kept["rows"]]

@@ -15,7 +15,7 @@ void enhance_forward_as(const EnhanceArgs& a, const Guide& guide) {
 
 void enhance_forward(const EnhanceArgs& a) {
   with_compute_type(a.image.dtype, [&](auto t) {
-    with_guide<decltype(t)>(a.guide, a.image.shape[3], [&](const auto& guide) { enhance_forward_as(a, guide); });
+    with_guide<decltype(t)>(a.guide, a.image.shape[3], false, [&](const auto& guide) { enhance_forward_as(a, guide); });
   });
 }
 

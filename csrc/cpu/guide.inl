@@ -163,10 +163,13 @@ class SortedKnots {
  public:
   static constexpr int kTable = 16;  // knots, at least: beyond theirs, channels have some of no slope where the last is
 
+  // Whether curves of as many knots are searched
+  static bool searches(int64_t knots) { return kSearchedKnots<T> <= knots && knots <= kTable; }
   // There are none where it is as fast to go through all knots again and again, or where a parameter is not finite.
-  SortedKnots(const T* shifts, const T* slopes, int64_t channels, int64_t knots)
+  // Values alone, that are not differentiated, need them for the search only.
+  SortedKnots(const T* shifts, const T* slopes, int64_t channels, int64_t knots, bool differentiated)
       : knots_(knots), slopes_(slopes), size_(max_of<int64_t>(knots, kTable) + 1) {
-    if (knots < kSortedKnots<T>) return;
+    if (differentiated ? knots < kSortedKnots<T> : !searches(knots)) return;
     for (int64_t i = 0; i < channels * knots; ++i)
       if (!(shifts[i] - shifts[i] == T(0)) || !(slopes[i] - slopes[i] == T(0))) return;
     numbers_ = numbers_memory_.template take<T>(channels * 3 * size_);
@@ -314,7 +317,7 @@ class SearchedCurves {
  public:
   // There are none where adding up the knots is as fast, or of more knots than a table has.
   SearchedCurves(const SortedKnots<T>& sorted, int64_t channels) {
-    if (!sorted || sorted.knots() > kKnots || sorted.knots() < kSearchedKnots<T>) return;
+    if (!sorted || !sorted.searches(sorted.knots())) return;
     curves_ = memory_.template take<Curve>(channels);
     for (int64_t i = 0; i < channels; ++i) fill(curves_[i], sorted, i);
   }
@@ -412,11 +415,11 @@ class Curves {
   using T = Number;
   using V = Vec<T>;
   static constexpr int kParameters = 6;
-  Curves(const GuideParameters& p, int64_t channels)
+  Curves(const GuideParameters& p, int64_t channels, bool differentiated)
       : n_(p, kParameters),
         Ci_(channels),
         K_(p.value[2].shape[1]),
-        sorted_(n_[2], n_[3], Ci_, K_),
+        sorted_(n_[2], n_[3], Ci_, K_, differentiated),
         searched_(sorted_, Ci_) {}
   int64_t parameters() const { return n_.total(); }
   int64_t sums() const { return Ci_ * Ci_ + Ci_ + knot_sums() + Ci_ + 1; }
@@ -704,11 +707,12 @@ void guide_run(const Guide& guide, const T* image, int64_t count, int64_t pitch,
   });
 }
 
-// Calls f with the guide that the parameters describe, for images of `channels` channels.
+// Calls f with the guide that the parameters describe, for images of `channels` channels. differentiated: whether f
+// asks for its gradients
 template <class T, class F>
-void with_guide(const GuideParameters& p, int64_t channels, F&& f) {
+void with_guide(const GuideParameters& p, int64_t channels, bool differentiated, F&& f) {
   switch (p.kind) {
-    case GuideKind::curves: return f(Curves<T>(p, channels));
+    case GuideKind::curves: return f(Curves<T>(p, channels, differentiated));
     case GuideKind::nn: return f(Network<T>(p, channels));
     case GuideKind::luma: return f(Luma<T>(p, channels));
   }
@@ -806,12 +810,14 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
 
 void guide_forward(const GuideArgs& a) {
   with_compute_type(a.image.dtype, [&](auto t) {
-    with_guide<decltype(t)>(a.parameters, a.image.shape[3], [&](const auto& guide) { guide_forward_as(a, guide); });
+    with_guide<decltype(t)>(a.parameters, a.image.shape[3], false,
+                            [&](const auto& guide) { guide_forward_as(a, guide); });
   });
 }
 void guide_backward(const GuideGradArgs& a) {
   with_compute_type(a.image.dtype, [&](auto t) {
-    with_guide<decltype(t)>(a.parameters, a.image.shape[3], [&](const auto& guide) { guide_backward_as(a, guide); });
+    with_guide<decltype(t)>(a.parameters, a.image.shape[3], true,
+                            [&](const auto& guide) { guide_backward_as(a, guide); });
   });
 }
 
