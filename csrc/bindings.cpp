@@ -54,7 +54,7 @@ class HostCall {
   template <class Args>
   void run(void (*Table::*kernel)(const Args&), const Args& args) const {
     const Table& kernels = bo::kernels();
-    bo::without_gil([&] { (kernels.*kernel)(args); });
+    bo::without_gil([&] { bo::run_kernel(kernels, kernel, args); });
   }
 };
 

@@ -17,6 +17,7 @@
 
 #include <stdexcept>
 
+#include "float_mode.h"
 #include "ops.h"
 
 namespace bilateral_ops {
@@ -33,6 +34,14 @@ void set_axes(Tensor& t, int given, bool batched, int rank, const Shape& shape, 
     t.shape[axis] = there ? shape(from) : 1;
     t.strides[axis] = there ? stride(from) : 0;
   }
+}
+
+// How every caller runs a kernel.
+template <class Table, class Args, class... Context>
+void run_kernel(const Table& kernels, void (*Table::*kernel)(const Args&, Context&...), const Args& args,
+                Context&... context) {
+  const FloatMode mode;
+  (kernels.*kernel)(args, context...);
 }
 
 // The image is this window of a larger one; `given`: or else the whole.
@@ -54,8 +63,20 @@ inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_
     at.left = window.left;
     at.full_height = window.full_height;
     at.full_width = window.full_width;
+    if (at.top < 0 || at.left < 0 || at.top + pixels.shape[1] > at.full_height ||
+        at.left + pixels.shape[2] > at.full_width) {
+      throw std::invalid_argument("bilateral_ops: the window must hold the image");
+    }
   }
   return at;
+}
+
+// A grid, or its gradient: it has cells wherever it is given.
+inline Tensor with_cells(const Tensor& grid) {
+  if (grid.data && (grid.shape[1] < 1 || grid.shape[2] < 1 || grid.shape[3] < 1)) {
+    throw std::invalid_argument("bilateral_ops: a grid without cells");
+  }
+  return grid;
 }
 
 template <class Call>
@@ -94,7 +115,7 @@ void slice_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Ca
   const bool batched = call.rank(guide) == 3;
   SliceArgs a{};
   a.out = call.output(out, batched, 5);
-  a.grid = call.input(grid, batched, 6);
+  a.grid = with_cells(call.input(grid, batched, 6));
   a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
   call.run(&Call::Table::slice_forward, a);
 }
@@ -105,10 +126,10 @@ void slice_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, Arr
                     bool align_corners) {
   const bool batched = call.rank(guide) == 3;
   SliceGradArgs a{};
-  a.d_grid = call.output(d_grid, batched, 6);
+  a.d_grid = with_cells(call.output(d_grid, batched, 6));
   a.d_guide = call.output(d_guide, batched, 3);
   a.d_xy = call.output(d_xy, batched, 4);
-  a.grid = call.input(grid, batched, 6);
+  a.grid = with_cells(call.input(grid, batched, 6));
   a.grad = call.input(grad, batched, 5);
   a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
   if (!a.grid.data && (a.d_guide.data || a.d_xy.data)) {
@@ -146,7 +167,7 @@ void slice_apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, Arra
   const bool batched = call.rank(image) == 4;
   SliceApplyArgs a{};
   a.out = call.output(out, batched, 4);
-  a.grid = call.input(grid, batched, 6);
+  a.grid = with_cells(call.input(grid, batched, 6));
   a.image = call.input(image, batched, 4);
   a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
   call.run(&Call::Table::slice_apply_forward, a);
@@ -158,11 +179,11 @@ void slice_apply_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guid
                           ArrayOf<Call> xy, ArrayOf<Call> grad, const Window& window, bool align_corners) {
   const bool batched = call.rank(image) == 4;
   SliceApplyGradArgs a{};
-  a.d_grid = call.output(d_grid, batched, 6);
+  a.d_grid = with_cells(call.output(d_grid, batched, 6));
   a.d_guide = call.output(d_guide, batched, 3);
   a.d_image = call.output(d_image, batched, 4);
   a.d_xy = call.output(d_xy, batched, 4);
-  a.grid = call.input(grid, batched, 6);
+  a.grid = with_cells(call.input(grid, batched, 6));
   a.image = call.input(image, batched, 4);
   a.grad = call.input(grad, batched, 4);
   a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
@@ -204,7 +225,7 @@ void enhance_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<
   const bool batched = call.rank(image) == 4;
   EnhanceArgs a{};
   a.out = call.output(out, batched, 4);
-  a.grid = call.input(grid, batched, 6);
+  a.grid = with_cells(call.input(grid, batched, 6));
   a.image = call.input(image, batched, 4);
   a.guide = guide_parameters(call, guide);
   a.at = sampling(a.out, window, align_corners);
@@ -215,17 +236,22 @@ template <class Call>
 void total_variation_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid) {
   TotalVariationArgs a{};
   a.out = call.output(out, true, 1);
-  a.grid = call.input(grid, true, 6);
+  a.grid = with_cells(call.input(grid, true, 6));
   call.run(&Call::Table::total_variation_forward, a);
 }
 
 template <class Call>
 void total_variation_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> grid, ArrayOf<Call> grad) {
   TotalVariationGradArgs a{};
-  a.d_grid = call.output(d_grid, true, 6);
-  a.grid = call.input(grid, true, 6);
+  a.d_grid = with_cells(call.output(d_grid, true, 6));
+  a.grid = with_cells(call.input(grid, true, 6));
   a.grad = call.input(grad, true, 1);
   if (a.d_grid.data) call.run(&Call::Table::total_variation_backward, a);
+}
+
+// What is averaged must be there.
+inline void require_pixels(const Tensor& image) {
+  if (image.shape[1] < 1 || image.shape[2] < 1) throw std::invalid_argument("bilateral_ops: an image without pixels");
 }
 
 template <class Call>
@@ -234,6 +260,7 @@ void resize_area_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image) {
   ResizeAreaArgs a{};
   a.out = call.output(out, batched, 4);
   a.image = call.input(image, batched, 4);
+  require_pixels(a.image);
   call.run(&Call::Table::resize_area_forward, a);
 }
 
@@ -243,6 +270,7 @@ void resize_area_backward(Call& call, ArrayOf<Call> d_image, ArrayOf<Call> grad)
   ResizeAreaGradArgs a{};
   a.d_image = call.output(d_image, batched, 4);
   a.grad = call.input(grad, batched, 4);
+  require_pixels(a.grad);
   if (a.d_image.data) call.run(&Call::Table::resize_area_backward, a);
 }
 

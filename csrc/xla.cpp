@@ -12,7 +12,7 @@ struct Host {
   explicit Host(Frame*) {}
   template <class Args>
   void run(void (*Table::*kernel)(const Args&), const Args& args, const char*) const {
-    (kernels().*kernel)(args);
+    run_kernel(kernels(), kernel, args);
   }
 };
 

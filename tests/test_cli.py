@@ -80,7 +80,7 @@ def test_nonsense_in_the_environment_is_a_sentence(installed):
     command = [script] if installed else [sys.executable, "-m", "bilateral_ops"]
     environment = {**os.environ, "BILATERAL_OPS_NUM_THREADS": "x"}
     done = subprocess.run([*command, "info"], capture_output=True, text=True, env=environment)
-    sentence = "bilateral_ops: BILATERAL_OPS_NUM_THREADS must be an integer from 1 to 65536, got 'x'.\n"
+    sentence = "bilateral_ops: BILATERAL_OPS_NUM_THREADS must be an integer from 1 to 1024, got 'x'.\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
 
 
@@ -208,8 +208,8 @@ def test_bench_needs_nothing_but_numpy(run, monkeypatch, threads):
         (["--size", "big"], "--size must be WIDTHxHEIGHT, such as 1920x1080, got 'big'."),
         (["--size", "99999999x1"], "--size must be of an image that fits in memory, got '99999999x1'."),
         (["--size", f"1x{10**30}"], f"--size must be of an image that fits in memory, got '1x{10**30}'."),
-        (["--threads", "0"], "--threads must be from 1 to 65536, got 0."),
-        (["--threads", "99999999"], "--threads must be from 1 to 65536, got 99999999."),
+        (["--threads", "0"], "--threads must be from 1 to 1024, got 0."),
+        (["--threads", "99999999"], "--threads must be from 1 to 1024, got 99999999."),
         (["--json", "."], "--json must be a file that can be written, got '.' (Is a directory)."),
         (["--json", "/no/x"], "--json must be a file that can be written, got '/no/x' (No such file or directory)."),
     ],

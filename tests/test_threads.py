@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -314,7 +315,7 @@ def test_nonsense_in_the_environment_is_refused_in_one_sentence(variable: str, v
 
 
 def test_wrong_settings() -> None:
-    for n in (0, -1, 10**30):
+    for n in (0, -1, 1025, 20_000, 10**30):
         with pytest.raises(ValueError, match=rf"^set_num_threads: n must be .*, got {n}\.$"):
             bilateral_ops.set_num_threads(n)
     for n in (1.5, "2", None):
@@ -324,6 +325,28 @@ def test_wrong_settings() -> None:
         bilateral_ops.set_isa("z80")
     with pytest.raises(TypeError, match=r"^set_isa: name must be a string, got int\.$"):
         bilateral_ops.set_isa(7)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_threads_that_are_not_wanted_any_more_end() -> None:
+    """Also those that were started when another thread's calls could use more."""
+    finished = python(
+        """
+import os, time, numpy as np, bilateral_ops
+def threads(): return len(os.listdir("/proc/self/task"))
+def waited(want):
+    end = time.monotonic() + 20
+    while threads() > want and time.monotonic() < end: time.sleep(0.01)
+    return threads()
+image, out = np.zeros((600, 600, 3), np.float32), np.zeros((600, 600), np.float32)
+before = threads()
+for count in (40, 3, 20, 1, 2):
+    bilateral_ops.set_num_threads(count)
+    bilateral_ops.guide_luma(image, out=out)
+    print(waited(before + count - 1) - before)
+"""
+    )
+    assert finished.stdout.split() == ["39", "2", "19", "0", "1"], finished.stderr
 
 
 def test_numpy_integers_are_integers() -> None:

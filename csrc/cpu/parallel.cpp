@@ -1,5 +1,7 @@
 #include "parallel.h"
 
+#include "../float_mode.h"
+
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -67,8 +69,15 @@ class Pool {
     if (error) std::rethrow_exception(error);
   }
 
+  // Workers that are not wanted any more end.
+  void retire() {
+    { std::lock_guard<std::mutex> lock(mutex_); }  // none is between its look at num_threads() and its sleep
+    wake_.notify_all();
+  }
+
  private:
   void serve() {
+    const FloatMode mode;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       Job* job = nullptr;
@@ -79,6 +88,10 @@ class Pool {
         }
       }
       if (!job) {
+        if (workers_ >= num_threads()) {  // more than a call may use, beside its own thread
+          --workers_;
+          return;
+        }
         wake_.wait(lock);
         continue;
       }
@@ -120,7 +133,10 @@ Pool& shared_pool() {
 }  // namespace
 
 int num_threads() { return threads.load(std::memory_order_relaxed); }
-void set_num_threads(int n) { threads.store(n, std::memory_order_relaxed); }
+void set_num_threads(int n) {
+  threads.store(n, std::memory_order_relaxed);
+  if (Pool* const current = pool.load(std::memory_order_acquire)) current->retire();
+}
 
 void parallel_for(int64_t units, void (*body)(void*, int64_t), void* context) {
   const int wanted = num_threads();

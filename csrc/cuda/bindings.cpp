@@ -122,7 +122,7 @@ class DeviceCall {
     const Table& kernels = bo::cuda_kernels();
     bo::without_gil([&] {
       const bo::CurrentDevice device(launch.operation, device_);
-      (kernels.*kernel)(args, launch);
+      bo::run_kernel(kernels, kernel, args, launch);
     });
   }
 

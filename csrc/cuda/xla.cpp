@@ -33,7 +33,7 @@ class Device {
     }
     operation_ = operation;
     Launch launch{operation, stream.stream, &Device::allocate, this};
-    (cuda_kernels().*kernel)(args, launch);
+    run_kernel(cuda_kernels(), kernel, args, launch);
   }
 
  private:

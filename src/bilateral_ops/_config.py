@@ -12,7 +12,8 @@ from . import _core
 from ._signature import brief
 from .frameworks import _dlpack
 
-MOST_THREADS = 65536
+#: More threads than this are a mistake: each would be started.
+MOST_THREADS = 1024
 
 
 def _count(text: str) -> int:
