@@ -121,7 +121,7 @@ struct TotalVariationGradArgs {
 // resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H, which
 // is the share that pixel y has of output pixel i; w(j,x) likewise
 struct ResizeAreaArgs {
-  Tensor out;    // (N,h,w,Ci); on the CPU floats beside integers, too, which are then v/255 or v/65535
+  Tensor out;    // (N,h,w,Ci); floats beside integers, too, which are then v/255 or v/65535
   Tensor image;  // (N,H,W,Ci)
 };
 // d_image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]: the same the other way, with shares of the image's pixels

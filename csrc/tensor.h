@@ -21,4 +21,12 @@ struct Tensor {
   int64_t strides[kMaxRank];  // in bytes; zero, negative and unaligned ones are all allowed
 };
 
+// Whether there are no elements.
+constexpr bool is_empty(const Tensor& t) {
+  for (int axis = 0; axis < t.rank; ++axis) {
+    if (t.shape[axis] == 0) return true;
+  }
+  return false;
+}
+
 }  // namespace bilateral_ops

@@ -169,6 +169,13 @@ CASES: dict[str, dict[str, Any]] = {
     "a little smaller": {"H": 32, "W": 130, "size": (31, 129)},
     "many rows": {"H": 600, "W": 70, "size": (2, 3)},
     "long rows": {"H": 3, "W": 7001, "size": (2, 3)},
+    "to float16": {"dtype": "float16"},
+    "to bfloat16, enlarged": {"size": (17, 61), "dtype": "bfloat16"},
+    "to float32": {"N": 2, "H": 9, "W": 11, "dtype": "float32"},
+    "to float32, enlarged": {"size": (17, 61), "dtype": "float32"},
+    "to float64, enlarged": {"N": 2, "size": (9, 13), "dtype": "float64"},
+    "to float64, many channels": {"Ci": 20, "size": (9, 15), "dtype": "float64"},
+    "to float64, many rows": {"H": 600, "W": 70, "size": (2, 3), "dtype": "float64"},
 }
 
 
@@ -176,7 +183,7 @@ _SIZE, _GRID, _MATRIX = {"N", "H", "W"}, {"Gh", "Gw", "Gd", "ones"}, {"Co", "Ci"
 _CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
 _SAMPLING = {"guide_range", "on_knots", "xy", "raster"} | _WINDOW
 _ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
-_SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners")
+_SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners", "dtype")
 OPTIONS = {
     "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING,
     "apply": _SIZE | _MATRIX,
@@ -186,7 +193,7 @@ OPTIONS = {
     "guide_luma": _SIZE,
     "splat": (_SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING) - {"ones"},
     "total_variation": {"N", "C"} | _GRID | _MATRIX,
-    "resize_area": _SIZE | {"Ci", "size"},
+    "resize_area": _SIZE | {"Ci", "size", "dtype"},
     "enhance(curves)": _ENHANCE | _CURVES,
     "enhance(nn)": _ENHANCE | _NN,
     "enhance(luma)": _ENHANCE - {"Ci"},
@@ -248,7 +255,14 @@ def _saturated(parameters: dict[str, Any], saturated: bool | None) -> dict[str, 
 
 def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The operation's own keywords among a case's options."""
-    return {key: value for key, value in options.items() if key in ("window", "align_corners")}
+    return {key: value for key, value in options.items() if key in ("window", "align_corners", "dtype")}
+
+
+def result_dtype(subject: str, kinds: Kinds, dtype: str | None = None) -> np.dtype:
+    """The dtype of a result; ``dtype`` is the keyword."""
+    if dtype is not None:
+        return np.dtype(dtype)
+    return F32 if subject.startswith("guide") and kinds.image.kind == "u" else kinds.image
 
 
 def random_like(shape: tuple[int, ...], dtype: np.dtype, seed: int = 1) -> Any:
@@ -509,7 +523,7 @@ class Example:
 def forward_example(subject: str, case: str, kinds: Kinds) -> Example:
     options = cases_of(subject)[case]
     given, keywords = arguments(subject, kinds, **options), keywords_of(options)
-    dtype = F32 if subject.startswith("guide") and kinds.image.kind == "u" else kinds.image
+    dtype = result_dtype(subject, kinds, keywords.get("dtype"))
     return Example(given, keywords, dtype, forward(reference, subject, as_float64(given), **keywords))
 
 
@@ -520,7 +534,8 @@ def backward_example(subject: str, case: str, kinds: Kinds) -> Example:
     given = clear_of_kinks(subject, arguments(subject, kinds, **options), keywords.get("align_corners", False))
     exact = as_float64(given)
     result = forward(reference, subject, exact, **keywords)
-    grad = random_like(result.shape, F32 if kinds.image.kind == "u" else kinds.image)
+    dtype = result_dtype(subject, kinds, keywords.get("dtype"))
+    grad = random_like(result.shape, F32 if dtype.kind == "u" else dtype)
     exact_grad = grad.astype(F64)
     gradients = backward(reference, subject, exact, exact_grad, **keywords)
     bounds = contributions(subject, exact, exact_grad, **keywords)

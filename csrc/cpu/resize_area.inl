@@ -56,18 +56,18 @@ BO_INLINE void with_levels(DType dtype, float, F&& f) {
   }
 }
 
-// Calls f with values of the types that rows are added in and that single ones are kept in.
+// Calls f with a value of the type that rows are added in.
 template <class Format, class F>
-BO_INLINE void with_sums(Loaded<Format>, float, bool small, F&& f) {
+BO_INLINE void with_sums(Loaded<Format>, bool small, F&& f) {
   if (small) {
-    f(float(), double());
+    f(float());
   } else {
-    f(double(), double());
+    f(double());
   }
 }
-template <class S, class T, class F>
-BO_INLINE void with_sums(S, T, bool, F&& f) {
-  f(double(), T());
+template <class S, class F>
+BO_INLINE void with_sums(S, bool, F&& f) {
+  f(double());
 }
 
 // Rows added at once: as many as a processor follows in memory.
@@ -199,28 +199,35 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
   }
 }
 
+// to[i] = value(i), rounded to T once; the elements ahead of `to` are prefetched. Compilers vectorise the inner loop.
+template <class T, class F>
+BO_INLINE void round_each(int64_t n, T* BO_RESTRICT to, const F& value) {
+  constexpr int64_t kAtOnce = 16;
+  int64_t i = 0;
+  for (; i + kAtOnce <= n; i += kAtOnce) {
+    prefetch_ahead<kAtOnce * sizeof(T)>(reinterpret_cast<const char*>(to + i));
+    for (int64_t k = i; k < i + kAtOnce; ++k) to[k] = static_cast<T>(value(k));
+  }
+  for (; i < n; ++i) to[i] = static_cast<T>(value(i));
+}
 // to = head·first + tail·second, or head·first where there is no second one
-template <class R>
-BO_INLINE void blend(int64_t n, const R* first, const R* second, double head, double tail, R* to) {
-  const Vec<R> a = broadcast(static_cast<R>(head)), b = broadcast(static_cast<R>(tail));
+template <class S, class T>
+BO_INLINE void blend(int64_t n, const S* BO_RESTRICT first, const S* BO_RESTRICT second, double head, double tail,
+                     T* to) {
   if (second) {
-    for_vectors<R>(n, [=](int64_t i, auto lanes) {
-      prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(to + i));
-      lanes.put(to + i, madd(b, lanes.get(second + i), a * lanes.get(first + i)));
+    round_each(n, to, [=](int64_t i) {
+      return madd(tail, static_cast<double>(second[i]), head * static_cast<double>(first[i]));
     });
   } else {
-    for_vectors<R>(n, [=](int64_t i, auto lanes) {
-      prefetch_ahead<sizeof(Vec<R>)>(reinterpret_cast<const char*>(to + i));
-      lanes.put(to + i, a * lanes.get(first + i));
-    });
+    round_each(n, to, [=](int64_t i) { return head * static_cast<double>(first[i]); });
   }
 }
-// reduce_across() to R, where an output pixel has one or two under it, which are here as what they are kept in.
-template <class R>
-void spread_across(const Cover* covers, int64_t count, const R* from, int64_t channels, R* to) {
+// reduce_across(), where an output pixel has one or two under it, which are here as what they are computed in.
+template <class T>
+void spread_across(const Cover* covers, int64_t count, const T* from, int64_t channels, double* to) {
   for (int64_t j = 0; j < count; ++j, to += channels) {
     const Cover& at = covers[j];
-    const R* const first = from + (at.begin - covers[0].begin) * channels;
+    const T* const first = from + (at.begin - covers[0].begin) * channels;
     blend(channels, first, at.end - at.begin > 1 ? first + channels : nullptr, at.head, at.tail, to);
   }
 }
@@ -243,8 +250,9 @@ BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   return s;
 }
 
-// Makes the tiles of one thread, from any row on. R: what rows that were spread across are kept in.
-template <class S, class T, class A, class R>
+// Makes the tiles of one thread, from any row on. S, T: how the image is stored, and what it is computed in; A: what rows
+// are added in.
+template <class S, class T, class A>
 class AreaSums {
  public:
   AreaSums(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x, const Strips& strips,
@@ -257,14 +265,14 @@ class AreaSums {
         columns_(columns),
         channels_(out.shape[3]),
         scale_(is_integer(image.dtype) ? 1.0 / (area() * top_level(image.dtype)) : 1.0),
+        single_(out.dtype != DType::f64),
         pixels_(block_of(out, 2)) {
     const int64_t numbers = strips.width * channels_;
     rows_sum_ = rows_memory_.template take<A>(strips.block * channels_ + kPad);
     plane_ = plane_memory_.template take<A>(strips.block);
     sums_ = sums_memory_.template take<double>(numbers + kPad);
-    spread_ = spread_memory_.template take<R>(2 * (numbers + kPad));
-    mixed_ = mixed_memory_.template take<R>(numbers);
-    result_ = result_memory_.template take<T>(numbers);
+    spread_ = spread_memory_.template take<double>(2 * (numbers + kPad));
+    result_ = result_memory_.template take<double>(numbers);
   }
 
   void make(int64_t tile) {
@@ -274,14 +282,18 @@ class AreaSums {
       sum(rows, rows.begin, rows.end, sums_);
       return put(sums_);
     }
-    const R *const first = spread(rows.begin), *const second = spread(rows.end - 1);
-    char* const to = target();
-    // Where the output takes these numbers as they are, they go there at once.
-    const bool direct = kAsTheyAre && !is_integer(out_.dtype);
-    R* const mixed = direct ? reinterpret_cast<R*>(block_target(pixels_, to, result_)) : mixed_;
-    blend(numbers_, first, first == second ? nullptr : second, rows.head, rows.tail, mixed);
-    if (!direct) return put(mixed);
-    if (reinterpret_cast<T*>(mixed) == result_) store_block(pixels_, to, count_, result_);
+    const double *const first = spread(rows.begin), *const second = spread(rows.end - 1);
+    const auto mix = [&](auto* to) {
+      blend(numbers_, first, first == second ? nullptr : second, rows.head, rows.tail, to);
+    };
+    if (is_integer(image_.dtype)) {
+      mix(sums_);
+      put(sums_);
+    } else if (single_) {
+      put_as<float>(mix);
+    } else {
+      put_as<double>(mix);
+    }
   }
 
   // The same of rows cut into bands, each added by itself to `parts`, `apart` numbers each.
@@ -353,51 +365,55 @@ class AreaSums {
     }
   }
 
-  // Whether single rows are kept as the image's numbers are computed in.
-  static constexpr bool kAsTheyAre = sizeof(R) == sizeof(T);
-
   // Row y of the image, spread across; the last two are kept.
-  const R* spread(int64_t y) {
-    R* const row = spread_ + (y & 1) * (strips_.width * channels_ + kPad);
+  const double* spread(int64_t y) {
+    double* const row = spread_ + (y & 1) * (strips_.width * channels_ + kPad);
     if (ready_[y & 1] != y) {
       ready_[y & 1] = y;
-      const Cover one = {y, y + 1, 1.0, 1.0, 1.0};
-      if (kAsTheyAre && channels_ >= kManyChannels && x_.out >= x_.in) {
+      if (channels_ >= kManyChannels && x_.out >= x_.in && !is_integer(image_.dtype)) {
         const Cover* const covers = columns_ + left_;
         const int64_t first = covers[0].begin, pixels = covers[count_ - 1].end - first;
         const char* const from =
             image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
         const T* const source = block_at(block_of(image_, 2), from, pixels, reinterpret_cast<T*>(rows_sum_));
-        spread_across(covers, count_, reinterpret_cast<const R*>(source), channels_, row);
-      } else if (sizeof(R) == sizeof(double)) {
-        sum(one, y, y + 1, reinterpret_cast<double*>(row));
+        spread_across(covers, count_, source, channels_, row);
       } else {
-        sum(one, y, y + 1, sums_);
-        for (int64_t i = 0; i < numbers_; ++i) row[i] = static_cast<R>(sums_[i]);
+        sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1, row);
       }
     }
     return row;
   }
 
   char* target() const { return out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2]; }
-  // The numbers of a tile's sums, to their place
-  template <class V>
-  void put(const V* sums) {
-    char* const to = target();
-    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, to);
-    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, to);
-    const V scale = static_cast<V>(scale_);
-    T* const numbers = block_target(pixels_, to, result_);
-    for (int64_t i = 0; i < numbers_; ++i) numbers[i] = static_cast<T>(sums[i] * scale);
-    if (numbers == result_) store_block(pixels_, to, count_, result_);
+  // A tile's sums, to their place
+  void put(const double* sums) {
+    if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, target());
+    if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, target());
+    const auto scaled = [&, scale = scale_](auto* to) {
+      round_each(numbers_, to, [=](int64_t i) { return sums[i] * scale; });
+    };
+    if (single_) {
+      put_as<float>(scaled);
+    } else {
+      put_as<double>(scaled);
+    }
   }
-  template <class N, class V>
-  void put_levels(const V* sums, char* to) {
+  // write(to) has the tile's elements in what the output is computed in: where they belong, or on the way there.
+  template <class V, class F>
+  void put_as(const F& write) {
+    char* const to = target();
+    V* const scratch = reinterpret_cast<V*>(result_);
+    V* const elements = block_target(pixels_, to, scratch);
+    write(elements);
+    if (elements == scratch) store_block(pixels_, to, count_, scratch);
+  }
+  template <class N>
+  void put_levels(const double* sums, char* to) {
     const double all = area();
     const int64_t count = numbers_;  // here, and the levels first to memory of their own, so that compilers see vectors
     N* const levels = reinterpret_cast<N*>(result_);
     for (int64_t i = 0; i < count; ++i)
-      levels[i] = static_cast<N>(static_cast<int32_t>(rounded(static_cast<double>(sums[i]) / all)));
+      levels[i] = static_cast<N>(static_cast<int32_t>(rounded(sums[i] / all)));
     if (pixels_.dense) {
       memcpy(to, levels, static_cast<size_t>(count) * sizeof(N));
       return;
@@ -415,17 +431,17 @@ class AreaSums {
   const Cover* const columns_;
   const int64_t channels_;
   const double scale_;  // of sums, where the output is floats: of integers they are levels
+  const bool single_;   // whether the output is computed in float
   const Block pixels_;
-  Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, mixed_memory_, result_memory_;
+  Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, result_memory_;
   A *rows_sum_, *plane_;
-  double* sums_;
-  R *spread_, *mixed_;
-  T* result_;
+  double *sums_, *spread_;
+  double* result_;  // a tile on its way to the output, as elements of any type
   int64_t ready_[2] = {-1, -1}, strip_ = -1;
   int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
 };
 
-template <class S, class T, class A, class R>
+template <class S, class T, class A>
 void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x) {
   const Strips strips = make_strips(out, x);
   Scratch columns_memory, bands_memory;
@@ -435,7 +451,7 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out / kRowsAtOnce, pixels / kGrain));
   if (bands <= 1) {
     for_tile_ranges(strips.count, max_of<int64_t>(pixels, 1), [&](int64_t first, int64_t last) {
-      AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
+      AreaSums<S, T, A> area(out, image, y, x, strips, columns);
       for (int64_t tile = first; tile < last; ++tile) area.make(tile);
     });
     return;
@@ -443,15 +459,15 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t apart = strips.width * out.shape[3];
   double* const parts = bands_memory.take<double>(strips.count * bands * apart);
   for_units(strips.count * bands, [&](int64_t unit) {
-    AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
+    AreaSums<S, T, A> area(out, image, y, x, strips, columns);
     area.make_band(unit / bands, unit % bands, bands, parts, apart);
   });
-  AreaSums<S, T, A, R> area(out, image, y, x, strips, columns);
+  AreaSums<S, T, A> area(out, image, y, x, strips, columns);
   for (int64_t tile = 0; tile < strips.count; ++tile) area.add_bands(tile, bands, parts, apart);
 }
 
 BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, double width) {
-  if (out.shape[0] == 0 || out.shape[3] == 0) return;
+  if (is_empty(out) || is_empty(image)) return;
   const AreaAxis y = {out.shape[1], image.shape[1], height}, x = {out.shape[2], image.shape[2], width};
   with_compute_type(image.dtype, [&](auto t) {
     using T = decltype(t);
@@ -459,8 +475,8 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
       using S = decltype(storage);
       // A float holds whole numbers up to 2^24.
       const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
-      with_sums(storage, t, rows <= (1 << 24) / top,
-                [&](auto sum, auto row) { sum_areas_as<S, T, decltype(sum), decltype(row)>(out, image, y, x); });
+      with_sums(storage, rows <= (1 << 24) / top,
+                [&](auto sum) { sum_areas_as<S, T, decltype(sum)>(out, image, y, x); });
     });
   });
 }

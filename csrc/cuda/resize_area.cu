@@ -35,23 +35,25 @@ BO_DEVICE double number(DType dtype, const char* p) {
   if (dtype == DType::u16) return static_cast<double>(read_bits<uint16_t>(p));
   return static_cast<double>(get<T>(dtype, p));
 }
-template <class T>
-BO_DEVICE void put_sum(DType dtype, char* p, double sum, double all) {
-  if (dtype == DType::u8) return write_bits(p, static_cast<uint8_t>(static_cast<int>(rounded(sum / all))));
-  if (dtype == DType::u16) return write_bits(p, static_cast<uint16_t>(static_cast<int>(rounded(sum / all))));
-  put(dtype, p, static_cast<T>(sum));
-}
 
 struct AreaArgs {
   Tensor out, image;
   AreaAxis y, x;
+  double all, scale;  // the divisor of sums of levels, and the factor of sums where the output is floats
   int64_t bands;  // that the rows under a pixel are cut into, each of which makes a sum of its own
   double* parts;  // [n][i][j][band][channel]; null where there is one band
 };
 BO_DEVICE char* place(const Tensor& t, int64_t n, int64_t y, int64_t x) {
   return t.data + n * t.strides[0] + y * t.strides[1] + x * t.strides[2];
 }
-BO_DEVICE double all_of(const AreaArgs& a) { return static_cast<double>(a.y.in) * static_cast<double>(a.x.in); }
+BO_DEVICE void put_sum(const AreaArgs& a, char* p, double sum) {
+  switch (a.out.dtype) {
+    case DType::u8: return write_bits(p, static_cast<uint8_t>(static_cast<int>(rounded(sum / a.all))));
+    case DType::u16: return write_bits(p, static_cast<uint16_t>(static_cast<int>(rounded(sum / a.all))));
+    case DType::f64: return put(DType::f64, p, sum * a.scale);
+    default: return put(a.out.dtype, p, static_cast<float>(sum * a.scale));
+  }
+}
 
 // kLanes threads a pixel and band, which share what is under it.
 template <class T, int kLanes>
@@ -79,14 +81,13 @@ __global__ void __launch_bounds__(kThreads, 3) area_sums(AreaArgs a) {
       if (a.bands > 1) {
         a.parts[unit * a.out.shape[3] + c] = sum;
       } else {
-        put_sum<T>(a.out.dtype, place(a.out, n, i, j) + c * a.out.strides[3], sum, all_of(a));
+        put_sum(a, place(a.out, n, i, j) + c * a.out.strides[3], sum);
       }
     }
   }
 }
 
 // Bands added, in their order.
-template <class T>
 __global__ void __launch_bounds__(kThreads) add_bands(AreaArgs a) {
   const int64_t C = a.out.shape[3], count = a.out.shape[0] * a.y.out * a.x.out * C;
   for (int64_t e = blockIdx.x * int64_t(kThreads) + threadIdx.x; e < count; e += gridDim.x * int64_t(kThreads)) {
@@ -94,17 +95,23 @@ __global__ void __launch_bounds__(kThreads) add_bands(AreaArgs a) {
     const int64_t row = pixel / a.x.out, j = pixel - row * a.x.out, n = row / a.y.out, i = row - n * a.y.out;
     double sum = 0.0;
     for (int64_t band = 0; band < a.bands; ++band) sum += a.parts[(pixel * a.bands + band) * C + c];
-    put_sum<T>(a.out.dtype, place(a.out, n, i, j) + c * a.out.strides[3], sum, all_of(a));
+    put_sum(a, place(a.out, n, i, j) + c * a.out.strides[3], sum);
   }
 }
 
 namespace cuda {
 
 static void sum_areas(const Tensor& out, const Tensor& image, double height, double width, Launch& to) {
-  AreaArgs a{out, image,  {out.shape[1], image.shape[1], 1.0 / height}, {out.shape[2], image.shape[2], 1.0 / width},
-             1,   nullptr};
+  if (is_empty(out) || is_empty(image)) return;
+  AreaArgs a{};
+  a.out = out;
+  a.image = image;
+  a.y = {out.shape[1], image.shape[1], 1.0 / height};
+  a.x = {out.shape[2], image.shape[2], 1.0 / width};
+  a.all = static_cast<double>(a.y.in) * static_cast<double>(a.x.in);
+  a.scale = is_integer(image.dtype) ? 1.0 / (a.all * top_level(image.dtype)) : 1.0;
+  a.bands = 1;
   const int64_t pixels = out.shape[0] * a.y.out * a.x.out, C = out.shape[3];
-  if (pixels == 0 || C == 0) return;
   with_compute_type(image.dtype, [&](auto t) {
     using T = decltype(t);
     // Where the pixels are too few for a device, several warps share one.
@@ -117,7 +124,7 @@ static void sum_areas(const Tensor& out, const Tensor& image, double height, dou
     } else {
       launch(to, area_sums<T, 1>, ceil_div(pixels, kThreads), kThreads, 0, a);
     }
-    if (a.bands > 1) launch(to, add_bands<T>, ceil_div(pixels * C, kThreads), kThreads, 0, a);
+    if (a.bands > 1) launch(to, add_bands, ceil_div(pixels * C, kThreads), kThreads, 0, a);
   });
 }
 

@@ -115,6 +115,16 @@ def real(value: Any) -> float | None:
         return math.inf
 
 
+def dtype_name(value: Any) -> str:
+    """The name of a dtype: NumPy's, PyTorch's or JAX's, or the name itself."""
+    if isinstance(value, str):
+        return value
+    try:
+        return str(np.dtype(value).name)
+    except TypeError:
+        return brief(value, str).removeprefix("torch.")
+
+
 def _type_text(kind: type) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
@@ -129,6 +139,7 @@ class Signature:
 
     ``lead`` is the argument whose rank says whether a call is batched (``batched``: every call is), ``like`` the one
     whose kind the result has; a result that does not keep an integer image's kind is float32 for it.
+    ``chooses_dtype``: there is a keyword ``dtype`` for a result of another kind of float.
     """
 
     def __init__(
@@ -142,6 +153,7 @@ class Signature:
         batched: bool = False,
         keeps_integers: bool = True,
         sizes: Sizes | None = None,
+        chooses_dtype: bool = False,
     ) -> None:
         self.name = name
         self.arguments = tuple(arguments)
@@ -151,21 +163,24 @@ class Signature:
         self.always_batched = batched
         self.keeps_integers = keeps_integers
         self.sizes = sizes
+        self.chooses_dtype = chooses_dtype
         self._checked: dict[tuple[Any, ...], Call] = {}
 
-    def bind(self, values: Mapping[str, Any], sizes: Any = None) -> Call:
+    def bind(self, values: Mapping[str, Any], sizes: Any = None, dtype: Any = None) -> Call:
         """Check a forward call's arguments; ``sizes`` is what the caller gave for the signature's ``sizes``."""
-        return self._bound(self.name, values, self.sizes.checked(self.name, sizes) if self.sizes else None)
+        return self._bound(self.name, values, self.sizes.checked(self.name, sizes) if self.sizes else None, dtype)
 
-    def bind_vjp(self, values: Mapping[str, Any], grad: Any) -> Call:
-        """Check a backward call's arguments; ``grad`` has the result's shape."""
-        return self._bound(f"{self.name}_vjp", {**values, "grad": grad}, None, backward=True)
+    def bind_vjp(self, values: Mapping[str, Any], grad: Any, dtype: Any = None) -> Call:
+        """Check a backward call's arguments; ``grad`` has the result's shape and dtype."""
+        return self._bound(f"{self.name}_vjp", {**values, "grad": grad}, None, dtype, backward=True)
 
     def _bound(
-        self, op: str, values: Mapping[str, Any], sizes: Mapping[str, int] | None, backward: bool = False
+        self, op: str, values: Mapping[str, Any], sizes: Mapping[str, int] | None, dtype: Any, backward: bool = False
     ) -> Call:
+        if dtype is not None:
+            dtype = dtype_name(dtype)
         # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
-        key: list[Any] = [op]
+        key: list[Any] = [op, dtype]
         for value in values.values():
             try:
                 key += (type(value), value.dtype, value.shape)
@@ -177,10 +192,10 @@ class Signature:
         try:
             checked = self._checked.get(known)
         except TypeError:  # of an argument that isn't one
-            return Call(self, op, values, sizes, backward)
+            return Call(self, op, values, sizes, dtype, backward)
         if checked is not None:
             return checked.again(values)
-        call = Call(self, op, values, sizes, backward)
+        call = Call(self, op, values, sizes, dtype, backward)
         if call.mixed:  # which holds for this call alone
             return call
         if len(self._checked) >= _MOST_KNOWN:
@@ -203,12 +218,15 @@ class Call:
         op: str,
         values: Mapping[str, Any],
         sizes: Mapping[str, int] | None = None,
+        dtype: str | None = None,
         backward: bool = False,
     ) -> None:
         self.signature = signature
         self.op = op
         self.values = dict(values)
         self.sizes: dict[str, Any] = dict(sizes) if sizes else {}
+        if signature.chooses_dtype:
+            self.keywords = {"dtype": dtype}
         self._owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
         given = [a for a in signature.arguments if not (a.name == "xy" and self.values.get("xy") is None)]
         if backward:
@@ -287,6 +305,9 @@ class Call:
         self.mixed = False
         #: The kind of float that goes with the image: its own, or float32 beside integers.
         self.float_kind = "float32" if integer else base
+        chosen = self.keywords.get("dtype")
+        if chosen not in (None, base, *FLOATS):
+            raise TypeError(f"{self.op}: dtype must be {_listed(dict.fromkeys((*FLOATS, base)))}, got {chosen}.")
         self.kinds = kinds = {first.name: base}
         # A 16-bit image may have a grid and parameters in float32, and with such a grid the guide array too.
         mixable = first.role == "image" and base in _HALVES
@@ -296,6 +317,8 @@ class Call:
                 continue
             mixed = mixable and (a.role in ("grid", "parameter") or (a.role == "guide" and kinds["grid"] == "float32"))
             allowed = (base, "float32") if mixed else (self.float_kind,)
+            if a.role == "grad" and chosen in FLOATS:
+                allowed = (chosen,)
             value = self.values[a.name]
             if not a.axes and isinstance(value, _NUMBERS):
                 self.values[a.name] = value = self._number(a.name, value, parameter_kind)
@@ -454,7 +477,7 @@ class Call:
         for axis in self._axes(self.signature.result):
             shape.extend(sizes[axis] if axis == "*C" else (sizes[axis],))
         kind = self.kinds[self.signature.like] if self.signature.keeps_integers else self.float_kind
-        return tuple(shape), kind
+        return tuple(shape), self.keywords.get("dtype") or kind
 
     def _result(self, out: Any) -> Any:
         """Check ``out``, or allocate the result."""

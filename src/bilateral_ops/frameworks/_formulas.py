@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from .._signature import FLOATS
 from ..reference.numpy import LUMA
 
 Window = tuple[int, int, int, int]
@@ -60,8 +61,10 @@ def _working(*arrays: Any) -> str:
 
 def _computed(xp: Any, *arrays: Any) -> tuple[Any, ...]:
     """The arrays in the kind to compute in; integers span [0, 1]. None stays None."""
-    working = _working(*(array for array in arrays if array is not None))
+    return _computed_in(xp, _working(*(array for array in arrays if array is not None)), *arrays)
 
+
+def _computed_in(xp: Any, working: str, *arrays: Any) -> tuple[Any, ...]:
     def computed(array: Any) -> Any:
         if array is None:
             return None
@@ -280,11 +283,11 @@ def _averaged(xp: Any, pixels: Any, axis: int, count: int) -> Any:
     return (fetched * weight.reshape(*weight.shape, *[1] * (pixels.ndim - axis - 1))).sum(axis + 1)
 
 
-def resize_area(xp: Any, image: Any, *, size: Sequence[int]) -> Any:
-    (pixels,) = _computed(xp, image)
+def resize_area(xp: Any, image: Any, *, size: Sequence[int], dtype: str | None = None) -> Any:
+    (pixels,) = _computed_in(xp, "float64" if dtype == "float64" else _working(image), image)
     rows = pixels.ndim - 3
     result = _averaged(xp, _averaged(xp, pixels, rows, size[0]), rows + 1, size[1])
-    return _delivered(xp, result, image)
+    return _cast(xp, result, dtype) if dtype in FLOATS else _delivered(xp, result, image)
 
 
 FORMULAS: dict[str, Callable[..., Any]] = {

@@ -93,7 +93,7 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
     names = tuple(a.name for a in arguments if call.values.get(a.name) is not None)
     keywords = dict(call.keywords)
     sampling: dict[str, Any] = {}
-    if keywords:
+    if "window" in keywords:
         window = keywords["window"] or (0, 0, call.sizes["H"], call.sizes["W"])
         sampling = dict(zip(("top", "left", "full_height", "full_width"), window))
         sampling["align_corners"] = keywords["align_corners"]

@@ -184,7 +184,7 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
     if why == _FORWARD:
-        rounds = fields is None and signature.keeps_integers and call.kinds[signature.like] in INTEGERS
+        rounds = fields is None and call.result()[1] in INTEGERS
         if not rounds:
             return _by_formula_alone(call, given, fields, wrt)
         operator = operator.op  # a rounded result has no slope
@@ -430,7 +430,7 @@ def _by_formula(
 
 def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A formula's keywords, of a VJP's."""
-    keywords = {key: given[key] for key in ("window", "align_corners") if key in given}
+    keywords = {key: given[key] for key in ("window", "align_corners", "dtype") if key in given}
     if sizes := signature.sizes:
         batched = values[signature.lead.name].ndim == len(signature.lead.axes)
         first = signature.result.index(sizes.axes[0]) - (not batched)
@@ -442,12 +442,12 @@ def _define(operation: Any) -> None:
     """An operation and its VJP as operators that know each other."""
     name, signature = operation.name, operation.signature
     names = operation.arguments
-    sampling = _SAMPLING if "xy" in names else ()
+    keywords = (*(_SAMPLING if "xy" in names else ()), *(("str? dtype=None",) if signature.chooses_dtype else ()))
     tensors = [f"Tensor? {n}" if n == "xy" else f"Tensor {n}" for n in names]
     if signature.sizes:
-        declared = [*tensors, f"SymInt[] {signature.sizes.name}", *sampling]
+        declared = [*tensors, f"SymInt[] {signature.sizes.name}", *keywords]
     else:
-        declared = [f"{text}=None" if text == "Tensor? xy" else text for text in tensors] + [*sampling]
+        declared = [f"{text}=None" if text == "Tensor? xy" else text for text in tensors] + [*keywords]
 
     def compute_vjp(**values: Any) -> list[Any]:
         return [gradient for gradient in operation.vjp(**values) if gradient is not None]
@@ -455,7 +455,7 @@ def _define(operation: Any) -> None:
     forward = _Operator(name, declared, "Tensor", operation.function, lambda values: signature)
     vjp = _Operator(
         f"{name}_vjp",
-        [*tensors, "Tensor grad", *sampling, "str[]? wrt=None"],
+        [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"],
         "Tensor[]",
         compute_vjp,
         lambda values: signature,

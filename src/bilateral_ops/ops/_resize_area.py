@@ -11,6 +11,7 @@ SIGNATURE = Signature(
     lead="image",
     like="image",
     sizes=Sizes("size", ("h", "w")),
+    chooses_dtype=True,
 )
 
 # Shares of pixels are whole numbers below the product of the two sizes of an axis, kept in 64 bits.
@@ -23,7 +24,7 @@ class ResizeAreaGradients(NamedTuple):
     image: Any
 
 
-def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
     """Resize an image by exact averages over the area of every pixel of the result.
 
         out[n,i,j,c] = Σ_yx w(i,y;H,h) w(j,x;W,w) image[n,y,x,c]
@@ -38,13 +39,15 @@ def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
         The batch axis is optional. There may be no images and no channels, but not no rows or no columns.
     size : (h, w)
         Rows and columns of the result, 1 or more each, in pixels; larger or smaller than the image's.
+    dtype : float16 | bfloat16 | float32 | float64, or its name, optional
+        The result's dtype, where it is not to be the image's. Integers are then averages of v/255 or v/65535.
     out : array, optional
         Filled and returned; must not overlap the image, unless it is the same view.
 
     Returns
     -------
-    array (N, h, w, Ci), the image's dtype
-        Of an integer image the exact average, rounded to nearest even.
+    array (N, h, w, Ci), the image's dtype or ``dtype``
+        The exact average, rounded once: of an integer image to nearest even.
 
     Raises
     ------
@@ -56,16 +59,18 @@ def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
     Notes
     -----
     Gradients: :func:`resize_area_vjp`. Sums are kept in double and in a fixed order: the same bits for any number of
-    threads. NaN reaches the pixels whose area it has a share of, and no others.
+    threads, and results within half a unit in the last place, but for the rounding of double. NaN reaches the pixels whose area it has a share of, and no others.
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """
-    call = SIGNATURE.bind({"image": image}, size)
+    call = SIGNATURE.bind({"image": image}, size, dtype)
     _check(call)
     return call.forward(out, "resize_area_forward", image)
 
 
-def resize_area_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> ResizeAreaGradients:
+def resize_area_vjp(
+    image: Any, grad: Any, *, dtype: Any = None, wrt: Any = None, out: Any = None
+) -> ResizeAreaGradients:
     """Gradient of :func:`resize_area`.
 
         d_image[n,y,x,c] = Σ_ij w(i,y;H,h) w(j,x;W,w) grad[n,i,j,c]
@@ -78,6 +83,8 @@ def resize_area_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) 
         As given to :func:`resize_area`. Only its shape and dtype matter.
     grad : array (N, h, w, Ci), the result's dtype; float32 for an integer image
         Its shape says ``size``.
+    dtype : optional
+        As given to :func:`resize_area`.
     wrt : tuple of argument names, optional
         The gradients wanted; all by default.
     out : mapping from field to array, optional
@@ -101,7 +108,7 @@ def resize_area_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) 
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """
-    call = SIGNATURE.bind_vjp({"image": image}, grad)
+    call = SIGNATURE.bind_vjp({"image": image}, grad, dtype)
     _check(call)
 
     def fill(d: ResizeAreaGradients) -> None:

@@ -621,19 +621,25 @@ def _shares(xp: Any, size: int, count: int, kind: Any) -> Any:
     return (xp.maximum(overlap, 0) / size).astype(kind)
 
 
-def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
     """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci)."""
-    kind, xp = _working_kind(image), cupy.get_array_module(image)
+    wanted = np.dtype(image.dtype if dtype is None else dtype)
+    kind, xp = np.float64 if wanted == np.float64 else _working_kind(image), cupy.get_array_module(image)
     rows, columns = (_shares(xp, *sizes, kind) for sizes in zip(image.shape[-3:-1], size))
     result = xp.einsum("iy,...yxc->...ixc", rows, _read_image(image, kind))
-    return _deliver(xp.einsum("jx,...ixc->...ijc", columns, result), image.dtype, out)
+    return _deliver(xp.einsum("jx,...ixc->...ijc", columns, result), wanted, out)
 
 
 def resize_area_vjp(
-    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+    image: Any,
+    grad: Any,
+    *,
+    dtype: Any = None,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
 ) -> ResizeAreaGradients:
     """Gradient of ``resize_area``; grad (N,h,w,Ci)."""
-    kind, xp = _working_kind(image), cupy.get_array_module(image)
+    kind, xp = _working_kind(image, grad), cupy.get_array_module(image)
     rows, columns = (_shares(xp, *sizes, kind) for sizes in zip(image.shape[-3:-1], grad.shape[-3:-1]))
     result = xp.einsum("jx,...ijc->...ixc", columns, grad.astype(kind, copy=False))
     result = xp.einsum("iy,...ixc->...yxc", rows, result)

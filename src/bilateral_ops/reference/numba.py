@@ -1241,8 +1241,8 @@ def _cover(size: int, count: int, unit: int) -> tuple[Any, ...]:
 
 
 @_kernel
-def _areas(image, rows, columns, whole, out):
-    """Weighted sums of the pixels under each of ``out``; of integers divided by ``whole`` and rounded."""
+def _areas(image, rows, columns, whole, levels, out):
+    """Weighted sums of the pixels under each of ``out``, divided by ``whole`` and, as ``levels``, rounded."""
     first_row, end_row, top_weight, row_weight, bottom_weight = rows
     first_column, end_column, left_weight, column_weight, right_weight = columns
     count, height, width, channels = out.shape
@@ -1264,32 +1264,41 @@ def _areas(image, rows, columns, whole, out):
                     s += column_weight * sums[x, c]
                 if last > first_column[j]:
                     s += right_weight[j] * sums[last, c]
-                out[n, i, j, c] = np.rint(s / whole) if whole else s
+                out[n, i, j, c] = np.rint(s / whole) if levels else s / whole
 
 
-def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
     """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci)."""
     kind = _working_kind(image)
     pixels, _, top = _plain_image(image, kind)
     count, height, width, channels = pixels.shape
     shape = (*np.shape(image)[:-3], *size, channels)
-    result = _Result(shape, pixels.dtype, np.asarray(image).dtype, out, image)
+    stored = np.asarray(image).dtype
+    wanted = stored if dtype is None else np.dtype(dtype)
+    levels = bool(top) and wanted == stored
+    result = _Result(shape, stored if levels else np.result_type(wanted, np.float32), wanted, out, image)
     rows = _cover(height, size[0], 1 if top else height)
     columns = _cover(width, size[1], 1 if top else width)
-    _areas(pixels, rows, columns, float(height * width if top else 0), result.shaped(count, *size, channels))
+    whole = float(height * width * (1 if levels else top)) if top else 1.0
+    _areas(pixels, rows, columns, whole, levels, result.shaped(count, *size, channels))
     return result.deliver()
 
 
 def resize_area_vjp(
-    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+    image: Any,
+    grad: Any,
+    *,
+    dtype: Any = None,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
 ) -> ResizeAreaGradients:
     """Gradient of ``resize_area``: the sums of the incoming gradient's pixels over each pixel of the image."""
-    kind = _working_kind(image)
+    kind = _working_kind(image, grad)
     gradients = _targets({"image": image}, kind, wrt, out, grad)
     if "image" in gradients:
         incoming = _plain(grad, kind, 4)
         count, rows, columns, channels = incoming.shape
         height, width = np.shape(image)[-3:-1]
         covers = _cover(rows, height, height), _cover(columns, width, width)
-        _areas(incoming, *covers, 0.0, _target(gradients, "image", (count, height, width, channels), kind))
+        _areas(incoming, *covers, 1.0, False, _target(gradients, "image", (count, height, width, channels), kind))
     return _delivered(ResizeAreaGradients, gradients)

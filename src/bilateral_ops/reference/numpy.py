@@ -608,7 +608,7 @@ def _area_sums(image: Any, axis: int, count: int) -> Any:
     return np.moveaxis(result, 0, axis)
 
 
-def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
+def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
     """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci).
 
     out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H,  w(j,x) likewise
@@ -616,11 +616,19 @@ def resize_area(image: Any, size: tuple[int, int], *, out: Any = None) -> Any:
     height, width = np.shape(image)[-3:-1]
     # Levels of an integer image add up to whole numbers: the division is the only rounding before the last.
     result = _area_sums(_area_sums(_real(image), -3, size[0]), -2, size[1]) / (height * width)
-    return _deliver(np.rint(result).astype(np.asarray(image).dtype) if _is_integer(image) else result, out)
+    if _is_integer(image):
+        kind = np.asarray(image).dtype
+        result = np.rint(result).astype(kind) if dtype in (None, kind) else result / np.iinfo(kind).max
+    return _deliver(result, out)
 
 
 def resize_area_vjp(
-    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+    image: Any,
+    grad: Any,
+    *,
+    dtype: Any = None,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
 ) -> ResizeAreaGradients:
     """Gradient of ``resize_area``; grad (N,h,w,Ci): d image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]."""
     result = _real(grad)
