@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 import tracemalloc
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,21 @@ def test_the_networks_input_is_not_rounded() -> None:
         low = predictor.low_resolution(image)
         assert low.dtype == np.float32
         assert_near(low, reference.resize_area(in_floats(image), (48, 48)))
+
+
+def test_floats_beyond_white_are_warned_of() -> None:
+    predictor = Predictor(VARIANTS["curves"], weights_of(VARIANTS["curves"]))
+    image = image_of((90, 120), U8)
+    for call in (predictor, predictor.low_resolution):
+        with pytest.warns(
+            UserWarning, match=r"image must have floats in \[0, 1\], got averages up to \d+.*divide by"
+        ) as all:
+            call(image.astype(F64))
+        assert [warning.filename for warning in all] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for good in (image, image_of((90, 120), F64), 1.5 * image_of((90, 120), F32), np.full((9, 9, 3), np.nan, F32)):
+            predictor(good)
 
 
 def test_the_networks_input_takes_little_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .. import _core, resize_area
+from .. import resize_area
 from .._signature import FLOATS, INTEGERS, brief, real
 from ..frameworks._numpy import kind_of
 from ..ops._enhance import enhance
@@ -30,6 +31,8 @@ __all__ = ["Predictor"]
 _MARGIN = 16
 #: The model in the package.
 SHIPPED = Path(__file__).with_name("model.safetensors")
+#: Averages of floats beyond this are hardly of an image in [0, 1], highlights included.
+_BRIGHT = 2
 
 
 class Predictor:
@@ -77,7 +80,7 @@ class Predictor:
         Parameters
         ----------
         image : array (H, W, 3), uint8 | uint16 | float16 | bfloat16 | float32 | float64
-            Floats in [0, 1].
+            Floats in [0, 1]; a warning says where they are clearly not. May be empty.
         strength : float
             0 gives the image, 1 the network's result; others lie on the line through both.
         out : array, optional
@@ -88,7 +91,9 @@ class Predictor:
         array (H, W, 3), the image's dtype
             Integers are rounded to nearest even and saturated; floats are not clipped.
         """
-        return self.render(self.grid(self.low_resolution(image)), image, strength=strength, out=out)
+        image = _checked(image)
+        grid = self.grid(self._averages(image)) if image.size else np.zeros(self.config.grid_shape, np.float32)
+        return self.render(grid, image, strength=strength, out=out)
 
     @property
     def margin(self) -> int:
@@ -99,12 +104,23 @@ class Predictor:
         return 0 if self.config.scales == 1 else _MARGIN
 
     def low_resolution(self, image: Any) -> Any:
-        """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1]."""
-        image, side = _checked(image), self.config.net_input
-        if image.dtype == np.float64:
-            return resize_area(image, (side, side)).astype(np.float32)
-        low = np.empty((side, side, 3), np.float32)
-        _core.resize_area_forward(low, image)  # resize_area itself would round to the image's kind
+        """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1].
+
+        An image without pixels is a ``ValueError``.
+        """
+        image = _checked(image)
+        if not image.size:
+            raise ValueError(f"Predictor.low_resolution: image must have pixels to average, got shape {image.shape}.")
+        return self._averages(image)
+
+    def _averages(self, image: Any) -> Any:
+        low = resize_area(image, (self.config.net_input,) * 2, dtype=np.float32)
+        if kind_of(image) in FLOATS and (low > _BRIGHT).any():
+            warnings.warn(
+                f"Predictor: image must have floats in [0, 1], got averages up to {np.nanmax(low):.4g}; divide by the "
+                "number that stands for white, or pass integers.",
+                stacklevel=3,  # who called the method that calls this one
+            )
         return low
 
     def grid(self, low: Any) -> Any:
@@ -140,9 +156,10 @@ class Predictor:
             raise ValueError(f"Predictor.render: strength must be a finite number, got {brief(strength, str)}.")
         # At 0 and 1 exactly the one or the other.
         grid = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
-        if self.config.scales == 1:
+        if self.config.scales == 1 or not image.size:
             kind = np.float64 if image.dtype == np.float64 else np.float32
-            return enhance(grid.astype(kind, copy=False), self._guides[0][kind], image, window=window, out=out)
+            matrices = grid[..., -3:, :].astype(kind, copy=False)
+            return enhance(matrices, self._guides[0][kind], image, window=window, out=out)
         return self._render_scales(grid, image, window, out)
 
     def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:

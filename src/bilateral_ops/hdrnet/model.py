@@ -72,7 +72,7 @@ class HDRNet(Module):
     def low_resolution(self, image: torch.Tensor) -> torch.Tensor:
         """The network's input for an image (N, H, W, 3): exact averages, (N, S, S, 3)."""
         side = self.config.net_input
-        return resize_area(image, (side, side)).to(self.coefficients.prediction.weight.dtype)
+        return resize_area(image, (side, side), dtype=self.coefficients.prediction.weight.dtype)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if not image.is_floating_point():
