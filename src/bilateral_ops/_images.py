@@ -9,7 +9,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,10 @@ PROFILE = 16 << 20
 #: Bytes of rows that are worked on at a time where an image is taken in bands.
 BAND = 32 << 20
 
+#: Bytes of pixels that a byte of a file may stand for: by deflate, in a JPEG, and where areas of one colour, or those
+#: left out, take next to nothing. More than that is a header without its data.
+DEFLATED, JPEG, DENSEST = 1040, 1 << 16, 1 << 24
+
 #: Pixels of the longer side of either half of a comparison.
 COMPARED = 1920
 GAP = 8  # white pixels between its halves
@@ -34,6 +38,39 @@ T = TypeVar("T")
 
 class ImageError(Exception):
     """What is wrong with a file, in words that follow its name."""
+
+
+@contextmanager
+def reading(wrong: str) -> Iterator[None]:
+    """Whatever is raised while a file is read becomes an :class:`ImageError`: here and nowhere else.
+
+    Decoders raise what the damage happened to cause in them, in words about themselves: ``wrong`` is said instead. Only
+    the system and FFmpeg have words about the file (``strerror``).
+    """
+    try:
+        yield
+    except (ImageError, ImportError):
+        raise
+    except MemoryError as error:
+        raise ImageError("cannot be read (out of memory)") from error
+    except Exception as error:
+        if words := getattr(error, "strerror", None):
+            wrong = f"cannot be read ({words})"
+        elif "truncated" in str(error):
+            wrong = "is truncated"
+        raise ImageError(wrong) from error
+
+
+def check_size(height: int, width: int, samples: int = 1) -> None:
+    """What a file must have before anything is allocated for it."""
+    if min(height, width, samples) < 1:
+        raise ImageError("has no pixels")
+
+
+def check_data(held: int, densest: int, height: int, width: int, bits: int) -> None:
+    """Whether so many bytes can be an image of so many bits a pixel, where one stands for ``densest`` bytes at most."""
+    if height * width * bits > 8 * densest * held:
+        raise ImageError(f"is truncated: of its {width} × {height} pixels it has {held} bytes")
 
 
 def unit(image: Any) -> Any:
@@ -110,11 +147,11 @@ class Picture(ABC):
 
 def open_picture(path: Path) -> Picture:
     """Open an image file by what it holds, whatever its name is; an :class:`ImageError` where it is none of ours."""
-    try:
+    with reading("is damaged: its header cannot be read"):
         with path.open("rb") as file:
             head = file.read(16)
         if not head:
-            raise ImageError("is empty")
+            raise ImageError("is empty, and has no pixels")
         if head.startswith(b"\xff\xd8\xff"):
             return _Jpeg(path)
         if head.startswith(_PNG):
@@ -125,10 +162,6 @@ def open_picture(path: Path) -> Picture:
             from ._tiff import Tiff
 
             return Tiff(path)
-    except (ImageError, ImportError):
-        raise
-    except Exception as error:  # decoders raise whatever the damage happened to cause
-        raise ImageError(f"cannot be read ({reason(error)})") from error
     raise ImageError("is no JPEG, PNG, TIFF or WebP file")
 
 
@@ -224,9 +257,11 @@ class _Whole(Picture):
     """An image that is decoded and encoded at once."""
 
     metadata: Metadata
+    wrong = "is damaged: its pixels cannot be decoded"  # where they can't
     _decoded: Any = None
 
     def _shape(self, height: int, width: int, channels: int, dtype: Any) -> None:
+        check_size(height, width, channels)
         if self.metadata.orientation >= 5:
             height, width = width, height
         self.height, self.width, self.channels, self.dtype = height, width, channels, np.dtype(dtype)
@@ -237,10 +272,8 @@ class _Whole(Picture):
 
     def bands(self) -> Iterator[tuple[int, Any]]:
         if self._decoded is None:
-            try:
+            with reading(self.wrong):
                 self._decoded = self._decode()
-            except Exception as error:
-                raise ImageError(f"cannot be read to its end ({reason(error)})") from error
         yield 0, self._decoded
 
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
@@ -260,6 +293,8 @@ class _Pillow(_Whole):
     The plugins are called directly: ``Image.open`` adds its own limit on pixels, where ``fit`` has the user's.
     """
 
+    DENSEST = DENSEST
+
     def __init__(self, path: Path, plugin: Any) -> None:
         self.image = plugin(path)
         if getattr(self.image, "is_animated", False):
@@ -272,7 +307,9 @@ class _Pillow(_Whole):
         except KeyError:
             self.image.close()
             raise ImageError(f"has {self.image.mode} colours; convert it to RGB first") from None
-        self._shape(self.image.height, self.image.width, channels, np.uint8)
+        height, width = self.image.height, self.image.width
+        check_data(path.stat().st_size, self.DENSEST, height, width, 8 * channels)
+        self._shape(height, width, channels, np.uint8)
 
     @property
     def memory(self) -> int:
@@ -304,6 +341,8 @@ class _Pillow(_Whole):
 
 
 class _Jpeg(_Pillow):
+    DENSEST = JPEG
+
     def __init__(self, path: Path) -> None:
         from PIL import JpegImagePlugin
 
@@ -329,8 +368,12 @@ class _WebP(_Pillow):
     def __init__(self, path: Path) -> None:
         from PIL import WebPImagePlugin
 
-        self._lossless = b"VP8L" in (kind for kind, _ in _riff_chunks(path))
-        super().__init__(path, WebPImagePlugin.WebPImageFile)
+        chunks = list(_riff_chunks(path))
+        self._lossless = b"VP8L" in (kind for kind, _ in chunks)
+        if 12 + sum(8 + size + size % 2 for _, size in chunks) > path.stat().st_size:
+            self.wrong = "is truncated"
+        with reading(self.wrong):
+            super().__init__(path, WebPImagePlugin.WebPImageFile)
 
     def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
         options = {"lossless": True} if self._lossless else {"quality": quality or self.QUALITY}
@@ -363,7 +406,13 @@ class _Png(_Whole):
             raise ImageError("cannot be read (it has no header)")
         if b"acTL" in kinds:
             raise ImageError("is animated; enhance it as a video")
+        if kinds[-1:] != [b"IEND"]:
+            self.wrong = "is truncated"
         width, height, bits, colour = struct.unpack_from(">IIBB", self._chunks[0][1])
+        samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)
+        if samples is None:
+            raise ImageError(f"is damaged: it has colours of type {colour}, which PNG has not")
+        check_data(path.stat().st_size, DEFLATED, height, width, bits * samples)
         exif, xmp = (next((d for k, d in self._chunks if k == kind and d.startswith(p)), None) for kind, p in _PNG_META)
         self.metadata = Metadata(exif, xmp)
         alpha = colour in (4, 6) or b"tRNS" in kinds
@@ -371,8 +420,11 @@ class _Png(_Whole):
 
     @property
     def icc(self) -> bytes | None:
-        data = next((data for kind, data in self._chunks if kind == b"iCCP"), None)
-        return data and zlib.decompressobj().decompress(data[data.index(b"\0") + 2 :], PROFILE)
+        data = next((data for kind, data in self._chunks if kind == b"iCCP"), b"")
+        try:
+            return zlib.decompressobj().decompress(data[data.find(b"\0") + 2 :], PROFILE) or None
+        except zlib.error:  # damaged: it says nothing
+            return None
 
     def _decode(self) -> Any:
         import imagecodecs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +13,23 @@ from typing import Any
 import numpy as np
 
 from ._config import get_num_threads
-from ._images import BAND, ImageError, Picture, reason, size_of, turn
+from ._images import BAND, DEFLATED, DENSEST, ImageError, Picture, check_data, check_size, reading, size_of, turn
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
+LARGEST = 1 << 26  # pixels of a tile that is written as it was
 #: Tags that say nothing of how the pixels are stored, copied as they are: names, dates, XMP, IPTC, Photoshop, GeoTIFF.
 KEPT = (
     *(269, 270, 271, 272, 285, 305, 306, 315, 316, 700, 33432, 33723, 34377),
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),
 )
 EXIF, GPS = 34665, 34853
+#: Bytes that one stands for at most: none, LZW, deflate by both its numbers, PackBits.
+_DENSEST = {1: 1, 5: 4096, 8: DEFLATED, 32946: DEFLATED, 32773: 64}
 LOSSLESS = ("NONE", "LZW", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA")
 PREDICTED = ("LZW", "ADOBE_DEFLATE", "ZSTD", "LZMA")
+
+# What is damaged and left out tifffile tells its logger, which writes to standard error where nobody listens.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class Tiff(Picture):
@@ -31,42 +39,130 @@ class Tiff(Picture):
         import tifffile
 
         self.path = path
-        self._file = tifffile.TiffFile(path, _multifile=False)
+        with reading("is damaged: its directory cannot be read"):
+            self._file = tifffile.TiffFile(path, _multifile=False)
         try:
-            self._page: Any = self._file.pages[0]
-            self._check()
+            with reading("is damaged: its directory cannot be read"):
+                self._page: Any = self._file.pages[0]
+                self._check_pages()
+                self._check()
+                self._check_data()
+                self._read_tags()
         except BaseException:
             self._file.close()
             raise
         page: Any = self._page
         stored_height, stored_width = page.imagelength, page.imagewidth
         self._turned = stored_height, stored_width, page.samplesperpixel
-        tag = page.tags.get(274)
-        self._orientation = int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
         upright = (stored_width, stored_height) if self._orientation >= 5 else (stored_height, stored_width)
         self.height, self.width = upright
         palette = page.photometric.name == "PALETTE"
         self.channels = 3 if palette else page.samplesperpixel
         self.colours = 3 if self._photometric == "rgb" else 1
         self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
-        self._premultiplied = self.colours == 3 and self.channels > 3 and [*map(int, page.extrasamples)][:1] == [1]
+        self._premultiplied = self.colours == 3 and self.channels > 3 and self._extra[:1] == [1]
         self._rows = self.height  # of a band
         self._decoded: Any = None
 
-    def _check(self) -> None:
-        page = self._page
-        others = [p for p in list(self._file.pages)[1:] if not int(getattr(p.aspage(), "subfiletype", 0)) & 1]
+    def _check_pages(self) -> None:
+        with reading("is damaged: its directories after the first cannot be read"):
+            pages = [page.aspage() for page in list(self._file.pages)[1:]]
+            others = [page for page in pages if not int(getattr(page, "subfiletype", 0)) & 1]
         if others:
             raise ImageError(f"has {len(others) + 1} pages; split it into files of one")
-        photometric, samples = page.photometric.name, page.samplesperpixel
+
+    def _check(self) -> None:
+        """The tags that say how pixels are stored, before anything is made of them."""
+        from tifffile import TIFF
+
+        page = self._page
+        for name, value in self._sizes.items():
+            if not isinstance(value, int):
+                raise ImageError(f"is damaged: its {name} is no whole number")
+        photometric, samples = _name(page.photometric), page.samplesperpixel
+        check_size(page.imagelength, page.imagewidth, samples)
         wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(photometric)
-        jpeg = page.compression.name in ("JPEG", "OJPEG")
+        jpeg = _name(page.compression) in ("JPEG", "OJPEG")
         if wanted is None or samples < wanted or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
             raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
         if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
             kind = "unknown" if page.dtype is None else page.dtype.name
             raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
+        if page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS:
+            raise ImageError(f"has compression {_name(page.compression)}, which cannot be read")
+        image = page.compression in TIFF.IMAGE_COMPRESSIONS
+        if page.predictor != 1 and page.predictor not in TIFF.UNPREDICTORS and not image:
+            raise ImageError(f"has predictor {_name(page.predictor)}, which cannot be read")
+        if page.planarconfig not in (1, 2) and samples > 1:
+            raise ImageError(f"is damaged: its PlanarConfiguration is {page.planarconfig:d}")
+        if photometric == "PALETTE" and np.shape(page.colormap)[:1] != (3,):
+            raise ImageError("is damaged: its palette has no ColorMap")
         self._photometric = "rgb" if wanted == 3 or photometric == "PALETTE" else "minisblack"
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        """Tags that must be whole numbers, and how far tiles or strips reach at the end."""
+        page = self._page
+        image = {
+            "ImageWidth": page.imagewidth,
+            "ImageLength": page.imagelength,
+            "ImageDepth": page.imagedepth,
+            "SamplesPerPixel": page.samplesperpixel,
+            "PlanarConfiguration": page.planarconfig,
+        }
+        tiles = {"TileWidth": page.tilewidth, "TileLength": page.tilelength}
+        return image | (tiles if page.is_tiled else {"RowsPerStrip": page.rowsperstrip})
+
+    def _check_data(self) -> None:
+        """The strips or tiles: as many as the image takes, all of them in the file, and enough in them."""
+        page = self._page
+        kind = "tiles" if page.is_tiled else "strips"
+        offsets, counts = tuple(page.dataoffsets), tuple(page.databytecounts)
+        found = min(len(offsets), len(counts))
+        if not found:
+            raise ImageError(f"has no pixels: it has no {kind}")
+        if not set(map(type, (*offsets, *counts))) <= {int}:
+            raise ImageError(f"is damaged: its {kind} do not begin and end at whole numbers")
+        if self._plain:
+            needed, counts = 1, (self._bits // 8 * page.imagewidth * page.imagelength,)
+        else:
+            for name, size in self._sizes.items():
+                if size < 1:
+                    raise ImageError(f"is damaged: its {name} is {size}")
+            needed = math.prod(self._segments)
+        if found < needed:
+            raise ImageError(f"is damaged: it has {found} of the {needed} {kind} of its pixels")
+        held = [(offset, count) for offset, count in zip(offsets[:needed], counts) if count]
+        if any(offset < 0 or count < 0 for offset, count in held):
+            raise ImageError(f"is damaged: its {kind} lie outside the file")
+        size = self.path.stat().st_size
+        if any(offset + count > size for offset, count in held):
+            raise ImageError("is truncated")
+        sparse = len(held) < needed  # what isn't stored is zero
+        densest = DENSEST if sparse else _DENSEST.get(int(page.compression), DENSEST)
+        bytes_held = size if sparse else sum(count for _, count in held)
+        check_data(bytes_held, densest, page.imagelength, page.imagewidth, self._bits)
+
+    @property
+    def _bits(self) -> int:
+        """Of a pixel."""
+        bits = self._page.bitspersample
+        return int(sum(bits) if isinstance(bits, tuple) else bits * self._page.samplesperpixel)
+
+    @property
+    def _segments(self) -> tuple[int, int, int]:
+        """How many planes of how many tiles or strips down and across are stored."""
+        page = self._page
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
+        return planes, -(-page.imagelength // self._segment_rows), across
+
+    def _read_tags(self) -> None:
+        """What is written again as it was."""
+        page = self._page
+        orientation = page.tags.valueof(274)
+        self._orientation = int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+        self._extra = [*map(int, page.extrasamples)]
 
     # --- how much at a time
 
@@ -95,7 +191,8 @@ class Tiff(Picture):
 
     @property
     def _segment_rows(self) -> int:
-        return int(self._page.chunks[0] if self._page.is_tiled else min(self._page.rowsperstrip, self._turned[0]))
+        page = self._page
+        return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
 
     @property
     def _plain(self) -> bool:
@@ -105,7 +202,11 @@ class Tiff(Picture):
 
     def _tile(self) -> tuple[int, int]:
         page = self._page
-        if page.is_tiled and not (page.tilelength % 16 or page.tilewidth % 16):
+        if (
+            page.is_tiled
+            and not (page.tilelength % 16 or page.tilewidth % 16)
+            and page.tilelength * page.tilewidth <= LARGEST
+        ):
             return page.tilelength, page.tilewidth
         return TILE, TILE
 
@@ -132,7 +233,7 @@ class Tiff(Picture):
     def _bands(self) -> Iterator[tuple[int, Any]]:
         """The stored rows, cut anew, as many at a time as are wanted."""
         height, width, _ = self._turned
-        try:
+        with reading("is damaged: its pixels cannot be decoded"):
             band, filled, top = None, 0, 0
             for stored in self._stored():
                 while len(stored):
@@ -144,10 +245,6 @@ class Tiff(Picture):
                     if filled == len(band):
                         yield top, band
                         band, filled, top = None, 0, top + filled
-        except ImageError:
-            raise
-        except Exception as error:
-            raise ImageError(f"cannot be read to its end ({reason(error)})") from error
 
     def _plainly(self, stored: Any) -> Any:
         """Grey from black up, and a palette's colours."""
@@ -174,14 +271,10 @@ class Tiff(Picture):
             for top in range(0, height, self._rows):
                 count = min(self._rows, height - top)
                 data = file.read(count * row * kind.itemsize)
-                if len(data) != count * row * kind.itemsize:
-                    raise ImageError("is truncated")
                 yield np.frombuffer(data, kind).reshape(count, width, samples)
             return
         rows = self._segment_rows
-        planes = samples if page.planarconfig == 2 else 1
-        across = -(-width // page.tilewidth) if page.is_tiled else 1
-        down = -(-height // rows)
+        planes, down, across = self._segments
 
         def decoded(index: int) -> Any:
             return page.decode(data[index], index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
@@ -208,8 +301,6 @@ class Tiff(Picture):
             return None
         file.seek(self._page.dataoffsets[index])
         data: bytes = file.read(count)
-        if len(data) != count:
-            raise ImageError("is truncated")
         return data
 
     # --- writing
@@ -229,7 +320,7 @@ class Tiff(Picture):
             if name not in LOSSLESS or (page.predictor != 1 and name in PREDICTED):
                 options["predictor"] = True
         if self.channels > self.colours:
-            given = [int(kind) for kind in page.extrasamples][: self.channels - self.colours]
+            given = self._extra[: self.channels - self.colours]
             options["extrasamples"] = given + [0] * (self.channels - self.colours - len(given))
         if (x := page.tags.get(282)) is not None and (y := page.tags.get(283)) is not None:
             resolution = (x.value, y.value) if self._orientation < 5 else (y.value, x.value)
@@ -303,6 +394,11 @@ class Tiff(Picture):
                 target.write(copied.tobytes(end))
                 target.seek(_entry(target, code)[0])
                 target.write(struct.pack("<I", end))
+
+
+def _name(value: Any) -> str:
+    """Of a number that a tag has one for; the number itself, if the format has no such name."""
+    return str(getattr(value, "name", value))
 
 
 def _divided(pixels: Any) -> Any:
