@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields
@@ -226,18 +227,20 @@ def _enhance(options: argparse.Namespace) -> bool:
 
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is begun is cleared away
     try:
-        results = enhance_files(
-            options.inputs,
-            options.out,
-            model=options.model,
-            strength=options.strength,
-            compare=options.compare,
-            overwrite=options.overwrite,
-            memory_limit=options.memory_limit,
-            quality=options.quality,
-            video=VideoOptions(options.smoothing, options.codec, options.crf),
-            progress=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file's line says what is wrong with it
+            results = enhance_files(
+                options.inputs,
+                options.out,
+                model=options.model,
+                strength=options.strength,
+                compare=options.compare,
+                overwrite=options.overwrite,
+                memory_limit=options.memory_limit,
+                quality=options.quality,
+                video=VideoOptions(options.smoothing, options.codec, options.crf),
+                progress=True,
+            )
     except EnhanceError as error:
         raise SystemExit(_stop(f"enhance: {error}.")) from None
     finally:

@@ -16,15 +16,15 @@ from ._config import get_num_threads
 from ._images import BAND, DEFLATED, DENSEST, ImageError, Picture, check_data, check_size, reading, size_of, turn
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
-LARGEST = 1 << 26  # pixels of a tile that is written as it was
+LARGEST = 8192  # side of a tile that is written as it was
 #: Tags that say nothing of how the pixels are stored, copied as they are: names, dates, XMP, IPTC, Photoshop, GeoTIFF.
 KEPT = (
     *(269, 270, 271, 272, 285, 305, 306, 315, 316, 700, 33432, 33723, 34377),
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),
 )
 EXIF, GPS = 34665, 34853
-#: Bytes that one stands for at most: none, LZW, deflate by both its numbers, PackBits.
-_DENSEST = {1: 1, 5: 4096, 8: DEFLATED, 32946: DEFLATED, 32773: 64}
+#: Bytes that one stands for at most: none, LZW, deflate by both its numbers, PackBits, Zstandard by both.
+_DENSEST = {1: 1, 5: 4096, 8: DEFLATED, 32946: DEFLATED, 32773: 64, 34926: 1 << 16, 50000: 1 << 16}
 LOSSLESS = ("NONE", "LZW", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA")
 PREDICTED = ("LZW", "ADOBE_DEFLATE", "ZSTD", "LZMA")
 
@@ -73,45 +73,50 @@ class Tiff(Picture):
 
     def _check(self) -> None:
         """The tags that say how pixels are stored, before anything is made of them."""
-        from tifffile import TIFF
+        from tifffile import COMPRESSION, PHOTOMETRIC, PREDICTOR, TIFF
 
         page = self._page
-        for name, value in self._sizes.items():
+        sizes = {"TileWidth": page.tilewidth, "TileLength": page.tilelength}
+        if not page.is_tiled:
+            sizes = {"RowsPerStrip": page.rowsperstrip}
+        numbers = {
+            "ImageWidth": page.imagewidth,
+            "ImageLength": page.imagelength,
+            "ImageDepth": page.imagedepth,
+            "SamplesPerPixel": page.samplesperpixel,
+            "PlanarConfiguration": page.planarconfig,
+            "PhotometricInterpretation": page.photometric,
+            "Compression": page.compression,
+            "Predictor": page.predictor,
+        }
+        for name, value in (numbers | sizes).items():
             if not isinstance(value, int):
                 raise ImageError(f"is damaged: its {name} is no whole number")
-        photometric, samples = _name(page.photometric), page.samplesperpixel
+        photometric, samples = _name(PHOTOMETRIC, page.photometric), page.samplesperpixel
         check_size(page.imagelength, page.imagewidth, samples)
         wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(photometric)
-        jpeg = _name(page.compression) in ("JPEG", "OJPEG")
+        self._compression = _name(COMPRESSION, page.compression)
+        jpeg = self._compression in ("JPEG", "OJPEG")
+        if 262 not in page.tags:
+            raise ImageError("is damaged: it has no PhotometricInterpretation")
         if wanted is None or samples < wanted or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
             raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
         if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
             kind = "unknown" if page.dtype is None else page.dtype.name
             raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
         if page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS:
-            raise ImageError(f"has compression {_name(page.compression)}, which cannot be read")
+            raise ImageError(f"has compression {self._compression}, which cannot be read")
         image = page.compression in TIFF.IMAGE_COMPRESSIONS
         if page.predictor != 1 and page.predictor not in TIFF.UNPREDICTORS and not image:
-            raise ImageError(f"has predictor {_name(page.predictor)}, which cannot be read")
+            raise ImageError(f"has predictor {_name(PREDICTOR, page.predictor)}, which cannot be read")
         if page.planarconfig not in (1, 2) and samples > 1:
             raise ImageError(f"is damaged: its PlanarConfiguration is {page.planarconfig:d}")
+        for name, size in sizes.items():
+            if size < 1 and not self._plain:
+                raise ImageError(f"is damaged: its {name} is {size}")
         if photometric == "PALETTE" and np.shape(page.colormap)[:1] != (3,):
             raise ImageError("is damaged: its palette has no ColorMap")
         self._photometric = "rgb" if wanted == 3 or photometric == "PALETTE" else "minisblack"
-
-    @property
-    def _sizes(self) -> dict[str, Any]:
-        """Tags that must be whole numbers, and how far tiles or strips reach at the end."""
-        page = self._page
-        image = {
-            "ImageWidth": page.imagewidth,
-            "ImageLength": page.imagelength,
-            "ImageDepth": page.imagedepth,
-            "SamplesPerPixel": page.samplesperpixel,
-            "PlanarConfiguration": page.planarconfig,
-        }
-        tiles = {"TileWidth": page.tilewidth, "TileLength": page.tilelength}
-        return image | (tiles if page.is_tiled else {"RowsPerStrip": page.rowsperstrip})
 
     def _check_data(self) -> None:
         """The strips or tiles: as many as the image takes, all of them in the file, and enough in them."""
@@ -126,9 +131,6 @@ class Tiff(Picture):
         if self._plain:
             needed, counts = 1, (self._bits // 8 * page.imagewidth * page.imagelength,)
         else:
-            for name, size in self._sizes.items():
-                if size < 1:
-                    raise ImageError(f"is damaged: its {name} is {size}")
             needed = math.prod(self._segments)
         if found < needed:
             raise ImageError(f"is damaged: it has {found} of the {needed} {kind} of its pixels")
@@ -162,7 +164,10 @@ class Tiff(Picture):
         page = self._page
         orientation = page.tags.valueof(274)
         self._orientation = int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
-        self._extra = [*map(int, page.extrasamples)]
+        self._extra = [kind if kind in (0, 1, 2) else 0 for kind in map(int, page.extrasamples)]
+        x, y, unit = (page.tags.valueof(code, default) for code, default in ((282, None), (283, None), (296, 2)))
+        rational = all(isinstance(value, tuple) and len(value) == 2 and value[1] > 0 for value in (x, y))
+        self._resolution = (x, y, int(unit)) if rational and unit in (1, 2, 3) else None  # damaged, it says nothing
 
     # --- how much at a time
 
@@ -202,11 +207,8 @@ class Tiff(Picture):
 
     def _tile(self) -> tuple[int, int]:
         page = self._page
-        if (
-            page.is_tiled
-            and not (page.tilelength % 16 or page.tilewidth % 16)
-            and page.tilelength * page.tilewidth <= LARGEST
-        ):
+        sides = (page.tilelength, page.tilewidth) if page.is_tiled else ()
+        if sides and not any(side % 16 or side > LARGEST for side in sides):
             return page.tilelength, page.tilewidth
         return TILE, TILE
 
@@ -309,7 +311,7 @@ class Tiff(Picture):
         import tifffile
 
         page = self._page
-        name = page.compression.name
+        name = self._compression
         name = {"DEFLATE": "ADOBE_DEFLATE", "OJPEG": "JPEG"}.get(name, name)
         lossy = name in ("JPEG", "WEBP") and self.dtype == np.uint8 and self.channels in (1, 3)
         options: dict[str, Any] = {}
@@ -322,10 +324,12 @@ class Tiff(Picture):
         if self.channels > self.colours:
             given = self._extra[: self.channels - self.colours]
             options["extrasamples"] = given + [0] * (self.channels - self.colours - len(given))
-        if (x := page.tags.get(282)) is not None and (y := page.tags.get(283)) is not None:
-            resolution = (x.value, y.value) if self._orientation < 5 else (y.value, x.value)
-            options |= {"resolution": resolution, "resolutionunit": int(page.resolutionunit)}
-        ifds = [code for code in (EXIF, GPS) if code in page.tags]
+        if self._resolution:
+            x, y, resolution_unit = self._resolution
+            resolution = (x, y) if self._orientation < 5 else (y, x)
+            options |= {"resolution": resolution, "resolutionunit": resolution_unit}
+        big = self._file.is_bigtiff or self.nbytes > 0xF0000000
+        ifds = self._ifds(big)
         extra = [(t.code, int(t.dtype), t.count, t.value, True) for c in KEPT if (t := page.tags.get(c)) is not None]
         extra = [(c, d, 0 if isinstance(v, str) else n, _encoded(v), once) for c, d, n, v, once in extra]
         extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
@@ -341,7 +345,6 @@ class Tiff(Picture):
             options["tile"] = self._tile()
             data = self._tiles(bands)
         options |= {"shape": shape if self.channels > 1 else shape[:2], "dtype": self.dtype}
-        big = self._file.is_bigtiff or self.nbytes > 0xF0000000
         with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as writer:
             writer.write(
                 data,
@@ -356,7 +359,7 @@ class Tiff(Picture):
                 **options,
             )
         if ifds:
-            self._copy_ifds(path, ifds, big)
+            _append(path, ifds)
 
     def _tiles(self, bands: Iterable[tuple[int, Any]]) -> Iterator[Any]:
         height, width = self._tile()
@@ -373,32 +376,45 @@ class Tiff(Picture):
             pixels = _multiplied(pixels)
         return pixels if self.channels > 1 else pixels[..., 0]
 
-    def _copy_ifds(self, path: Path, codes: list[int], big: bool) -> None:
-        """EXIF and GPS, which tifffile can't write: put after all else, where the tags made for them then point."""
+    def _ifds(self, big: bool) -> dict[int, Any]:
+        """EXIF and GPS, ready to be written again."""
         from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-        with self.path.open("rb") as source, path.open("r+b") as target:
-            head = target.read(16)
-            for code in codes:
-                source.seek(0)
-                found: Any = ImageFileDirectory_v2(_header(source.read(16)), group=code)
+        made = {}
+        with (
+            reading("is damaged: its EXIF or GPS directory cannot be read"),
+            self.path.open("rb") as source,
+        ):
+            head = source.read(16)
+            for code in (EXIF, GPS):
+                if code not in self._page.tags:
+                    continue
+                found: Any = ImageFileDirectory_v2(_header(head), group=code)
                 source.seek(_entry(source, code)[1])
                 found.load(source)
-                copied: Any = ImageFileDirectory_v2(_header(head), group=code)
+                made[code] = copied = ImageFileDirectory_v2(_header(_HEAD[big]), group=code)
                 for tag in found:
                     if tag != 40965:  # interoperability, a directory of its own
                         copied.tagtype[tag] = found.tagtype[tag]
                         copied[tag] = found[tag]
-                end = target.seek(0, 2)
-                end += target.write(b"\0" * (end % 2))
-                target.write(copied.tobytes(end))
-                target.seek(_entry(target, code)[0])
-                target.write(struct.pack("<I", end))
+                copied.tobytes(0)  # tried before anything is written
+        return made
 
 
-def _name(value: Any) -> str:
-    """Of a number that a tag has one for; the number itself, if the format has no such name."""
-    return str(getattr(value, "name", value))
+def _append(path: Path, ifds: dict[int, Any]) -> None:
+    """EXIF and GPS, which tifffile can't write: put after all else, where the tags made for them then point."""
+    with path.open("r+b") as target:
+        for code, copied in ifds.items():
+            end = target.seek(0, 2)
+            end += target.write(b"\0" * (end % 2))
+            target.write(copied.tobytes(end))
+            target.seek(_entry(target, code)[0])
+            target.write(struct.pack("<I", end))
+
+
+def _name(kinds: Any, value: Any) -> str:
+    """What the format calls a tag's number, if anything."""
+    return str(next((kind.name for kind in kinds if kind == value), f"unknown ({value:d})"))
 
 
 def _divided(pixels: Any) -> Any:
@@ -419,6 +435,10 @@ def _with_colours(pixels: Any, colour: Any, top: int) -> Any:
     pixels = pixels.copy()
     pixels[..., :3] = np.rint(np.clip(colour, 0, top)) if pixels.dtype.kind == "u" else colour
     return pixels
+
+
+#: How a file begins, and one of 64-bit offsets.
+_HEAD = (b"II*\0" + bytes(12), b"II+\0\x08" + bytes(11))
 
 
 def _header(head: bytes) -> bytes:
