@@ -225,7 +225,18 @@ def _size(text: str) -> int:
 def _enhance(options: argparse.Namespace) -> bool:
     from .hdrnet._files import EnhanceError, VideoOptions, enhance_files, report
 
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is begun is cleared away
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # What a shell has its background jobs ignore stays ignored.
+    before = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+
+    def end(number: int, _: Any) -> None:
+        """Clear away what is begun, once the calls under way are over; a second signal doesn't wait for them."""
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    for number in before:
+        signal.signal(number, end)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a file's line says what is wrong with it
@@ -244,7 +255,8 @@ def _enhance(options: argparse.Namespace) -> bool:
     except EnhanceError as error:
         raise SystemExit(_stop(f"enhance: {error}.")) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(report(results))
     return all(result.error is None for result in results)
 

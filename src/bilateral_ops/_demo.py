@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _fit, _gradcheck
 from ._config import get_num_threads
-from ._images import psnr
+from ._images import ImageError, check_empty, check_size, psnr, reading
 from .hdrnet import Predictor
 from .hdrnet._edits import LUMA, clahe
 from .ops import OPERATIONS
@@ -256,34 +256,41 @@ def _default_photo() -> tuple[Any, str]:
 
 def _read(photo: str) -> Any:
     """A photograph file as uint8 RGB: turned upright, grey made RGB, transparency dropped, 16 bits cut to 8."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     path = Path(photo)
     if not path.exists():
         raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, but there is none.")
     if path.is_dir():
         raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, which is a folder.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):
-            pixels = np.asarray(image).astype(np.int64)
-            grey = (np.clip(pixels, 0, 65535) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., np.newaxis], 3, axis=-1)
-        if image.mode == "F":
-            raise DemoError(f"demo: PHOTO must have 8 or 16 bits a channel, got {photo!r}, which has floats.")
-        # By way of RGBA, as a palette may hold transparent entries.
-        if image.mode == "P":
-            image = image.convert("RGBA")
-        return np.array(image.convert("RGB"))
+        with warnings.catch_warnings(), reading("is damaged"):
+            warnings.simplefilter("ignore")  # the sentence says what is wrong
+            return _decoded(path)
+    except ImageError as error:
+        raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, which {error}.") from None
+
+
+def _decoded(path: Path) -> Any:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    check_empty(path)
+    try:
+        with Image.open(path) as file:
+            check_size(file.height, file.width)
+            image = ImageOps.exif_transpose(file)
     except Image.DecompressionBombError:
-        raise DemoError(f"demo: PHOTO must have fewer pixels than {photo!r}, which Pillow refuses to open.") from None
+        raise ImageError("has more pixels than Pillow opens") from None
     except UnidentifiedImageError:
-        raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, whose format is not known.") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise DemoError(f"demo: PHOTO must be an image file, got {photo!r} ({_why(error)}).") from None
+        raise ImageError("is of no format that is known") from None
+    if image.mode == "F":
+        raise ImageError("has floats; it must have 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image).astype(np.int64)
+        grey = (np.clip(pixels, 0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., np.newaxis], 3, axis=-1)
+    # By way of RGBA, as a palette may hold transparent entries.
+    if image.mode == "P":
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
 
 
 def _bytes(photo: Any) -> Any:

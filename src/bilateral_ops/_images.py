@@ -33,6 +33,8 @@ DEFLATED, JPEG, DENSEST = 1040, 1 << 16, 1 << 24
 COMPARED = 1920
 GAP = 8  # white pixels between its halves
 
+DAMAGED = "is damaged: its pixels cannot be decoded"
+
 T = TypeVar("T")
 
 
@@ -59,6 +61,12 @@ def reading(wrong: str) -> Iterator[None]:
         elif "truncated" in str(error):
             wrong = "is truncated"
         raise ImageError(wrong) from error
+
+
+def check_empty(path: Path) -> None:
+    """A file of no bytes, which decoders have many words for."""
+    if path.stat().st_size == 0:
+        raise ImageError("is empty and has no pixels")
 
 
 def check_size(height: int, width: int, samples: int = 1) -> None:
@@ -148,10 +156,9 @@ class Picture(ABC):
 def open_picture(path: Path) -> Picture:
     """Open an image file by what it holds, whatever its name is; an :class:`ImageError` where it is none of ours."""
     with reading("is damaged: its header cannot be read"):
+        check_empty(path)
         with path.open("rb") as file:
             head = file.read(16)
-        if not head:
-            raise ImageError("is empty, and has no pixels")
         if head.startswith(b"\xff\xd8\xff"):
             return _Jpeg(path)
         if head.startswith(_PNG):
@@ -167,7 +174,7 @@ def open_picture(path: Path) -> Picture:
 
 def read(path: Path) -> Any:
     """The upright image as RGB (H, W, 3), uint8, uint16 or floating point; grey is repeated, alpha left out."""
-    with closing(open_picture(path)) as picture:
+    with reading(DAMAGED), closing(open_picture(path)) as picture:
         ((_, pixels),) = picture.bands()
         return np.ascontiguousarray(colours(picture, pixels))
 
@@ -257,7 +264,7 @@ class _Whole(Picture):
     """An image that is decoded and encoded at once."""
 
     metadata: Metadata
-    wrong = "is damaged: its pixels cannot be decoded"  # where they can't
+    wrong = DAMAGED  # what is said where it cannot be decoded
     _decoded: Any = None
 
     def _shape(self, height: int, width: int, channels: int, dtype: Any) -> None:

@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 
 from ._config import get_num_threads
-from ._images import BAND, DEFLATED, DENSEST, ImageError, Picture, check_data, check_size, reading, size_of, turn
+from ._images import (
+    BAND,
+    DAMAGED,
+    DEFLATED,
+    DENSEST,
+    ImageError,
+    Picture,
+    check_data,
+    check_size,
+    reading,
+    size_of,
+    turn,
+)
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 LARGEST = 8192  # side of a tile that is written as it was
@@ -235,7 +247,7 @@ class Tiff(Picture):
     def _bands(self) -> Iterator[tuple[int, Any]]:
         """The stored rows, cut anew, as many at a time as are wanted."""
         height, width, _ = self._turned
-        with reading("is damaged: its pixels cannot be decoded"):
+        with reading(DAMAGED):
             band, filled, top = None, 0, 0
             for stored in self._stored():
                 while len(stored):

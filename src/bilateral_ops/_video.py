@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._images import ImageError, ahead, reason, write_comparison
+from ._images import ImageError, ahead, check_empty, check_size, reading, reason, write_comparison
 
 #: The mean difference of two low-resolution frames from which they are of two scenes: of values in [0, 1], about what
 #: scene detectors take for a cut; camera moves and lights stay below a half of it.
@@ -76,8 +76,11 @@ def enhance_video(
     """
     import av
 
+    with reading("is damaged: its header cannot be read"):
+        check_empty(source)
+        given = av.open(str(source))
     try:
-        with av.open(str(source)) as given, av.open(str(target), "w", format=_format(suffix)) as made:
+        with given, av.open(str(target), "w", format=_format(suffix)) as made:
             if not given.streams.video:
                 raise ImageError("has no video in it")
             transcoding = _Transcoding(given, made, suffix, predictor, strength, options)
@@ -102,13 +105,16 @@ class _Transcoding:
         self.given, self.made, self.suffix = given, made, suffix
         self.predictor, self.strength = predictor, strength
         self.options = options
-        self.video = given.streams.best("video")
-        self.video.thread_type = "AUTO"
+        with reading("is damaged: its header cannot be read"):
+            self.video = given.streams.best("video")
+            if self.video is None or self.video.codec_context is None:
+                raise ImageError("has a video that no decoder is known for")
+            self.video.thread_type = "AUTO"
+            self.duration = _duration(given, self.video)
         self.encoder: Any = None
         self.smoother = Smoother(options.smoothing)
         self.copied: dict[int, Any] = {}
         self.waiting: list[Any] = []  # packets that came before the first frame was written
-        self.duration = _duration(given, self.video)
         self.start: float | None = None  # seconds of the first frame
         self.shown: Any = None  # the last frame of the first half, before and after
 
@@ -135,7 +141,7 @@ class _Transcoding:
             yield pixels.shape[0] * pixels.shape[1], part - done
             done = part
         if last is None:
-            raise ImageError("has no frame that can be decoded")
+            raise ImageError("has no pixels: none of its frames can be decoded")
         rate = float(self.video.average_rate or 25)
         missing = self.duration - (last + 1 / rate)
         if missing > max(MISSING, 2 / rate):
@@ -146,18 +152,20 @@ class _Transcoding:
     # --- frames and packets as they come
 
     def _decoded(self) -> Iterator[tuple[str, Any, Any]]:
-        rate, frames = self.video.average_rate or 25, 0
-        deep = "rgb48le" if _bits(self.video) > 8 else "rgb24"
-        for packet in self.given.demux():
-            if packet.stream.index == self.video.index:
-                for frame in packet.decode():
-                    if frame.pts is None or self.given.format.name == "avi":  # which has no times, but a rate
-                        frame.time_base = self.video.time_base
-                        frame.pts = round(frames / rate / frame.time_base)
-                    frames += 1
-                    yield "frame", frame, _upright(frame.to_ndarray(format=deep), frame.rotation)
-            elif packet.dts is not None and packet.stream.type in COPIED:
-                yield "packet", packet, None
+        with reading("is damaged: its frames cannot be decoded"):
+            rate, frames = self.video.average_rate or 25, 0
+            deep = "rgb48le" if _bits(self.video) > 8 else "rgb24"
+            for packet in self.given.demux():
+                if packet.stream.index == self.video.index:
+                    for frame in packet.decode():
+                        check_size(frame.height, frame.width)
+                        if frame.pts is None or self.given.format.name == "avi":  # which has no times, but a rate
+                            frame.time_base = self.video.time_base
+                            frame.pts = round(frames / rate / frame.time_base)
+                        frames += 1
+                        yield "frame", frame, _upright(frame.to_ndarray(format=deep), frame.rotation)
+                elif packet.dts is not None and packet.stream.type in COPIED:
+                    yield "packet", packet, None
 
     def _since_start(self, frame: Any) -> float:
         time = float(frame.pts * frame.time_base)

@@ -118,8 +118,8 @@ class Photographs:
         for path in filter(None, (pair.input, pair.target)):
             try:
                 pixels = self.memory.get((path, "image"), functools.partial(read, path))
-            except (ImageError, OSError) as error:
-                problems.append(f"{path}: {error if isinstance(error, ImageError) else error.strerror}")
+            except ImageError as error:
+                problems.append(f"{path}: {error}")
                 continue
             shapes.append(pixels.shape)
             checksum = zlib.crc32(pixels, checksum)
