@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -310,16 +312,42 @@ def test_sentences(run, image, demo, tmp_path, monkeypatch):
     assert sentence(tmp_path) == f"{must} {str(tmp_path)!r}, which is a folder."
     text = tmp_path / "text.png"
     text.write_text("not an image")
-    assert sentence(text) == f"{must} {str(text)!r}, whose format is not known."
+    assert sentence(text) == f"{must} {str(text)!r}, which is no JPEG, PNG, TIFF or WebP file."
     cut = tmp_path / "cut.png"
     cut.write_bytes(path.read_bytes()[:500])
-    assert sentence(cut).startswith(f"{must} {str(cut)!r} (")
+    assert sentence(cut) == f"{must} {str(cut)!r}, which is truncated."
+    cut.write_bytes(b"")
+    assert sentence(cut) == f"{must} {str(cut)!r}, which is empty and has no pixels."
+    header = path.read_bytes()[:16]
+    for size, wrong in ((bytes(8), "has no pixels"), (b"\x7f\xff\xff\xff" * 2, "has more pixels than Pillow opens")):
+        end = size + b"\x08\x02\0\0\0"
+        cut.write_bytes(header + end + struct.pack(">I", zlib.crc32(b"IHDR" + end)) + path.read_bytes()[33:])
+        assert sentence(cut) == f"{must} {str(cut)!r}, which {wrong}."
     assert not (tmp_path / "bilateral-ops-demo").exists(), "nothing is made for a photograph that cannot be read"
     floats = image(photo()[..., 0].astype(np.float32), "floats.tif")
     assert "8 or 16 bits a channel" in sentence(floats)
     assert sentence(path, "--out", text).startswith(
         f"bilateral-ops demo: --out must be a folder that can be written to, got {str(text)!r} ("
     )
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp", "a.gif", "a.bmp"])
+def test_a_damaged_photograph_is_a_sentence(image, demo, name):
+    path = image(photo(20, 28), name)
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    said = []
+    for n in range(60):
+        changed = bytearray(data)
+        at = int(rng.integers(min(len(data), 200)))
+        changed[at : at + 2] = rng.integers(256, size=2, dtype=np.uint8).tobytes()
+        path.write_bytes(changed if n % 4 else data[:at])
+        try:
+            assert demo._read(str(path)).ndim == 3
+        except demo.DemoError as error:
+            said.append(str(error).removeprefix(f"demo: PHOTO must be an image file, got {str(path)!r}, which "))
+    assert said
+    assert [words for words in said if not re.match(r"(is (damaged|truncated|empty)|has |is (of )?no )", words)] == []
+    assert [words for words in said if re.search(r"object|argument|Error|index|unpack|range\(", words)] == []
 
 
 @pytest.mark.parametrize("module", ["scipy", "skimage", "matplotlib", "numba", "tqdm"])

@@ -288,6 +288,25 @@ def test_all_bad_files_are_named_before_training_starts(pairs, tmp_path, run):
     assert not (tmp_path / "m").exists()
 
 
+def test_files_without_pixels_are_named(pairs, run, tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
+    path = pairs / "input" / "a1.tif"
+    tifffile.imwrite(path, photo(1), photometric="rgb", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        entry = file.pages[0].tags["ImageWidth"].offset
+    data = path.read_bytes()
+    path.write_bytes(data[: entry + 8] + bytes(4) + data[entry + 12 :])
+    (pairs / "input" / "a1.jpg").unlink()
+    (pairs / "target" / "a2.png").write_bytes(b"")
+    code, out, err = run("train", pairs, "--out", tmp_path / "m", *TINY_OPTIONS)
+    assert (code, out) == (2, "")
+    assert err.replace(str(pairs), "PAIRS").replace(os.sep, "/").splitlines() == [
+        "bilateral-ops train: 2 files are in the way.",
+        "PAIRS/input/a1.tif: has no pixels",
+        "PAIRS/target/a2.png: is empty and has no pixels",
+    ]
+
+
 def test_a_checked_training_needs_no_room_for_photographs(pairs, tmp_path):
     options = {**QUICK, "config": TINY, "steps": 4}
     train(pairs, tmp_path / "kept", **options)

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import _fit, _gradcheck
 from ._config import get_num_threads
-from ._images import ImageError, check_empty, check_size, psnr, reading
+from ._images import DAMAGED, ImageError, check_empty, check_size, open_picture, psnr, reading
 from .hdrnet import Predictor
 from .hdrnet._edits import LUMA, clahe
 from .ops import OPERATIONS
@@ -262,7 +262,7 @@ def _read(photo: str) -> Any:
     if path.is_dir():
         raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, which is a folder.")
     try:
-        with warnings.catch_warnings(), reading("is damaged"):
+        with warnings.catch_warnings(), reading(DAMAGED):
             warnings.simplefilter("ignore")  # the sentence says what is wrong
             return _decoded(path)
     except ImageError as error:
@@ -280,6 +280,7 @@ def _decoded(path: Path) -> Any:
     except Image.DecompressionBombError:
         raise ImageError("has more pixels than Pillow opens") from None
     except UnidentifiedImageError:
+        open_picture(path).close()  # says what is wrong, of the kinds that it knows
         raise ImageError("is of no format that is known") from None
     if image.mode == "F":
         raise ImageError("has floats; it must have 8 or 16 bits a channel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import struct
@@ -303,7 +304,7 @@ class _Pillow(_Whole):
     DENSEST = DENSEST
 
     def __init__(self, path: Path, plugin: Any) -> None:
-        self.image = plugin(path)
+        self.image = _sized(plugin)(path)
         if getattr(self.image, "is_animated", False):
             self.image.close()
             raise ImageError("is animated; enhance it as a video")
@@ -345,6 +346,17 @@ class _Pillow(_Whole):
             Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels)).save(
                 file, kind, **options
             )
+
+
+@functools.cache
+def _sized(plugin: Any) -> Any:
+    """The plugin, which itself only says of an image without pixels that it doesn't know it."""
+
+    def _open(self: Any) -> None:
+        plugin._open(self)
+        check_size(self.height, self.width)
+
+    return type(plugin.__name__, (plugin,), {"_open": _open})
 
 
 class _Jpeg(_Pillow):
@@ -410,7 +422,7 @@ class _Png(_Whole):
         self._chunks = list(_png_chunks(path))
         kinds = [kind for kind, _ in self._chunks]
         if kinds[:1] != [b"IHDR"]:
-            raise ImageError("cannot be read (it has no header)")
+            raise ImageError("is damaged: it has no header")
         if b"acTL" in kinds:
             raise ImageError("is animated; enhance it as a video")
         if kinds[-1:] != [b"IEND"]:

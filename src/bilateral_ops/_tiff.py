@@ -35,6 +35,7 @@ KEPT = (
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),
 )
 EXIF, GPS = 34665, 34853
+SPARSE = 1 << 26  # bytes of a tile or strip that may be left out
 #: Bytes that one stands for at most: none, LZW, deflate by both its numbers, PackBits, Zstandard by both.
 _DENSEST = {1: 1, 5: 4096, 8: DEFLATED, 32946: DEFLATED, 32773: 64, 34926: 1 << 16, 50000: 1 << 16}
 LOSSLESS = ("NONE", "LZW", "ADOBE_DEFLATE", "PACKBITS", "ZSTD", "LZMA")
@@ -52,6 +53,7 @@ class Tiff(Picture):
 
         self.path = path
         with reading("is damaged: its directory cannot be read"):
+            _check_samples(path)
             self._file = tifffile.TiffFile(path, _multifile=False)
         try:
             with reading("is damaged: its directory cannot be read"):
@@ -109,7 +111,7 @@ class Tiff(Picture):
         wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(photometric)
         self._compression = _name(COMPRESSION, page.compression)
         jpeg = self._compression in ("JPEG", "OJPEG")
-        if 262 not in page.tags:
+        if 262 not in page.tags and photometric == "MINISWHITE":  # 0, as nothing says
             raise ImageError("is damaged: it has no PhotometricInterpretation")
         if wanted is None or samples < wanted or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
             raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
@@ -152,10 +154,10 @@ class Tiff(Picture):
         size = self.path.stat().st_size
         if any(offset + count > size for offset, count in held):
             raise ImageError("is truncated")
-        sparse = len(held) < needed  # what isn't stored is zero
-        densest = DENSEST if sparse else _DENSEST.get(int(page.compression), DENSEST)
-        bytes_held = size if sparse else sum(count for _, count in held)
-        check_data(bytes_held, densest, page.imagelength, page.imagewidth, self._bits)
+        stored, densest = sum(count for _, count in held), _DENSEST.get(int(page.compression), DENSEST)
+        if len(held) < needed:  # the others are zero
+            stored, densest = size, max(densest, needed * SPARSE // size)
+        check_data(stored, densest, page.imagelength, page.imagewidth, self._bits)
 
     @property
     def _bits(self) -> int:
@@ -473,6 +475,16 @@ def _entry(file: Any, code: int) -> tuple[int, int]:
             at += size - (8 if big else 4)
             return start + at, struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), entries, at)[0]
     raise ImageError(f"has no tag {code}")
+
+
+def _check_samples(path: Path) -> None:
+    """Pixels of no samples, which tifffile doesn't expect."""
+    with path.open("rb") as file:
+        try:
+            samples = _entry(file, 277)[1]
+        except (ImageError, struct.error):  # without the tag it is 1; of damage tifffile tells
+            return
+    check_size(1, 1, samples)
 
 
 def _encoded(value: Any) -> Any:
