@@ -540,6 +540,7 @@ SENTENCES = re.compile(
     r"|is damaged: its EXIF or GPS directory cannot be read"
     r"|is damaged: (its [A-Z]\w+ is (no whole number|-?\d+)|it has no PhotometricInterpretation)"
     r"|is damaged: its palette has no ColorMap"
+    r"|is damaged: its [A-Z]+ colours take \d+ samples a pixel, and it has \d+"
     r"|is damaged: it has \d+ of the \d+ (strips|tiles) of its pixels"
     r"|is damaged: its (strips|tiles) (do not begin and end at whole numbers|lie outside the file)"
     r"|is damaged: it has no header|is damaged: it has colours of type \d+, which PNG has not"
@@ -763,19 +764,20 @@ def test_interrupted_work_leaves_whole_files_only(tmp_path, model, sent, code):
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_does_not_wait_for_what_is_computed(tmp_path, model, sent):
     code = """
-import sys, time
+import pathlib, sys, time
 from bilateral_ops import _cli, _images
-_images._Png._decode = lambda self: time.sleep(1000)
-sys.exit(_cli.main(sys.argv[1:]))
+_images._Png._decode = lambda self: (pathlib.Path(sys.argv[1]).touch(), time.sleep(1000))
+sys.exit(_cli.main(sys.argv[2:]))
 """
-    path, out = save(tmp_path / "a.png", picture()), tmp_path / "out"
-    command = [sys.executable, "-c", code, "enhance", path, "--out", out, "--model", model]
+    path, begun = save(tmp_path / "a.png", picture()), tmp_path / "begun"
+    command = [sys.executable, "-c", code, begun, "enhance", path, "--out", tmp_path / "out", "--model", model]
     process = subprocess.Popen(
         [*map(str, command)], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     )
     until = time.monotonic() + 50
     try:
-        time.sleep(1.5)
+        while not begun.exists() and time.monotonic() < until:
+            time.sleep(0.001)
         while process.poll() is None and time.monotonic() < until:
             process.send_signal(sent)
             time.sleep(0.1)

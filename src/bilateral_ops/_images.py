@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import re
@@ -48,17 +49,16 @@ def reading(wrong: str) -> Iterator[None]:
     """Whatever is raised while a file is read becomes an :class:`ImageError`: here and nowhere else.
 
     Decoders raise what the damage happened to cause in them, in words about themselves: ``wrong`` is said instead. Only
-    the system and FFmpeg have words about the file (``strerror``).
+    the system and FFmpeg have words about the file, but for the places in it that make no sense to them.
     """
     try:
         yield
     except (ImageError, ImportError):
         raise
-    except MemoryError as error:
-        raise ImageError("cannot be read (out of memory)") from error
     except Exception as error:
-        if words := getattr(error, "strerror", None):
-            wrong = f"cannot be read ({words})"
+        told = getattr(error, "strerror", None) and getattr(error, "errno", None) != errno.EINVAL
+        if told or isinstance(error, MemoryError):
+            wrong = f"cannot be read ({reason(error)})"
         elif "truncated" in str(error):
             wrong = "is truncated"
         raise ImageError(wrong) from error

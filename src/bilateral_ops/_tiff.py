@@ -113,7 +113,11 @@ class Tiff(Picture):
         jpeg = self._compression in ("JPEG", "OJPEG")
         if 262 not in page.tags and photometric == "MINISWHITE":  # 0, as nothing says
             raise ImageError("is damaged: it has no PhotometricInterpretation")
-        if wanted is None or samples < wanted or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
+        if wanted is not None and samples < wanted:
+            raise ImageError(
+                f"is damaged: its {photometric} colours take {wanted} samples a pixel, and it has {samples}"
+            )
+        if wanted is None or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
             raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
         if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
             kind = "unknown" if page.dtype is None else page.dtype.name
@@ -136,26 +140,26 @@ class Tiff(Picture):
         """The strips or tiles: as many as the image takes, all of them in the file, and enough in them."""
         page = self._page
         kind = "tiles" if page.is_tiled else "strips"
-        offsets, counts = tuple(page.dataoffsets), tuple(page.databytecounts)
+        offsets, counts = (np.array(tuple(values)) for values in (page.dataoffsets, page.databytecounts))
         found = min(len(offsets), len(counts))
         if not found:
             raise ImageError(f"has no pixels: it has no {kind}")
-        if not set(map(type, (*offsets, *counts))) <= {int}:
+        if offsets.dtype.kind not in "iu" or counts.dtype.kind not in "iu":
             raise ImageError(f"is damaged: its {kind} do not begin and end at whole numbers")
         if self._plain:
-            needed, counts = 1, (self._bits // 8 * page.imagewidth * page.imagelength,)
+            needed, counts = 1, np.array([self._bits // 8 * page.imagewidth * page.imagelength])
         else:
             needed = math.prod(self._segments)
         if found < needed:
             raise ImageError(f"is damaged: it has {found} of the {needed} {kind} of its pixels")
-        held = [(offset, count) for offset, count in zip(offsets[:needed], counts) if count]
-        if any(offset < 0 or count < 0 for offset, count in held):
+        offsets, counts = offsets[:needed].astype(np.float64), counts[:needed].astype(np.float64)
+        if (offsets < 0).any() or (counts < 0).any():
             raise ImageError(f"is damaged: its {kind} lie outside the file")
         size = self.path.stat().st_size
-        if any(offset + count > size for offset, count in held):
+        if (offsets + counts)[counts > 0].max(initial=0) > size:
             raise ImageError("is truncated")
-        stored, densest = sum(count for _, count in held), _DENSEST.get(int(page.compression), DENSEST)
-        if len(held) < needed:  # the others are zero
+        stored, densest = int(counts.sum()), _DENSEST.get(int(page.compression), DENSEST)
+        if not counts.all():  # what isn't stored is zero
             stored, densest = size, max(densest, needed * SPARSE // size)
         check_data(stored, densest, page.imagelength, page.imagewidth, self._bits)
 

@@ -331,6 +331,8 @@ def _do(job: _Job, work: _Work) -> Enhanced:
         result.error = "was not finished"
     except OSError as error:
         result.error = f"cannot be written ({reason(error)})"
+    except MemoryError as error:
+        result.error = f"cannot be enhanced ({reason(error)})"
     except Exception as error:
         result.error = f"failed ({type(error).__name__}: {reason(error)})"
     result.ended = time.perf_counter()
