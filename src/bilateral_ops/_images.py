@@ -301,7 +301,7 @@ class _Pillow(_Whole):
     The plugins are called directly: ``Image.open`` adds its own limit on pixels, where ``fit`` has the user's.
     """
 
-    DENSEST = DENSEST
+    densest = DENSEST
 
     def __init__(self, path: Path, plugin: Any) -> None:
         self.image = _sized(plugin)(path)
@@ -316,7 +316,7 @@ class _Pillow(_Whole):
             self.image.close()
             raise ImageError(f"has {self.image.mode} colours; convert it to RGB first") from None
         height, width = self.image.height, self.image.width
-        check_data(path.stat().st_size, self.DENSEST, height, width, 8 * channels)
+        check_data(path.stat().st_size, self.densest, height, width, 8 * channels)
         self._shape(height, width, channels, np.uint8)
 
     @property
@@ -360,7 +360,7 @@ def _sized(plugin: Any) -> Any:
 
 
 class _Jpeg(_Pillow):
-    DENSEST = JPEG
+    densest = JPEG
 
     def __init__(self, path: Path) -> None:
         from PIL import JpegImagePlugin

@@ -80,10 +80,10 @@ class Tiff(Picture):
 
     def _check_pages(self) -> None:
         with reading("is damaged: its directories after the first cannot be read"):
-            pages = [page.aspage() for page in list(self._file.pages)[1:]]
-            others = [page for page in pages if not int(getattr(page, "subfiletype", 0)) & 1]
+            pages = list(self._file.pages)[1:]
+            others = sum(not int(getattr(page.aspage(), "subfiletype", 0)) & 1 for page in pages)
         if others:
-            raise ImageError(f"has {len(others) + 1} pages; split it into files of one")
+            raise ImageError(f"has {others + 1} pages; split it into files of one")
 
     def _check(self) -> None:
         """The tags that say how pixels are stored, before anything is made of them."""
@@ -179,13 +179,15 @@ class Tiff(Picture):
 
     def _read_tags(self) -> None:
         """What is written again as it was."""
+        from tifffile import RESUNIT
+
         page = self._page
         orientation = page.tags.valueof(274)
         self._orientation = int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
         self._extra = [kind if kind in (0, 1, 2) else 0 for kind in map(int, page.extrasamples)]
         x, y, unit = (page.tags.valueof(code, default) for code, default in ((282, None), (283, None), (296, 2)))
-        rational = all(isinstance(value, tuple) and len(value) == 2 and value[1] > 0 for value in (x, y))
-        self._resolution = (x, y, int(unit)) if rational and unit in (1, 2, 3) else None  # damaged, it says nothing
+        told = all(map(_is_resolution, (x, y))) and unit in list(RESUNIT)
+        self._resolution = (x, y, int(unit)) if told else None
 
     # --- how much at a time
 
@@ -479,6 +481,13 @@ def _entry(file: Any, code: int) -> tuple[int, int]:
             at += size - (8 if big else 4)
             return start + at, struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), entries, at)[0]
     raise ImageError(f"has no tag {code}")
+
+
+def _is_resolution(value: Any) -> bool:
+    """Whether a tag has a number to be written again, as a fraction mostly."""
+    if isinstance(value, tuple):
+        return len(value) == 2 and value[0] >= 0 and value[1] > 0
+    return isinstance(value, (int, float)) and 0 <= value < math.inf
 
 
 def _check_samples(path: Path) -> None:
