@@ -501,8 +501,6 @@ class Averages:
     Across by ``resize_area``, down by adding up rows in float64. How the image is cut doesn't change a bit of them.
     """
 
-    ROWS = 64  # are made float32 at a time
-
     def __init__(self, height: int, width: int, size: tuple[int, int]) -> None:
         self.height, self.width, self.size = height, width, size
         self._sums = np.zeros((*size, 3))
@@ -510,14 +508,11 @@ class Averages:
     def add(self, top: int, band: Any) -> None:
         """Add the rows (h, W, 3) from this one on."""
         height, (rows, columns) = self.height, self.size
-        scale = np.float32(1 / np.iinfo(band.dtype).max if band.dtype.kind == "u" else 1)
-        for start in range(0, len(band), self.ROWS):
-            part = band[start : start + self.ROWS].astype(np.float32) * scale
-            averaged = resize_area(part, (len(part), columns))
-            for y, row in enumerate(averaged.astype(np.float64), top + start):
-                for i in range(y * rows // height, -(-(y + 1) * rows // height)):
-                    overlap = min((y + 1) * rows, (i + 1) * height) - max(y * rows, i * height)
-                    self._sums[i] += overlap / height * row
+        averaged = resize_area(band, (len(band), columns), dtype=np.float64)
+        for y, row in enumerate(averaged, top):
+            for i in range(y * rows // height, -(-(y + 1) * rows // height)):
+                overlap = min((y + 1) * rows, (i + 1) * height) - max(y * rows, i * height)
+                self._sums[i] += overlap / height * row
 
     @property
     def result(self) -> Any:
