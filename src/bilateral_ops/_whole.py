@@ -2,23 +2,130 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import platform
+import re
+import secrets
+import stat
+import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_COUNT = itertools.count()
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+# A partial file has a lock file beside it, which its writer holds locked. The system gives a lock back when its process
+# ends, however that ends: where the lock can be had, the file is a leftover. A process's number tells less, as it is
+# given again, and is another's in another container. The lock is on a file of its own because writers open and replace
+# the partial file as they like, and because some shares let nobody read or write a file that is locked. As not every
+# file system's locks reach other machines, names tell the machine, and each judges its own files only.
+_HOST = f"{zlib.crc32(os.fsencode(platform.node())):08x}"
+_LOCK = re.compile(rf"\.bilateral-ops-{_HOST}\.[0-9a-f]{{16}}\.lock")
+#: Earlier versions' names, which tell the process alone.
+_EARLIER = re.compile(r"\.bilateral-ops-([1-9][0-9]{0,8})-[0-9]+\.partial")
+#: Folders that this process has cleared. Not for every file: a folder may hold many.
+_CLEARED: set[Path] = set()
 
 
 @contextmanager
 def whole(path: str | os.PathLike[str], keep: bool = True) -> Iterator[Path]:
-    """A name beside this one to write to, which takes its place at the end, if that comes without an exception."""
+    """A name beside this one to write to, which takes its place at the end, if that comes without an exception.
+
+    The bytes are on the disk before they take their place. ``keep=False`` leaves nothing: commands try a folder so
+    before they begin. What ended processes left in the folder is removed then, and before the first file.
+    """
     path = Path(path)
-    partial = path.with_name(f".bilateral-ops-{os.getpid()}-{next(_COUNT)}.partial")
-    try:
+    folder = path.parent.absolute()
+    if folder not in _CLEARED or not keep:
+        _CLEARED.add(folder)
+        _clear(folder)
+    with _partial(path.parent) as partial:
         yield partial
         if keep:
-            partial.replace(path)
+            _to_disk(partial)
+            os.replace(partial, path)
+            if sys.platform != "win32":
+                with suppress(OSError):  # a file system that cannot do that for folders
+                    _to_disk(path.parent)
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A name in the folder, and its lock, until what was written there is gone."""
+    lock = folder / f".bilateral-ops-{_HOST}.{secrets.token_hex(8)}.lock"
+    partial = lock.with_suffix(".partial")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        try:
+            _lock(descriptor, wait=True)  # for one who judges it just now
+        except OSError:  # there are no locks here; a file without a lock file is judged by nobody
+            _remove(lock)
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)
+        _remove(lock)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what ended processes left in the folder, as far as that can be told and done."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            with suppress(OSError):
+                if _LOCK.fullmatch(name):
+                    _clear_unlocked(folder / name)
+                elif earlier := _EARLIER.fullmatch(name):
+                    _clear_earlier(folder / name, int(earlier[1]))
+
+
+def _clear_unlocked(lock: Path) -> None:
+    # Neither what a link leads to nor a pipe, which could wait for ever.
+    descriptor = os.open(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return
+        _lock(descriptor, wait=False)
+        lock.with_suffix(".partial").unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+    _remove(lock)
+
+
+def _clear_earlier(partial: Path, process: int) -> None:
+    if not stat.S_ISREG(partial.lstat().st_mode):
+        return
+    if sys.platform != "win32":  # where os.kill ends the process, and a file that is open cannot be removed
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            pass
+        else:
+            return
+    partial.unlink()
+
+
+def _remove(lock: Path) -> None:
+    with suppress(OSError):  # on Windows another has it open, to judge it; then that one removes it
+        lock.unlink()
+
+
+def _lock(descriptor: int, wait: bool) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -6,10 +6,18 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .._signature import brief
+
 #: What batch norm adds to a variance.
 NORM_EPSILON = 1e-3
 GUIDES = ("curves", "nn", "luma")
 SCALES = (1, 3)
+#: Of a configuration's numbers, so that what follows from them can be computed, as that it is too large.
+_MOST = 1 << 16
+#: Characters of a configuration's text, of which to_json writes a few hundred.
+_MOST_TEXT = 10_000
+#: Digits of an integer in JSON, so that none takes long to read.
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,11 @@ class Config:
         for field in fields(self):
             value, kind = getattr(self, field.name), type(field.default)
             if type(value) is not kind:
-                raise TypeError(f"Config: {field.name} must be of type {kind.__name__}, got {value!r}.")
+                raise TypeError(f"Config: {field.name} must be of type {kind.__name__}, got {brief(value)}.")
             if type(value) is int and value < 1:
-                raise ValueError(f"Config: {field.name} must be at least 1, got {value}.")
+                raise ValueError(f"Config: {field.name} must be at least 1, got {brief(value)}.")
+            if type(value) is int and value > _MOST:
+                raise ValueError(f"Config: {field.name} must be at most {_MOST}, got {brief(value)}.")
         ratio, rest = divmod(self.net_input, self.spatial_bin)
         if rest or ratio < 2 or ratio & (ratio - 1):
             raise ValueError(
@@ -103,15 +113,48 @@ class Config:
     @classmethod
     def from_json(cls, text: str) -> Config:
         """The configuration that :meth:`to_json` wrote; ``ValueError`` for any other text, or a field unknown here."""
+        if not isinstance(text, str):
+            raise TypeError(f"Config: text must be of type str, got {type(text).__name__}.")
+        if len(text) > _MOST_TEXT:
+            raise ValueError(f"Config: text must have at most {_MOST_TEXT} characters, got {len(text)}.")
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise ValueError(f"Config: text must be JSON, got {text[:40]!r} ({error}).") from None
         if not isinstance(values, dict):
             raise ValueError(f"Config: text must be a JSON object, got {text[:40]!r}.")
         if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
-            raise ValueError(f"Config: unknown field {unknown[0]!r}; a newer bilateral_ops may know it.")
-        return cls(**values)
+            raise ValueError(f"Config: unknown field {unknown[0][:40]!r}; a newer bilateral_ops may know it.")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+
+def parse_json(text: str) -> Any:
+    """JSON of a file that anyone may have made: ``ValueError`` for all that a parser may refuse, or would let pass.
+
+    As keys that come twice, NaN, nesting as deep as Python's stack, and integers that take minutes to read.
+    """
+
+    def known(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            raise ValueError("a key comes twice")
+        return values
+
+    def integer(digits: str) -> int:
+        if len(digits) > _MOST_DIGITS:
+            raise ValueError(f"an integer has {len(digits)} digits")
+        return int(digits)
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=known, parse_int=integer, parse_constant=constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
-import operator
+import math
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from .._signature import brief
 from .._whole import whole
-from ._config import Config, layers, shapes
+from ._config import Config, layers, parse_json, shapes
 
 __all__ = ["from_hdrnet", "read_model", "write_model"]
 
 #: The metadata's key for the configuration.
 _CONFIG = "bilateral_ops.hdrnet"
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
-_MAX_HEADER = 100_000_000  # bytes, the format's own limit
+#: Bytes of a header. Large networks' arrays take some 20 kB of it, the rest is for metadata; read, it may take 35 times
+#: as much memory.
+_MAX_HEADER = 4_000_000
+#: Of an array, as NumPy's own.
+_MAX_AXES = 32
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where an array is in the file's body, and as what."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], dict[str, str]]:
@@ -48,49 +64,99 @@ def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], di
     Notes
     -----
     Format: safetensors, i.e. the header's length (8 bytes, little-endian), the header (JSON), the arrays' bytes.
+    Nothing but the header is read before it is clear that the bytes are those of the configuration's weights.
     """
 
     def wrong(what: str) -> ValueError:
         return ValueError(f"read_model: {os.fspath(file)} {what}.")
 
-    data = Path(file).read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > _MAX_HEADER or data[8:9] != b"{":
-        raise wrong("must be a safetensors file, which it does not begin like")
-    body = memoryview(data)[8 + length :]
-    if 8 + length > len(data):
-        raise wrong(f"must have a header of {length} bytes, but is cut off after {len(data) - 8}")
-    try:
-        header = json.loads(data[8 : 8 + length])
-        metadata = dict(header.pop("__metadata__", {}))
-        entries = {name: _entry(**values) for name, values in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise wrong("must be a safetensors file, but its header is none") from None
-    if _CONFIG not in metadata:
-        raise wrong(f"must say its configuration in the metadata ({_CONFIG!r}); write_model writes such files")
-    try:
-        config = Config.from_json(metadata.pop(_CONFIG))
-    except (ValueError, TypeError) as error:
-        raise wrong(f"must have a configuration that is one here; {error}".removesuffix(".")) from None
-    weights = {}
-    for name, (dtype, shape, begin, end) in entries.items():
-        if dtype not in _DTYPES:
-            raise wrong(f"must have numbers of {', '.join(_DTYPES)}, but {name} is {dtype}")
-        kind = np.dtype(_DTYPES[dtype])
-        if not 0 <= begin <= end <= len(body):
-            raise wrong(f"must have {end} bytes of weights for {name}, but is cut off after {len(body)}")
-        if end - begin != kind.itemsize * int(np.prod(shape, dtype=np.int64)):
-            raise wrong(f"must have as many bytes for {name} as its shape {shape} says, but has {end - begin}")
-        array = np.frombuffer(body[begin:end], kind).reshape(shape)
-        weights[name] = array.astype(np.float32)
-    check_weights(f"read_model: {os.fspath(file)}", config, weights)
+    kind = os.stat(file).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # open has words for a folder, and waits for a pipe's writer
+        raise wrong("must be a regular file, which it is not")
+    with open(file, "rb") as stream:
+        metadata, entries, begin, stored = _read_header(stream, wrong)
+        if _CONFIG not in metadata:
+            raise wrong(f"must say its configuration in the metadata ({_CONFIG!r}); write_model writes such files")
+        try:
+            config = Config.from_json(metadata.pop(_CONFIG))
+        except ValueError as error:
+            raise wrong(f"must have a configuration that is one here; {error}".removesuffix(".")) from None
+        operation = f"read_model: {os.fspath(file)}"
+        _check_sizes(wrong, entries)
+        check_shapes(operation, config, {name: entry.shape for name, entry in entries.items()})
+        _check_places(wrong, entries, stored)
+        weights = {}
+        for name, entry in entries.items():
+            stream.seek(begin + entry.begin)
+            data = stream.read(entry.end - entry.begin)
+            if len(data) < entry.end - entry.begin:
+                raise wrong(f"must stay as it is while it is read, but {name} is cut off")
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                array = np.frombuffer(data, _DTYPES[entry.dtype]).reshape(entry.shape).astype(np.float32)
+            _check_numbers(operation, name, array)
+            weights[name] = array
     return config, weights, metadata
 
 
-def _entry(dtype: str, shape: list[int], data_offsets: list[int]) -> tuple[str, tuple[int, ...], int, int]:
-    """What a header says of an array; ``TypeError`` or ``ValueError`` where it is something else."""
-    begin, end = map(operator.index, data_offsets)
-    return str(dtype), tuple(map(operator.index, shape)), begin, end
+def _read_header(
+    stream: BinaryIO, wrong: Callable[[str], ValueError]
+) -> tuple[dict[str, str], dict[str, _Entry], int, int]:
+    """The metadata, the arrays by name, where the arrays' bytes begin, and how many there are."""
+    size = os.fstat(stream.fileno()).st_size
+    start = stream.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] != b"{" or not length:
+        raise wrong("must be a safetensors file, which it does not begin like")
+    if length > _MAX_HEADER:
+        raise wrong(f"must have a header of at most {_MAX_HEADER} bytes, but it says {length}")
+    stored = size - 8 - length
+    if stored < 0:
+        raise wrong(f"must have a header of {length} bytes, but is cut off after {size - 8}")
+    try:
+        header = parse_json((start[8:] + stream.read(length - 1)).decode())
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise ValueError
+        # Earlier versions wrote whatever they were given; the format has strings alone.
+        strings = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+        entries = {name: _entry(values) for name, values in header.items()}
+    except (ValueError, RecursionError):
+        raise wrong("must be a safetensors file, but its header is none") from None
+    return strings, entries, 8 + length, stored
+
+
+def _entry(values: Any) -> _Entry:
+    """What a header says of an array; ``ValueError`` where it is something else."""
+    if not isinstance(values, dict) or values.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError
+    dtype, shape, offsets = values["dtype"], values["shape"], values["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise ValueError
+    if len(shape) > _MAX_AXES:
+        raise ValueError
+    if any(type(number) is not int or number < 0 for number in shape + offsets):
+        raise ValueError
+    return _Entry(dtype, tuple(shape), *offsets)
+
+
+def _check_sizes(wrong: Callable[[str], ValueError], entries: dict[str, _Entry]) -> None:
+    for name, entry in entries.items():
+        if entry.dtype not in _DTYPES:
+            raise wrong(f"must have numbers of {', '.join(_DTYPES)}, but {_said(name)} is {_said(entry.dtype)}")
+        if entry.end - entry.begin != math.prod(entry.shape) * np.dtype(_DTYPES[entry.dtype]).itemsize:
+            size = f"as many bytes for {_said(name)} as its shape {entry.shape} says"
+            raise wrong(f"must have {size}, but has {entry.end - entry.begin}")
+
+
+def _check_places(wrong: Callable[[str], ValueError], entries: dict[str, _Entry], stored: int) -> None:
+    """Every byte of the body belongs to one array."""
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].begin):
+        if entry.begin != end:
+            raise wrong(f"must have one array after another, but {name} begins at byte {entry.begin}, not {end}")
+        end = entry.end
+    if stored != end:
+        raise wrong(f"must have {end} bytes of weights, but {'is cut off after' if stored < end else 'has'} {stored}")
 
 
 def write_model(
@@ -118,7 +184,10 @@ def write_model(
     Raises
     ------
     ValueError
-        Weights that are missing, too many, of another shape than the configuration's, or not finite; another dtype.
+        Weights that are missing, too many, of another shape than the configuration's, or not finite; another dtype;
+        metadata of 4 MB and more.
+    TypeError
+        Metadata that are not strings.
     """
     kind = np.dtype(dtype).newbyteorder("<")
     stored = {"<f2": "F16", "<f4": "F32"}.get(kind.str)
@@ -127,7 +196,7 @@ def write_model(
     with np.errstate(over="ignore"):  # infinity is refused below
         arrays = {name: np.asarray(_numpy(value), kind, order="C") for name, value in weights.items()}
     check_weights("write_model", config, arrays)
-    header: dict[str, Any] = {"__metadata__": {**(metadata or {}), _CONFIG: config.to_json()}}
+    header: dict[str, Any] = {"__metadata__": {**_strings(metadata or {}), _CONFIG: config.to_json()}}
     offset = 0
     for name, array in arrays.items():
         end = offset + array.nbytes
@@ -135,26 +204,52 @@ def write_model(
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays are aligned
+    if len(text) > _MAX_HEADER:
+        raise ValueError(f"write_model: metadata must have less than {_MAX_HEADER} bytes as JSON, got {len(text)}.")
     with whole(file) as part, part.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
             stream.write(array.tobytes())
 
 
+def _strings(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in metadata.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"write_model: metadata must be strings by name, got {brief(name)}: {brief(value)[:40]}.")
+    return metadata
+
+
 def check_weights(operation: str, config: Config, weights: Mapping[str, Any]) -> None:
     """``ValueError`` where weights are not those that a configuration has, or not finite."""
+    check_shapes(operation, config, {name: tuple(array.shape) for name, array in weights.items()})
+    for name, array in weights.items():
+        _check_numbers(operation, name, array)
+
+
+def check_shapes(operation: str, config: Config, found: Mapping[str, tuple[int, ...]]) -> None:
+    """``ValueError`` where names and shapes are not those of a configuration's weights."""
     wanted = shapes(config)
     for name, shape in wanted.items():
-        if name not in weights:
+        if name not in found:
             raise ValueError(f"{operation} must have all weights of its configuration, but {name} is missing.")
-        if tuple(weights[name].shape) != shape:
-            raise ValueError(f"{operation}: {name} must have shape {shape}, got {tuple(weights[name].shape)}.")
-        if not np.isfinite(weights[name]).all():
-            raise ValueError(f"{operation}: {name} must be finite, but has NaN or infinity.")
-        if name.endswith("running_var") and (weights[name] < 0).any():
-            raise ValueError(f"{operation}: {name} must not be negative, got {weights[name].min()}.")
-    if unknown := sorted(weights.keys() - wanted.keys()):
-        raise ValueError(f"{operation} must have the weights of its configuration alone, but has {unknown[0]}, too.")
+        if found[name] != shape:
+            raise ValueError(f"{operation}: {name} must have shape {shape}, got {found[name]}.")
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise ValueError(
+            f"{operation} must have the weights of its configuration alone, but has {_said(unknown[0])}, too."
+        )
+
+
+def _said(name: str) -> str:
+    """A name from anywhere, on a line."""
+    return name[:80] if name.isprintable() else repr(name[:80])
+
+
+def _check_numbers(operation: str, name: str, array: Any) -> None:
+    if not np.isfinite(array).all():
+        raise ValueError(f"{operation}: {name} must be finite, but has NaN or infinity.")
+    if name.endswith("running_var") and (array < 0).any():
+        raise ValueError(f"{operation}: {name} must not be negative, got {array.min()}.")
 
 
 def from_hdrnet(variables: Mapping[str, Any], config: Config, *, scope: str = "inference") -> dict[str, Any]:

@@ -26,6 +26,7 @@ import numpy as np
 from .. import __version__, resize_area, set_num_threads
 from .._images import psnr, unit
 from .._missing import needed
+from .._signature import brief
 from .._whole import whole
 from ..compat.hdrnet import unpack_coefficients
 from ._config import Config
@@ -41,6 +42,7 @@ with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader
 
+    from . import _checkpoint
     from .model import HDRNet
 with needed("bilateral_ops.hdrnet.train", "tqdm", "train"):
     from tqdm import tqdm
@@ -337,30 +339,28 @@ class _Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with (
-            _named(self.checkpoint, "checkpoint"),
-            whole(self.checkpoint) as part,
-            part.open("wb") as file,
-        ):
+        with _named(self.checkpoint, "checkpoint"), whole(self.checkpoint) as part, part.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _saved(self) -> Any:
         """The checkpoint to go on from, if there is one and it is asked for."""
         options, file = self.options, self.checkpoint
         if options.restart or not file.exists():
             return None
-        try:
-            with _named(file, "checkpoint"):
-                saved = torch.load(file, map_location="cpu", weights_only=True)
-            form = saved["format"]
-        except TrainError:
-            raise
-        except Exception:  # whatever the unpickler trips over
-            raise TrainError(f"train: checkpoint {file} is none of ours; remove it, or name another file.") from None
-        if form != _FORMAT:
+        with _named(file, "checkpoint"):
+            stream = file.open("rb")
+        with stream:
+            try:
+                saved = _checkpoint.load(file, stream)
+                form = saved["format"]
+            except Exception:  # whatever the unpickler trips over
+                raise TrainError(
+                    f"train: checkpoint {file} is none of ours, or damaged; remove it, or name another file."
+                ) from None
+        if type(form) is not int or form != _FORMAT:
             raise TrainError(f"train: checkpoint {file} is of another version of bilateral_ops; --restart starts anew.")
+        with self._sound():
+            _checkpoint.check_progress(saved)
         if options.resume:
             return saved
         if saved["finished"]:
@@ -374,16 +374,32 @@ class _Trainer:
         earlier = saved["trained on"]
         if changed := [name for name, value in self.trained_on.items() if earlier.get(name) != value]:
             name = changed[0]
-            was = "" if name in ("photographs", "held out") else f" {earlier.get(name)}, not {self.trained_on[name]}"
+            values = f" {brief(earlier.get(name), str)}, not {self.trained_on[name]}"
+            was = "" if name in ("photographs", "held out") else values
             label = {"config": "the configuration", "photographs": "other photographs", "held out": "others held out"}
             raise TrainError(
                 f"train: checkpoint {self.checkpoint} is of a training with {label.get(name, name)}{was}; "
                 "give it the same, or --restart."
             )
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        own, config = self.model.state_dict(), self.model.config
+        with self._sound():
+            weights = _checkpoint.weights(saved, "model", own, config)
+            moments = _checkpoint.moments(saved, self.optimizer)
+            if self.heldout:
+                self.best = _checkpoint.best(saved, own, config)
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(moments)
         self.step, self.elapsed, self.average = saved["step"], saved["elapsed"], saved["average"]
-        self.best = saved["best"]
+
+    @contextmanager
+    def _sound(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            what = str(error).removesuffix(".")
+            raise TrainError(
+                f"train: checkpoint {self.checkpoint} is damaged ({what}); --restart starts anew."
+            ) from None
 
     # --- what is said
 
