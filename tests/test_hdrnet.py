@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import sys
 import tracemalloc
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BF16, F16, F32, F64, U8, U16, python, tolerance, weights_of
+from damage import damaged_bytes, damaged_json
 
 from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, read_model, write_model
 from bilateral_ops.hdrnet._config import layers, shapes
+from bilateral_ops.hdrnet._weights import _MAX_HEADER, check_weights
 from bilateral_ops.reference import numpy as reference
 
 #: Every option, on a network of a few pixels. 12 is no power of two, and halves to odd numbers of cells.
@@ -602,7 +605,12 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     bias = "coefficients.splat.0.bias"
     refused(f"must have all weights of its configuration, but {bias} is missing.$", lambda h: h.pop(bias))
     refused(rf"{bias} must have shape \(2,\), got \(1, 2\).$", lambda h: h[bias].update(shape=[1, 2]))
+    refused("header is none.$", lambda h: h[bias].update(shape=[True, 2]))
     refused(f"as many bytes for {bias} as its shape", lambda h: h[bias].update(shape=[3]))
+    refused(r"as its shape \(4294967296, 4294967296\) says, but has 8", lambda h: h[bias].update(shape=[2**32] * 2))
+    refused("header is none.$", lambda h: h[bias].update(shape=[1] * 1000))
+    refused("header is none.$", lambda h: h[bias].update(more=1))
+    refused("header is none.$", lambda h: h.update(__metadata__=[]))
     refused(f"numbers of F16, F32, F64, but {bias} is I32", lambda h: h[bias].update(dtype="I32"))
     refused("weights of its configuration alone, but has more, too.$", lambda h: h.update(more=h[bias]))
     text = json.dumps({**dataclasses.asdict(config), "colour": 1})
@@ -611,6 +619,195 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     refused(r"model.safetensors must .*be of type int, got 2.5.$", lambda h: h["__metadata__"].update({key: text}))
     with pytest.raises(OSError, match=r"missing.safetensors"):
         Predictor.load(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda b, h: h[b].update(data_offsets=[0, 8]), "one array after another, but {b} begins at byte 0, not"),
+        (lambda b, h: [e["data_offsets"].__iadd__([4]) for e in h.values() if "shape" in e], "its header is none.$"),
+        (lambda b, h: [_move(e, 4) for e in h.values() if "shape" in e], "begins at byte 4, not 0.$"),
+        (lambda b, h: [_move(e, -4) for e in h.values() if "shape" in e], "its header is none.$"),
+        (lambda b, h: _move(h["guides.0.mix_bias"], 4), "guides.0.mix_bias begins at byte"),
+        (lambda b, h: h[b].update(data_offsets=[2**62, 2**62 + 8]), f"begins at byte {2**62}, not"),
+        (lambda b, h: h[b].update(dtype="F64", data_offsets=[0, 16]), "one array after another"),
+    ],
+)
+def test_every_byte_is_of_one_array(change: Any, sentence: str, tmp_path: Path) -> None:
+    file, config, bias = tmp_path / "model.safetensors", VARIANTS["one cell"], "coefficients.splat.0.bias"
+    write_model(file, config, weights_of(config))
+    edited(file, lambda header: change(bias, header))
+    with pytest.raises(ValueError, match=sentence.replace("{b}", bias)):
+        read_model(file)
+
+
+def _move(entry: dict[str, Any], by: int) -> None:
+    entry["data_offsets"] = [n + by for n in entry["data_offsets"]]
+
+
+def test_bytes_of_no_array_are_refused(tmp_path: Path) -> None:
+    file, config = tmp_path / "model.safetensors", VARIANTS["one cell"]
+    write_model(file, config, weights_of(config))
+    with file.open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(ValueError, match=r"must have \d+ bytes of weights, but has \d+.$"):
+        read_model(file)
+
+
+def _packed(header: str, body: bytes = b"") -> bytes:
+    text = header.encode("utf-8", "surrogatepass")
+    return len(text).to_bytes(8, "little") + text + body
+
+
+_CONFIGURED = {"bilateral_ops.hdrnet": Config(net_input=2, spatial_bin=1, luma_bins=2).to_json()}
+_ENTRY = {"dtype": "F32", "shape": [800_000], "data_offsets": [0, 3_200_000]}
+HOSTILE_MODELS = {
+    "one array 20,000 times": _packed(
+        json.dumps({"__metadata__": _CONFIGURED, **{str(i): _ENTRY for i in range(20_000)}}), bytes(3_200_000)
+    ),
+    "no end of nesting": _packed('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+    "a large size": _packed(json.dumps({"__metadata__": _CONFIGURED, "a": {**_ENTRY, "shape": [2**70]}})),
+    "a long number": _packed('{"a": ' + "9" * 100_000 + "}"),
+    "many sizes": _packed(json.dumps({"__metadata__": _CONFIGURED, "a": {**_ENTRY, "shape": [2**62] * 100_000}})),
+    "no bytes": _packed(
+        json.dumps({"__metadata__": _CONFIGURED, "a": {"dtype": "F32", "shape": [2**32] * 2, "data_offsets": [0, 0]}})
+    ),
+    "a name twice": _packed('{"a": {}, "a": {}}'),
+    "a name that ends the line": _packed(
+        json.dumps({"__metadata__": _CONFIGURED, "\n\x1b[2J": {**_ENTRY, "dtype": "I\n8"}})
+    ),
+    "a large header": _packed('{"a":[' + "[[[]]]," * ((_MAX_HEADER - 10) // 7) + "0]}"),
+    "a larger header": _packed('{"a":[' + "[]," * 2_000_000 + "0]}"),
+    "a header of no bytes": bytes(8) + b"{" + bytes(100),
+    "no text": _packed("{}").replace(b"}", b"\xff"),
+    "UTF-16": (4).to_bytes(8, "little") + "{}".encode("utf-16-le"),
+    "a configuration of large layers": _packed(
+        json.dumps({"__metadata__": {"bilateral_ops.hdrnet": '{"luma_bins": 65536, "channel_multiplier": 65536}'}})
+    ),
+    "a configuration of larger layers": _packed(
+        json.dumps({"__metadata__": {"bilateral_ops.hdrnet": '{"net_input": 18446744073709551616}'}})
+    ),
+    "a long configuration": _packed(json.dumps({"__metadata__": {"bilateral_ops.hdrnet": "[" * 1_000_000}})),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_MODELS)
+def test_hostile_models_take_neither_memory_nor_time(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(HOSTILE_MODELS[name])
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"^read_model: .*\.$") as caught:
+        read_model(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert peak < 200e6
+
+
+def test_a_hostile_model_is_a_sentence_of_the_command(tmp_path: Path, run: Any) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    for module in ("tifffile", "imagecodecs", "tqdm"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    file, picture = tmp_path / "model.safetensors", tmp_path / "a.png"
+    image.fromarray(image_of((8, 9), U8)).save(picture)
+    for name, data in HOSTILE_MODELS.items():
+        file.write_bytes(data)
+        code, out, err = run("enhance", picture, "--out", tmp_path / "out", "--model", file)
+        assert (code, out, err.count("\n")) == (2, "", 1), name
+        assert err.startswith("bilateral-ops enhance: --model must be a model file (read_model: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the file would take its size there")
+def test_a_large_file_that_is_no_model_is_not_read(tmp_path: Path) -> None:
+    file, config = tmp_path / "model.safetensors", VARIANTS["one cell"]
+    write_model(file, config, weights_of(config))
+    os.truncate(file, 10**10)  # of no blocks on the disk
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="bytes of weights, but has "):
+        read_model(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"directory|denied"):
+        read_model(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ValueError, match=r"pipe must be a regular file, which it is not.$"):
+            read_model(tmp_path / "pipe")
+
+
+def _header_and_body(data: bytes) -> tuple[Any, bytes]:
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def _with_damaged_header(data: bytes, rng: Any) -> bytes:
+    header, body = _header_and_body(data)
+    return _packed(damaged_json(header, rng), body)
+
+
+def _with_damaged_configuration(data: bytes, rng: Any) -> bytes:
+    header, body = _header_and_body(data)
+    config = json.loads(header["__metadata__"]["bilateral_ops.hdrnet"])
+    header["__metadata__"]["bilateral_ops.hdrnet"] = damaged_json(config, rng)
+    return _packed(json.dumps(header), body)
+
+
+#: Damaged files of each kind. 2000 take a minute.
+DAMAGED = 150
+
+
+@pytest.mark.parametrize("damaged", [damaged_bytes, _with_damaged_header, _with_damaged_configuration])
+def test_a_damaged_model_is_read_or_refused(damaged: Any, tmp_path: Path) -> None:
+    file, config = tmp_path / "model.safetensors", VARIANTS["one cell"]
+    write_model(file, config, weights_of(config), metadata={"edit": "clahe"})
+    data, sentences = file.read_bytes(), []
+    tracemalloc.start()
+    for seed in range(DAMAGED):
+        file.write_bytes(damaged(data, np.random.default_rng(seed)))
+        try:
+            got_config, weights, metadata = read_model(file)
+        except ValueError as error:
+            sentences.append(str(error))
+        else:
+            check_weights("test", got_config, weights)
+            assert all(isinstance(text, str) for item in metadata.items() for text in item)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0 < len(sentences) < DAMAGED
+    assert all(text.startswith("read_model: ") and "\n" not in text for text in sentences)
+    assert peak < 100e6
+
+
+def test_metadata_are_strings(tmp_path: Path) -> None:
+    file, config = tmp_path / "model.safetensors", VARIANTS["one cell"]
+    with pytest.raises(TypeError, match=r"^write_model: metadata must be strings by name, got 'step': 5.$"):
+        write_model(file, config, weights_of(config), metadata={"step": 5})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"^write_model: metadata must have less than 4000000 bytes"):
+        write_model(file, config, weights_of(config), metadata={"log": "x" * 4_000_000})
+    assert not file.exists()
+    write_model(file, config, weights_of(config), metadata={"log": "x" * 3_000_000})
+    edited(file, lambda header: header["__metadata__"].update(step=5))  # as an earlier version wrote it
+    assert read_model(file)[2] == {"log": "x" * 3_000_000, "step": "5"}
+
+
+def test_double_precision_is_read(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    file, config = tmp_path / "model.safetensors", VARIANTS["one cell"]
+    metadata = {"bilateral_ops.hdrnet": config.to_json()}
+    weights = {name: array.astype(F64) for name, array in weights_of(config).items()}
+    safetensors.save_file(weights, file, metadata)
+    for name, array in read_model(file)[1].items():
+        np.testing.assert_array_equal(array, weights[name].astype(F32))
+    weights["guides.0.mix"][1] = 1e300  # beyond float32
+    safetensors.save_file(weights, file, metadata)
+    with pytest.raises(ValueError, match=r"guides.0.mix must be finite"):
+        read_model(file)
 
 
 def test_bad_weights_are_not_written(tmp_path: Path) -> None:
@@ -652,6 +849,8 @@ def test_a_configuration_survives_json(config: Config) -> None:
         ({"batch_norm": 1}, TypeError, "batch_norm must be of type bool, got 1."),
         ({"guide": "lumen"}, ValueError, "guide must be one of curves, nn, luma, got 'lumen'."),
         ({"scales": 2}, ValueError, "scales must be 1 or 3, got 2."),
+        ({"luma_bins": 65537}, ValueError, "luma_bins must be at most 65536, got 65537."),
+        ({"net_input": 10**5000}, ValueError, "net_input must be at most 65536, got an integer of 16610 bits."),
     ],
 )
 def test_configurations_are_checked(options: dict[str, Any], error: type[Exception], sentence: str) -> None:
@@ -660,7 +859,20 @@ def test_configurations_are_checked(options: dict[str, Any], error: type[Excepti
     assert str(caught.value) == f"Config: {sentence}"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{", "null", "[" * 9_000, "{}" * 9_000, '{"scales": 1, "scales": 3}', '{"luma_bins": NaN}'),
+        *('{"luma_bins": "8"}', '{"luma_bins": ' + "9" * 5000 + "}", '{"guide": ' + "[" * 900 + "]" * 900 + "}"),
+        *('{"luma_bins": 1e400}', '{"luma_bins": null}', '{"\\ud800": 1}'),
+    ],
+)
 def test_a_configuration_of_other_text(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^Config: text must be "):
+    with pytest.raises(ValueError, match=r"^Config: ") as caught:
         Config.from_json(text)
+    assert len(str(caught.value)) < 3000
+
+
+def test_a_configuration_of_no_text() -> None:
+    with pytest.raises(TypeError, match=r"^Config: text must be of type str, got int.$"):
+        Config.from_json(5)  # type: ignore[arg-type]
