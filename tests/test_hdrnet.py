@@ -629,7 +629,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         (lambda b, h: [_move(e, 4) for e in h.values() if "shape" in e], "begins at byte 4, not 0.$"),
         (lambda b, h: [_move(e, -4) for e in h.values() if "shape" in e], "its header is none.$"),
         (lambda b, h: _move(h["guides.0.mix_bias"], 4), "guides.0.mix_bias begins at byte"),
-        (lambda b, h: h[b].update(data_offsets=[2**62, 2**62 + 8]), f"begins at byte {2**62}, not"),
+        (lambda b, h: h[b].update(data_offsets=[2**62, 2**62 + 8]), "must have one array after another"),
         (lambda b, h: h[b].update(dtype="F64", data_offsets=[0, 16]), "one array after another"),
     ],
 )

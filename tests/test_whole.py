@@ -1,0 +1,221 @@
+"""Are files there whole or not at all, and does nothing stay of processes that were killed?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilateral_ops import _whole
+from bilateral_ops._whole import whole
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such thing")
+_WRITER = """
+import sys, time
+from bilateral_ops._whole import whole
+with whole(sys.argv[1]) as partial:
+    partial.write_bytes(b"half")
+    print(partial.name, flush=True)
+    time.sleep(100)
+"""
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another process in the middle of a file, and the partial file."""
+    with subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, path.with_name(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with whole(path) as partial:
+        assert partial.parent == tmp_path
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    with suppress(ZeroDivisionError), whole(path) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    with whole(path, keep=False) as partial:
+        partial.touch()
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, keep: bool) -> None:
+    with writer(tmp_path / "a") as (process, partial):
+        process.kill()
+        process.wait()
+    assert len(names(tmp_path)) == 2
+    assert partial.read_bytes() == b"half"
+    with whole(tmp_path / "b", keep) as other:
+        other.touch()
+    assert names(tmp_path) == ["b"] * keep
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    with writer(tmp_path / "a") as (_, partial):
+        before = names(tmp_path)
+        with whole(tmp_path / "b", keep=False) as other:
+            other.touch()
+        assert names(tmp_path) == before
+        # A writer may have replaced the file.
+        (tmp_path / "new").write_bytes(b"more")
+        os.replace(tmp_path / "new", partial)
+        with whole(tmp_path / "b", keep=False):
+            pass
+        assert names(tmp_path) == before
+
+
+def test_what_other_threads_write_stays(tmp_path: Path) -> None:
+    started, end = threading.Barrier(5), threading.Event()
+    failed = []
+
+    def write(name: str) -> None:
+        try:
+            with whole(tmp_path / name) as partial:
+                partial.write_text(name)
+                started.wait()
+                end.wait()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    with whole(tmp_path / "e", keep=False):
+        pass
+    end.set()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert names(tmp_path) == list("abcd")
+
+
+def test_only_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of other machines, which may be at it, nor what only looks like one."""
+    host, token, ended = _whole._HOST, "0123456789abcdef", ended_process()
+    other = f"{int(host, 16) ^ 1:08x}"
+    kept = [
+        *(f".bilateral-ops-{other}.{token}.lock", f".bilateral-ops-{other}.{token}.partial"),
+        *(f".bilateral-ops-{host}.{token}.partial", f".bilateral-ops-{host}.{token}.lock.txt"),  # one without a lock
+        *(f".bilateral-ops-{host}.{token[1:]}.lock", f"bilateral-ops-{host}.{token}.lock", "a.partial", ".b.lock"),
+        *(f".bilateral-ops-{ended}-0.partial.txt", f".bilateral-ops-{ended}.partial", ".bilateral-ops-0-0.partial"),
+        *(f".bilateral-ops-{os.getpid()}-0.partial", f".bilateral-ops-{10**12}-0.partial"),
+    ]
+    for name in kept:
+        (tmp_path / name).write_text("kept")
+    folders = [f".bilateral-ops-{host}.{'1' * 16}.lock", f".bilateral-ops-{ended}-1.partial"]
+    for name in folders:
+        (tmp_path / name).mkdir()
+    if os.name != "nt":
+        (tmp_path / f".bilateral-ops-{ended}-2.partial").symlink_to("a.partial")
+        (tmp_path / f".bilateral-ops-{host}.{'2' * 16}.lock").symlink_to("a.partial")
+        os.mkfifo(tmp_path / f".bilateral-ops-{host}.{'3' * 16}.lock")
+    before = names(tmp_path)
+    for name in (f".bilateral-ops-{ended}-0.partial", f".bilateral-ops-{host}.{'4' * 16}.lock"):
+        (tmp_path / name).write_text("left")
+    (tmp_path / f".bilateral-ops-{host}.{'4' * 16}.partial").write_text("left")
+    if os.name == "nt":  # where numbers of processes are not judged: what is open stays
+        before.remove(f".bilateral-ops-{os.getpid()}-0.partial")
+    with whole(tmp_path / "c", keep=False):
+        pass
+    assert names(tmp_path) == before
+
+
+@POSIX
+def test_another_users_process_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(process: int, number: int) -> None:
+        assert number == 0
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    (tmp_path / ".bilateral-ops-1-0.partial").touch()
+    with whole(tmp_path / "a", keep=False):
+        pass
+    assert names(tmp_path) == [".bilateral-ops-1-0.partial"]
+
+
+def test_a_folder_is_cleared_once_for_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared = []
+    monkeypatch.setattr(_whole, "_clear", cleared.append)
+    for name in "abc":
+        with whole(tmp_path / name) as partial:
+            partial.touch()
+    assert cleared == [tmp_path]
+
+
+@pytest.mark.parametrize(("module", "what"), [(os, "listdir"), (os, "kill"), (_whole, "_clear_unlocked")])
+def test_what_cannot_be_cleared_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, what: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no")
+
+    for name in (f".bilateral-ops-{_whole._HOST}.{'4' * 16}.lock", f".bilateral-ops-{ended_process()}-0.partial"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(module, what, fail)
+    with whole(tmp_path / "a") as partial:
+        partial.touch()
+    assert (tmp_path / "a").exists()
+
+
+def test_without_locks_files_are_written_and_judged_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: Any, **__: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(_whole, "_lock", no_locks)
+    with whole(tmp_path / "a") as partial:
+        partial.write_text("half")
+        if os.name != "nt":
+            assert names(tmp_path) == [partial.name]
+        monkeypatch.undo()
+        with whole(tmp_path / "b", keep=False):
+            pass
+        assert partial.read_text() == "half"
+    assert names(tmp_path) == ["a"]
+
+
+def test_bytes_are_on_the_disk_before_they_take_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def replaced(source: Any, target: Any) -> None:
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    with whole(tmp_path / "a") as partial:
+        partial.write_text("all")
+    folder = [tmp_path.stat().st_ino] if os.name != "nt" else []
+    assert calls == [(tmp_path / "a").stat().st_ino, "replace", *folder]
