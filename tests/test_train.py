@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ for module in ("PIL", "imagecodecs", "skimage", "tqdm"):
     pytest.importorskip(module, reason=f"{module} is not installed")
 
 # Where one is missing this module is skipped.
+from damage import HOSTILE, damaged_bytes, damaged_tree  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: E402
@@ -44,16 +48,20 @@ def darker(image):
     return np.rint(image * 0.5 + 20).astype(np.uint8)
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    """Six photographs and what an edit made of them, in two formats, one of them in a folder within."""
+def made_pairs(within):
     for i in range(6):
         name = f"a{i}" if i else "within/a0"
         for folder, ending, image in (("input", "jpg", photo(i)), ("target", "png", darker(photo(i)))):
-            path = tmp_path / "pairs" / folder / f"{name}.{ending}"
+            path = within / "pairs" / folder / f"{name}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, quality=100, subsampling=0)
-    return tmp_path / "pairs"
+    return within / "pairs"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Six photographs and what an edit made of them, in two formats, one of them in a folder within."""
+    return made_pairs(tmp_path)
 
 
 def weights(file):
@@ -228,6 +236,190 @@ def test_checkpoints_of_other_trainings_are_refused(pairs, tmp_path):
     with pytest.raises(TrainError, match="is none of ours"):
         train(pairs, tmp_path / "m", resume=True, **options)
     train(pairs, tmp_path / "m", restart=True, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training of two steps: its photographs, and its checkpoint's bytes."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(made_pairs(folder), folder / "m", config=TINY, steps=2, **QUICK)
+    return folder / "pairs", (folder / "m.checkpoint").read_bytes()
+
+
+@pytest.fixture
+def checkpoint(trained, tmp_path):
+    """The checkpoint of a training, and a function that goes on from it for a step."""
+    pairs, data = trained
+    file = tmp_path / "m.checkpoint"
+    file.write_bytes(data)
+
+    def go_on():
+        options = Options(**QUICK, steps=3, resume=True)
+        with closing(training._Trainer(pairs, tmp_path / "m", TINY, options, training._Team())) as trainer:
+            trainer.run()
+            return trainer.step
+
+    return file, go_on
+
+
+def in_tensor(value):
+    """A change of a tensor's first number."""
+
+    def change(tensor):
+        tensor[(0,) * tensor.ndim] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "words"),
+    [
+        (("step",), None, "step must be of type int, got nothing"),
+        (("step",), -1, "step must be from 1 to .*, got -1"),
+        (("step",), 2**70, "step must be from 1"),
+        (("step",), "2", "step must be of type int, got str"),
+        (("step",), 1, "optimizer must be of step 1, got 2.0"),
+        (("finished",), 1, "finished must be True or False, got int"),
+        (("average",), math.nan, "average must be from 0 to .*, got nan"),
+        (("elapsed",), torch.zeros(2), "elapsed must be of type float, got Tensor"),
+        (("format",), torch.zeros(2), "is of another version"),
+        (("trained on",), [], "trained on must be of type dict, got list"),
+        (("trained on", "batch"), torch.zeros(2), "trained on must be numbers and text"),
+        (("model",), None, "model must be of type dict, got nothing"),
+        (("model", "guides.0.mix"), torch.zeros(4), r"model: guides.0.mix must have shape \(3,\), got \(4,\)"),
+        (
+            ("model", "guides.0.mix"),
+            torch.zeros(3).int(),
+            "model: 'guides.0.mix' must be of torch.float32, got torch.int32",
+        ),
+        (("model", "guides.0.mix"), torch.zeros(3).to_sparse(), "model: 'guides.0.mix' must be a tensor"),
+        (("model", "guides.0.mix"), torch.zeros(1).expand(3), None),
+        (("model", "guides.0.mix"), [0.0] * 3, "model: 'guides.0.mix' must be a tensor, got list"),
+        (("model", "guides.0.mix"), in_tensor(math.nan), "model: guides.0.mix must be finite"),
+        (("model", "more"), torch.zeros(1), "has more, too"),
+        (("model", 5), torch.zeros(1), "model must be tensors by name, got int as a name"),
+        (("best",), None, "best must be of type dict"),
+        (("best", "psnr"), math.nan, "psnr must be from"),
+        (("best", "step"), 9, "step must be from 0 to 2, got 9"),
+        (("best", "weights"), None, "weights must be of type dict, got nothing"),
+        (("best", "weights", "guides.0.mix"), in_tensor(math.inf), "weights: guides.0.mix must be finite"),
+        (("optimizer",), 5, "optimizer must be of type dict, got int"),
+        (("optimizer", "state"), {}, "optimizer must have moments of 27 parameters"),
+        (("optimizer", "state", 3), [], "3 must be of type dict, got list"),
+        (("optimizer", "state", 3, "step"), torch.tensor(1.0), "optimizer must be of step 2, got 1.0"),
+        (("optimizer", "state", 3, "exp_avg"), None, "exp_avg of parameter 3 must be a tensor, got nothing"),
+        (("optimizer", "state", 3, "exp_avg"), torch.zeros(1), r"parameter 3 must have shape .*, got \(1,\)"),
+        (("optimizer", "state", 3, "exp_avg"), in_tensor(math.nan), "exp_avg of parameter 3 must be finite"),
+        (("optimizer", "state", 3, "exp_avg_sq"), in_tensor(-1), "exp_avg_sq of parameter 3 must be finite, and a"),
+        (("optimizer", "param_groups"), "junk", None),  # these are the options'
+    ],
+)
+def test_a_damaged_checkpoint_is_a_sentence(checkpoint, path, change, words):
+    file, go_on = checkpoint
+    saved = torch.load(file, weights_only=True)
+    *within, key = path
+    holder = saved
+    for name in within:
+        holder = holder[name]
+    if callable(change):
+        change(holder[key])
+    else:
+        holder[key] = change
+    torch.save(saved, file)
+    if words is None:
+        assert go_on() == 3
+    else:
+        with pytest.raises(TrainError, match=rf"^train: checkpoint .*{words}.*starts anew\.$"):
+            go_on()
+
+
+def zipped(file, change):
+    """The checkpoint's records, changed and packed again."""
+    with zipfile.ZipFile(file) as archive:
+        records = {item.filename: archive.read(item) for item in archive.infolist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        change(archive, records)
+
+
+def compressed(archive, records):
+    for name, data in records.items():
+        archive.writestr(name, data, zipfile.ZIP_DEFLATED)
+
+
+def with_a_large_pickle(archive, records):
+    for name, data in records.items():
+        archive.writestr(name, b"\x80\x02" + b"]" * 10_000_000 + b"." if name.endswith(".pkl") else data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(file.read_bytes()[:-100]),
+        lambda file: file.write_bytes(file.read_bytes()[:5000]),
+        lambda file: file.write_bytes(file.read_bytes().replace(b"guides.0.mix", b"guides.0.max")),
+        lambda file: torch.save([1, 2], file),
+        lambda file: torch.save({"step": 1}, file),
+        lambda file: torch.save({"format": subprocess.run}, file),
+        lambda file: torch.save(HDRNet(TINY), file),
+        lambda file: torch.save({"format": 1}, file, _use_new_zipfile_serialization=False),
+        lambda file: HDRNet(TINY).save(file),
+        lambda file: zipped(file, compressed),
+        lambda file: zipped(file, with_a_large_pickle),
+    ],
+)
+def test_what_is_no_checkpoint_is_a_sentence(checkpoint, tmp_path, run, damage):
+    file, go_on = checkpoint
+    damage(file)
+    words = r"^train: checkpoint .* is none of ours, or damaged; remove it, or name another file\.$"
+    with pytest.raises(TrainError, match=words):
+        go_on()
+    code, out, err = run("train", tmp_path, "--out", tmp_path / "m", "--resume", *TINY_OPTIONS)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_a_flipped_bit_of_a_weight_is_found(checkpoint):
+    file, go_on = checkpoint
+    data = bytearray(file.read_bytes())
+    weight = torch.load(file, weights_only=True)["model"]["guides.0.shifts"].numpy().tobytes()
+    data[data.index(weight)] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(TrainError, match="is none of ours, or damaged"):
+        go_on()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize("option", ["out", "checkpoint"])
+def test_a_pipe_is_neither_waited_for_nor_replaced(pairs, tmp_path, option):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TrainError, match=r"must be a file that can be written, got .* \(it is no regular file\)"):
+        train(pairs, **{"out": tmp_path / "m", option: tmp_path / "pipe"}, config=TINY, steps=1, **QUICK)
+
+
+#: Damaged files of each kind. 2000 take some minutes.
+DAMAGED = 30
+TENSORS = (
+    *(torch.zeros(3), torch.zeros(()), torch.full((3,), math.nan), torch.zeros(0), torch.zeros(1).expand(2**40)),
+    *(torch.zeros(3, dtype=dtype) for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.complex64)),
+    *(torch.eye(3).to_sparse(), torch.nn.Parameter(torch.zeros(3)), torch.zeros(3, device="meta")),
+)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "tree"])
+def test_a_damaged_checkpoint_is_read_or_refused(checkpoint, kind):
+    file, go_on = checkpoint
+    data, saved, refused = file.read_bytes(), torch.load(file, weights_only=True), 0
+    for seed in range(DAMAGED):
+        rng = np.random.default_rng(seed)
+        if kind == "bytes":
+            file.write_bytes(damaged_bytes(data, rng))
+        else:
+            torch.save(damaged_tree(saved, rng, (*HOSTILE, *TENSORS)), file)
+        try:
+            go_on()
+        except TrainError:
+            refused += 1
+    assert refused > 0
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_is_not_lost_to_a_new_training(pairs, tmp_path, run, monkeypatch):

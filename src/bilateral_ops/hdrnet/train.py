@@ -583,6 +583,8 @@ def _writable(path: Path, what: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is no regular file")
         with whole(path, keep=False) as trial:
             trial.touch()
 
