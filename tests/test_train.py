@@ -28,6 +28,7 @@ from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: 
 from bilateral_ops.hdrnet import train as training  # noqa: E402
 from bilateral_ops.hdrnet._data import DataError, Photographs, Samples  # noqa: E402
 from bilateral_ops.hdrnet._edits import EDITS, edited  # noqa: E402
+from bilateral_ops.hdrnet._predict import SHIPPED  # noqa: E402
 from bilateral_ops.hdrnet.train import Options, TrainError, train  # noqa: E402
 
 TINY = Config(net_input=32, spatial_bin=4, luma_bins=4, guide_complexity=4)
@@ -376,6 +377,7 @@ def test_what_is_no_checkpoint_is_a_sentence(checkpoint, tmp_path, run, damage):
         go_on()
     code, out, err = run("train", tmp_path, "--out", tmp_path / "m", "--resume", *TINY_OPTIONS)
     assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is none of ours, or damaged" in err
 
 
 def test_a_flipped_bit_of_a_weight_is_found(checkpoint):
@@ -596,6 +598,10 @@ def test_folders_of_photographs_alone(pairs, tmp_path):
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite, got nan"),
         ({"coverage": 1.5}, ValueError, "coverage must be at most 1, got 1.5"),
         ({"edit": "sepia"}, ValueError, "edit must be one of clahe, clarity, shadows, brightness, got 'sepia'"),
+        ({"seed": 2**64}, ValueError, "seed must be at most 18446744073709551615, got 18446744073709551616"),
+        ({"exposure": 1e300}, ValueError, "exposure must be at most 64, got 1e+300"),
+        ({"workers": 10**9}, ValueError, "workers must be at most 1024, got 1000000000"),
+        ({"device": "meta"}, ValueError, "device must be cpu, cuda or cuda:N, got 'meta'"),
         ({"steps": 1, "minutes": 1}, ValueError, "steps and minutes exclude one another"),
         ({"resume": True, "restart": True}, ValueError, "resume and restart exclude one another"),
         ({"validation": 1.0}, ValueError, "validation must be a folder or a share from 0 to below 1, got 1.0"),
@@ -615,10 +621,15 @@ def test_what_cannot_be_trained(pairs, tmp_path, monkeypatch):
         ({"init": tmp_path / "junk"}, "init must be a model file"),
         ({"init": tmp_path / "nowhere"}, "init must be a model file"),
         ({"checkpoint": pairs}, "checkpoint must be a file that can be written"),
+        ({"checkpoint": tmp_path / "x" / ".." / "n"}, "checkpoint must be another file than OUT"),
         ({"learning_rate": 1e30, "config": TINY, "steps": 9}, "the loss is .* at step .*; a lower learning rate"),
     ):
         with pytest.raises(TrainError, match=words):
             train(pairs, tmp_path / "n", **{**QUICK, **options})
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "HDRNet", lambda _: torch.empty(1 << 62))
+        with pytest.raises(TrainError, match=r"config must be of a network that memory can have, got Config\("):
+            train(pairs, tmp_path / "n", config=TINY, **QUICK)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(TrainError, match="pip install tensorboard"):
         train(pairs, tmp_path / "n", log=tmp_path / "log", **QUICK)
@@ -641,6 +652,10 @@ def test_tensorboard_has_scalars_and_pictures(pairs, tmp_path):
     (tag,) = events.Tags()["images"]
     shown = events.Images(tag)[-1]
     assert (shown.width, shown.height) == (3 * 56, 40)  # photograph, result, target
+    (tmp_path / "junk").touch()
+    for folder in (tmp_path / "junk", tmp_path / "junk" / "within"):
+        with pytest.raises(TrainError, match=r"log must be a folder that can be written, got .*junk"):
+            train(pairs, tmp_path / "n", config=TINY, steps=1, log=folder, **QUICK)
 
 
 # --- the command
@@ -677,6 +692,7 @@ def test_the_commands_errors_and_help(pairs, tmp_path, run):
         ((pairs, *out, "--batch", "0"), "train: batch must be at least 1, got 0."),
         ((pairs, *out, "--net-input", "100"), "net_input must be spatial_bin times 2, 4, 8"),
         ((tmp_path / "nowhere", *out), "PAIRS must be a folder"),
+        ((pairs, *out, "--init", SHIPPED, "--luma-bins", "4"), "config must be that of"),
     ):
         code, text, err = run("train", *arguments)
         assert (code, text) == (2, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -62,8 +63,8 @@ class Options:
     )
     steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
     minutes: float | None = _option(None, float, "train for so long instead", "T", above=0, resumable=True)
-    batch: int = _option(4, int, "pairs in a step, of each process", "N", least=1)
-    crop: int = _option(384, int, "side of the crops, in pixels", "PIXELS", least=8)
+    batch: int = _option(4, int, "pairs in a step, of each process", "N", least=1, most=1 << 16)
+    crop: int = _option(384, int, "side of the crops, in pixels", "PIXELS", least=8, most=1 << 16)
     coverage: float = _option(
         0.5,
         float,
@@ -82,6 +83,7 @@ class Options:
         "input and target alike (default there: 0, as it supposes that the edit is the same at every exposure)",
         "STOPS",
         least=0,
+        most=64,
     )
     learning_rate: float = _option(1e-4, float, "of Adam", "RATE", above=0)
     schedule: str = _option(
@@ -89,8 +91,8 @@ class Options:
     )
     warmup: int = _option(500, int, "steps in which the cosine schedule first rises from 0", "N", least=0)
     weight_decay: float = _option(1e-8, float, "of the layers' weights, not of biases or guides", "RATE", least=0)
-    seed: int = _option(0, int, "of initial weights, order and crops", "N", least=0)
-    workers: int = _option(0, int, "processes that make crops and edits", "N", least=0, resumable=True)
+    seed: int = _option(0, int, "of initial weights, order and crops", "N", least=0, most=(1 << 64) - 1)
+    workers: int = _option(0, int, "processes that make crops and edits", "N", least=0, most=1 << 10, resumable=True)
     memory: float = _option(
         4,
         float,
@@ -127,6 +129,8 @@ class Options:
             raise ValueError("train: steps and minutes exclude one another, got both.")
         if self.resume and self.restart:
             raise ValueError("train: resume and restart exclude one another, got both.")
+        if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", self.device):
+            raise ValueError(f"train: device must be cpu, cuda or cuda:N, got {self.device!r}.")
         if self.share is not None and not 0 <= self.share < 1:
             raise ValueError(f"train: validation must be a folder or a share from 0 to below 1, got {self.validation}.")
 

@@ -172,6 +172,8 @@ class _Trainer:
         self.checkpoint = Path(options.checkpoint or f"{out}.checkpoint")
         _writable(out, "OUT")
         _writable(self.checkpoint, "checkpoint")
+        if self.checkpoint.resolve() == out.resolve():
+            raise TrainError(f"train: checkpoint must be another file than OUT, got {str(self.checkpoint)!r}.")
         writer = None if options.log is None else _tensorboard()
         self.model = _model(config, options)
         saved = self._saved()
@@ -188,7 +190,10 @@ class _Trainer:
         self.optimizer = _adam(self.model, options)
         if saved:
             self._restore(saved)
-        self.log = writer(options.log, purge_step=self.step + 1) if writer and team.leads else None
+        self.log = None
+        if writer and team.leads:
+            with _named(Path(str(options.log)), "log", "folder"):
+                self.log = writer(options.log, purge_step=self.step + 1)
         self.parallel = DistributedDataParallel(self.model) if team.size > 1 else self.model
         self.started = time.perf_counter()
         self.before = [_psnr(image, target) for _, image, target in self.heldout] if self.heldout and team.leads else []
@@ -481,12 +486,18 @@ class _Stop:
 
 
 def _model(config: Config | None, options: Options) -> HDRNet:
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainError("train: device must be cpu where PyTorch finds no CUDA device, got cuda.")
+    if options.device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise TrainError("train: device must be cpu where PyTorch finds no CUDA device, got cuda.")
+        if (torch.device(options.device).index or 0) >= (count := torch.cuda.device_count()):
+            raise TrainError(f"train: device must be one of {count} CUDA devices, got {options.device}.")
     if options.init is None:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            model = HDRNet(config)
+            try:
+                model = HDRNet(config)
+            except RuntimeError:  # PyTorch's for memory
+                raise TrainError(f"train: config must be of a network that memory can have, got {config}.") from None
         if options.start == "identity":
             _leave_unchanged(model)
     else:
@@ -495,7 +506,7 @@ def _model(config: Config | None, options: Options) -> HDRNet:
         except (ValueError, OSError) as error:
             raise TrainError(f"train: init must be a model file ({error})") from None
         if config not in (None, model.config):
-            raise ValueError(f"train: config must be that of {options.init}, {model.config}, got {config}.")
+            raise DataError(f"train: config must be that of {options.init}, {model.config}, got {config}.")
     model.to(options.device)
     for parameter in model.parameters():
         if parameter.ndim == 4:  # convolutions are faster so
@@ -568,12 +579,12 @@ def _one_thread(_: int) -> None:
 
 
 @contextmanager
-def _named(path: Path, what: str) -> Iterator[None]:
+def _named(path: Path, what: str, kind: str = "file") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise TrainError(
-            f"train: {what} must be a file that can be written, got {str(path)!r} ({error.strerror})."
+            f"train: {what} must be a {kind} that can be written, got {str(path)!r} ({error.strerror})."
         ) from None
 
 
