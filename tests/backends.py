@@ -151,6 +151,13 @@ class FakeArray:
     def swapaxes(self, *axes: int) -> FakeArray:
         return FakeArray(self.memory.swapaxes(*axes), self.device.id)
 
+    def __add__(self, other: FakeArray) -> FakeArray:
+        return FakeArray(self.memory + other.memory, self.device.id)
+
+    def __iadd__(self, other: FakeArray) -> FakeArray:
+        self.memory += other.memory
+        return self
+
 
 FakeArray.__module__ = "cupy"
 
@@ -197,6 +204,10 @@ class FakeCuPy(ModuleType):
         return made
 
 
+#: Where kernels take the guide that those on the CPU can do without.
+_GUIDES = {"slice_apply_forward": 2, "slice_apply_backward": 5}
+
+
 class FakeKernels(ModuleType):
     """The module ``_cuda``, computing with the CPU's kernels; it keeps what it was called with."""
 
@@ -212,6 +223,8 @@ class FakeKernels(ModuleType):
         def launch(*arguments: Any) -> None:
             *arguments, stream, allocate = arguments
             assert isinstance(stream, int)
+            if name in _GUIDES:
+                assert arguments[_GUIDES[name]] is not None, "CUDA kernels make no guide of the image"
             self.calls.append(SimpleNamespace(name=name, stream=stream, workspace=allocate(256)))
             kernel(*_memories(arguments))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from cases import (
     F32,
     SUBJECTS,
     arguments,
+    arrays,
     assert_forward,
     assert_gradient,
     assert_same_bits,
@@ -51,6 +53,7 @@ from cases import (
 import bilateral_ops
 from bilateral_ops import _dispatch
 from bilateral_ops.frameworks import _dlpack
+from bilateral_ops.ops import INTERNAL, OPERATIONS
 
 EVERY = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
 ALL = pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
@@ -95,6 +98,98 @@ def refused(error: type[Exception], sentence: str, subject: str, given: dict[str
     with pytest.raises(error) as raised:
         forward(bilateral_ops, subject, given, **keywords)
     assert str(raised.value) == sentence
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every operation, of this package alone too, has kernels for every framework's arrays on every device
+# ---------------------------------------------------------------------------------------------------------------------
+
+WHOLE: Any = SimpleNamespace(
+    **{name: each.function for name, each in (OPERATIONS | INTERNAL).items()},
+    **{f"{name}_vjp": each.vjp for name, each in (OPERATIONS | INTERNAL).items() if each.vjp is not None},
+)
+WHOLE_SUBJECTS = (*SUBJECTS, *INTERNAL)
+
+
+def whole_example(subject: str) -> dict[str, Any]:
+    if subject != "slice_apply_luma":
+        return example(subject)
+    return {name: array for name, array in example("slice_apply", xy=True).items() if name != "guide"}
+
+
+def assert_computes_all(send: Any, fetch: Any, subject: str) -> None:
+    """What NumPy arrays give, up to the rounding of a result between two kernels."""
+    given, through = whole_example(subject), Through(send, fetch, WHOLE)
+    result = forward(WHOLE, subject, given)
+    np.testing.assert_allclose(forward(through, subject, given), result, rtol=0, atol=1e-5)
+    if subject in DIFFERENTIABLE or subject in INTERNAL:
+        grad = random_like(result.shape, F32)
+        gradients = backward(WHOLE, subject, given, grad)._asdict()
+        got = backward(through, subject, given, grad)
+        for name, want in gradients.items():
+            if want is None:
+                assert getattr(got, name) is None
+            else:
+                np.testing.assert_allclose(getattr(got, name), want, rtol=0, atol=1e-4, err_msg=name)
+                (alone,) = [a for a in backward(through, subject, given, grad, wrt=name) if a is not None]
+                np.testing.assert_array_equal(alone, getattr(got, name), err_msg=name)
+
+
+@pytest.mark.parametrize("subject", WHOLE_SUBJECTS)
+def test_cupy_computes_all(subject: str, kernels: FakeKernels) -> None:
+    assert_computes_all(lambda array: FakeArray(array, 0), lambda array: array.memory, subject)
+
+
+@pytest.mark.parametrize("subject", WHOLE_SUBJECTS)
+def test_pytorch_computes_all(subject: str) -> None:
+    pytest.importorskip("torch")
+    assert_computes_all(to_torch, from_torch, subject)
+
+
+@pytest.mark.parametrize("subject", WHOLE_SUBJECTS)
+def test_pytorch_computes_all_on_cuda(subject: str, torch_on_cuda: Any) -> None:
+    """As calls, and by the operators, which are registered for both devices."""
+    import torch
+
+    assert_computes_all(torch_on_cuda.send, torch_on_cuda.fetch, subject)
+    name = operation(subject)
+    for registered in (name, f"{name}_vjp") if hasattr(WHOLE, f"{name}_vjp") else (name,):
+        for key in ("CPU", "CUDA", "Meta", "Autograd"):
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bilateral_ops::{registered}", key), key
+    given = whole_example(subject)
+    grad = random_like(forward(WHOLE, subject, given).shape, F32)
+    if subject in DIFFERENTIABLE or subject in INTERNAL:
+        sent = {n: torch_on_cuda.send(a).requires_grad_() for n, a in given.items() if isinstance(a, np.ndarray)}
+        forward(WHOLE, subject, {**given, **sent}).backward(torch_on_cuda.send(grad))
+        for n, want in backward(WHOLE, subject, given, grad)._asdict().items():
+            if want is not None:
+                np.testing.assert_allclose(torch_on_cuda.fetch(sent[n].grad), want, rtol=0, atol=1e-4, err_msg=n)
+
+
+@pytest.mark.parametrize("subject", WHOLE_SUBJECTS)
+def test_jax_computes_all(subject: str) -> None:
+    """On the CPU; and compiled for CUDA, it calls kernels that there are, with a guide where they need one."""
+    jax = pytest.importorskip("jax")
+    if "jax" not in _dispatch._FRAMEWORKS:
+        pytest.skip("JAX arrays are not served")
+    assert_computes_all(jax.numpy.asarray, np.asarray, subject)
+
+    given = whole_example(subject)
+    grad = random_like(forward(WHOLE, subject, given).shape, F32)
+    calls = [lambda changed: forward(WHOLE, subject, replaced(given, **changed))]
+    if subject in DIFFERENTIABLE or subject in INTERNAL:
+        calls.append(
+            lambda changed: tuple(backward(WHOLE, subject, replaced(given, **changed), jax.numpy.asarray(grad)))
+        )
+    for call in calls:
+        traced = jax.jit(call).trace(arrays(given))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        found = re.findall(r'custom_call @bilateral_ops_(\w+)\(.*?arrays = "([a-z-]*)\|([a-z-]*)"', text)
+        assert found
+        for kernel, _, order in found:
+            assert kernel in bilateral_ops._core.xla_handlers
+            if kernel.startswith("slice_apply"):
+                assert order[1] != "-"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -408,8 +503,9 @@ def test_pytorch_tensors_that_cannot_be_computed_on() -> None:
             assert part in str(raised.value)
 
 
-def test_pytorch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The road to the device, on tensors that only say they are there."""
+@pytest.fixture
+def torch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """PyTorch on a device, with tensors that only say they are there; ``entered`` has the devices made current."""
     torch = pytest.importorskip("torch")
     framework = pytest.importorskip("bilateral_ops.frameworks.torch")
 
@@ -443,7 +539,14 @@ def test_pytorch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) 
         return framework._host_array(tensor)
 
     monkeypatch.setattr("backends._memories", lambda given: framework._each(lent, given))
-    through = Through(lambda array: on_device(to_torch(array)), lambda t: from_torch(t.as_subclass(torch.Tensor)))
+    send, fetch = lambda array: on_device(to_torch(array)), lambda t: from_torch(t.as_subclass(torch.Tensor))
+    return SimpleNamespace(send=send, fetch=fetch, entered=entered)
+
+
+def test_pytorch_on_cuda(kernels: FakeKernels, torch_on_cuda: Any) -> None:
+    import torch
+
+    through = Through(torch_on_cuda.send, torch_on_cuda.fetch)
     for subject in SUBJECTS:
         assert_same_as_numpy(through, subject, example(subject))
     given = {**example("guide_nn"), "b2": 0.5}
@@ -454,7 +557,7 @@ def test_pytorch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) 
         assert_same_bits(through.fetched(forward(bilateral_ops, "guide_nn", sent)), want)
     assert {call.stream for call in kernels.calls} == {77}
     assert all(call.workspace.shape == (256,) and call.workspace.dtype == torch.uint8 for call in kernels.calls)
-    assert entered[-1] is None
+    assert torch_on_cuda.entered[-1] is None
     mixed = {**through.sent(example("slice")), "guide": to_torch(example("slice")["guide"])}
     refused(ValueError, "slice: guide must be on cuda:1 to match grid, got cpu.", "slice", mixed)
 

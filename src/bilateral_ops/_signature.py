@@ -531,7 +531,8 @@ class Call:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
         return tuple(n for n in names if n in wrt and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
 
-    def _wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
+    def wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
+        """Check ``wrt``, which names gradients; None is all of them."""
         if wrt is None:
             return names
         try:
@@ -577,7 +578,7 @@ class Call:
 
     def backward(self, fields: type[GradientsT], wrt: Any, out: Any, fill: Callable[[GradientsT], None]) -> GradientsT:
         """The gradients, which ``fill`` has kernels write, unless the framework records the call."""
-        wrt = self._wanted(fields._fields, wrt)  # type: ignore[attr-defined]
+        wrt = self.wanted(fields._fields, wrt)  # type: ignore[attr-defined]
         if (record := self.framework.record) and (recorded := record(self, out, fields, wrt)) is not None:
             return recorded
         d = self._gradients(fields, wrt, out)

@@ -35,7 +35,6 @@ from .._missing import needed
 from ..ops._apply import apply
 from ..ops._guide_luma import guide_luma
 from ..ops._slice import slice as _slice
-from ..ops._slice_apply import slice_apply
 from ..ops._slice_apply_luma import slice_apply_luma
 from ..ops._total_variation import total_variation
 
@@ -306,11 +305,7 @@ class _Lookup(NamedTuple):
     restore: Callable[[torch.Tensor], torch.Tensor]
 
     def colors(self) -> torch.Tensor:
-        if self.rgb.device.type == "cuda":
-            out = slice_apply(self.grid, guide_luma(self.rgb), self.rgb, xy=self.xy, align_corners=True)
-        else:
-            out = slice_apply_luma(self.grid, self.rgb, xy=self.xy, align_corners=True)
-        return self.restore(out)
+        return self.restore(slice_apply_luma(self.grid, self.rgb, xy=self.xy, align_corners=True))
 
     def matrices(self) -> torch.Tensor:
         return self.restore(_slice(self.grid, guide_luma(self.rgb), xy=self.xy, align_corners=True))

@@ -28,6 +28,10 @@ def locate(op: str, name: str, array: Any) -> Device:
     return device
 
 
+def guides_by_luma(device: Any) -> bool:
+    return False
+
+
 def number(value: float, kind: str, device: Device) -> Any:
     with cupy.cuda.Device(device.ordinal):
         return cupy.full((), value, _numpy.dtype_of(kind))

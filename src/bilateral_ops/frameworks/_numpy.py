@@ -32,6 +32,9 @@ record: Any = None
 #: ``casts(device)``: whether ``record`` makes floats of different kinds one kind, now. None: it never does.
 casts: Any = None
 
+#: ``guides_by_luma(device)``: whether the kernels there make ``slice_apply``'s guide of the image, where none is given.
+guides_by_luma: Any = lambda device: True
+
 
 def kind_of(array: Any) -> str:
     """Name of the array's kind of numbers; of an unsupported one too, for the error sentence."""

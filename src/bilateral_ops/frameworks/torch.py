@@ -93,6 +93,10 @@ def casts(device: Any) -> bool:
     return device.type in _AUTOCAST and torch.is_autocast_enabled(device.type) and not _road.within
 
 
+def guides_by_luma(device: Any) -> bool:
+    return bool(device.type != "cuda")
+
+
 def number(value: float, kind: str, device: Any) -> Any:
     return torch.full((), value, dtype=_DTYPES[kind], device=device)
 

@@ -1,10 +1,13 @@
-"""Not a public operation: what ``compat.lib_bilagrid`` is made of on the CPU."""
+"""Not a public operation: what ``compat.lib_bilagrid`` is made of."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
 from .._signature import Signature, argument
+from ._guide_luma import guide_luma, guide_luma_vjp
+from ._slice_apply import slice_apply, slice_apply_vjp
 
 SIGNATURE = Signature(
     "slice_apply_luma",
@@ -30,12 +33,14 @@ class SliceApplyLumaGradients(NamedTuple):
 def slice_apply_luma(
     grid: Any, image: Any, *, xy: Any = None, window: Any = None, align_corners: bool = False, out: Any = None
 ) -> Any:
-    """``slice_apply(grid, guide_luma(image), image)`` in one pass, the luma neither stored nor rounded; CPU only.
+    """``slice_apply(grid, guide_luma(image), image)``; on the CPU in one pass, the luma neither stored nor rounded.
 
     Arguments, result and errors are those of :func:`slice_apply`.
     """
     call = SIGNATURE.bind({"grid": grid, "image": image, "xy": xy})
     window, align_corners = call.sampling(window, align_corners, xy)
+    if not call.framework.guides_by_luma(call.device):
+        return slice_apply(grid, guide_luma(image), image, xy=xy, window=window, align_corners=align_corners, out=out)
     return call.forward(out, "slice_apply_forward", grid, None, image, xy, window, align_corners)
 
 
@@ -58,6 +63,15 @@ def slice_apply_luma_vjp(
     """
     call = SIGNATURE.bind_vjp({"grid": grid, "image": image, "xy": xy}, grad)
     window, align_corners = call.sampling(window, align_corners, xy)
+    if not call.framework.guides_by_luma(call.device):
+        wanted = call.gradients(SliceApplyLumaGradients._fields, call.wanted(SliceApplyLumaGradients._fields, wrt))
+        through = ("guide",) if "image" in wanted else ()
+        sampling = {"xy": xy, "window": window, "align_corners": align_corners}
+        d = slice_apply_vjp(grid, guide_luma(image), image, grad, **sampling, wrt=(*wanted, *through), out=out)
+        if not through:
+            return SliceApplyLumaGradients(d.grid, None, d.xy)
+        add = operator.add if out is None else operator.iadd  # into out's
+        return SliceApplyLumaGradients(d.grid, add(d.image, guide_luma_vjp(image, d.guide).image), d.xy)
     return call.backward(
         SliceApplyLumaGradients,
         wrt,
