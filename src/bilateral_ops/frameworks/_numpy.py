@@ -32,9 +32,6 @@ record: Any = None
 #: ``casts(device)``: whether ``record`` makes floats of different kinds one kind, now. None: it never does.
 casts: Any = None
 
-#: ``guides_by_luma(device)``: whether the kernels there make ``slice_apply``'s guide of the image, where none is given.
-guides_by_luma: Any = lambda device: True
-
 
 def kind_of(array: Any) -> str:
     """Name of the array's kind of numbers; of an unsupported one too, for the error sentence."""
@@ -57,6 +54,11 @@ def dtype_of(kind: str) -> Any:
 
         _DTYPES["bfloat16"] = np.dtype(bfloat16)
     return _DTYPES[kind]
+
+
+def guides_by_luma(device: Any) -> bool:
+    """Whether the kernels there make ``slice_apply``'s guide of the image, where none is given."""
+    return True
 
 
 def number(value: float, kind: str, device: Any) -> Any:
