@@ -423,6 +423,29 @@ def test_one_grid(axes: str, lib: ModuleType) -> None:
         assert_same_with_gradients(got["rgb"], want, leaves)
 
 
+@pytest.mark.parametrize("index", [[-1], [-5], [-1, -5, 4, 0, 1, -1, 2, -3, 3]], ids=str)
+def test_negative_numbers_count_from_the_last_grid(index: list[int], lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib)
+    rgb, xy = colors_and_places((9,))
+    forms = [torch.tensor(index), torch.tensor(index)[:, None], *(index if len(index) == 1 else [])]
+    want = lib.slice(grids, xy, rgb, torch.tensor(index) % 5)["rgb"]
+    for form in forms:
+        assert torch.equal(lib.slice(grids, xy, rgb, form)["rgb"], want)
+
+
+@pytest.mark.parametrize("index", [[-6], [5], [0, 1, 2, -6, 0, 0, 0, 0, 0], [0, 5, 0, 0, 0, 0, 0, 0, 1]], ids=str)
+def test_a_grid_that_is_not_there(index: list[int], lib: ModuleType) -> None:
+    import torch
+
+    rgb, xy = colors_and_places((9,))
+    wrong = next(number for number in index if not -5 <= number < 5)
+    with pytest.raises(IndexError) as raised:
+        lib.slice(grids_of(lib), xy, rgb, torch.tensor(index))
+    assert str(raised.value) == f"slice: grid_idx must name one of 5 grids, from -5 to 4, got {wrong}."
+
+
 def test_all_grids_in_order(lib: ModuleType) -> None:
     import torch
 
@@ -509,20 +532,63 @@ def test_rays_of_many_grids_are_one_call(lib: ModuleType, monkeypatch: pytest.Mo
     assert_same_with_gradients(got, want, {"grids": grids.grids, "rgb": rgb, "xy": xy})
 
 
-def test_a_nan_stays_with_its_grid(lib: ModuleType) -> None:
+@pytest.mark.parametrize("what", ["rgb", "rgb_affine_mats"])
+@pytest.mark.parametrize("where", ["a colour", "infinities", "a place"])
+@pytest.mark.parametrize("axes", LEADS)
+def test_a_nan_stays_with_its_colour(axes: str, where: str, what: str, lib: ModuleType) -> None:
+    """In results; and as with grid_sample, gradients are those without it, whatever comes to it."""
     import torch
 
     grids = grids_of(lib)
-    rgb, xy = colors_and_places((9,))
+    rgb, xy = colors_and_places(LEADS[axes])
+    index = index_forms(LEADS[axes])["one axis"]
     with torch.no_grad():
-        rgb[2, 1] = torch.nan
-    index = index_forms((9,))["one axis"]
-    out = lib.slice(grids, xy, rgb, index)["rgb"]
-    assert out[2].isnan().all()
-    assert not out[[0, 1, 3, 4, 5, 6, 7, 8]].isnan().any()
-    out.sum().backward()
-    assert grids.grids.grad[index[2]].isnan().any()
-    assert not grids.grids.grad[[0, 1, 2, 3]].isnan().any()
+        want = lib.slice(grids, xy, rgb, index)[what]
+        at = (2, *[1] * (rgb.ndim - 2))
+        if where == "a colour":
+            rgb[(*at, 1)] = torch.nan
+        elif where == "infinities":
+            rgb[at] = torch.tensor([torch.inf, -torch.inf, 0], dtype=rgb.dtype)
+        else:
+            xy[(*at, 0)] = torch.nan
+    rest = torch.ones(rgb.shape[:-1], dtype=torch.bool)
+    rest[at] = False
+    leaves = {"grids": grids.grids, "rgb": rgb, "xy": xy}
+    out = lib.slice(grids, xy, rgb, index, compute_coords_grad=True)[what]
+    assert out[at].isnan().all()
+    assert torch.equal(out[rest], want[rest])
+    wanted = torch.autograd.grad(out[rest].square().sum(), list(leaves.values()), retain_graph=True)
+    for loss in (out.square().sum(), torch.where(out.isnan(), 0, out).square().sum()):
+        gradients = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True)
+        for name, got, expected in zip(leaves, gradients, wanted, strict=True):
+            assert expected.isfinite().all(), name
+            assert torch.equal(got, expected), name
+            if name != "grids":
+                assert not got[at].any()
+
+
+def test_a_nan_where_nobody_can_look_for_it(lib: ModuleType) -> None:
+    """Under transforms and compilers, that hide the numbers."""
+    import torch
+
+    module = grids_of(lib, 1, grid_X=3, grid_Y=2, grid_W=3)
+    rgb, xy = (tensor.detach() for tensor in colors_and_places((1, 3, 9)))
+    rgb[0, 1, 4, 2] = torch.nan
+
+    def loss(module: Any, rgb: Any) -> Any:
+        out = lib.slice(module, xy, rgb, 0)
+        return torch.where(rgb.isnan().any(-1, True), 0, out["rgb"]).sum()
+
+    def loss_of(grids: Any) -> Any:
+        return loss(SimpleNamespace(grids=grids), rgb)
+
+    (want,) = torch.autograd.grad(loss(module, rgb), module.grids)
+    assert want.isfinite().all()
+    torch.testing.assert_close(torch.func.grad(loss_of)(module.grids), want)
+    many = torch.func.vmap(torch.func.grad(loss_of))(torch.stack([module.grids] * 2))
+    torch.testing.assert_close(many, torch.stack([want] * 2))
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(module, rgb), module.grids)[0], want)
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (3, 2)], ids=["one", "images", "groups"])
@@ -574,6 +640,68 @@ def test_matrices_are_computed_when_read(lib: ModuleType, monkeypatch: pytest.Mo
     with torch.no_grad():
         out = lib.slice(grids, xy, rgb, 1)
     assert not out["rgb_affine_mats"].requires_grad
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["recorded", "not recorded"])
+@pytest.mark.parametrize("axes", LEADS)
+def test_matrices_are_those_of_the_call(axes: str, grad: bool, lib: ModuleType) -> None:
+    """Whatever changes before they are read; or a sentence."""
+    import torch
+
+    def called() -> tuple[Any, ...]:
+        rgb, xy = (tensor.detach() for tensor in colors_and_places(LEADS[axes]))
+        grids, index = grids_of(lib), index_forms(LEADS[axes])["one axis"].clone()
+        with torch.set_grad_enabled(grad):
+            return lib.slice(grids, xy, rgb, index), grids.grids.detach(), index, rgb, xy
+
+    want = called()[0]["rgb_affine_mats"]
+    out, grids, index, *_ = called()
+    grids.zero_()
+    index.zero_()
+    assert torch.equal(out["rgb_affine_mats"], want)
+    for position, name in ((3, "rgb"), (4, "xy")):
+        out, *changed = called()
+        changed[position - 1].mul_(0.5)
+        if axes == "rays":  # which are copied, sorted by grid
+            assert torch.equal(out["rgb_affine_mats"], want)
+            continue
+        sentence = (
+            f'slice: {name} must not change before "rgb_affine_mats" is read, got a tensor written to since the call; '
+            f"read it before, or pass {name}.clone()."
+        )
+        with pytest.raises(RuntimeError) as raised:
+            out["rgb_affine_mats"]
+        assert str(raised.value) == sentence
+    out, _, _, rgb, xy = called()
+    assert torch.equal(out["rgb_affine_mats"], want)
+    for changed in (rgb, xy):  # after it was read
+        changed.zero_()
+    assert torch.equal(out["rgb_affine_mats"], want)
+
+
+def test_matrices_are_those_of_the_call_where_writes_are_not_counted(lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib)
+    index = torch.tensor([4, 1, 0])
+    rgb, xy = (tensor.detach() for tensor in colors_and_places((3, 4, 5)))
+    with torch.no_grad():
+        want = lib.slice(grids, xy, rgb, index)["rgb_affine_mats"]
+
+    def changed_before_they_are_read(rgb: Any) -> Any:
+        places = xy.clone()
+        out = lib.slice(grids, places, rgb, index)
+        rgb.mul_(0.5)
+        places.mul_(0.5)
+        return out["rgb_affine_mats"]
+
+    with torch.inference_mode():
+        assert torch.equal(changed_before_they_are_read(rgb.clone()), want)
+        out = lib.slice(grids, xy.clone(), rgb.clone(), index)
+    assert torch.equal(out["rgb_affine_mats"], want)  # and outside of that mode
+    with torch.no_grad():
+        many = torch.func.vmap(changed_before_they_are_read)(torch.stack([rgb, rgb]))
+    assert torch.equal(many, torch.stack([want, want]))
 
 
 @pytest.mark.parametrize("axes", LEADS)
@@ -737,6 +865,26 @@ def test_color_correct_is_the_least_squares_fit(lib: ModuleType) -> None:
     torch.testing.assert_close(lib.color_correct(img, ref, num_iters=3), now, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("where", ["img", "ref"])
+def test_color_correct_learns_nothing_from_what_is_not_finite(where: str, value: float, lib: ModuleType) -> None:
+    import torch
+
+    img = tensor(np.random.default_rng(6).random((9, 11, 3)), "float32", grad=False)
+    want = quadratic(img)
+    given = {"img": img.clone(), "ref": want.clone()}
+    given[where][3, 4, 1] = value
+    got = lib.color_correct(**given)
+    rest = torch.ones(9, 11, dtype=torch.bool)
+    if where == "img":
+        rest[3, 4] = False
+        if value != 1e30:
+            assert got[3, 4].isnan().any()
+    if where == "ref" or value != 1e30:  # what is finite is a pixel like any in its other channels, as in the original
+        torch.testing.assert_close(got[rest], want[rest], rtol=0, atol=1e-6)
+    assert got[rest].isfinite().all()
+
+
 def test_color_correct_of_a_grey_image(lib: ModuleType) -> None:
     import torch
 
@@ -840,5 +988,3 @@ def test_the_other_functions_errors(lib: ModuleType) -> None:
     sentence = r"color_correct: ref must have as many pixels and channels as img, \(4, 5, 3\), got \(4, 6, 3\)\."
     with pytest.raises(ValueError, match=sentence):
         lib.color_correct(torch.zeros(4, 5, 3), torch.zeros(4, 6, 3))
-    with pytest.raises(IndexError):
-        lib.slice(lib.BilateralGrid(2), torch.rand(4, 2), torch.rand(4, 3), 7)

@@ -28,7 +28,7 @@ Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._missing import needed
@@ -41,6 +41,8 @@ from ..ops._total_variation import total_variation
 with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
     import torch
     from torch import nn
+
+    from ..frameworks.torch import followed
 
 __all__ = ["BilateralGrid", "color_affine_transform", "color_correct", "slice", "total_variation_loss"]
 
@@ -108,15 +110,22 @@ class BilateralGrid(nn.Module):
 class Sliced(Mapping[str, Any]):
     """What :func:`slice` returns: ``"rgb"``, and ``"rgb_affine_mats"``, which is computed when first read."""
 
-    def __init__(self, rgb: torch.Tensor, matrices: Callable[[], torch.Tensor]) -> None:
-        self._values = {"rgb": rgb}
-        self._matrices = matrices
+    def __init__(self, lookup: _Lookup) -> None:
+        self._values = {"rgb": lookup.colors()}
         self._recording = torch.is_grad_enabled()
+        self._lookup = lookup if lookup.counted() else lookup.kept()
+        self._versions = self._lookup.versions()
 
     def __getitem__(self, key: str) -> Any:
         if key == "rgb_affine_mats" and key not in self._values:
+            for (name, now), then in zip(self._lookup.versions().items(), self._versions.values()):
+                if now != then:
+                    raise RuntimeError(
+                        f'slice: {name} must not change before "rgb_affine_mats" is read, got a tensor written to '
+                        f"since the call; read it before, or pass {name}.clone()."
+                    )
             with torch.set_grad_enabled(self._recording):  # as it was when the call was made
-                self._values[key] = self._matrices()
+                self._values[key] = self._lookup.matrices()
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -158,7 +167,8 @@ def slice(
     -------
     mapping
         ``"rgb"``, a tensor like ``rgb``, and ``"rgb_affine_mats"``, a tensor (..., 3, 4) that is computed when it is
-        first read.
+        first read, of what the arguments were at the call. Of ``rgb`` and ``xy`` it needs what is in them still: what
+        PyTorch counts as written to since is refused; what it does not, as a write by ``.data``, is not noticed.
 
     Raises
     ------
@@ -167,7 +177,14 @@ def slice(
     TypeError
         Kinds of numbers that are not supported, or do not go together.
     IndexError
-        A grid that is not there.
+        A grid that is not there. Negative numbers count from the last one.
+    RuntimeError
+        ``"rgb_affine_mats"``, where ``rgb`` or ``xy`` was written to since the call.
+
+    Notes
+    -----
+    A colour that is NaN, or at a place that is, gives NaN. As with ``grid_sample`` it adds nothing to the gradient of
+    the grids; its own, and that of its place, is 0.
     """
     patch = (actual_height, actual_width, patch_offsets)
     if patch_offsets is not None and actual_height is not None and actual_width is not None:
@@ -182,8 +199,7 @@ def slice(
         )
     elif xy is not None and not compute_coords_grad:
         xy = xy.detach()
-    lookup = _lookup("slice", bil_grids.grids, xy, rgb, grid_idx)
-    return Sliced(lookup.colors(), lookup.matrices)
+    return Sliced(_lookup("slice", bil_grids.grids, xy, rgb, grid_idx))
 
 
 def total_variation_loss(x: torch.Tensor) -> torch.Tensor:
@@ -235,7 +251,8 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
 
     Each channel of the result is a least-squares combination of the products of two channels, the channels and 1,
     fitted to the pixels where ``img``, ``ref`` and what the last round made of ``img`` are all unclipped, and clipped
-    to [0, 1]; the next round goes on from there.
+    to [0, 1]; the next round goes on from there. A pixel of ``img`` that is not finite in all its channels is left out,
+    and of ``ref`` one that is not in this channel.
 
     Parameters
     ----------
@@ -284,10 +301,12 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
         parts = [tensor.split(_CHUNK) for tensor in (original, current, target)]
         for before, now, wanted in zip(*parts):
             terms = expanded(now)
-            used = (unclipped(before) & unclipped(now) & unclipped(wanted)).T
+            finite = terms.isfinite().all(0)
+            terms = terms.masked_fill(~finite, 0)
+            used = (unclipped(before) & unclipped(now) & unclipped(wanted)).T & finite
             chosen = terms * used[:, None]
             gram = gram + chosen @ terms.T
-            moment = moment + chosen @ wanted.T.double()[..., None]
+            moment = moment + chosen @ wanted.T.double().masked_fill(~used, 0)[..., None]
         fit = torch.linalg.pinv(gram, hermitian=True) @ moment
         current = torch.cat([(fit[..., 0] @ expanded(now)).clamp(0, 1).T.to(img.dtype) for now in parts[1]])
     return current.reshape(img.shape)
@@ -297,18 +316,43 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
 
 
 class _Lookup(NamedTuple):
-    """Colours as images (N, H, W, 3), with a grid and coordinates for each; ``restore`` gives results their axes."""
+    """Colours as images (N, H, W, 3), with a grid and coordinates for each; ``restore`` gives results their axes.
+
+    ``guide`` is the colours' luma, where it is known.
+    """
 
     grid: torch.Tensor
     xy: torch.Tensor | None
     rgb: torch.Tensor
     restore: Callable[[torch.Tensor], torch.Tensor]
+    guide: torch.Tensor | None = None
 
     def colors(self) -> torch.Tensor:
         return self.restore(slice_apply_luma(self.grid, self.rgb, xy=self.xy, align_corners=True))
 
     def matrices(self) -> torch.Tensor:
-        return self.restore(_slice(self.grid, guide_luma(self.rgb), xy=self.xy, align_corners=True))
+        guide = guide_luma(self.rgb) if self.guide is None else self.guide
+        return self.restore(_slice(self.grid, guide, xy=self.xy, align_corners=True))
+
+    def counted(self) -> bool:
+        """Whether PyTorch counts the writes into the tensors that ``matrices`` reads."""
+        tensors = [tensor for tensor in (self.rgb, self.xy) if tensor is not None]
+        return _plain(tensors) and not any(tensor.is_inference() for tensor in tensors)
+
+    def kept(self) -> _Lookup:
+        """The same with ``matrices`` of what the tensors hold now, whatever is written into them."""
+        return self._replace(xy=self.xy if self.xy is None else self.xy.clone(), guide=guide_luma(self.rgb))
+
+    def versions(self) -> dict[str, int]:
+        """How often the tensors that ``matrices`` reads were written to, by name."""
+        if self.guide is not None:
+            return {}
+        return {"rgb": self.rgb._version} | ({} if self.xy is None else {"xy": self.xy._version})
+
+
+def _plain(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether nothing stands between here and the tensors' numbers."""
+    return not torch.compiler.is_compiling() and not followed(tensors)
 
 
 def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor, index: Any) -> _Lookup:
@@ -319,9 +363,40 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
         if xy.ndim != rgb.ndim or xy.shape[-1] != 2 or any(n not in (1, m) for n, m in zip(xy.shape, lead)):
             wanted = (*lead, 2)
             raise ValueError(f"{op}: xy must have shape {wanted} to match rgb, got {tuple(xy.shape)}.")
-        xy = xy.expand(*lead, 2)
     elif rgb.ndim == 2:
         raise ValueError(f"{op}: xy must be given for rays, got None.")
+    nowhere = _nowhere(grids, xy, rgb)
+    xy = xy if xy is None else xy.expand(*lead, 2)
+    if nowhere is None:
+        return _placed(op, grids, xy, rgb, index)
+
+    def filled(x: torch.Tensor, value: float) -> torch.Tensor:
+        return x.masked_fill(nowhere[(..., *[None] * (x.ndim - nowhere.ndim))], value)
+
+    lookup = _placed(op, grids, xy if xy is None else filled(xy, 0), filled(rgb, 0), index)
+    return lookup._replace(restore=lambda out: filled(lookup.restore(out), math.nan))
+
+
+def _nowhere(grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor) -> torch.Tensor | None:
+    """Which colours (...) have a NaN for their place in the grid, where that would get into gradients.
+
+    None where there are none, which the sums of all numbers tell for little.
+    """
+    if not torch.is_grad_enabled() or not rgb.is_floating_point():
+        return None
+    given = [tensor.detach() for tensor in (rgb, xy) if tensor is not None]
+    capturing = rgb.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not capturing and _plain([*given, grids]):
+        recorded = any(tensor is not None and tensor.requires_grad for tensor in (grids, rgb, xy))
+        if not recorded or not any(math.isnan(tensor.sum()) for tensor in given):
+            return None
+    found = rgb.detach().sum(-1).isnan()  # as the luma, which has ∞ − ∞ where the sum has
+    return found if xy is None else found | xy.detach().isnan().any(-1)
+
+
+def _placed(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor, index: Any) -> _Lookup:
+    """The lookup of colours and coordinates (...) of the same axes."""
+    lead = rgb.shape[:-1]
     one, index = _indices(op, index, lead[0], grids)
     if not one and rgb.ndim == 3 and xy is None:
         one = bool((index == index[:1]).all())  # an image then, not rows of rays
@@ -329,9 +404,9 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
             raise ValueError(f"{op}: xy must be given for rays of several grids, got None.")
         index = index[:1]
     if not one and rgb.ndim == 2:
-        return _rays(grids, xy, rgb, index)
+        return _rays(op, grids, xy, rgb, index)
 
-    cells = _matrices(grids, index)
+    cells = _matrices(op, grids, index)
     if not one and rgb.ndim == 3:
         rgb, xy = rgb[:, None], xy if xy is None else xy[:, None]
     images = _images(rgb, 1)
@@ -344,7 +419,7 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
     )
 
 
-def _rays(grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor) -> _Lookup:
+def _rays(op: str, grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor) -> _Lookup:
     """Rays of several grids, as images of one row and one grid each.
 
     They are sorted by grid and cut into rows as long as a grid has rays on average: at most two rows a grid, and two
@@ -367,7 +442,7 @@ def _rays(grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor) 
     place = torch.empty_like(order)
     place[order] = first_row[grid_of_ray] * width + torch.arange(count, device=device) - first_ray[grid_of_ray]
     return _Lookup(
-        _matrices(grids, used[grid_of_row]),
+        _matrices(op, grids, used[grid_of_row]),
         xy[source][:, None],
         rgb[source][:, None],
         lambda out: out.flatten(0, 2)[place],
@@ -414,10 +489,18 @@ def _indices(op: str, index: Any, count: int, grids: torch.Tensor) -> tuple[bool
     return False, index.long()
 
 
-def _matrices(grids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _matrices(op: str, grids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Some grids as (n, H, W, L, 3, 4), with a matrix's entries side by side, as lookups at any place want them."""
-    # Of both ways the first is the faster one; the gradients of several are added in a fixed order by the second alone.
-    chosen = grids.index_select(0, index) if len(index) == 1 else grids[index]
+    count = len(grids)
+    try:
+        # Of both ways the first is the faster one, which does not count from the last grid; the gradients of several
+        # are added in a fixed order by the second alone.
+        chosen = grids.index_select(0, index + (index < 0) * count) if len(index) == 1 else grids[index]
+    except IndexError:  # of the CPU's tensors
+        missing = index[(index < -count) | (index >= count)]
+        raise IndexError(
+            f"{op}: grid_idx must name one of {count} grids, from {-count} to {count - 1}, got {missing[0].item()}."
+        ) from None
     return _channels_last(chosen).unflatten(-1, (3, 4)).contiguous()
 
 

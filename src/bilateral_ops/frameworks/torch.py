@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -229,16 +229,25 @@ def _watched(call: Any, out: Any) -> str:
             return _FORWARD
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return _AUTOGRAD
+    if why := followed(call.values.values()):
+        return why
+    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
+    return "autocast is on" if call.mixed or (out is None and casts(call.device)) else ""
+
+
+def followed(values: Iterable[Any]) -> str:
+    """Who follows what is done with tensors, if anyone; their numbers may not be there to be looked at then."""
     if torch._C._functorch.maybe_current_level() is not None:
         return "torch.func transforms the call"
     if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
         return "the call is traced"
-    if call.device.type == "meta":
-        return "the call is on meta tensors"
-    if any(_dispatches(tensor.__class__) for tensor in call.values.values()):
-        return "a tensor overrides __torch_dispatch__"
-    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
-    return "autocast is on" if call.mixed or (out is None and casts(call.device)) else ""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            if value.is_meta:
+                return "the call is on meta tensors"
+            if _dispatches(value.__class__):
+                return "a tensor overrides __torch_dispatch__"
+    return ""
 
 
 def _may_carry_a_tangent(tensor: Any) -> bool:
