@@ -25,6 +25,7 @@ from cases import (
     U8,
     Kinds,
     arguments,
+    arrays,
     assert_forward,
     assert_gradient,
     backward,
@@ -35,6 +36,7 @@ from cases import (
     forward,
     operation,
     python,
+    replaced,
     tolerance,
 )
 
@@ -592,6 +594,115 @@ def test_operators_check_their_arguments() -> None:
     given = tensors_of("slice", ALL_F32)
     with pytest.raises(TypeError, match=r"slice: guide must be float32 to match grid, got float64\."):
         torch.ops.bilateral_ops.slice(given["grid"], given["guide"].double())
+
+
+def _freed(tensor: Any) -> Any:
+    tensor = tensor.clone()
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def _escaped(tensor: Any) -> Any:
+    found = []
+
+    def kept(member: Any) -> Any:
+        found.append(member)
+        return member
+
+    torch.func.vmap(kept)(tensor[None])
+    return found[0]
+
+
+_NESTED = "must be a dense tensor, got a nested one; pass its members, {}.unbind(), one by one."
+_DENSE = "must be a dense tensor, got {}; pass {{}}.to_dense()."
+_IN_MEMORY = "must be a tensor in memory, got one that only stands for its numbers, or whose storage was freed; pass "
+_DISPATCHING = "must be a tensor that takes this package's operators, got MaskedTensor, whose __torch_dispatch__ does"
+
+#: Tensors that can't be computed with, and what is said of them: as arguments, and as ``out`` where that differs.
+UNUSABLE: dict[str, tuple[Any, str, str]] = {
+    "nested": (lambda t: torch.nested.nested_tensor([t.reshape(-1)] * 2), _NESTED, _NESTED),
+    "jagged": (lambda t: torch.nested.nested_tensor([t.reshape(-1)] * 2, layout=torch.jagged), _NESTED, _NESTED),
+    "sparse": (lambda t: t.to_sparse(), _DENSE.format("sparse_coo"), _DENSE.format("sparse_coo")),
+    "rows": (lambda t: t.reshape(1, -1).to_sparse_csr(), _DENSE.format("sparse_csr"), _DENSE.format("sparse_csr")),
+    "mkldnn": (lambda t: t.reshape(1, -1).to_mkldnn(), _DENSE.format("_mkldnn"), _DENSE.format("_mkldnn")),
+    "negated": (lambda t: torch.complex(t, t).conj().imag, "got a negated view; pass {}.res", "got a negated view; "),
+    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.quint8), ", got quint8.", ", got quint8."),
+    "complex": (lambda t: torch.complex(t, t).conj(), ", got complex64.", ", got complex64."),
+    "uninitialized": (lambda t: torch.nn.UninitializedBuffer(), "got an uninitialized one; call {}.mat", "got an unin"),
+    "functional": (torch._to_functional_tensor, _IN_MEMORY, _IN_MEMORY),
+    "freed": (_freed, _IN_MEMORY, _IN_MEMORY),
+    "escaped": (_escaped, "got one that torch.func made in a call that is over", "got one that torch.func made in"),
+    "masked": (lambda t: torch.masked.masked_tensor(t, t > 0), _DISPATCHING, _IN_MEMORY),
+}
+
+
+def _zero(tensor: Any) -> Any:
+    return torch._efficientzerotensor(tensor.shape, dtype=tensor.dtype)
+
+
+def _with_its_vjp(subject: str) -> dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]]:
+    """The operation, and its VJP: calls of changed tensors, those tensors, and what ``out`` may be."""
+    plain = arguments(subject, ALL_F32, N=2)
+    given = {name: to_torch(array) for name, array in arrays(plain).items()}
+
+    def call(changed: dict[str, Any], **out: Any) -> Any:
+        return forward(bilateral_ops, subject, replaced(plain, **given | changed), **out)
+
+    def call_vjp(changed: dict[str, Any], **out: Any) -> Any:
+        changed = dict(changed)
+        return backward(bilateral_ops, subject, replaced(plain, **given | changed), changed.pop("grad", grad), **out)
+
+    result = call({})
+    grad = torch.rand(result.shape)
+    calls = {operation(subject): (call, given, {} if subject == "total_variation" else {"out": result})}
+    if subject in DIFFERENTIABLE:
+        calls[f"{subject}_vjp"] = (call_vjp, {**given, "grad": grad}, given)
+    return calls
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch: prototypes, and what is to come
+@pytest.mark.parametrize("kind", UNUSABLE)
+@EACH
+def test_tensors_that_hold_no_numbers_are_refused(subject: str, kind: str) -> None:
+    """In each place of every operation, by one sentence."""
+    make, sentence, out_sentence = UNUSABLE[kind]
+
+    for name, (call, tensors, outs) in _with_its_vjp(subject).items():
+        places = [
+            (argument.removeprefix("guide."), sentence, {argument: make(t)}, {}) for argument, t in tensors.items()
+        ]
+        for field, tensor in outs.items():
+            made = make(torch.empty_like(tensor))
+            label, out = ("out", made) if field == "out" else (f"out['{field}']", {field: made})
+            places.append((label, out_sentence, {}, {"out": out}))
+        for label, part, changed, out in places:
+            with pytest.raises(TypeError) as raised:
+                call(changed, **out)
+            said = str(raised.value)
+            assert said.startswith(f"{name}: {label} must "), said
+            assert part.format(label) in said, said
+            assert said.endswith("."), said
+            assert said.count(". ") == said.count("\n") == 0, said
+
+
+@EACH
+def test_zeros_that_autograd_only_speaks_of_are_zeros(subject: str) -> None:
+    for name, (call, tensors, outs) in _with_its_vjp(subject).items():
+        for argument, tensor in tensors.items():
+            want = call({argument: torch.zeros_like(tensor)})
+            assert_same(call({argument: _zero(tensor)}), want)
+            if name != "enhance":
+                recorded = {
+                    argument: _zero(tensor),
+                    **{n: t.clone().requires_grad_() for n, t in tensors.items() if n != argument},
+                }
+                assert_same(call(recorded), want)
+            out = {n: torch.empty_like(t) for n, t in outs.items()}
+            if out:
+                assert_same(call({argument: _zero(tensor)}, out=out if name.endswith("_vjp") else out["out"]), want)
+        for field, tensor in outs.items():
+            with pytest.raises(TypeError, match="must be a tensor in memory, got one that only stands for"):
+                call({}, out=_zero(tensor) if field == "out" else {field: _zero(tensor)})
 
 
 def test_subclasses() -> None:

@@ -184,7 +184,7 @@ class Signature:
         for value in values.values():
             try:
                 key += (type(value), value.dtype, value.shape)
-            except AttributeError:
+            except (AttributeError, RuntimeError):  # PyTorch's, of tensors that have no shape; ``locate`` refuses them
                 key.append(type(value))
         if sizes:
             key += sizes.values()
@@ -267,7 +267,7 @@ class Call:
             value = self.values[a.name]
             if not a.axes and isinstance(value, _NUMBERS):
                 continue
-            if not a.axes and not hasattr(value, "shape"):
+            if not a.axes and not hasattr(value, "dtype"):
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
             framework = framework_of(self.op, a.name, value)
             if self.framework is None:

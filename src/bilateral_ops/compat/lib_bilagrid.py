@@ -113,7 +113,7 @@ class Sliced(Mapping[str, Any]):
     def __init__(self, lookup: _Lookup) -> None:
         self._values = {"rgb": lookup.colors()}
         self._recording = torch.is_grad_enabled()
-        self._lookup = lookup if lookup.counted() else lookup.kept()
+        self._lookup = lookup.kept()
         self._versions = self._lookup.versions()
 
     def __getitem__(self, key: str) -> Any:
@@ -318,13 +318,14 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
 class _Lookup(NamedTuple):
     """Colours as images (N, H, W, 3), with a grid and coordinates for each; ``restore`` gives results their axes.
 
-    ``guide`` is the colours' luma, where it is known.
+    ``plain`` says that the numbers may be looked at; ``guide`` is the colours' luma, where it is kept.
     """
 
     grid: torch.Tensor
     xy: torch.Tensor | None
     rgb: torch.Tensor
     restore: Callable[[torch.Tensor], torch.Tensor]
+    plain: bool
     guide: torch.Tensor | None = None
 
     def colors(self) -> torch.Tensor:
@@ -334,25 +335,18 @@ class _Lookup(NamedTuple):
         guide = guide_luma(self.rgb) if self.guide is None else self.guide
         return self.restore(_slice(self.grid, guide, xy=self.xy, align_corners=True))
 
-    def counted(self) -> bool:
-        """Whether PyTorch counts the writes into the tensors that ``matrices`` reads."""
-        tensors = [tensor for tensor in (self.rgb, self.xy) if tensor is not None]
-        return _plain(tensors) and not any(tensor.is_inference() for tensor in tensors)
-
     def kept(self) -> _Lookup:
-        """The same with ``matrices`` of what the tensors hold now, whatever is written into them."""
-        return self._replace(xy=self.xy if self.xy is None else self.xy.clone(), guide=guide_luma(self.rgb))
+        """The same for later: where PyTorch does not count what is written into tensors, with numbers of its own."""
+        xy, rgb = self.xy, self.rgb
+        if self.plain and not rgb.is_inference() and (xy is None or not xy.is_inference()):
+            return self
+        return self._replace(xy=xy if xy is None else xy.clone(), guide=guide_luma(rgb))
 
     def versions(self) -> dict[str, int]:
         """How often the tensors that ``matrices`` reads were written to, by name."""
         if self.guide is not None:
             return {}
         return {"rgb": self.rgb._version} | ({} if self.xy is None else {"xy": self.xy._version})
-
-
-def _plain(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether nothing stands between here and the tensors' numbers."""
-    return not torch.compiler.is_compiling() and not followed(tensors)
 
 
 def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor, index: Any) -> _Lookup:
@@ -365,36 +359,41 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
             raise ValueError(f"{op}: xy must have shape {wanted} to match rgb, got {tuple(xy.shape)}.")
     elif rgb.ndim == 2:
         raise ValueError(f"{op}: xy must be given for rays, got None.")
-    nowhere = _nowhere(grids, xy, rgb)
+    given = (grids, rgb) if xy is None else (grids, rgb, xy)
+    plain = not torch.compiler.is_compiling() and not followed(given)
+    recorded = (
+        rgb.is_floating_point()
+        and torch.is_grad_enabled()
+        and (not plain or any(tensor.requires_grad for tensor in given))
+    )
+    nowhere = _nowhere(xy, rgb) if recorded and _may_hold_nan(given[1:], plain) else None
     xy = xy if xy is None else xy.expand(*lead, 2)
     if nowhere is None:
-        return _placed(op, grids, xy, rgb, index)
+        return _placed(op, grids, xy, rgb, index, plain)
 
     def filled(x: torch.Tensor, value: float) -> torch.Tensor:
         return x.masked_fill(nowhere[(..., *[None] * (x.ndim - nowhere.ndim))], value)
 
-    lookup = _placed(op, grids, xy if xy is None else filled(xy, 0), filled(rgb, 0), index)
+    lookup = _placed(op, grids, xy if xy is None else filled(xy, 0), filled(rgb, 0), index, plain)
     return lookup._replace(restore=lambda out: filled(lookup.restore(out), math.nan))
 
 
-def _nowhere(grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor) -> torch.Tensor | None:
-    """Which colours (...) have a NaN for their place in the grid, where that would get into gradients.
+def _may_hold_nan(tensors: Sequence[torch.Tensor], plain: bool) -> bool:
+    """Asked of their sums, which takes little time; True where one can't ask."""
+    if not plain or (tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+        return True
+    return any(math.isnan(tensor.detach().sum().item()) for tensor in tensors)
 
-    None where there are none, which the sums of all numbers tell for little.
-    """
-    if not torch.is_grad_enabled() or not rgb.is_floating_point():
-        return None
-    given = [tensor.detach() for tensor in (rgb, xy) if tensor is not None]
-    capturing = rgb.is_cuda and torch.cuda.is_current_stream_capturing()
-    if not capturing and _plain([*given, grids]):
-        recorded = any(tensor is not None and tensor.requires_grad for tensor in (grids, rgb, xy))
-        if not recorded or not any(math.isnan(tensor.sum()) for tensor in given):
-            return None
+
+def _nowhere(xy: torch.Tensor | None, rgb: torch.Tensor) -> torch.Tensor:
+    """Which colours (...) have a NaN for their place in the grid."""
     found = rgb.detach().sum(-1).isnan()  # as the luma, which has ∞ − ∞ where the sum has
     return found if xy is None else found | xy.detach().isnan().any(-1)
 
 
-def _placed(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor, index: Any) -> _Lookup:
+def _placed(
+    op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Tensor, index: Any, plain: bool
+) -> _Lookup:
     """The lookup of colours and coordinates (...) of the same axes."""
     lead = rgb.shape[:-1]
     one, index = _indices(op, index, lead[0], grids)
@@ -404,9 +403,9 @@ def _placed(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
             raise ValueError(f"{op}: xy must be given for rays of several grids, got None.")
         index = index[:1]
     if not one and rgb.ndim == 2:
-        return _rays(op, grids, xy, rgb, index)
+        return _rays(op, grids, xy, rgb, index, plain)
 
-    cells = _matrices(op, grids, index)
+    cells = _matrices(op, grids, index, plain)
     if not one and rgb.ndim == 3:
         rgb, xy = rgb[:, None], xy if xy is None else xy[:, None]
     images = _images(rgb, 1)
@@ -416,10 +415,11 @@ def _placed(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
         xy if xy is None else _images(xy, 1),
         images,
         lambda out: out.reshape(*lead, *out.shape[3:]),
+        plain,
     )
 
 
-def _rays(op: str, grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor) -> _Lookup:
+def _rays(op: str, grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch.Tensor, plain: bool) -> _Lookup:
     """Rays of several grids, as images of one row and one grid each.
 
     They are sorted by grid and cut into rows as long as a grid has rays on average: at most two rows a grid, and two
@@ -442,10 +442,11 @@ def _rays(op: str, grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch
     place = torch.empty_like(order)
     place[order] = first_row[grid_of_ray] * width + torch.arange(count, device=device) - first_ray[grid_of_ray]
     return _Lookup(
-        _matrices(op, grids, used[grid_of_row]),
+        _matrices(op, grids, used[grid_of_row], plain),
         xy[source][:, None],
         rgb[source][:, None],
         lambda out: out.flatten(0, 2)[place],
+        plain,
     )
 
 
@@ -489,13 +490,15 @@ def _indices(op: str, index: Any, count: int, grids: torch.Tensor) -> tuple[bool
     return False, index.long()
 
 
-def _matrices(op: str, grids: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _matrices(op: str, grids: torch.Tensor, index: torch.Tensor, plain: bool) -> torch.Tensor:
     """Some grids as (n, H, W, L, 3, 4), with a matrix's entries side by side, as lookups at any place want them."""
     count = len(grids)
+    if len(index) == 1 and (not plain or index.is_cuda or -count <= index.item() < 0):
+        index = index + (index < 0) * count
     try:
         # Of both ways the first is the faster one, which does not count from the last grid; the gradients of several
         # are added in a fixed order by the second alone.
-        chosen = grids.index_select(0, index + (index < 0) * count) if len(index) == 1 else grids[index]
+        chosen = grids.index_select(0, index) if len(index) == 1 else grids[index]
     except IndexError:  # of the CPU's tensors
         missing = index[(index < -count) | (index >= count)]
         raise IndexError(

@@ -49,6 +49,7 @@ from ._formulas import FORMULAS
 with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
     import torch
     from torch.autograd import forward_ad
+    from torch.nn.parameter import is_lazy
 
     from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
 
@@ -66,6 +67,7 @@ _KINDS = {
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.uint16)
 }
 _DTYPES = {name: dtype for dtype, name in _KINDS.items()}
+_STANDS_IN = "one that only stands for its numbers, or whose storage was freed"
 
 
 def kind_of(tensor: Any) -> str:
@@ -73,6 +75,20 @@ def kind_of(tensor: Any) -> str:
 
 
 def locate(op: str, name: str, tensor: Any) -> Any:
+    if tensor.is_nested:
+        raise TypeError(
+            f"{op}: {name} must be a dense tensor, got a nested one; pass its members, {name}.unbind(), one by one."
+        )
+    if tensor.__class__ is not torch.Tensor and is_lazy(tensor):
+        raise TypeError(
+            f"{op}: {name} must be a tensor with a shape, got an uninitialized one; call {name}.materialize(shape), or "
+            f"its module once."
+        )
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor) and torch._C._functorch.maybe_current_level() is None:
+        raise TypeError(
+            f"{op}: {name} must be a plain tensor, got one that torch.func made in a call that is over; return it from "
+            f"there."
+        )
     if tensor.layout is not torch.strided:
         layout = str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; pass {name}.to_dense().")
@@ -106,7 +122,10 @@ def empty(shape: tuple[int, ...], kind: str, device: Any) -> Any:
 
 
 def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:
-    _dlpack.check_out(op, label, out, inputs, twin, _place)
+    if not _in_memory(out):
+        raise TypeError(f"{op}: {label} must be a tensor in memory, got {_STANDS_IN}; pass one of torch.empty.")
+    placed = [(name, tensor) for name, tensor in inputs if _in_memory(tensor)]
+    _dlpack.check_out(op, label, out, placed, twin, _place)
     torch.autograd.graph.increment_version(out)  # what autograd has saved of it is about to change
 
 
@@ -129,7 +148,7 @@ def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
         def allocate(size: int) -> Any:
             return torch.empty(size, dtype=torch.uint8, device=device)
 
-        _dlpack.run(op, kernel, _each(torch.Tensor.detach, arguments), stream, allocate)
+        _dlpack.run(op, kernel, _each(_made, arguments), stream, allocate)
 
 
 def _each(change: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -143,8 +162,26 @@ def _each(change: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(changed(value) for value in arguments)
 
 
-def _host_array(tensor: Any) -> Any:
+def _in_memory(tensor: Any) -> bool:
+    return tensor.data_ptr() != 0 or tensor.numel() == 0
+
+
+def _require_memory(call: Any) -> None:
+    for name, tensor in call.values.items():
+        if tensor is not None and not tensor.data_ptr() and tensor.numel() and not tensor._is_zerotensor():
+            raise TypeError(
+                f"{call.op}: {name} must be a tensor in memory, got {_STANDS_IN}; pass a copy made of its numbers."
+            )
+
+
+def _made(tensor: Any) -> Any:
+    """A tensor for the kernels. Zeros that autograd only speaks of, where nothing has come, are made."""
     tensor = tensor.detach()
+    return tensor.clone() if tensor._is_zerotensor() else tensor
+
+
+def _host_array(tensor: Any) -> Any:
+    tensor = _made(tensor)
     if tensor.dtype is torch.bfloat16:  # which PyTorch does not hand to NumPy
         return tensor.view(torch.int16).numpy().view(_numpy.dtype_of("bfloat16"))
     return tensor.numpy()
@@ -175,6 +212,8 @@ _FORWARD = "PyTorch differentiates forward"
 
 def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
     if _road.within or not (why := _watched(call, out)):
+        if not _road.describes:
+            _require_memory(call)
         return None
     if out is not None:
         raise RuntimeError(
@@ -197,8 +236,18 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
         given["parameters"] = [given.pop(a.name) for a in signature.arguments if a.role == "parameter"]
     if fields is not None:
         given |= {"grad": values["grad"], "wrt": list(call.gradients(fields._fields, wrt))}
-    with torch._C.DisableTorchFunctionSubclass():
-        result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
+    except TypeError as error:
+        kinds = {name: value.__class__ for name, value in values.items() if _dispatches(value.__class__)}
+        if not kinds or not str(error).startswith("Multiple dispatch failed"):
+            raise
+        name, kind = next(iter(kinds.items()))
+        raise TypeError(
+            f"{call.op}: {name} must be a tensor that takes this package's operators, got {kind.__name__}, whose "
+            f"__torch_dispatch__ does not; pass a plain one."
+        ) from error
     return result if fields is None else _gradients(fields, given["wrt"], result)
 
 
