@@ -423,12 +423,18 @@ class _Operator:
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
         if parameters & mapped or not parameters.isdisjoint(summed):
-            each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in range(size)]
+            # Of no members there is one of zeros, which says what shape results have.
+            members = range(size) if size else (None,)
+            each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in members]
+            if not size:
+                return _over_results(lambda r: r[None][:0], each[0]), _over_results(lambda r: 0, each[0])
             return _over_results(lambda *members: torch.stack(members), *each), _over_results(lambda r: 0, each[0])
 
         lead = signature.lead
-        rank = values[lead.name].ndim - (lead.name in mapped)
-        batched = signature.always_batched or rank == len(lead.axes)
+        shape = list(values[lead.name].shape)
+        if lead.name in mapped:
+            del shape[dims[lead.name]]
+        batched = signature.always_batched or len(shape) == len(lead.axes)
 
         def folded(name: str) -> Any:
             value = values[name]
@@ -439,7 +445,7 @@ class _Operator:
 
         result = self(*map(folded, values))
         if batched:
-            result = _over_results(lambda r: r.unflatten(0, (size, r.shape[0] // max(size, 1))), result)
+            result = _over_results(lambda r: r.unflatten(0, (size, shape[0])), result)
         return result, _over_results(lambda r: 0, result)
 
 
@@ -447,11 +453,15 @@ def _is_mapped(dim: Any) -> bool:
     return any(d is not None for d in dim) if isinstance(dim, (list, tuple)) else dim is not None
 
 
-def _member(value: Any, dim: Any, index: int) -> Any:
-    """What one call of those that are mapped is given."""
+def _member(value: Any, dim: Any, index: int | None) -> Any:
+    """What one call of those that are mapped is given; zeros where there is none."""
     if isinstance(dim, (list, tuple)):
         return [_member(v, d, index) for v, d in zip(value, dim)]
-    return value if dim is None else value.select(dim, index)
+    if dim is None:
+        return value
+    if index is None:
+        return value.new_zeros(value.shape[:dim] + value.shape[dim + 1 :])
+    return value.select(dim, index)
 
 
 def _over_results(change: Callable[..., Any], *results: Any) -> Any:
