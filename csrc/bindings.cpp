@@ -74,7 +74,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   });
   m.def("select_isa", [](const std::string& name) { return bo::select_isa(name.c_str()); });
 
-  bo::define_operations<HostCall>(m);
+  bo::define_kernels<HostCall>(m);
   bo::define_handlers(m, bo::xla::handlers());
 
 #if defined(BO_SANITIZE)

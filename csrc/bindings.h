@@ -1,7 +1,7 @@
-// Every operation's binding, written once, for the modules _core (bindings.cpp: NumPy's arrays) and _cuda
+// Every kernel's binding, written once, for the modules _core (bindings.cpp: NumPy's arrays) and _cuda
 // (cuda/bindings.cpp: whatever speaks DLPack).
 //
-// A Call (calls.h) is made from the operation's name and what its module's functions take after the others (Extra). Its
+// A Call (calls.h) is made from the kernel's name and what its module's functions take after the others (Extra). Its
 // arrays are Python's; None is absent.
 #pragma once
 
@@ -63,102 +63,83 @@ inline Window window_of(Object window) {
   return w;
 }
 
-// Keeps what the Parameters that it becomes point to.
-class PythonParameters {
+// A parameter of a function of calls.h, made from what Python gives for it; lives as long as the call.
+template <class P>
+class FromPython {  // a bool
  public:
-  PythonParameters(const std::string& kind, const py::tuple& values)
-      : kind_(kind == "curves" ? GuideKind::curves
-              : kind == "nn"   ? GuideKind::nn
-                               : GuideKind::luma) {
-    for (const auto& value : values) values_.push_back(py::reinterpret_borrow<py::object>(value));
+  using Given = P;
+  explicit FromPython(P given) : value(given) {}
+  const P value;
+};
+template <>
+class FromPython<Window> {
+ public:
+  using Given = Object;
+  explicit FromPython(Object given) : value(window_of(given)) {}
+  const Window value;
+};
+template <class Call>
+class FromPython<In<Call>> {
+ public:
+  using Given = Object;
+  explicit FromPython(Object given) : value{given} {}
+  const In<Call> value;
+};
+template <class Call>
+class FromPython<Out<Call>> {
+ public:
+  using Given = Object;
+  explicit FromPython(Object given) : value{given} {}
+  const Out<Call> value;
+};
+
+// A guide's parameters, or their gradients, given as (kind, arrays)
+class GuideFromPython {
+ public:
+  using Given = Object;
+
+ protected:
+  explicit GuideFromPython(Object given) {
+    const auto pair = given.cast<std::pair<std::string, py::tuple>>();
+    kind_ = guide_kind(pair.first);
+    for (const auto& array : pair.second) arrays_.push_back(py::reinterpret_borrow<py::object>(array));
   }
   template <class Call>
-  operator Parameters<Call>() const {
-    return {kind_, static_cast<int>(values_.size()), values_.data()};
+  Parameters<Call> parameters() const {
+    return {kind_, static_cast<int>(arrays_.size()), arrays_.data()};
   }
 
  private:
   GuideKind kind_;
-  std::vector<py::object> values_;
+  std::vector<py::object> arrays_;
+};
+template <class Call>
+class FromPython<Parameters<Call>> : GuideFromPython {
+ public:
+  using GuideFromPython::Given;
+  explicit FromPython(Object given) : GuideFromPython(given), value(parameters<Call>()) {}
+  const Parameters<Call> value;
+};
+template <class Call>
+class FromPython<OutParameters<Call>> : GuideFromPython {
+ public:
+  using GuideFromPython::Given;
+  explicit FromPython(Object given) : GuideFromPython(given), value{parameters<Call>()} {}
+  const OutParameters<Call> value;
 };
 
+template <class Call, class... Extra, class... P>
+void define(py::module_& m, const char* kernel, void (*function)(Call&, P...)) {
+  m.def(kernel, [=](typename FromPython<std::decay_t<P>>::Given... given, Extra... extra) {
+    Call call(kernel, extra...);
+    function(call, FromPython<std::decay_t<P>>(given).value...);
+  });
+}
 template <class Call, class... Extra>
-void define_operations(py::module_& m) {
-  m.def("slice_forward",
-        [](Object out, Object grid, Object guide, Object xy, Object window, bool align_corners, Extra... extra) {
-          Call call("slice", extra...);
-          slice_forward(call, out, grid, guide, xy, window_of(window), align_corners);
-        });
-
-  m.def("slice_backward", [](Object d_grid, Object d_guide, Object d_xy, Object grid, Object guide, Object xy,
-                             Object grad, Object window, bool align_corners, Extra... extra) {
-    Call call("slice_vjp", extra...);
-    slice_backward(call, d_grid, d_guide, d_xy, grid, guide, xy, grad, window_of(window), align_corners);
-  });
-
-  m.def("apply_forward", [](Object out, Object coefficients, Object image, Extra... extra) {
-    Call call("apply", extra...);
-    apply_forward(call, out, coefficients, image);
-  });
-
-  m.def("apply_backward",
-        [](Object d_coefficients, Object d_image, Object coefficients, Object image, Object grad, Extra... extra) {
-          Call call("apply_vjp", extra...);
-          apply_backward(call, d_coefficients, d_image, coefficients, image, grad);
-        });
-
-  m.def("slice_apply_forward", [](Object out, Object grid, Object guide, Object image, Object xy, Object window,
-                                  bool align_corners, Extra... extra) {
-    Call call("slice_apply", extra...);
-    slice_apply_forward(call, out, grid, guide, image, xy, window_of(window), align_corners);
-  });
-
-  m.def("slice_apply_backward",
-        [](Object d_grid, Object d_guide, Object d_image, Object d_xy, Object grid, Object guide, Object image,
-           Object xy, Object grad, Object window, bool align_corners, Extra... extra) {
-          Call call("slice_apply_vjp", extra...);
-          slice_apply_backward(call, d_grid, d_guide, d_image, d_xy, grid, guide, image, xy, grad, window_of(window),
-                               align_corners);
-        });
-
-  m.def("guide_forward",
-        [](Object out, Object image, const std::string& kind, const py::tuple& parameters, Extra... extra) {
-          Call call(("guide_" + kind).c_str(), extra...);
-          guide_forward<Call>(call, out, image, PythonParameters(kind, parameters));
-        });
-
-  m.def("guide_backward", [](Object d_image, const py::tuple& d_parameters, Object image, const std::string& kind,
-                             const py::tuple& parameters, Object grad, Extra... extra) {
-    Call call(("guide_" + kind + "_vjp").c_str(), extra...);
-    guide_backward<Call>(call, d_image, PythonParameters(kind, d_parameters), image, PythonParameters(kind, parameters),
-                         grad);
-  });
-
-  m.def("enhance_forward", [](Object out, Object grid, Object image, const std::string& kind,
-                              const py::tuple& parameters, Object window, bool align_corners, Extra... extra) {
-    Call call("enhance", extra...);
-    enhance_forward<Call>(call, out, grid, image, PythonParameters(kind, parameters), window_of(window), align_corners);
-  });
-
-  m.def("total_variation_forward", [](Object out, Object grid, Extra... extra) {
-    Call call("total_variation", extra...);
-    total_variation_forward(call, out, grid);
-  });
-
-  m.def("total_variation_backward", [](Object d_grid, Object grid, Object grad, Extra... extra) {
-    Call call("total_variation_vjp", extra...);
-    total_variation_backward(call, d_grid, grid, grad);
-  });
-
-  m.def("resize_area_forward", [](Object out, Object image, Extra... extra) {
-    Call call("resize_area", extra...);
-    resize_area_forward(call, out, image);
-  });
-
-  m.def("resize_area_backward", [](Object d_image, Object grad, Extra... extra) {
-    Call call("resize_area_vjp", extra...);
-    resize_area_backward(call, d_image, grad);
-  });
+void define_kernels(py::module_& m) {
+#define BO_DEFINE(kernel, Args) define<Call, Extra...>(m, #kernel, &kernel<Call>);
+  BO_KERNELS(BO_DEFINE)
+#undef BO_DEFINE
 }
 
 // XLA's handlers as Python takes them: a capsule each, by the name of the kernel.

@@ -1,5 +1,6 @@
 // An operation's Args made from a caller's arrays, written once for every kind of caller: Python (bindings.h), XLA
-// (xla.h).
+// (xla.h). Here is a function for each of BO_KERNELS (ops.h), of the kernel's name; its parameters' types say what a
+// caller has to hand over: In, Out, Parameters, OutParameters, Window, bool. The callers derive from these functions.
 //
 // Nothing is checked here but what memory safety needs: src/bilateral_ops/_signature.py has refused every shape and
 // dtype that does not fit before a call comes this far.
@@ -16,6 +17,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <string>
 
 #include "float_mode.h"
 #include "ops.h"
@@ -52,6 +54,17 @@ struct Window {
 
 template <class Call>
 using ArrayOf = const typename Call::Array&;
+// An array that is read, and one that is written; either may be absent.
+template <class Call>
+struct In {
+  ArrayOf<Call> array;
+  operator ArrayOf<Call>() const { return array; }
+};
+template <class Call>
+struct Out {
+  ArrayOf<Call> array;
+  operator ArrayOf<Call>() const { return array; }
+};
 
 inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
   Sampling at{};
@@ -97,10 +110,28 @@ struct Parameters {
 };
 
 template <class Call>
+struct OutParameters : Parameters<Call> {};
+
+inline GuideKind guide_kind(const std::string& name) {
+  if (name == "curves") return GuideKind::curves;
+  if (name == "nn") return GuideKind::nn;
+  if (name == "luma") return GuideKind::luma;
+  throw std::invalid_argument("bilateral_ops: unknown guide " + name);
+}
+constexpr int parameter_count(GuideKind kind) {
+  switch (kind) {
+    case GuideKind::curves: return 6;
+    case GuideKind::nn: return 4;
+    case GuideKind::luma: break;
+  }
+  return 0;
+}
+
+template <class Call>
 GuideParameters guide_parameters(Call& call, const Parameters<Call>& given) {
   GuideParameters p{};
   p.kind = given.kind;
-  const int expected = p.kind == GuideKind::curves ? 6 : p.kind == GuideKind::nn ? 4 : 0;
+  const int expected = parameter_count(p.kind);
   if (given.count != expected) throw std::invalid_argument("bilateral_ops: wrong number of guide parameters");
   for (int i = 0; i < expected; ++i) {
     if (!call.given(given.arrays[i])) throw std::invalid_argument("bilateral_ops: a guide parameter is missing");
@@ -110,8 +141,8 @@ GuideParameters guide_parameters(Call& call, const Parameters<Call>& given) {
 }
 
 template <class Call>
-void slice_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> xy,
-                   const Window& window, bool align_corners) {
+void slice_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> xy, const Window& window,
+                   bool align_corners) {
   const bool batched = call.rank(guide) == 3;
   SliceArgs a{};
   a.out = call.output(out, batched, 5);
@@ -121,9 +152,8 @@ void slice_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Ca
 }
 
 template <class Call>
-void slice_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, ArrayOf<Call> d_xy, ArrayOf<Call> grid,
-                    ArrayOf<Call> guide, ArrayOf<Call> xy, ArrayOf<Call> grad, const Window& window,
-                    bool align_corners) {
+void slice_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d_xy, In<Call> grid, In<Call> guide,
+                    In<Call> xy, In<Call> grad, const Window& window, bool align_corners) {
   const bool batched = call.rank(guide) == 3;
   SliceGradArgs a{};
   a.d_grid = with_cells(call.output(d_grid, batched, 6));
@@ -139,7 +169,7 @@ void slice_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, Arr
 }
 
 template <class Call>
-void apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> coefficients, ArrayOf<Call> image) {
+void apply_forward(Call& call, Out<Call> out, In<Call> coefficients, In<Call> image) {
   const bool batched = call.rank(image) == 4;
   ApplyArgs a{};
   a.out = call.output(out, batched, 4);
@@ -149,8 +179,8 @@ void apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> coefficients, Ar
 }
 
 template <class Call>
-void apply_backward(Call& call, ArrayOf<Call> d_coefficients, ArrayOf<Call> d_image, ArrayOf<Call> coefficients,
-                    ArrayOf<Call> image, ArrayOf<Call> grad) {
+void apply_backward(Call& call, Out<Call> d_coefficients, Out<Call> d_image, In<Call> coefficients, In<Call> image,
+                    In<Call> grad) {
   const bool batched = call.rank(image) == 4;
   ApplyGradArgs a{};
   a.d_coefficients = call.output(d_coefficients, batched, 5);
@@ -162,8 +192,8 @@ void apply_backward(Call& call, ArrayOf<Call> d_coefficients, ArrayOf<Call> d_im
 }
 
 template <class Call>
-void slice_apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> image,
-                         ArrayOf<Call> xy, const Window& window, bool align_corners) {
+void slice_apply_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy,
+                         const Window& window, bool align_corners) {
   const bool batched = call.rank(image) == 4;
   SliceApplyArgs a{};
   a.out = call.output(out, batched, 4);
@@ -174,9 +204,9 @@ void slice_apply_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, Arra
 }
 
 template <class Call>
-void slice_apply_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guide, ArrayOf<Call> d_image,
-                          ArrayOf<Call> d_xy, ArrayOf<Call> grid, ArrayOf<Call> guide, ArrayOf<Call> image,
-                          ArrayOf<Call> xy, ArrayOf<Call> grad, const Window& window, bool align_corners) {
+void slice_apply_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d_image, Out<Call> d_xy,
+                          In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy, In<Call> grad,
+                          const Window& window, bool align_corners) {
   const bool batched = call.rank(image) == 4;
   SliceApplyGradArgs a{};
   a.d_grid = with_cells(call.output(d_grid, batched, 6));
@@ -193,7 +223,7 @@ void slice_apply_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> d_guid
 }
 
 template <class Call>
-void guide_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image, const Parameters<Call>& parameters) {
+void guide_forward(Call& call, Out<Call> out, In<Call> image, const Parameters<Call>& parameters) {
   const bool batched = call.rank(image) == 4;
   GuideArgs a{};
   a.out = call.output(out, batched, 3);
@@ -203,8 +233,8 @@ void guide_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image, const Par
 }
 
 template <class Call>
-void guide_backward(Call& call, ArrayOf<Call> d_image, const Parameters<Call>& d_parameters, ArrayOf<Call> image,
-                    const Parameters<Call>& parameters, ArrayOf<Call> grad) {
+void guide_backward(Call& call, Out<Call> d_image, const OutParameters<Call>& d_parameters, In<Call> image,
+                    const Parameters<Call>& parameters, In<Call> grad) {
   const bool batched = call.rank(image) == 4;
   GuideGradArgs a{};
   a.d_image = call.output(d_image, batched, 4);
@@ -220,8 +250,8 @@ void guide_backward(Call& call, ArrayOf<Call> d_image, const Parameters<Call>& d
 }
 
 template <class Call>
-void enhance_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<Call> image,
-                     const Parameters<Call>& guide, const Window& window, bool align_corners) {
+void enhance_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> image, const Parameters<Call>& guide,
+                     const Window& window, bool align_corners) {
   const bool batched = call.rank(image) == 4;
   EnhanceArgs a{};
   a.out = call.output(out, batched, 4);
@@ -233,7 +263,7 @@ void enhance_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid, ArrayOf<
 }
 
 template <class Call>
-void total_variation_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid) {
+void total_variation_forward(Call& call, Out<Call> out, In<Call> grid) {
   TotalVariationArgs a{};
   a.out = call.output(out, true, 1);
   a.grid = with_cells(call.input(grid, true, 6));
@@ -241,7 +271,7 @@ void total_variation_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> grid) 
 }
 
 template <class Call>
-void total_variation_backward(Call& call, ArrayOf<Call> d_grid, ArrayOf<Call> grid, ArrayOf<Call> grad) {
+void total_variation_backward(Call& call, Out<Call> d_grid, In<Call> grid, In<Call> grad) {
   TotalVariationGradArgs a{};
   a.d_grid = with_cells(call.output(d_grid, true, 6));
   a.grid = with_cells(call.input(grid, true, 6));
@@ -255,7 +285,7 @@ inline void require_pixels(const Tensor& image) {
 }
 
 template <class Call>
-void resize_area_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image) {
+void resize_area_forward(Call& call, Out<Call> out, In<Call> image) {
   const bool batched = call.rank(image) == 4;
   ResizeAreaArgs a{};
   a.out = call.output(out, batched, 4);
@@ -265,7 +295,7 @@ void resize_area_forward(Call& call, ArrayOf<Call> out, ArrayOf<Call> image) {
 }
 
 template <class Call>
-void resize_area_backward(Call& call, ArrayOf<Call> d_image, ArrayOf<Call> grad) {
+void resize_area_backward(Call& call, Out<Call> d_image, In<Call>, In<Call> grad) {
   const bool batched = call.rank(grad) == 4;
   ResizeAreaGradArgs a{};
   a.d_image = call.output(d_image, batched, 4);

@@ -15,8 +15,8 @@
 
 namespace bilateral_ops {
 
-// Sets the mode for its own lifetime. Afterwards the thread has its own mode again, and the flags of the exceptions that
-// it had raised itself.
+// Sets the mode for its own lifetime. Afterwards the thread has its own mode again, and the flags of the exceptions
+// that it had raised itself.
 class FloatMode {
  public:
 #if defined(__x86_64__) || defined(_M_X64)

@@ -59,7 +59,7 @@ struct ApplyGradArgs {
   Tensor coefficients, image, grad;
 };
 
-// slice_apply: both, the coefficients never stored. Without at.guide it is slice_apply_luma, on the CPU alone: the
+// slice_apply: both, the coefficients never stored. Without at.guide, on the CPU alone: the
 // guide is luma(image), and d_image has what comes through it, too.
 struct SliceApplyArgs {
   Sampling at;
@@ -130,24 +130,30 @@ struct ResizeAreaGradArgs {
   Tensor grad;
 };
 
-// One build of everything: of an instruction set, or for CUDA, where a call takes a Context besides. A new operation
-// adds two lines here.
+// The kernels, each with its Args. Tables, CUDA's declarations, Python's functions and XLA's handlers follow from this
+// list; a new operation adds its lines here.
+#define BO_KERNELS(X)                                 \
+  X(slice_forward, SliceArgs)                         \
+  X(slice_backward, SliceGradArgs)                    \
+  X(apply_forward, ApplyArgs)                         \
+  X(apply_backward, ApplyGradArgs)                    \
+  X(slice_apply_forward, SliceApplyArgs)              \
+  X(slice_apply_backward, SliceApplyGradArgs)         \
+  X(guide_forward, GuideArgs)                         \
+  X(guide_backward, GuideGradArgs)                    \
+  X(enhance_forward, EnhanceArgs)                     \
+  X(total_variation_forward, TotalVariationArgs)      \
+  X(total_variation_backward, TotalVariationGradArgs) \
+  X(resize_area_forward, ResizeAreaArgs)              \
+  X(resize_area_backward, ResizeAreaGradArgs)
+
+// One build of every kernel: for an instruction set, or for CUDA, where a kernel takes a Context besides.
 template <class... Context>
 struct KernelTable {
   const char* name;
-  void (*slice_forward)(const SliceArgs&, Context...);
-  void (*slice_backward)(const SliceGradArgs&, Context...);
-  void (*apply_forward)(const ApplyArgs&, Context...);
-  void (*apply_backward)(const ApplyGradArgs&, Context...);
-  void (*slice_apply_forward)(const SliceApplyArgs&, Context...);
-  void (*slice_apply_backward)(const SliceApplyGradArgs&, Context...);
-  void (*guide_forward)(const GuideArgs&, Context...);
-  void (*guide_backward)(const GuideGradArgs&, Context...);
-  void (*enhance_forward)(const EnhanceArgs&, Context...);
-  void (*total_variation_forward)(const TotalVariationArgs&, Context...);
-  void (*total_variation_backward)(const TotalVariationGradArgs&, Context...);
-  void (*resize_area_forward)(const ResizeAreaArgs&, Context...);
-  void (*resize_area_backward)(const ResizeAreaGradArgs&, Context...);
+#define BO_MEMBER(kernel, Args) void (*kernel)(const Args&, Context...);
+  BO_KERNELS(BO_MEMBER)
+#undef BO_MEMBER
 };
 using Kernels = KernelTable<>;
 

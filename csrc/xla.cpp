@@ -18,7 +18,7 @@ struct Host {
 
 }  // namespace
 
-const std::vector<Handler>& handlers() { return Bodies<Host>::handlers(); }
+const std::vector<Handler>& handlers() { return handlers_of<Host>(); }
 
 }  // namespace xla
 }  // namespace bilateral_ops

@@ -24,6 +24,8 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "calls.h"
@@ -224,17 +226,7 @@ class Call {
   }
 
   const std::string& operation() const { return operation_; }
-  const Array& result(size_t i) const { return results_.at(i); }
-  const Array& argument(size_t i) const { return arguments_.at(i); }
-  // The last so many results or arguments but `after`.
-  Parameters<Call> parameters(const std::vector<Array>& arrays, size_t before, size_t after) const {
-    const std::string kind = text("guide");
-    if (arrays.size() < before + after) throw std::invalid_argument("bilateral_ops: too few arrays");
-    return {kind == "curves" ? GuideKind::curves
-            : kind == "nn"   ? GuideKind::nn
-                             : GuideKind::luma,
-            static_cast<int>(arrays.size() - before - after), arrays.data() + before};
-  }
+  GuideKind guide() const { return guide_kind(text("guide")); }
   const std::vector<Array>& results() const { return results_; }
   const std::vector<Array>& arguments() const { return arguments_; }
   Window window() const { return {true, number("top"), number("left"), number("full_height"), number("full_width")}; }
@@ -374,8 +366,59 @@ inline Error* failed(Frame* frame, int code, const std::string& message) {
   return frame->api->error_create(&args);
 }
 
-// A handler: Body(call) calls a function of calls.h.
-template <class Backend, void (*Body)(Call<Backend>&)>
+// Hands over what a frame holds as the parameters of a function of calls.h, one after another.
+template <class C>
+class Taker {
+ public:
+  explicit Taker(C& call) : call_(call) {}
+
+  template <class P>
+  P next() {
+    if constexpr (std::is_same_v<P, bool>) {
+      return call_.align_corners();
+    } else if constexpr (std::is_same_v<P, Window>) {
+      return call_.window();
+    } else if constexpr (std::is_same_v<P, In<C>>) {
+      return {*take(call_.arguments(), arguments_, 1)};
+    } else if constexpr (std::is_same_v<P, Out<C>>) {
+      return {*take(call_.results(), results_, 1)};
+    } else if constexpr (std::is_same_v<P, Parameters<C>>) {
+      return parameters(call_.arguments(), arguments_);
+    } else {
+      return P{parameters(call_.results(), results_)};
+    }
+  }
+  void finish() const {
+    if (arguments_ != call_.arguments().size() || results_ != call_.results().size()) fail();
+  }
+
+ private:
+  using Arrays = std::vector<typename C::Array>;
+  [[noreturn]] static void fail() { throw std::invalid_argument("bilateral_ops: wrong number of arrays"); }
+  static const typename C::Array* take(const Arrays& arrays, size_t& next, int count) {
+    if (arrays.size() - next < static_cast<size_t>(count)) fail();
+    next += static_cast<size_t>(count);
+    return arrays.data() + next - count;
+  }
+  Parameters<C> parameters(const Arrays& arrays, size_t& next) const {
+    const GuideKind kind = call_.guide();
+    const int count = parameter_count(kind);
+    return {kind, count, take(arrays, next, count)};
+  }
+
+  C& call_;
+  size_t results_ = 0, arguments_ = 0;  // handed over so far
+};
+template <class C, class... P>
+void call_from_frame(C& call, void (*function)(C&, P...)) {
+  Taker<C> taker(call);
+  const std::tuple<std::decay_t<P>...> given{taker.template next<std::decay_t<P>>()...};  // braces say the order
+  taker.finish();
+  std::apply([&](const auto&... parameters) { function(call, parameters...); }, given);
+}
+
+// A handler of a function of calls.h.
+template <class Backend, auto Function>
 Error* handle(Frame* frame) {
   for (Extension* e = frame->extensions; e; e = e->next) {
     if (e->type != kMetadata) continue;
@@ -390,7 +433,7 @@ Error* handle(Frame* frame) {
   try {
     Call<Backend> call(frame);
     operation = call.operation();
-    call.rounds([&] { Body(call); });
+    call.rounds([&] { call_from_frame(call, Function); });
     return nullptr;
   } catch (const std::bad_alloc&) {
     return failed(frame, kResourceExhausted,
@@ -402,64 +445,14 @@ Error* handle(Frame* frame) {
   }
 }
 
-// Every kernel's handler: a new one adds its lines here.
+// Every kernel's handler.
 template <class Backend>
-struct Bodies {
-  using C = Call<Backend>;
-  static void slice_forward_(C& c) {
-    slice_forward(c, c.result(0), c.argument(0), c.argument(1), c.argument(2), c.window(), c.align_corners());
-  }
-  static void slice_backward_(C& c) {
-    slice_backward(c, c.result(0), c.result(1), c.result(2), c.argument(0), c.argument(1), c.argument(2), c.argument(3),
-                   c.window(), c.align_corners());
-  }
-  static void apply_forward_(C& c) { apply_forward(c, c.result(0), c.argument(0), c.argument(1)); }
-  static void apply_backward_(C& c) {
-    apply_backward(c, c.result(0), c.result(1), c.argument(0), c.argument(1), c.argument(2));
-  }
-  static void slice_apply_forward_(C& c) {
-    slice_apply_forward(c, c.result(0), c.argument(0), c.argument(1), c.argument(2), c.argument(3), c.window(),
-                        c.align_corners());
-  }
-  static void slice_apply_backward_(C& c) {
-    slice_apply_backward(c, c.result(0), c.result(1), c.result(2), c.result(3), c.argument(0), c.argument(1),
-                         c.argument(2), c.argument(3), c.argument(4), c.window(), c.align_corners());
-  }
-  static void guide_forward_(C& c) { guide_forward(c, c.result(0), c.argument(0), c.parameters(c.arguments(), 1, 0)); }
-  static void guide_backward_(C& c) {
-    guide_backward(c, c.result(0), c.parameters(c.results(), 1, 0), c.argument(0), c.parameters(c.arguments(), 1, 1),
-                   c.arguments().back());
-  }
-  static void enhance_forward_(C& c) {
-    enhance_forward(c, c.result(0), c.argument(0), c.argument(1), c.parameters(c.arguments(), 2, 0), c.window(),
-                    c.align_corners());
-  }
-  static void total_variation_forward_(C& c) { total_variation_forward(c, c.result(0), c.argument(0)); }
-  static void total_variation_backward_(C& c) {
-    total_variation_backward(c, c.result(0), c.argument(0), c.argument(1));
-  }
-  static void resize_area_forward_(C& c) { resize_area_forward(c, c.result(0), c.argument(0)); }
-  static void resize_area_backward_(C& c) { resize_area_backward(c, c.result(0), c.argument(1)); }
-
-  static const std::vector<Handler>& handlers() {
-    static const std::vector<Handler> all = {
-        {"slice_forward", handle<Backend, slice_forward_>},
-        {"slice_backward", handle<Backend, slice_backward_>},
-        {"apply_forward", handle<Backend, apply_forward_>},
-        {"apply_backward", handle<Backend, apply_backward_>},
-        {"slice_apply_forward", handle<Backend, slice_apply_forward_>},
-        {"slice_apply_backward", handle<Backend, slice_apply_backward_>},
-        {"guide_forward", handle<Backend, guide_forward_>},
-        {"guide_backward", handle<Backend, guide_backward_>},
-        {"enhance_forward", handle<Backend, enhance_forward_>},
-        {"total_variation_forward", handle<Backend, total_variation_forward_>},
-        {"total_variation_backward", handle<Backend, total_variation_backward_>},
-        {"resize_area_forward", handle<Backend, resize_area_forward_>},
-        {"resize_area_backward", handle<Backend, resize_area_backward_>},
-    };
-    return all;
-  }
-};
+const std::vector<Handler>& handlers_of() {
+#define BO_HANDLER(kernel, Args) {#kernel, handle<Backend, &kernel<Call<Backend>>>},
+  static const std::vector<Handler> all = {BO_KERNELS(BO_HANDLER)};
+#undef BO_HANDLER
+  return all;
+}
 
 const std::vector<Handler>& handlers();       // xla.cpp
 const std::vector<Handler>& cuda_handlers();  // cuda/xla.cpp

@@ -233,7 +233,7 @@ class FakeKernels(ModuleType):
 
 def _memories(arguments: Any) -> tuple[Any, ...]:
     def memory(value: Any) -> Any:
-        if isinstance(value, tuple) and any(isinstance(item, FakeArray) for item in value):
+        if isinstance(value, tuple):
             return _memories(value)
         return value.memory if isinstance(value, FakeArray) else value
 

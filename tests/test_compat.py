@@ -19,9 +19,8 @@ from backends import from_torch, to_torch
 from cases import F32, F64, python, tolerance
 
 import bilateral_ops
-from bilateral_ops import _dispatch
+from bilateral_ops import _dispatch, slice_apply
 from bilateral_ops.compat import hdrnet
-from bilateral_ops.ops._slice_apply_luma import slice_apply_luma
 
 # ---------------------------------------------------------------------------------------------------------------------
 # HDRnet
@@ -517,11 +516,11 @@ def test_rays_of_many_grids_are_one_call(lib: ModuleType, monkeypatch: pytest.Mo
     rgb, xy = colors_and_places((400,))
     shapes = []
 
-    def counted(grid: Any, image: Any, **keywords: Any) -> Any:
+    def counted(grid: Any, guide: Any, image: Any, **keywords: Any) -> Any:
         shapes.append(tuple(image.shape))
-        return slice_apply_luma(grid, image, **keywords)
+        return slice_apply(grid, guide, image, **keywords)
 
-    monkeypatch.setattr(lib, "slice_apply_luma", counted)
+    monkeypatch.setattr(lib, "slice_apply", counted)
     got = lib.slice(grids, xy, rgb, index[:, None], compute_coords_grad=True)["rgb"]
     ((rows, height, width, _),) = shapes
     used = len(index.unique())
@@ -708,11 +707,11 @@ def test_matrices_are_those_of_the_call_where_writes_are_not_counted(lib: Module
 def test_the_image_is_not_copied(axes: str, lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     images = []
 
-    def caught(grid: Any, image: Any, **keywords: Any) -> Any:
+    def caught(grid: Any, guide: Any, image: Any, **keywords: Any) -> Any:
         images.append(image)
-        return slice_apply_luma(grid, image, **keywords)
+        return slice_apply(grid, guide, image, **keywords)
 
-    monkeypatch.setattr(lib, "slice_apply_luma", caught)
+    monkeypatch.setattr(lib, "slice_apply", caught)
     rgb, xy = colors_and_places(LEADS[axes])
     lib.slice(grids_of(lib), xy, rgb, 1)
     planes = rgb.detach().movedim(-1, 0).contiguous().movedim(0, -1)  # channels first in memory

@@ -114,11 +114,12 @@ def test_operations(subject: str, axes: tuple[str, ...], isa: str) -> None:
 def test_compiled_functions_refuse_what_they_would_never_end_with(shape: tuple[int, ...], isa: str) -> None:
     """Whatever a caller should forget to check."""
     for kind in (F32, F64, U8):
+        pixels = np.zeros((4, 4, 3), kind)
         with pytest.raises(ValueError, match="an image without pixels"):
-            _core.resize_area_forward(np.zeros((4, 4, 3), kind), np.zeros(shape, kind))
+            _core.resize_area_forward(pixels, np.zeros(shape, kind))
         if kind != U8:
             with pytest.raises(ValueError, match="an image without pixels"):
-                _core.resize_area_backward(np.zeros((4, 4, 3), kind), np.zeros(shape, kind))
+                _core.resize_area_backward(pixels, pixels, np.zeros(shape, kind))
     pixels, no_window = np.zeros((4, 4), F32), None
     for cells in ((0, 2, 2), (2, 0, 2), (2, 2, 0)):
         grid = np.zeros((*cells, 3), F32)

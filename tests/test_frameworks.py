@@ -51,9 +51,8 @@ from cases import (
 )
 
 import bilateral_ops
-from bilateral_ops import _dispatch
+from bilateral_ops import LumaGuide, _dispatch
 from bilateral_ops.frameworks import _dlpack
-from bilateral_ops.ops import INTERNAL, OPERATIONS
 
 EVERY = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
 ALL = pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
@@ -101,30 +100,26 @@ def refused(error: type[Exception], sentence: str, subject: str, given: dict[str
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Every operation, of this package alone too, has kernels for every framework's arrays on every device
+# Every operation has kernels for every framework's arrays on every device
 # ---------------------------------------------------------------------------------------------------------------------
 
-WHOLE: Any = SimpleNamespace(
-    **{name: each.function for name, each in (OPERATIONS | INTERNAL).items()},
-    **{f"{name}_vjp": each.vjp for name, each in (OPERATIONS | INTERNAL).items() if each.vjp is not None},
-)
-WHOLE_SUBJECTS = (*SUBJECTS, *INTERNAL)
+WHOLE_SUBJECTS = (*SUBJECTS, "slice_apply(luma)")
 
 
 def whole_example(subject: str) -> dict[str, Any]:
-    if subject != "slice_apply_luma":
+    if subject != "slice_apply(luma)":
         return example(subject)
-    return {name: array for name, array in example("slice_apply", xy=True).items() if name != "guide"}
+    return {**example("slice_apply", xy=True), "guide": LumaGuide()}
 
 
 def assert_computes_all(send: Any, fetch: Any, subject: str) -> None:
     """What NumPy arrays give, up to the rounding of a result between two kernels."""
-    given, through = whole_example(subject), Through(send, fetch, WHOLE)
-    result = forward(WHOLE, subject, given)
+    given, through = whole_example(subject), Through(send, fetch)
+    result = forward(bilateral_ops, subject, given)
     np.testing.assert_allclose(forward(through, subject, given), result, rtol=0, atol=1e-5)
-    if subject in DIFFERENTIABLE or subject in INTERNAL:
+    if operation(subject) in DIFFERENTIABLE:
         grad = random_like(result.shape, F32)
-        gradients = backward(WHOLE, subject, given, grad)._asdict()
+        gradients = backward(bilateral_ops, subject, given, grad)._asdict()
         got = backward(through, subject, given, grad)
         for name, want in gradients.items():
             if want is None:
@@ -153,15 +148,15 @@ def test_pytorch_computes_all_on_cuda(subject: str, torch_on_cuda: Any) -> None:
 
     assert_computes_all(torch_on_cuda.send, torch_on_cuda.fetch, subject)
     name = operation(subject)
-    for registered in (name, f"{name}_vjp") if hasattr(WHOLE, f"{name}_vjp") else (name,):
+    for registered in (name, f"{name}_vjp") if name in DIFFERENTIABLE else (name,):
         for key in ("CPU", "CUDA", "Meta", "Autograd"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"bilateral_ops::{registered}", key), key
     given = whole_example(subject)
-    grad = random_like(forward(WHOLE, subject, given).shape, F32)
-    if subject in DIFFERENTIABLE or subject in INTERNAL:
+    grad = random_like(forward(bilateral_ops, subject, given).shape, F32)
+    if operation(subject) in DIFFERENTIABLE:
         sent = {n: torch_on_cuda.send(a).requires_grad_() for n, a in given.items() if isinstance(a, np.ndarray)}
-        forward(WHOLE, subject, {**given, **sent}).backward(torch_on_cuda.send(grad))
-        for n, want in backward(WHOLE, subject, given, grad)._asdict().items():
+        forward(bilateral_ops, subject, {**given, **sent}).backward(torch_on_cuda.send(grad))
+        for n, want in backward(bilateral_ops, subject, given, grad)._asdict().items():
             if want is not None:
                 np.testing.assert_allclose(torch_on_cuda.fetch(sent[n].grad), want, rtol=0, atol=1e-4, err_msg=n)
 
@@ -175,11 +170,11 @@ def test_jax_computes_all(subject: str) -> None:
     assert_computes_all(jax.numpy.asarray, np.asarray, subject)
 
     given = whole_example(subject)
-    grad = random_like(forward(WHOLE, subject, given).shape, F32)
-    calls = [lambda changed: forward(WHOLE, subject, replaced(given, **changed))]
-    if subject in DIFFERENTIABLE or subject in INTERNAL:
+    grad = random_like(forward(bilateral_ops, subject, given).shape, F32)
+    calls = [lambda changed: forward(bilateral_ops, subject, replaced(given, **changed))]
+    if operation(subject) in DIFFERENTIABLE:
         calls.append(
-            lambda changed: tuple(backward(WHOLE, subject, replaced(given, **changed), jax.numpy.asarray(grad)))
+            lambda changed: tuple(backward(bilateral_ops, subject, replaced(given, **changed), jax.numpy.asarray(grad)))
         )
     for call in calls:
         traced = jax.jit(call).trace(arrays(given))

@@ -13,20 +13,9 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 
 constexpr Kernels make_kernels(const char* isa) {
-  return {isa,
-          slice_forward,
-          slice_backward,
-          apply_forward,
-          apply_backward,
-          slice_apply_forward,
-          slice_apply_backward,
-          guide_forward,
-          guide_backward,
-          enhance_forward,
-          total_variation_forward,
-          total_variation_backward,
-          resize_area_forward,
-          resize_area_backward};
+#define BO_ENTRY(kernel, Args) , kernel
+  return {isa BO_KERNELS(BO_ENTRY)};
+#undef BO_ENTRY
 }
 
 }  // namespace BO_ISA

@@ -1,7 +1,5 @@
 #include "parallel.h"
 
-#include "../float_mode.h"
-
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
@@ -11,6 +9,8 @@
 #include <mutex>
 #include <new>
 #include <thread>
+
+#include "../float_mode.h"
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -71,7 +71,9 @@ class Pool {
 
   // Workers that are not wanted any more end.
   void retire() {
-    { std::lock_guard<std::mutex> lock(mutex_); }  // none is between its look at num_threads() and its sleep
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }  // none is between its look at num_threads() and its sleep
     wake_.notify_all();
   }
 

@@ -250,8 +250,8 @@ BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   return s;
 }
 
-// Makes the tiles of one thread, from any row on. S, T: how the image is stored, and what it is computed in; A: what rows
-// are added in.
+// Makes the tiles of one thread, from any row on. S, T: how the image is stored, and what it is computed in; A: what
+// rows are added in.
 template <class S, class T, class A>
 class AreaSums {
  public:
@@ -412,8 +412,7 @@ class AreaSums {
     const double all = area();
     const int64_t count = numbers_;  // here, and the levels first to memory of their own, so that compilers see vectors
     N* const levels = reinterpret_cast<N*>(result_);
-    for (int64_t i = 0; i < count; ++i)
-      levels[i] = static_cast<N>(static_cast<int32_t>(rounded(sums[i] / all)));
+    for (int64_t i = 0; i < count; ++i) levels[i] = static_cast<N>(static_cast<int32_t>(rounded(sums[i] / all)));
     if (pixels_.dense) {
       memcpy(to, levels, static_cast<size_t>(count) * sizeof(N));
       return;

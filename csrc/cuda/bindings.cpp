@@ -181,6 +181,6 @@ PYBIND11_MODULE(BO_MODULE, m, py::mod_gil_not_used()) {
   m.attr("compiler") = bo::cuda_compiler();
   m.attr("architectures") = BO_ARCHITECTURES;
   m.def("device_count", [] { return bo::cuda_device_count("device_count"); });
-  bo::define_operations<DeviceCall, int64_t, const py::object&>(m);
+  bo::define_kernels<DeviceCall, int64_t, const py::object&>(m);
   bo::define_handlers(m, bo::xla::cuda_handlers());
 }

@@ -5,20 +5,9 @@
 namespace bilateral_ops {
 
 const CudaKernels& cuda_kernels() {
-  static const CudaKernels table = {"cuda",
-                                    cuda::slice_forward,
-                                    cuda::slice_backward,
-                                    cuda::apply_forward,
-                                    cuda::apply_backward,
-                                    cuda::slice_apply_forward,
-                                    cuda::slice_apply_backward,
-                                    cuda::guide_forward,
-                                    cuda::guide_backward,
-                                    cuda::enhance_forward,
-                                    cuda::total_variation_forward,
-                                    cuda::total_variation_backward,
-                                    cuda::resize_area_forward,
-                                    cuda::resize_area_backward};
+#define BO_ENTRY(kernel, Args) , cuda::kernel
+  static const CudaKernels table = {"cuda" BO_KERNELS(BO_ENTRY)};
+#undef BO_ENTRY
   return table;
 }
 

@@ -40,8 +40,8 @@ struct AreaArgs {
   Tensor out, image;
   AreaAxis y, x;
   double all, scale;  // the divisor of sums of levels, and the factor of sums where the output is floats
-  int64_t bands;  // that the rows under a pixel are cut into, each of which makes a sum of its own
-  double* parts;  // [n][i][j][band][channel]; null where there is one band
+  int64_t bands;      // that the rows under a pixel are cut into, each of which makes a sum of its own
+  double* parts;      // [n][i][j][band][channel]; null where there is one band
 };
 BO_DEVICE char* place(const Tensor& t, int64_t n, int64_t y, int64_t x) {
   return t.data + n * t.strides[0] + y * t.strides[1] + x * t.strides[2];

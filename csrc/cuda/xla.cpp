@@ -68,7 +68,7 @@ class Device {
 
 }  // namespace
 
-const std::vector<Handler>& cuda_handlers() { return Bodies<Device>::handlers(); }
+const std::vector<Handler>& cuda_handlers() { return handlers_of<Device>(); }
 
 }  // namespace xla
 }  // namespace bilateral_ops

@@ -1,4 +1,4 @@
-"""What an operation takes and returns, declared once; the checks and the error sentences follow from it.
+"""What an operation takes and returns, declared once; checks, error sentences and kernel calls follow from it.
 
 A shape is written as its axes' names, ``"N H W Ci"``: equal names must have equal sizes. ``N`` is left out of an
 unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, ``Ci=3`` for
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,19 +38,30 @@ _OVERFLOW = {
 # Pixel positions are products of whole numbers in double; so far they are exact with any grid in use.
 _MOST_PIXELS = 1 << 40
 
-GradientsT = TypeVar("GradientsT", bound=tuple[Any, ...])
-
 
 class Argument(NamedTuple):
-    """One array argument. ``role`` is image, grid, guide or parameter: it says which kinds of numbers may be mixed."""
+    """One array argument. ``role`` is image, grid, guide or parameter: it says which dtypes may be mixed."""
 
     name: str
     axes: tuple[str, ...]
     role: str
+    optional: bool = False
 
 
-def argument(name: str, axes: str, role: str) -> Argument:
-    return Argument(name, tuple(axes.split()), role)
+def argument(name: str, axes: str, role: str, *, optional: bool = False) -> Argument:
+    return Argument(name, tuple(axes.split()), role, optional)
+
+
+class KernelCall(NamedTuple):
+    """A call of a compiled function: the arrays that it writes and reads, by name, in the order of csrc/calls.h.
+
+    ``"out"`` is the result, ``"grad"`` the gradient of the result; ``None`` is absent. After an image come the
+    parameters of the signature's guide, where it has one; they are not named here.
+    """
+
+    kernel: str
+    results: tuple[str | None, ...]
+    arguments: tuple[str | None, ...]
 
 
 class Sizes(NamedTuple):
@@ -135,11 +146,24 @@ def _shape_text(parts: Iterable[Any]) -> str:
 
 
 class Signature:
-    """An operation's array arguments in the order of its Python signature, and its result.
+    """All that is particular to an operation, but its meaning.
 
-    ``lead`` is the argument whose rank says whether a call is batched (``batched``: every call is), ``like`` the one
-    whose kind the result has; a result that does not keep an integer image's kind is float32 for it.
-    ``chooses_dtype``: there is a keyword ``dtype`` for a result of another kind of float.
+    Parameters
+    ----------
+    name : of the operation
+    arguments : its array arguments, in the order of its Python signature and of its kernels
+    result : axes of the result
+    lead : the argument whose rank says whether a call is batched; where it is absent, the image's does
+    like : the argument whose dtype the result has
+    gradients : record of the VJP, a field per argument; None: there is no VJP
+    batched : every call is
+    keeps_integers : the result of an integer image has its dtype; otherwise it is float32
+    sizes : an argument that says axes of the result
+    chooses_dtype : there is a keyword ``dtype`` for a result of another float dtype
+    sampled : there are keywords ``window`` and ``align_corners``
+    kernel : name of the kernels, without ``_forward`` and ``_backward``; by default the operation's
+    guide : which guide the arguments of role parameter are of
+    forward, backward : the kernel calls, where they are not the usual ones
     """
 
     def __init__(
@@ -150,35 +174,66 @@ class Signature:
         result: str,
         lead: str,
         like: str,
+        gradients: type[Any] | None = None,
         batched: bool = False,
         keeps_integers: bool = True,
         sizes: Sizes | None = None,
         chooses_dtype: bool = False,
+        sampled: bool = False,
+        kernel: str = "",
+        guide: str = "",
+        forward: KernelCall | None = None,
+        backward: tuple[KernelCall, ...] = (),
     ) -> None:
         self.name = name
         self.arguments = tuple(arguments)
+        self.names = tuple(a.name for a in self.arguments)
         self.result = tuple(result.split())
-        self.lead = next(a for a in self.arguments if a.name == lead)
+        self.lead = lead
         self.like = like
+        self.gradients = gradients
+        if gradients is not None and gradients._fields != self.names:
+            raise TypeError(f"{name}: {gradients.__name__} must have the fields {self.names}, got {gradients._fields}.")
         self.always_batched = batched
         self.keeps_integers = keeps_integers
         self.sizes = sizes
         self.chooses_dtype = chooses_dtype
+        self.sampled = sampled
+        self.guide = guide
+        #: The arguments that are the guide's parameters, and the others.
+        self.parameters = tuple(a.name for a in self.arguments if a.role == "parameter")
+        arrays = tuple(name for name in self.names if name not in self.parameters)
+        kernel = kernel or name
+        self.forward = forward or KernelCall(f"{kernel}_forward", ("out",), arrays)
+        self.backward = backward or (KernelCall(f"{kernel}_backward", arrays, (*arrays, "grad")),)
         self._checked: dict[tuple[Any, ...], Call] = {}
 
-    def bind(self, values: Mapping[str, Any], sizes: Any = None, dtype: Any = None) -> Call:
-        """Check a forward call's arguments; ``sizes`` is what the caller gave for the signature's ``sizes``."""
-        return self._bound(self.name, values, self.sizes.checked(self.name, sizes) if self.sizes else None, dtype)
+    def lead_of(self, values: Mapping[str, Any]) -> Argument:
+        """The argument whose rank says whether a call is batched."""
+        name = self.lead if values.get(self.lead) is not None else "image"
+        return self.arguments[self.names.index(name)]
 
-    def bind_vjp(self, values: Mapping[str, Any], grad: Any, dtype: Any = None) -> Call:
-        """Check a backward call's arguments; ``grad`` has the result's shape and dtype."""
-        return self._bound(f"{self.name}_vjp", {**values, "grad": grad}, None, dtype, backward=True)
+    def bind(self, values: Sequence[Any], sizes: Any = None, **keywords: Any) -> Call:
+        """Check a forward call: arrays in order, what the caller gave for ``sizes``, and the operation's keywords."""
+        checked = self.sizes.checked(self.name, sizes) if self.sizes else None
+        return self._bound(self.name, dict(zip(self.names, values)), checked, keywords)
+
+    def bind_vjp(self, values: Sequence[Any], grad: Any, **keywords: Any) -> Call:
+        """Check a backward call; ``grad`` has the result's shape and dtype."""
+        return self._bound(f"{self.name}_vjp", {**dict(zip(self.names, values)), "grad": grad}, None, keywords)
 
     def _bound(
-        self, op: str, values: Mapping[str, Any], sizes: Mapping[str, int] | None, dtype: Any, backward: bool = False
+        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, keywords: Mapping[str, Any]
     ) -> Call:
-        if dtype is not None:
-            dtype = dtype_name(dtype)
+        dtype = keywords.get("dtype")
+        call = self._checked_call(op, values, sizes, None if dtype is None else dtype_name(dtype))
+        if self.sampled:
+            call.keywords = call.sampling(keywords["window"], keywords["align_corners"])
+        return call
+
+    def _checked_call(
+        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: str | None
+    ) -> Call:
         # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
         key: list[Any] = [op, dtype]
         for value in values.values():
@@ -192,10 +247,10 @@ class Signature:
         try:
             checked = self._checked.get(known)
         except TypeError:  # of an argument that isn't one
-            return Call(self, op, values, sizes, dtype, backward)
+            return Call(self, op, values, sizes, dtype)
         if checked is not None:
             return checked.again(values)
-        call = Call(self, op, values, sizes, dtype, backward)
+        call = Call(self, op, values, sizes, dtype)
         if call.mixed:  # which holds for this call alone
             return call
         if len(self._checked) >= _MOST_KNOWN:
@@ -219,7 +274,6 @@ class Call:
         values: Mapping[str, Any],
         sizes: Mapping[str, int] | None = None,
         dtype: str | None = None,
-        backward: bool = False,
     ) -> None:
         self.signature = signature
         self.op = op
@@ -228,8 +282,8 @@ class Call:
         if signature.chooses_dtype:
             self.keywords = {"dtype": dtype}
         self._owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
-        given = [a for a in signature.arguments if not (a.name == "xy" and self.values.get("xy") is None)]
-        if backward:
+        given = [a for a in signature.arguments if not (a.optional and self.values.get(a.name) is None)]
+        if "grad" in values:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
         #: Arguments given as numbers, and the kind that they are to have.
@@ -336,7 +390,7 @@ class Call:
     # --------------------------------------------------------------------------------------------------------- shapes
 
     def _check_shapes(self) -> None:
-        lead = self.signature.lead
+        self.lead = lead = self.signature.lead_of(self.values)
         rank = len(self.values[lead.name].shape)
         self.batched = self.signature.always_batched or rank == len(lead.axes)
         if not self.batched and rank != len(lead.axes) - 1:
@@ -434,22 +488,19 @@ class Call:
         shape = self.shape(a.name)
         text += f", got {_shape_text(shape) if shape else '()'}"
         if len(axes) < len(a.axes) and len(shape) > len(axes) + ("*C" in axes):
-            text += f": {self.signature.lead.name} has no batch axis"
+            text += f": {self.lead.name} has no batch axis"
         raise ValueError(f"{text}.")
 
     # ------------------------------------------------------------------------------------------- keywords and results
 
-    def sampling(
-        self, window: Any, align_corners: Any, xy: Any = None
-    ) -> tuple[tuple[int, int, int, int] | None, bool]:
+    def sampling(self, window: Any, align_corners: Any) -> dict[str, Any]:
         """Check ``window=(top, left, full_height, full_width)`` and ``align_corners``."""
         if not isinstance(align_corners, (bool, np.bool_)):
             raise TypeError(f"{self.op}: align_corners must be a bool, got {type(align_corners).__name__}.")
         align_corners = bool(align_corners)
         if window is not None:
-            window = self._window(window, xy)
-        self.keywords = {"window": window, "align_corners": align_corners}
-        return window, align_corners
+            window = self._window(window, self.values.get("xy"))
+        return {"window": window, "align_corners": align_corners}
 
     def _window(self, window: Any, xy: Any) -> tuple[int, int, int, int]:
         if xy is not None:
@@ -506,33 +557,33 @@ class Call:
         self.framework.check_out(self.op, label, out, inputs, self.values.get(twin))
         return out
 
-    def _gradients(self, fields: type[GradientsT], wrt: tuple[str, ...], out: Any) -> GradientsT:
+    def _gradients(self, wrt: tuple[str, ...], out: Any) -> dict[str, Any]:
         """Arrays for the gradients that are wanted, ``out``'s or new ones; None for the others."""
-        names: tuple[str, ...] = fields._fields  # type: ignore[attr-defined]
-        given = self._out_mapping(names, wrt, out)
-        computed = self.gradients(names, wrt)
-        arrays: list[Any] = []
-        for name in names:
+        given = self._out_mapping(wrt, out)
+        computed = self.gradients(wrt)
+        arrays: dict[str, Any] = {}
+        for name in self.signature.names:
             if name not in computed:
                 if name in given:
                     raise ValueError(f"{self.op}: out[{name!r}] must be left out, as {name} has no gradient here.")
-                arrays.append(None)
+                arrays[name] = None
             elif name in given:
                 label = f"out[{name!r}]"
                 array = self._checked_out(label, given[name], self.shape(name), self.kinds[name])
-                others = [(f"out[{n!r}]", a) for n, a in zip(names, arrays) if a is not None and n in given]
+                others = [(f"out[{n!r}]", a) for n, a in arrays.items() if a is not None and n in given]
                 self.framework.check_out(self.op, label, array, others, None)
-                arrays.append(array)
+                arrays[name] = array
             else:
-                arrays.append(self._empty(f"the gradient of {name}", self.shape(name), self.kinds[name]))
-        return fields(*arrays)
+                arrays[name] = self._empty(f"the gradient of {name}", self.shape(name), self.kinds[name])
+        return arrays
 
-    def gradients(self, names: tuple[str, ...], wrt: tuple[str, ...]) -> tuple[str, ...]:
+    def gradients(self, wrt: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
-        return tuple(n for n in names if n in wrt and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
+        return tuple(n for n in self.signature.names if n in wrt and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
 
-    def wanted(self, names: tuple[str, ...], wrt: Any) -> tuple[str, ...]:
+    def wanted(self, wrt: Any) -> tuple[str, ...]:
         """Check ``wrt``, which names gradients; None is all of them."""
+        names = self.signature.names
         if wrt is None:
             return names
         try:
@@ -546,7 +597,8 @@ class Call:
                 )
         return wanted
 
-    def _out_mapping(self, names: tuple[str, ...], wanted: tuple[str, ...], out: Any) -> Mapping[str, Any]:
+    def _out_mapping(self, wanted: tuple[str, ...], out: Any) -> Mapping[str, Any]:
+        names = self.signature.names
         if out is None:
             return {}
         if not isinstance(out, Mapping):
@@ -562,28 +614,36 @@ class Call:
         """The argument that said the size of an axis."""
         return self._owners[axis]
 
-    def parameters(self) -> tuple[Any, ...]:
-        """The parameter arguments in order, numbers as arrays."""
-        return tuple(self.values[a.name] for a in self._given if a.role == "parameter")
-
     # ---------------------------------------------------------------------------------------------------------- kernels
 
-    def forward(self, out: Any, kernel: str, *arguments: Any) -> Any:
-        """The result, which a kernel writes: ``kernel(result, *arguments)``, unless the framework records the call."""
+    def forward(self, out: Any) -> Any:
+        """The result, which a kernel writes unless the framework records the call."""
         if (record := self.framework.record) and (recorded := record(self, out)) is not None:
             return recorded
         result = self._result(out)
-        self.run(kernel, result, *arguments)
+        self._run(self.signature.forward, {"out": result})
         return result
 
-    def backward(self, fields: type[GradientsT], wrt: Any, out: Any, fill: Callable[[GradientsT], None]) -> GradientsT:
-        """The gradients, which ``fill`` has kernels write, unless the framework records the call."""
-        wrt = self.wanted(fields._fields, wrt)  # type: ignore[attr-defined]
-        if (record := self.framework.record) and (recorded := record(self, out, fields, wrt)) is not None:
+    def backward(self, wrt: Any, out: Any) -> Any:
+        """The record of gradients, which kernels write unless the framework records the call."""
+        wrt = self.wanted(wrt)
+        if (record := self.framework.record) and (recorded := record(self, out, wrt)) is not None:
             return recorded
-        d = self._gradients(fields, wrt, out)
-        fill(d)
-        return d
+        gradients = self._gradients(wrt, out)
+        for call in self.signature.backward:
+            if any(gradients.get(name) is not None for name in (*call.results, *self.signature.parameters)):
+                self._run(call, gradients)
+        return self.signature.gradients(**gradients)  # type: ignore[misc]
 
-    def run(self, kernel: str, *arguments: Any) -> None:
-        self.framework.run(self.op, kernel, arguments, self.device)
+    def _run(self, call: KernelCall, results: Mapping[str, Any]) -> None:
+        arguments = [*self._arrays(call.results, results), *self._arrays(call.arguments, self.values)]
+        if self.signature.sampled:
+            arguments += (self.keywords["window"], self.keywords["align_corners"])
+        self.framework.run(self.op, call.kernel, arguments, self.device)
+
+    def _arrays(self, names: tuple[str | None, ...], values: Mapping[str, Any]) -> Iterator[Any]:
+        """Arrays by name, as the compiled functions take them."""
+        for name in names:
+            yield values.get(name) if name else None
+            if name == "image" and self.signature.guide:
+                yield self.signature.guide, tuple(values.get(parameter) for parameter in self.signature.parameters)

@@ -33,9 +33,9 @@ from typing import Any, NamedTuple
 
 from .._missing import needed
 from ..ops._apply import apply
-from ..ops._guide_luma import guide_luma
+from ..ops._guide_luma import LumaGuide, guide_luma
 from ..ops._slice import slice as _slice
-from ..ops._slice_apply_luma import slice_apply_luma
+from ..ops._slice_apply import slice_apply
 from ..ops._total_variation import total_variation
 
 with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
@@ -329,7 +329,7 @@ class _Lookup(NamedTuple):
     guide: torch.Tensor | None = None
 
     def colors(self) -> torch.Tensor:
-        return self.restore(slice_apply_luma(self.grid, self.rgb, xy=self.xy, align_corners=True))
+        return self.restore(slice_apply(self.grid, LumaGuide(), self.rgb, xy=self.xy, align_corners=True))
 
     def matrices(self) -> torch.Tensor:
         guide = guide_luma(self.rgb) if self.guide is None else self.guide

@@ -199,14 +199,10 @@ def slice_apply(
     align_corners: bool = False,
 ) -> Any:
     grid, guide, pixels, xy = _computed(xp, grid, guide, image, xy)
+    if guide is None:
+        guide = guide_luma(xp, pixels)
     coefficients = slice(xp, grid, guide, xy, window=window, align_corners=align_corners)
     return _delivered(xp, _applied(coefficients, pixels), image)
-
-
-def slice_apply_luma(xp: Any, grid: Any, image: Any, xy: Any = None, **sampling: Any) -> Any:
-    (pixels,) = _computed(xp, image)
-    result = slice_apply(xp, grid, guide_luma(xp, pixels), pixels, xy, **sampling)
-    return _delivered(xp, result, image)
 
 
 def guide_curves(
@@ -294,7 +290,6 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "slice": slice,
     "apply": apply,
     "slice_apply": slice_apply,
-    "slice_apply_luma": slice_apply_luma,
     "guide_curves": guide_curves,
     "guide_nn": guide_nn,
     "guide_luma": guide_luma,

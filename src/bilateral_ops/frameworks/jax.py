@@ -14,7 +14,7 @@ is opaque, and it gathers the arrays first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,52 +77,38 @@ class _Static(NamedTuple):
     """All of a call but its arrays: what a compiled call is a call of."""
 
     op: str
-    operation: str  # without _vjp
+    signature: Any
     names: tuple[str, ...]  # of the arrays given
     shape: tuple[int, ...]  # of the forward call's result
     kind: str
     batched: bool
-    guide: str  # the kind of guide, where there is one
     keywords: tuple[tuple[str, Any], ...]
     sampling: tuple[tuple[str, Any], ...]  # the same, as the handlers take it
-    shared: frozenset[str]  # arguments without a batch axis in any call
     wanted: tuple[str, ...] = ()  # arguments whose gradients are computed
 
 
-def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
+def record(call: Any, out: Any, wrt: Any = None) -> Any:
     """The result, or the gradients, as JAX computes or traces them."""
     if out is not None:
         raise TypeError(f"{call.op}: out must be None, as JAX arrays can't be written to, got {type(out).__name__}.")
-    arguments = call.signature.arguments
-    names = tuple(a.name for a in arguments if call.values.get(a.name) is not None)
+    signature = call.signature
+    names = tuple(name for name in signature.names if call.values.get(name) is not None)
     keywords = dict(call.keywords)
     sampling: dict[str, Any] = {}
-    if "window" in keywords:
+    if signature.sampled:
         window = keywords["window"] or (0, 0, call.sizes["H"], call.sizes["W"])
         sampling = dict(zip(("top", "left", "full_height", "full_width"), window))
         sampling["align_corners"] = keywords["align_corners"]
-    operation = call.signature.name
-    if sizes := call.signature.sizes:
+    if sizes := signature.sizes:
         keywords[sizes.name] = tuple(call.sizes[axis] for axis in sizes.axes)
-    shape, kind = call.result()
-    static = _Static(
-        call.op,
-        operation,
-        names,
-        shape,
-        kind,
-        call.batched,
-        _guide_kind(operation, names),
-        tuple(keywords.items()),
-        tuple(sampling.items()),
-        frozenset(a.name for a in arguments if a.axes[:1] != ("N",)),
-    )
-    arrays = _varying([call.values[name] for name in (*names, *(("grad",) if fields else ()))])
-    if fields is None:
-        return (_enhance if operation == "enhance" else _forward)(static, *arrays)
-    static = static._replace(wanted=call.gradients(fields._fields, wrt))
+    items = tuple(keywords.items()), tuple(sampling.items())
+    static = _Static(call.op, signature, names, *call.result(), call.batched, *items)
+    arrays = _varying([call.values[name] for name in (*names, *(() if wrt is None else ("grad",)))])
+    if wrt is None:
+        return (_forward if signature.gradients else _inference)(static, *arrays)
+    static = static._replace(wanted=call.gradients(wrt))
     gradients = dict(zip(static.wanted, _backward(static, *arrays)))
-    return fields(*(gradients.get(name) for name in fields._fields))
+    return signature.gradients(*(gradients.get(name) for name in signature.names))
 
 
 def _variation(array: Any) -> tuple[str, Any]:
@@ -162,103 +148,53 @@ def _result(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     return _described(shape, dtype, sharding=sharding, **dict([_variation(like)]))
 
 
-def _guide_kind(operation: str, names: Sequence[str]) -> str:
-    if operation == "enhance":
-        return "curves" if "ccm" in names else "nn" if "w1" in names else "luma"
-    return operation.removeprefix("guide_") if operation.startswith("guide_") else ""
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The handlers
 # ---------------------------------------------------------------------------------------------------------------------
 
-#: The array arguments of each kernel, in the order of csrc/calls.h.
-_ORDER = {
-    "slice": ("grid", "guide", "xy"),
-    "apply": ("coefficients", "image"),
-    "slice_apply": ("grid", "guide", "image", "xy"),
-    "total_variation": ("grid",),
-    "resize_area": ("image",),
-}
 
+def _call(static: _Static, call: Any, results: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Results of a kernel by name; ``results`` are the shapes and dtypes of those that are wanted."""
+    signature = static.signature
+    shared = {a.name for a in signature.arguments if a.axes[:1] != ("N",)}  # they have no batch axis in any call
 
-def _call(
-    static: _Static,
-    kernel: str,
-    results: Sequence[tuple[str, Any]],
-    arguments: Sequence[tuple[str, Any]],
-) -> list[Any]:
-    """Results of a kernel. Both are (name, array) in its order; a result's array is its ShapeDtypeStruct, and None is
-    absent."""
+    def arrays(names: Sequence[str | None], found: dict[str, Any]) -> Iterator[tuple[str | None, Any]]:
+        for name in names:
+            yield name, found.get(name) if name else None
+            if name == "image" and signature.guide:
+                yield from ((parameter, found.get(parameter)) for parameter in signature.parameters)
 
-    def letters(arrays: Sequence[tuple[str, Any]]) -> str:
-        return "".join("-" if a is None else "s" if name in static.shared else "n" for name, a in arrays)
+    def letters(arrays: Sequence[tuple[str | None, Any]]) -> str:
+        return "".join("-" if a is None else "s" if name in shared else "n" for name, a in arrays)
 
-    given = [a for _, a in arguments if a is not None]
+    written, read = list(arrays(call.results, results)), list(arrays(call.arguments, arguments))
+    given = [a for _, a in read if a is not None]
     attributes = {
         "operation": static.op,
-        "arrays": f"{letters(results)}|{letters(arguments)}",
+        "arrays": f"{letters(written)}|{letters(read)}",
         "rank": given[0].ndim,
         "batched": static.batched,
         **dict(static.sampling),
     }
-    if static.guide:
-        attributes["guide"] = static.guide
-    wanted = [a for _, a in results if a is not None]
-    return list(jax.ffi.ffi_call(_TARGET + kernel, wanted, vmap_method="expand_dims")(*given, **attributes))
+    if signature.guide:
+        attributes["guide"] = signature.guide
+    wanted = {name: a for name, a in written if name and a is not None}
+    target = jax.ffi.ffi_call(_TARGET + call.kernel, list(wanted.values()), vmap_method="expand_dims")
+    return dict(zip(wanted, target(*given, **attributes)))
 
 
 def _compute_forward(static: _Static, *arrays: Any) -> Any:
-    given = dict(zip(static.names, arrays))
     result = _result(static.shape, _numpy.dtype_of(static.kind), arrays[0])
-    if static.operation == "splat":  # slice's gradient with respect to the grid, of which no value is needed
-        results = [("grid", result), ("guide", None), ("xy", None)]
-        order = [("grid", None), ("guide", given["guide"]), ("xy", given.get("xy")), ("grad", given["values"])]
-        return _call(static, "slice_backward", results, order)[0]
-    if static.guide:
-        kernel = "enhance" if static.operation == "enhance" else "guide"
-        order = list(given.items())
-    else:
-        kernel = static.operation
-        order = [(name, given.get(name)) for name in _ORDER[kernel]]
-    return _call(static, f"{kernel}_forward", [("out", result)], order)[0]
+    return _call(static, static.signature.forward, {"out": result}, dict(zip(static.names, arrays)))["out"]
 
 
 def _compute_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
-    *arguments, grad = arrays
-    given = dict(zip(static.names, arguments))
-
-    def result(name: str) -> tuple[str, Any]:
-        array = given[name] if name in static.wanted else None
-        return name, array if array is None else _result(array.shape, array.dtype, grad)
-
-    if static.operation == "splat":
-        return _splat_backward(static, given, grad, result)
-    if static.guide:
-        order = list(given.items())
-        kernel, results = "guide", [result(name) for name in given]
-    else:
-        kernel = static.operation
-        order = [(name, given.get(name)) for name in _ORDER[kernel]]
-        fields = {"slice": ("grid", "guide", "xy"), "slice_apply": ("grid", "guide", "image", "xy")}
-        results = [result(name) for name in fields.get(kernel, _ORDER[kernel])]
-    found = _call(static, f"{kernel}_backward", results, [*order, ("grad", grad)]) if static.wanted else []
-    by_name = dict(zip((name for name, a in results if a is not None), found))
-    return tuple(by_name[name] for name in static.wanted)
-
-
-def _splat_backward(static: _Static, given: dict[str, Any], grad: Any, result: Any) -> tuple[Any, ...]:
-    """slice of the gradient, and its slopes."""
+    given = dict(zip((*static.names, "grad"), arrays))
+    results = {name: _result(given[name].shape, given[name].dtype, given["grad"]) for name in static.wanted}
     found: dict[str, Any] = {}
-    guide, xy, values = given["guide"], given.get("xy"), given["values"]
-    slopes = [name for name in ("guide", "xy") if name in static.wanted]
-    if slopes:
-        results = [("grid", None), result("guide"), result("xy")]
-        order = [("grid", grad), ("guide", guide), ("xy", xy), ("grad", values)]
-        found.update(zip(slopes, _call(static, "slice_backward", results, order)))
-    if "values" in static.wanted:
-        order = [("grid", grad), ("guide", guide), ("xy", xy)]
-        found["values"] = _call(static, "slice_forward", [result("values")], order)[0]
+    for call in static.signature.backward:
+        if not results.keys().isdisjoint((*call.results, *static.signature.parameters)):
+            found |= _call(static, call, results, given)
     return tuple(found[name] for name in static.wanted)
 
 
@@ -276,7 +212,7 @@ def _formula_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
 
     def f(*wanted: Any) -> Any:
         replaced = {**given, **dict(zip(static.wanted, wanted))}
-        return FORMULAS[static.operation](jnp, *replaced.values(), **dict(static.keywords))
+        return FORMULAS[static.signature.name](jnp, **replaced, **dict(static.keywords))
 
     _, pull = jax.vjp(f, *(given[name] for name in static.wanted))
     return tuple(pull(grad))
@@ -324,6 +260,6 @@ def _no_slopes(static: _Static, *_: Any) -> Any:
     )
 
 
-_inference = jax.custom_jvp(_compute_forward, nondiff_argnums=(0,))
-_inference.defjvp(_no_slopes)
-_enhance = jax.jit(_inference, static_argnums=0)
+_without_slopes = jax.custom_jvp(_compute_forward, nondiff_argnums=(0,))
+_without_slopes.defjvp(_no_slopes)
+_inference = jax.jit(_without_slopes, static_argnums=0)

@@ -43,6 +43,7 @@ from .._missing import needed
 from .._signature import INTEGERS
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
+from ..ops._guide_luma import LumaGuide
 from . import _dlpack, _numpy
 from ._formulas import FORMULAS
 
@@ -210,7 +211,7 @@ _AUTOGRAD = "autograd records"
 _FORWARD = "PyTorch differentiates forward"
 
 
-def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
+def record(call: Any, out: Any, wrt: Any = None) -> Any:
     if _road.within or not (why := _watched(call, out)):
         if not _road.describes:
             _require_memory(call)
@@ -222,20 +223,21 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
     name, signature, values = call.signature.name, call.signature, call.values
     if name == "enhance" and why in (_AUTOGRAD, _FORWARD):
         _no_gradient()
-    given = {a.name: values.get(a.name) for a in signature.arguments} | dict(call.keywords)
-    if signature.sizes and fields is None:
+    forward = wrt is None
+    given = {name: values.get(name) for name in signature.names} | dict(call.keywords)
+    if signature.sizes and forward:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
     if why == _FORWARD:
-        rounds = fields is None and call.result()[1] in INTEGERS
+        rounds = forward and call.result()[1] in INTEGERS
         if not rounds:
-            return _by_formula_alone(call, given, fields, wrt)
+            return _by_formula_alone(call, given, wrt)
         operator = operator.op  # a rounded result has no slope
     if name == "enhance":
-        given["kind"] = next(kind for kind, each in ENHANCE.items() if each is signature)
-        given["parameters"] = [given.pop(a.name) for a in signature.arguments if a.role == "parameter"]
-    if fields is not None:
-        given |= {"grad": values["grad"], "wrt": list(call.gradients(fields._fields, wrt))}
+        given["kind"] = signature.guide
+        given["parameters"] = [given.pop(parameter) for parameter in signature.parameters]
+    if not forward:
+        given |= {"grad": values["grad"], "wrt": list(call.gradients(wrt))}
     try:
         with torch._C.DisableTorchFunctionSubclass():
             result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
@@ -248,18 +250,18 @@ def record(call: Any, out: Any, fields: Any = None, wrt: Any = None) -> Any:
             f"{call.op}: {name} must be a tensor that takes this package's operators, got {kind.__name__}, whose "
             f"__torch_dispatch__ does not; pass a plain one."
         ) from error
-    return result if fields is None else _gradients(fields, given["wrt"], result)
+    return result if forward else _gradients(signature.gradients, given["wrt"], result)
 
 
-def _by_formula_alone(call: Any, given: Mapping[str, Any], fields: Any, wrt: Any) -> Any:
+def _by_formula_alone(call: Any, given: Mapping[str, Any], wrt: Any) -> Any:
     """A call of numbers that carry tangents: PyTorch differentiates the formula in either mode."""
-    name = call.signature.name
-    if fields is None:
+    name, signature = call.signature.name, call.signature
+    if wrt is None:
         return FORMULAS[name](torch, **given)
-    wanted = call.gradients(fields._fields, wrt)
-    values = {a.name: given[a.name] for a in call.signature.arguments}
-    keywords = _keywords(call.signature, call.values, given)
-    return _gradients(fields, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
+    wanted = call.gradients(wrt)
+    values = {name: given[name] for name in signature.names}
+    keywords = _keywords(signature, call.values, given)
+    return _gradients(signature.gradients, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
 
 
 def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> Any:
@@ -419,7 +421,7 @@ class _Operator:
         """``in_dims`` say which axis of each tensor is mapped; the results' is the first."""
         size, dims, values = info.batch_size, self.named(in_dims), self.named(given)
         signature = self.signature_of(values)
-        parameters = {a.name for a in signature.arguments if a.role == "parameter"} | {"parameters"}
+        parameters = {*signature.parameters, "parameters"}
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
         if parameters & mapped or not parameters.isdisjoint(summed):
@@ -430,7 +432,7 @@ class _Operator:
                 return _over_results(lambda r: r[None][:0], each[0]), _over_results(lambda r: 0, each[0])
             return _over_results(lambda *members: torch.stack(members), *each), _over_results(lambda r: 0, each[0])
 
-        lead = signature.lead
+        lead = signature.lead_of(values)
         shape = list(values[lead.name].shape)
         if lead.name in mapped:
             del shape[dims[lead.name]]
@@ -504,7 +506,8 @@ def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any
     """A formula's keywords, of a VJP's."""
     keywords = {key: given[key] for key in ("window", "align_corners", "dtype") if key in given}
     if sizes := signature.sizes:
-        batched = values[signature.lead.name].ndim == len(signature.lead.axes)
+        lead = signature.lead_of(values)
+        batched = values[lead.name].ndim == len(lead.axes)
         first = signature.result.index(sizes.axes[0]) - (not batched)
         keywords[sizes.name] = values["grad"].shape[first : first + len(sizes.axes)]
     return keywords
@@ -513,18 +516,25 @@ def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any
 def _define(operation: Any) -> None:
     """An operation and its VJP as operators that know each other."""
     name, signature = operation.name, operation.signature
-    names = operation.arguments
-    keywords = (*(_SAMPLING if "xy" in names else ()), *(("str? dtype=None",) if signature.chooses_dtype else ()))
-    tensors = [f"Tensor? {n}" if n == "xy" else f"Tensor {n}" for n in names]
+    names = signature.names
+    keywords = (*_SAMPLING * signature.sampled, *("str? dtype=None",) * signature.chooses_dtype)
+    tensors = [f"Tensor{'?' * a.optional} {a.name}" for a in signature.arguments]
     if signature.sizes:
         declared = [*tensors, f"SymInt[] {signature.sizes.name}", *keywords]
     else:
         declared = [f"{text}=None" if text == "Tensor? xy" else text for text in tensors] + [*keywords]
 
-    def compute_vjp(**values: Any) -> list[Any]:
-        return [gradient for gradient in operation.vjp(**values) if gradient is not None]
+    def as_called(values: Mapping[str, Any]) -> dict[str, Any]:
+        """An absent guide is the image's luma."""
+        return {name: LumaGuide() if name == "guide" and value is None else value for name, value in values.items()}
 
-    forward = _Operator(name, declared, "Tensor", operation.function, lambda values: signature)
+    def compute(**values: Any) -> Any:
+        return operation.function(**as_called(values))
+
+    def compute_vjp(**values: Any) -> list[Any]:
+        return [gradient for gradient in operation.vjp(**as_called(values)) if gradient is not None]
+
+    forward = _Operator(name, declared, "Tensor", compute, lambda values: signature)
     vjp = _Operator(
         f"{name}_vjp",
         [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"],
@@ -589,8 +599,7 @@ def _no_gradient(*_: Any, **__: Any) -> Any:
     )
 
 
-_ALL = (*ops.OPERATIONS.values(), *ops.INTERNAL.values())
-for _operation in _ALL:
+for _operation in ops.OPERATIONS.values():
     if _operation.vjp is not None:
         _define(_operation)
 _define_enhance()
@@ -598,7 +607,7 @@ _define_enhance()
 
 def allow_in_graphs() -> None:
     """Have ``torch.compile`` put calls into its graphs as they are; what they do it finds out from the operators."""
-    for operation in _ALL:
+    for operation in ops.OPERATIONS.values():
         for function in (operation.function, operation.vjp):
             if function is not None:
                 torch.compiler.allow_in_graph(function)

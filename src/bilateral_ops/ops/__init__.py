@@ -1,7 +1,6 @@
 """The operations, one file each: what it means (docstring), what it takes (``SIGNATURE``), forward and backward.
 
-``OPERATIONS`` is the list that tests, documentation and benchmarks walk; ``INTERNAL`` are those that other modules of
-this package are made of, and nobody calls.
+``OPERATIONS`` is the list that frameworks, tests, documentation and benchmarks walk.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from . import (
     _resize_area,
     _slice,
     _slice_apply,
-    _slice_apply_luma,
     _splat,
     _total_variation,
 )
@@ -43,8 +41,8 @@ def _listed(*modules: Any) -> dict[str, Operation]:
     found = {}
     for module in modules:
         signature: Signature = module.SIGNATURE
-        name, arguments = signature.name, tuple(a.name for a in signature.arguments)
-        found[name] = Operation(name, getattr(module, name), getattr(module, f"{name}_vjp"), arguments, signature)
+        name = signature.name
+        found[name] = Operation(name, getattr(module, name), getattr(module, f"{name}_vjp"), signature.names, signature)
     return found
 
 
@@ -60,4 +58,3 @@ OPERATIONS = _listed(
     _resize_area,
 )
 OPERATIONS["enhance"] = Operation("enhance", _enhance.enhance, None, ("grid", "image"), None)
-INTERNAL = _listed(_slice_apply_luma)

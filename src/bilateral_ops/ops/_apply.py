@@ -4,6 +4,14 @@ from typing import Any, NamedTuple
 
 from .._signature import Signature, argument
 
+
+class ApplyGradients(NamedTuple):
+    """Gradients of :func:`apply`; ``None`` where not wanted."""
+
+    coefficients: Any
+    image: Any
+
+
 SIGNATURE = Signature(
     "apply",
     (
@@ -13,14 +21,8 @@ SIGNATURE = Signature(
     result="N H W Co",
     lead="image",
     like="image",
+    gradients=ApplyGradients,
 )
-
-
-class ApplyGradients(NamedTuple):
-    """Gradients of :func:`apply`; ``None`` where not wanted."""
-
-    coefficients: Any
-    image: Any
 
 
 def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
@@ -56,8 +58,7 @@ def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.
     """
-    call = SIGNATURE.bind({"coefficients": coefficients, "image": image})
-    return call.forward(out, "apply_forward", coefficients, image)
+    return SIGNATURE.bind((coefficients, image)).forward(out)
 
 
 def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> ApplyGradients:
@@ -93,10 +94,4 @@ def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out:
     -----
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.
     """
-    call = SIGNATURE.bind_vjp({"coefficients": coefficients, "image": image}, grad)
-    return call.backward(
-        ApplyGradients,
-        wrt,
-        out,
-        lambda d: call.run("apply_backward", d.coefficients, d.image, coefficients, image, grad),
-    )
+    return SIGNATURE.bind_vjp((coefficients, image), grad).backward(wrt, out)

@@ -21,6 +21,8 @@ SIGNATURES = {
         result="N H W Co",
         lead="image",
         like="image",
+        sampled=True,
+        guide=guide.kind,
     )
     for guide in GUIDES
 }
@@ -72,7 +74,6 @@ def enhance(
     """
     if not isinstance(guide, GUIDES):
         raise TypeError(f"enhance: guide must be a CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}.")
-    values = {field.name: getattr(guide, field.name) for field in fields(guide)}
-    call = SIGNATURES[guide.kind].bind({"grid": grid, "image": image, **values})
-    window, align_corners = call.sampling(window, align_corners)
-    return call.forward(out, "enhance_forward", grid, image, guide.kind, call.parameters(), window, align_corners)
+    parameters = (getattr(guide, field.name) for field in fields(guide))
+    call = SIGNATURES[guide.kind].bind((grid, image, *parameters), window=window, align_corners=align_corners)
+    return call.forward(out)

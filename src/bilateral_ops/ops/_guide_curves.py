@@ -5,6 +5,19 @@ from typing import Any, ClassVar, NamedTuple
 
 from .._signature import Signature, argument
 
+
+class GuideCurvesGradients(NamedTuple):
+    """Gradients of :func:`guide_curves`; ``None`` where not wanted."""
+
+    image: Any
+    ccm: Any
+    ccm_bias: Any
+    shifts: Any
+    slopes: Any
+    mix: Any
+    mix_bias: Any
+
+
 SIGNATURE = Signature(
     "guide_curves",
     (
@@ -20,19 +33,10 @@ SIGNATURE = Signature(
     lead="image",
     like="image",
     keeps_integers=False,
+    gradients=GuideCurvesGradients,
+    kernel="guide",
+    guide="curves",
 )
-
-
-class GuideCurvesGradients(NamedTuple):
-    """Gradients of :func:`guide_curves`; ``None`` where not wanted."""
-
-    image: Any
-    ccm: Any
-    ccm_bias: Any
-    shifts: Any
-    slopes: Any
-    mix: Any
-    mix_bias: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +97,7 @@ def guide_curves(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1.
     """
-    call = SIGNATURE.bind(
-        {
-            "image": image,
-            "ccm": ccm,
-            "ccm_bias": ccm_bias,
-            "shifts": shifts,
-            "slopes": slopes,
-            "mix": mix,
-            "mix_bias": mix_bias,
-        }
-    )
-    return call.forward(out, "guide_forward", image, "curves", call.parameters())
+    return SIGNATURE.bind((image, ccm, ccm_bias, shifts, slopes, mix, mix_bias)).forward(out)
 
 
 def guide_curves_vjp(
@@ -157,21 +150,4 @@ def guide_curves_vjp(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1.
     """
-    call = SIGNATURE.bind_vjp(
-        {
-            "image": image,
-            "ccm": ccm,
-            "ccm_bias": ccm_bias,
-            "shifts": shifts,
-            "slopes": slopes,
-            "mix": mix,
-            "mix_bias": mix_bias,
-        },
-        grad,
-    )
-    return call.backward(
-        GuideCurvesGradients,
-        wrt,
-        out,
-        lambda d: call.run("guide_backward", d.image, tuple(d[1:]), image, "curves", call.parameters(), grad),
-    )
+    return SIGNATURE.bind_vjp((image, ccm, ccm_bias, shifts, slopes, mix, mix_bias), grad).backward(wrt, out)

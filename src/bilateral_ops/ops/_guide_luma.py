@@ -5,6 +5,13 @@ from typing import Any, ClassVar, NamedTuple
 
 from .._signature import Signature, argument
 
+
+class GuideLumaGradients(NamedTuple):
+    """Gradient of :func:`guide_luma`; ``None`` where not wanted."""
+
+    image: Any
+
+
 SIGNATURE = Signature(
     "guide_luma",
     (argument("image", "N H W Ci=3", "image"),),
@@ -12,13 +19,10 @@ SIGNATURE = Signature(
     lead="image",
     like="image",
     keeps_integers=False,
+    gradients=GuideLumaGradients,
+    kernel="guide",
+    guide="luma",
 )
-
-
-class GuideLumaGradients(NamedTuple):
-    """Gradient of :func:`guide_luma`; ``None`` where not wanted."""
-
-    image: Any
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,7 @@ def guide_luma(image: Any, *, out: Any = None) -> Any:
 
     Source: ITU-R Recommendation BT.601.
     """
-    call = SIGNATURE.bind({"image": image})
-    return call.forward(out, "guide_forward", image, "luma", ())
+    return SIGNATURE.bind((image,)).forward(out)
 
 
 def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> GuideLumaGradients:
@@ -96,7 +99,4 @@ def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -
     -----
     Source: ITU-R Recommendation BT.601.
     """
-    call = SIGNATURE.bind_vjp({"image": image}, grad)
-    return call.backward(
-        GuideLumaGradients, wrt, out, lambda d: call.run("guide_backward", d.image, (), image, "luma", (), grad)
-    )
+    return SIGNATURE.bind_vjp((image,), grad).backward(wrt, out)

@@ -5,6 +5,17 @@ from typing import Any, ClassVar, NamedTuple
 
 from .._signature import Signature, argument
 
+
+class GuideNNGradients(NamedTuple):
+    """Gradients of :func:`guide_nn`; ``None`` where not wanted."""
+
+    image: Any
+    w1: Any
+    b1: Any
+    w2: Any
+    b2: Any
+
+
 SIGNATURE = Signature(
     "guide_nn",
     (
@@ -18,17 +29,10 @@ SIGNATURE = Signature(
     lead="image",
     like="image",
     keeps_integers=False,
+    gradients=GuideNNGradients,
+    kernel="guide",
+    guide="nn",
 )
-
-
-class GuideNNGradients(NamedTuple):
-    """Gradients of :func:`guide_nn`; ``None`` where not wanted."""
-
-    image: Any
-    w1: Any
-    b1: Any
-    w2: Any
-    b2: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +84,7 @@ def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None)
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1, and its public implementation.
     """
-    call = SIGNATURE.bind({"image": image, "w1": w1, "b1": b1, "w2": w2, "b2": b2})
-    return call.forward(out, "guide_forward", image, "nn", call.parameters())
+    return SIGNATURE.bind((image, w1, b1, w2, b2)).forward(out)
 
 
 def guide_nn_vjp(
@@ -121,10 +124,4 @@ def guide_nn_vjp(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1, and its public implementation.
     """
-    call = SIGNATURE.bind_vjp({"image": image, "w1": w1, "b1": b1, "w2": w2, "b2": b2}, grad)
-    return call.backward(
-        GuideNNGradients,
-        wrt,
-        out,
-        lambda d: call.run("guide_backward", d.image, tuple(d[1:]), image, "nn", call.parameters(), grad),
-    )
+    return SIGNATURE.bind_vjp((image, w1, b1, w2, b2), grad).backward(wrt, out)

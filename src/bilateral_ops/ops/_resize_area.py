@@ -4,6 +4,13 @@ from typing import Any, NamedTuple
 
 from .._signature import Call, Signature, Sizes, argument
 
+
+class ResizeAreaGradients(NamedTuple):
+    """Gradient of :func:`resize_area`; ``None`` where not wanted."""
+
+    image: Any
+
+
 SIGNATURE = Signature(
     "resize_area",
     (argument("image", "N H W Ci", "image"),),
@@ -12,16 +19,11 @@ SIGNATURE = Signature(
     like="image",
     sizes=Sizes("size", ("h", "w")),
     chooses_dtype=True,
+    gradients=ResizeAreaGradients,
 )
 
 # Shares of pixels are whole numbers below the product of the two sizes of an axis, kept in 64 bits.
 _MOST_PRODUCT = 1 << 62
-
-
-class ResizeAreaGradients(NamedTuple):
-    """Gradient of :func:`resize_area`; ``None`` where not wanted."""
-
-    image: Any
 
 
 def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
@@ -63,9 +65,9 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """
-    call = SIGNATURE.bind({"image": image}, size, dtype)
+    call = SIGNATURE.bind((image,), size, dtype=dtype)
     _check(call)
-    return call.forward(out, "resize_area_forward", image)
+    return call.forward(out)
 
 
 def resize_area_vjp(
@@ -108,14 +110,9 @@ def resize_area_vjp(
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """
-    call = SIGNATURE.bind_vjp({"image": image}, grad, dtype)
+    call = SIGNATURE.bind_vjp((image,), grad, dtype=dtype)
     _check(call)
-
-    def fill(d: ResizeAreaGradients) -> None:
-        if d.image is not None:
-            call.run("resize_area_backward", d.image, grad)
-
-    return call.backward(ResizeAreaGradients, wrt, out, fill)
+    return call.backward(wrt, out)
 
 
 def _check(call: Call) -> None:

@@ -4,18 +4,6 @@ from typing import Any, NamedTuple
 
 from .._signature import Signature, argument
 
-SIGNATURE = Signature(
-    "slice",
-    (
-        argument("grid", "N Gh Gw Gd *C", "grid"),
-        argument("guide", "N H W", "guide"),
-        argument("xy", "N H W 2", "guide"),
-    ),
-    result="N H W *C",
-    lead="guide",
-    like="grid",
-)
-
 
 class SliceGradients(NamedTuple):
     """Gradients of :func:`slice`; ``None`` where not wanted or not given."""
@@ -23,6 +11,21 @@ class SliceGradients(NamedTuple):
     grid: Any
     guide: Any
     xy: Any
+
+
+SIGNATURE = Signature(
+    "slice",
+    (
+        argument("grid", "N Gh Gw Gd *C", "grid"),
+        argument("guide", "N H W", "guide"),
+        argument("xy", "N H W 2", "guide", optional=True),
+    ),
+    result="N H W *C",
+    lead="guide",
+    like="grid",
+    gradients=SliceGradients,
+    sampled=True,
+)
 
 
 def slice(
@@ -70,9 +73,7 @@ def slice(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
-    call = SIGNATURE.bind({"grid": grid, "guide": guide, "xy": xy})
-    window, align_corners = call.sampling(window, align_corners, xy)
-    return call.forward(out, "slice_forward", grid, guide, xy, window, align_corners)
+    return SIGNATURE.bind((grid, guide, xy), window=window, align_corners=align_corners).forward(out)
 
 
 def slice_vjp(
@@ -119,11 +120,4 @@ def slice_vjp(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
-    call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "xy": xy}, grad)
-    window, align_corners = call.sampling(window, align_corners, xy)
-    return call.backward(
-        SliceGradients,
-        wrt,
-        out,
-        lambda d: call.run("slice_backward", d.grid, d.guide, d.xy, grid, guide, xy, grad, window, align_corners),
-    )
+    return SIGNATURE.bind_vjp((grid, guide, xy), grad, window=window, align_corners=align_corners).backward(wrt, out)

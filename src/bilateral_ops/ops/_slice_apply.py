@@ -1,21 +1,11 @@
 from __future__ import annotations
 
+import operator
 from typing import Any, NamedTuple
 
-from .._signature import Signature, argument
-
-SIGNATURE = Signature(
-    "slice_apply",
-    (
-        argument("grid", "N Gh Gw Gd Co Ci[+1]", "grid"),
-        argument("guide", "N H W", "guide"),
-        argument("image", "N H W Ci", "image"),
-        argument("xy", "N H W 2", "guide"),
-    ),
-    result="N H W Co",
-    lead="guide",
-    like="image",
-)
+from .._dispatch import framework_of
+from .._signature import Call, Signature, argument
+from ._guide_luma import LumaGuide, guide_luma, guide_luma_vjp
 
 
 class SliceApplyGradients(NamedTuple):
@@ -25,6 +15,22 @@ class SliceApplyGradients(NamedTuple):
     guide: Any
     image: Any
     xy: Any
+
+
+SIGNATURE = Signature(
+    "slice_apply",
+    (
+        argument("grid", "N Gh Gw Gd Co Ci[+1]", "grid"),
+        argument("guide", "N H W", "guide", optional=True),
+        argument("image", "N H W Ci", "image"),
+        argument("xy", "N H W 2", "guide", optional=True),
+    ),
+    result="N H W Co",
+    lead="guide",
+    like="image",
+    gradients=SliceApplyGradients,
+    sampled=True,
+)
 
 
 def slice_apply(
@@ -49,9 +55,10 @@ def slice_apply(
     grid : array (N, Gh, Gw, Gd, Co, Ci) or (N, Gh, Gw, Gd, Co, Ci+1), float16 | bfloat16 | float32 | float64
         The last column, where it is there, is the offset. The image's dtype, or float32 beside a 16-bit-float or
         integer image.
-    guide : array (N, H, W)
+    guide : array (N, H, W), or a LumaGuide
         Unitless; [0, 1] spans the grid's depth. The image's float dtype, or float32 beside a float32 grid. Without the
-        batch axis (H, W) nothing else has one either.
+        batch axis (H, W) nothing else has one either. With ``LumaGuide()`` the image's luma is the guide; on the CPU it
+        is then neither stored nor rounded.
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
         Integers are read as v/255 or v/65535.
     xy : array (N, H, W, 2), optional
@@ -81,9 +88,11 @@ def slice_apply(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    call = SIGNATURE.bind({"grid": grid, "guide": guide, "image": image, "xy": xy})
-    window, align_corners = call.sampling(window, align_corners, xy)
-    return call.forward(out, "slice_apply_forward", grid, guide, image, xy, window, align_corners)
+    keywords = {"window": window, "align_corners": align_corners}
+    call = SIGNATURE.bind((grid, _given("slice_apply", guide), image, xy), **keywords)
+    if _needs_an_array(call):
+        return slice_apply(grid, guide_luma(image), image, xy=xy, **keywords, out=out)
+    return call.forward(out)
 
 
 def slice_apply_vjp(
@@ -103,7 +112,7 @@ def slice_apply_vjp(
         d_A[n,y,x,i,j]   = grad[n,y,x,i]·image[n,y,x,j]   (1 in the image's place for the offset)
         d_grid[n,i,j,k]  = Σ_yx τ(py−i) τ(px−j) τ(pz−k) d_A[n,y,x]
         d_guide[n,y,x]   = ⟨d_A[n,y,x], ∂A[n,y,x]/∂pz⟩ · ∂pz/∂guide,   d_xy likewise
-        d_image[n,y,x,j] = Σ_i A[n,y,x,i,j]·grad[n,y,x,i]
+        d_image[n,y,x,j] = Σ_i A[n,y,x,i,j]·grad[n,y,x,i]   (with a LumaGuide + d_guide[n,y,x] · ∂luma/∂image_j)
 
     Parameters
     ----------
@@ -119,7 +128,7 @@ def slice_apply_vjp(
     -------
     SliceApplyGradients
         ``grid``, ``guide``, ``image``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in
-        ``wrt``, and for an integer image.
+        ``wrt``, for an integer image, and for a LumaGuide.
 
     Raises
     ------
@@ -134,13 +143,29 @@ def slice_apply_vjp(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    call = SIGNATURE.bind_vjp({"grid": grid, "guide": guide, "image": image, "xy": xy}, grad)
-    window, align_corners = call.sampling(window, align_corners, xy)
-    return call.backward(
-        SliceApplyGradients,
-        wrt,
-        out,
-        lambda d: call.run(
-            "slice_apply_backward", d.grid, d.guide, d.image, d.xy, grid, guide, image, xy, grad, window, align_corners
-        ),
-    )
+    keywords = {"window": window, "align_corners": align_corners}
+    call = SIGNATURE.bind_vjp((grid, _given("slice_apply_vjp", guide), image, xy), grad, **keywords)
+    if not _needs_an_array(call):
+        return call.backward(wrt, out)
+    wanted = call.gradients(call.wanted(wrt))
+    through = ("guide",) if "image" in wanted else ()
+    luma = guide_luma(image)
+    d = slice_apply_vjp(grid, luma, image, grad, xy=xy, **keywords, wrt=(*wanted, *through), out=out)
+    if through:
+        add = operator.add if out is None else operator.iadd  # into out's
+        d = d._replace(guide=None, image=add(d.image, guide_luma_vjp(image, d.guide).image))
+    return d
+
+
+def _given(op: str, guide: Any) -> Any:
+    """The guide as kernels take it: none where the image's luma is to guide."""
+    if guide is None:
+        framework_of(op, "guide", guide)  # which refuses it
+    return None if isinstance(guide, LumaGuide) else guide
+
+
+def _needs_an_array(call: Call) -> bool:
+    """Whether the luma has to be computed first, as the kernels there take a guide only as an array."""
+    if call.values["guide"] is None and call.sizes["Ci"] != 3:
+        raise ValueError(f"{call.op}: image must have three channels for a LumaGuide, got {call.sizes['Ci']}.")
+    return call.values["guide"] is None and not call.framework.guides_by_luma(call.device)

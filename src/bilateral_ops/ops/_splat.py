@@ -2,20 +2,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._signature import Signature, Sizes, argument
-
-SIGNATURE = Signature(
-    "splat",
-    (
-        argument("guide", "N H W", "guide"),
-        argument("values", "N H W *C", "grid"),
-        argument("xy", "N H W 2", "guide"),
-    ),
-    result="N Gh Gw Gd *C",
-    lead="guide",
-    like="values",
-    sizes=Sizes("grid_shape", ("Gh", "Gw", "Gd")),
-)
+from .._signature import KernelCall, Signature, Sizes, argument
 
 
 class SplatGradients(NamedTuple):
@@ -24,6 +11,28 @@ class SplatGradients(NamedTuple):
     guide: Any
     values: Any
     xy: Any
+
+
+SIGNATURE = Signature(
+    "splat",
+    (
+        argument("guide", "N H W", "guide"),
+        argument("values", "N H W *C", "grid"),
+        argument("xy", "N H W 2", "guide", optional=True),
+    ),
+    result="N Gh Gw Gd *C",
+    lead="guide",
+    like="values",
+    sizes=Sizes("grid_shape", ("Gh", "Gw", "Gd")),
+    gradients=SplatGradients,
+    sampled=True,
+    # The transpose of slice: forward is its gradient with respect to the grid, backward slice itself and its slopes.
+    forward=KernelCall("slice_backward", ("out", None, None), (None, "guide", "xy", "values")),
+    backward=(
+        KernelCall("slice_backward", (None, "guide", "xy"), ("grad", "guide", "xy", "values")),
+        KernelCall("slice_forward", ("values",), ("grad", "guide", "xy")),
+    ),
+)
 
 
 def splat(
@@ -72,10 +81,7 @@ def splat(
 
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """
-    call = SIGNATURE.bind({"guide": guide, "values": values, "xy": xy}, grid_shape)
-    window, align_corners = call.sampling(window, align_corners, xy)
-    # slice's gradient with respect to the grid, of which no value is needed.
-    return call.forward(out, "slice_backward", None, None, None, guide, xy, values, window, align_corners)
+    return SIGNATURE.bind((guide, values, xy), grid_shape, window=window, align_corners=align_corners).forward(out)
 
 
 def splat_vjp(
@@ -123,13 +129,4 @@ def splat_vjp(
 
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """
-    call = SIGNATURE.bind_vjp({"guide": guide, "values": values, "xy": xy}, grad)
-    window, align_corners = call.sampling(window, align_corners, xy)
-
-    def fill(d: SplatGradients) -> None:
-        if d.guide is not None or d.xy is not None:
-            call.run("slice_backward", None, d.guide, d.xy, grad, guide, xy, values, window, align_corners)
-        if d.values is not None:
-            call.run("slice_forward", d.values, grad, guide, xy, window, align_corners)
-
-    return call.backward(SplatGradients, wrt, out, fill)
+    return SIGNATURE.bind_vjp((guide, values, xy), grad, window=window, align_corners=align_corners).backward(wrt, out)

@@ -4,6 +4,13 @@ from typing import Any, NamedTuple
 
 from .._signature import Signature, argument
 
+
+class TotalVariationGradients(NamedTuple):
+    """Gradient of :func:`total_variation`; ``None`` where not wanted."""
+
+    grid: Any
+
+
 SIGNATURE = Signature(
     "total_variation",
     (argument("grid", "N Gh Gw Gd *C", "grid"),),
@@ -11,13 +18,8 @@ SIGNATURE = Signature(
     lead="grid",
     like="grid",
     batched=True,
+    gradients=TotalVariationGradients,
 )
-
-
-class TotalVariationGradients(NamedTuple):
-    """Gradient of :func:`total_variation`; ``None`` where not wanted."""
-
-    grid: Any
 
 
 def total_variation(grid: Any) -> Any:
@@ -51,8 +53,7 @@ def total_variation(grid: Any) -> Any:
 
     Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
     """
-    call = SIGNATURE.bind({"grid": grid})
-    return call.forward(None, "total_variation_forward", grid)
+    return SIGNATURE.bind((grid,)).forward(None)
 
 
 def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> TotalVariationGradients:
@@ -88,7 +89,4 @@ def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = Non
     -----
     Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
     """
-    call = SIGNATURE.bind_vjp({"grid": grid}, grad)
-    return call.backward(
-        TotalVariationGradients, wrt, out, lambda d: call.run("total_variation_backward", d.grid, grid, grad)
-    )
+    return SIGNATURE.bind_vjp((grid,), grad).backward(wrt, out)

@@ -1,4 +1,4 @@
-"""Is slice_apply_luma what it is made of: guide_luma, then slice_apply, and their gradients' sum?"""
+"""Is slice_apply with a LumaGuide what it is made of: guide_luma, slice_apply, and their gradients' sum?"""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cases import (
 )
 
 import bilateral_ops
-from bilateral_ops import guide_luma, guide_luma_vjp, slice_apply, slice_apply_vjp
-from bilateral_ops.ops._slice_apply_luma import slice_apply_luma, slice_apply_luma_vjp
+from bilateral_ops import LumaGuide, guide_luma, guide_luma_vjp, slice_apply, slice_apply_vjp
 
+LUMA = LumaGuide()
 CASES = {name: options for name, options in cases_of("slice_apply").items() if options.get("Ci", 3) == 3}
 KINDS = [ALL_F32, ALL_F64, Kinds(U8, F32, F32), Kinds(U16, F32, F32)]
 
@@ -40,11 +40,11 @@ def test_same_bits_as_in_two_steps(kinds: Kinds, case: str, isa: str) -> None:
     given, keywords = luma_arguments(kinds, CASES[case]), keywords_of(CASES[case])
     grid, image, xy = given["grid"], given["image"], given.get("xy")
     guide = guide_luma(image)
-    out = slice_apply_luma(grid, image, xy=xy, **keywords)
+    out = slice_apply(grid, LUMA, image, xy=xy, **keywords)
     assert_same_bits(out, slice_apply(grid, guide, image, xy=xy, **keywords))
 
     grad = random_like(out.shape, F32 if kinds.image.kind == "u" else kinds.image)
-    got = slice_apply_luma_vjp(grid, image, grad, xy=xy, **keywords)
+    got = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, **keywords)
     want = slice_apply_vjp(grid, guide, image, grad, xy=xy, **keywords)
     assert_same_bits(got.grid, want.grid)
     if xy is None:
@@ -56,8 +56,8 @@ def test_same_bits_as_in_two_steps(kinds: Kinds, case: str, isa: str) -> None:
     else:
         assert_same_bits(got.image, want.image + guide_luma_vjp(image, want.guide).image)
     for name in ("grid", "image"):  # each alone
-        alone = slice_apply_luma_vjp(grid, image, grad, xy=xy, wrt=name, **keywords)
-        wanted = slice_apply_luma_vjp(grid, image, grad, xy=xy, wrt=("grid", "image"), **keywords)
+        alone = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, wrt=name, **keywords)
+        wanted = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, wrt=("grid", "image"), **keywords)
         if getattr(wanted, name) is not None:
             assert_same_bits(getattr(alone, name), getattr(wanted, name))
 
@@ -68,9 +68,9 @@ def test_the_luma_of_16_bits_is_not_rounded(kind: str, isa: str) -> None:
     given = luma_arguments(kinds, {"N": 2, "H": 9, "W": 70, "Gd": 8})
     grid, image = given["grid"], given["image"]
     exact = image.astype(F32)
-    assert_same_bits(slice_apply_luma(grid, image), slice_apply_luma(grid, exact).astype(kind))
+    assert_same_bits(slice_apply(grid, LUMA, image), slice_apply(grid, LUMA, exact).astype(kind))
     grad = random_like(image.shape, image.dtype)
-    got, want = slice_apply_luma_vjp(grid, image, grad), slice_apply_luma_vjp(grid, exact, grad.astype(F32))
+    got, want = slice_apply_vjp(grid, LUMA, image, grad), slice_apply_vjp(grid, LUMA, exact, grad.astype(F32))
     assert_same_bits(got.image, want.image.astype(kind))
     assert_same_bits(got.grid, want.grid)
 
@@ -83,19 +83,19 @@ def test_any_strides_and_threads_and_in_place(wide: bool, isa: str) -> None:
     unaligned = np.empty(image.nbytes + 1, np.uint8)[1:].view(F32).reshape(image.shape)
     unaligned[:] = image
     grad = random_like(image.shape, F32)
-    out, gradients = slice_apply_luma(grid, image), slice_apply_luma_vjp(grid, image, grad)
+    out, gradients = slice_apply(grid, LUMA, image), slice_apply_vjp(grid, LUMA, image, grad)
     before = bilateral_ops.get_num_threads()
     try:
         for threads, other in ((1, planar), (3, unaligned), (2, image[:, :, ::-1].copy()[:, :, ::-1])):
             bilateral_ops.set_num_threads(threads)
-            assert_same_bits(slice_apply_luma(grid, other), out)
-            again = slice_apply_luma_vjp(grid, other, grad)
+            assert_same_bits(slice_apply(grid, LUMA, other), out)
+            again = slice_apply_vjp(grid, LUMA, other, grad)
             assert_same_bits(again.grid, gradients.grid)
             assert_same_bits(again.image, gradients.image)
     finally:
         bilateral_ops.set_num_threads(before)
     place = image.copy()
-    assert slice_apply_luma(grid, place, out=place) is place
+    assert slice_apply(grid, LUMA, place, out=place) is place
     assert_same_bits(place, out)
 
 
@@ -103,7 +103,7 @@ def test_a_nan_stays_with_its_pixel(isa: str) -> None:
     given = luma_arguments(ALL_F32, {"N": 1, "H": 5, "W": 70, "Gd": 8})
     image = given["image"].copy()
     image[0, 2, 33, 1] = np.nan
-    out = slice_apply_luma(given["grid"], image)
+    out = slice_apply(given["grid"], LUMA, image)
     assert np.argwhere(np.isnan(out).any(-1)).tolist() == [[0, 2, 33]]
-    gradients = slice_apply_luma_vjp(given["grid"], image, random_like(image.shape, F32))
+    gradients = slice_apply_vjp(given["grid"], LUMA, image, random_like(image.shape, F32))
     assert np.argwhere(np.isnan(gradients.image).any(-1)).tolist() == [[0, 2, 33]]
