@@ -240,6 +240,39 @@ def test_hdrnets_own_layout_is_the_default() -> None:
     assert grid[0, 1, 0, 5, 2, 3] == features[0, 1, 0, (3 * 3 + 2) * 8 + 5]
 
 
+@pytest.mark.parametrize("empty", [*SIZES, "out", "inputs"])
+def test_hdrnets_operators_of_empty_arrays(empty: str, framework: Any) -> None:
+    """Results of the shapes that follow, or the operation's own sentence."""
+    size = {**SIZES, "out": 3, "inputs": 3, empty: 0}
+    n, h, w, out, inputs = (size[name] for name in ("N", "H", "W", "out", "inputs"))
+    cells = (n, *(size[name] for name in ("gh", "gw", "gd")))
+    guide, image, planes = (
+        framework.send(np.ones(shape, F32)) for shape in ((n, h, w), (n, h, w, inputs), (n, inputs, h, w))
+    )
+    grid = framework.send(np.ones((*cells, out, inputs + 1), F32))
+    packed = framework.send(np.ones((*cells, out * (inputs + 1)), F32))
+    first = framework.send(np.ones((n, out * (inputs + 1), cells[3], *cells[1:3]), F32))
+    sliced = framework.send(np.ones((n, h, w, out, inputs + 1), F32))
+    calls = {
+        (n, h, w, out, inputs + 1): [lambda: hdrnet.bilateral_slice(grid, guide)],
+        (n, h, w, out): [
+            lambda: hdrnet.bilateral_slice_apply(grid, guide, image),
+            lambda: hdrnet.bilateral_slice_apply(packed, guide, image),
+            lambda: hdrnet.apply(sliced, image),
+        ],
+        (n, out, h, w): [lambda: hdrnet.bilateral_slice_apply_nchw(first, guide, planes)],
+    }
+    for shape, each in calls.items():
+        for call in each:
+            if 0 in cells[1:] and call is not calls[n, h, w, out][2]:
+                with pytest.raises(
+                    ValueError, match=r"^slice\w*: grid must have 1 to 8388608 cells on every grid axis, got"
+                ):
+                    call()
+            else:
+                assert tuple(call().shape) == shape
+
+
 HDRNET_ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "packed channels": (
         lambda: hdrnet.bilateral_slice_apply(matrices(1, 13)[..., 0, :], GUIDE, image_of(3)),
@@ -272,6 +305,17 @@ HDRNET_ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "unpack_coefficients: layout must be one of in_out_z, out_in_z, z_out_in, matrix_offset_z, z_matrix_offset, "
         "got 'rgb'.",
+    ),
+    "no columns": (
+        lambda: hdrnet.unpack_coefficients(drawn(1, 2, 2, 0), 8, "z_matrix_offset", n_in=0),
+        ValueError,
+        "unpack_coefficients: n_in must be 1 or more for the offset of z_matrix_offset, got 0.",
+    ),
+    "packed without columns": (
+        lambda: hdrnet.bilateral_slice_apply(drawn(2, 3, 4, 5, 0), GUIDE, image_of(0), has_offset=False),
+        ValueError,
+        "bilateral_slice_apply: grid must have an axis for rows, where matrices have no columns, got shape "
+        "(2, 3, 4, 5, 0).",
     ),
     "features": (
         lambda: hdrnet.unpack_coefficients(drawn(1, 2, 2, 95), 8),
@@ -748,6 +792,45 @@ def test_colours_of_16_bits_beside_grids_of_32(kind: str, lib: ModuleType) -> No
     want = colors_by_grid_sample(grids.grids, xy.float(), rgb.float(), [1] * 4)
     assert (out.float() - want).abs().max() < 0.1  # a guide of eight bits, between cells that differ by several
     assert grids.grids.grad.dtype == grids.grids.dtype
+
+
+EMPTY = [(0,), (0, 5), (3, 0), (0, 4, 5), (3, 0, 5), (3, 4, 0), (0, 2, 4, 5), (3, 0, 4, 5), (3, 2, 0, 5), (3, 2, 4, 0)]
+
+
+@pytest.mark.parametrize("lead", EMPTY, ids=str)
+def test_no_colours(lead: tuple[int, ...], lib: ModuleType) -> None:
+    import torch
+
+    grids = grids_of(lib)
+    for index in (1, torch.ones(lead[0], dtype=torch.long), torch.arange(lead[0])):
+        several = isinstance(index, torch.Tensor) and len(index.unique()) > 1
+        for given in ("xy", None):
+            if given is None and (len(lead) == 1 or (len(lead) == 2 and several)):
+                continue  # rays have places
+            rgb, xy = colors_and_places(lead)
+            out = lib.slice(grids, xy if given else None, rgb, index, compute_coords_grad=True)
+            assert out["rgb"].shape == (*lead, 3)
+            assert out["rgb_affine_mats"].shape == (*lead, 3, 4)
+            grids.grids.grad = None
+            (out["rgb"].sum() + out["rgb_affine_mats"].sum()).backward()
+            assert not grids.grids.grad.any()
+            assert rgb.grad.shape == rgb.shape
+    assert lib.color_correct(rgb.detach(), rgb.detach()).shape == rgb.shape
+    assert lib.color_affine_transform(out["rgb_affine_mats"], rgb).shape == rgb.shape
+
+
+def test_no_grids_or_cells_or_channels(lib: ModuleType) -> None:
+    import torch
+
+    rgb, xy = torch.rand(4, 3), torch.rand(4, 2)
+    for index in (0, torch.tensor([0, 0, 1, 0])):
+        with pytest.raises(IndexError) as raised:
+            lib.slice(lib.BilateralGrid(0), xy, rgb, index)
+        assert str(raised.value) == "slice: grid_idx must name a grid, of which there are none, got 0."
+    for size in ("grid_X", "grid_Y", "grid_W"):
+        with pytest.raises(ValueError, match=": grid must have 1 to 8388608 cells on every grid axis, got"):
+            lib.slice(lib.BilateralGrid(2, **{size: 0}), xy, rgb, 1)
+    assert lib.color_correct(torch.zeros(4, 0), torch.zeros(4, 0)).shape == (4, 0)
 
 
 # --- the rest of the module

@@ -187,6 +187,69 @@ def test_jax_computes_all(subject: str) -> None:
                 assert order[1] != "-"
 
 
+#: An axis, or some, without elements.
+EMPTY: list[dict[str, Any]] = [
+    *({"N": 2, axis: 0} for axis in ("N", "H", "W", "Co", "Ci", "K", "F", "Gh", "Gw", "Gd")),
+    {"N": 2, "C": (0,)},
+    {"N": 2, "C": (2, 0)},
+    {"N": 2, "size": (0, 3)},
+    {"H": 0, "W": 0},
+    {"N": 0, "H": 0, "Co": 0},
+]
+
+
+def _shapes(result: Any) -> Any:
+    return [None if a is None else tuple(a.shape) for a in (result if isinstance(result, tuple) else (result,))]
+
+
+def _outcome(call: Any) -> Any:
+    """The shapes of the results, or the sentence."""
+    try:
+        return _shapes(call())
+    except (ValueError, TypeError) as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+@pytest.mark.parametrize("options", EMPTY, ids=str)
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_empty_axes_are_numpys(subject: str, options: dict[str, Any], name: str) -> None:
+    """The same empty result, or sentence; and gradients of the arguments' shapes, of zeros."""
+    module = pytest.importorskip(name)
+    if name not in _dispatch._FRAMEWORKS:
+        pytest.skip(f"{name} arrays are not served")
+    send = to_torch if name == "torch" else module.numpy.asarray
+    given = arguments(subject, ALL_F32, **options)
+    sent = {n: send(a) for n, a in arrays(given).items()}
+
+    def call(changed: Any) -> Any:
+        return forward(bilateral_ops, subject, replaced(given, **sent | changed))
+
+    want = _outcome(lambda: forward(bilateral_ops, subject, given))
+    assert _outcome(lambda: call({})) == want
+    if name == "torch":
+        assert _outcome(lambda: call({n: t.to("meta") for n, t in sent.items()})) == want
+    else:
+        assert _outcome(lambda: module.jit(call)(sent)) == want
+    if subject not in DIFFERENTIABLE or isinstance(want, str):
+        return
+
+    grad = np.ones(*want, np.float32)
+    gradients = backward(bilateral_ops, subject, given, grad)
+    got = backward(bilateral_ops, subject, replaced(given, **sent), send(grad))
+    assert _shapes(got) == _shapes(gradients)
+    if name == "torch":
+        leaves = {n: t.clone().requires_grad_() for n, t in sent.items()}
+        found = dict(zip(leaves, module.autograd.grad(call(leaves), list(leaves.values()), send(grad)), strict=True))
+    else:
+        (found,) = module.vjp(call, sent)[1](send(grad))
+        mapped = {n: module.numpy.zeros((0, *a.shape), a.dtype) for n, a in sent.items()}
+        assert module.vmap(call)(mapped).shape == (0, *want[0])
+    assert found.keys() == sent.keys()
+    for n, gradient in found.items():
+        np.testing.assert_array_equal(gradient, getattr(gradients, n), err_msg=n)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # CuPy
 # ---------------------------------------------------------------------------------------------------------------------

@@ -382,6 +382,27 @@ def test_vmap(subject: str) -> None:
             assert_same(got, torch.stack([function(*member) for member in alone]))
 
 
+@pytest.mark.parametrize("N", [None, 2], ids=["unbatched", "batched"])
+@EACH
+def test_vmap_over_nothing(subject: str, N: int | None) -> None:
+    """Over an axis of no members: of all tensors, of one; and the gradients."""
+    plain = arguments(subject, ALL_F32, N=N)
+    given = {name: to_torch(array) for name, array in arrays(plain).items()}
+
+    def call(changed: dict[str, Any]) -> Any:
+        return forward(bilateral_ops, subject, replaced(plain, **given | changed))
+
+    want = call({})
+    for names in ([*given], *([name] for name in given)):
+        mapped = {name: given[name].expand(0, *given[name].shape) for name in names}
+        assert torch.func.vmap(call)(mapped).shape == (0, *want.shape)
+        if subject in DIFFERENTIABLE:
+            gradients = torch.func.vmap(torch.func.grad(lambda changed: call(changed).sum()))(mapped)
+            assert {name: gradient.shape for name, gradient in gradients.items()} == {
+                name: (0, *given[name].shape) for name in names
+            }
+
+
 def test_vmap_over_a_guide_records_parameters() -> None:
     given = tensors_of("enhance(nn)", ALL_F32)
     biases = torch.linspace(-1, 1, 3)

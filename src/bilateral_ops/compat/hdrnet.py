@@ -224,6 +224,8 @@ def unpack_coefficients(
             f"unpack_coefficients: features must have shape {axes} with C = {depth}·{n_out}·{n_in} = {wanted}, "
             f"got {shape}."
         )
+    if None in _ORDERS[layout] and n_in < 1:
+        raise ValueError(f"unpack_coefficients: n_in must be 1 or more for the offset of {layout}, got {n_in}.")
     sizes = {"in": n_in, "out": n_out, "z": depth, None: n_out * n_in}
     order = _ORDERS[layout]
     split = features.reshape(*shape[:axis], *(sizes[name] for name in order), *shape[axis + 1 :])
@@ -255,7 +257,9 @@ def _matrices(op: str, name: str, packed: Any, rank: int, image: Any, has_offset
         raise ValueError(f"{op}: {name} must have matrices of {columns} columns ({needed}), got {shape[-1]}.")
     if len(shape) != rank:
         return packed
-    if columns == 0 or shape[-1] % columns:
+    if columns == 0:
+        raise ValueError(f"{op}: {name} must have an axis for rows, where matrices have no columns, got shape {shape}.")
+    if shape[-1] % columns:
         raise ValueError(f"{op}: {name} must have rows of {columns} channels ({needed}), got {shape[-1]} channels.")
     return packed.reshape(*shape[:-1], shape[-1] // columns, columns)
 

@@ -283,6 +283,8 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
             f"color_correct: ref must have as many pixels and channels as img, {tuple(img.shape)}, "
             f"got {tuple(ref.shape)}."
         )
+    if not img.numel():
+        return img.clone()
     original, target = img.reshape(-1, channels), ref.reshape(-1, channels)
     first, second = torch.triu_indices(channels, channels, device=img.device)
 
@@ -397,7 +399,7 @@ def _placed(
     """The lookup of colours and coordinates (...) of the same axes."""
     lead = rgb.shape[:-1]
     one, index = _indices(op, index, lead[0], grids)
-    if not one and rgb.ndim == 3 and xy is None:
+    if not one and rgb.ndim == 3 and xy is None and len(index):
         one = bool((index == index[:1]).all())  # an image then, not rows of rays
         if not one:
             raise ValueError(f"{op}: xy must be given for rays of several grids, got None.")
@@ -498,11 +500,13 @@ def _matrices(op: str, grids: torch.Tensor, index: torch.Tensor, plain: bool) ->
     try:
         # Of both ways the first is the faster one, which does not count from the last grid; the gradients of several
         # are added in a fixed order by the second alone.
-        chosen = grids.index_select(0, index) if len(index) == 1 else grids[index]
+        chosen = grids.index_select(0, index) if len(index) == 1 and count else grids[index]
     except IndexError:  # of the CPU's tensors
         missing = index[(index < -count) | (index >= count)]
         raise IndexError(
             f"{op}: grid_idx must name one of {count} grids, from {-count} to {count - 1}, got {missing[0].item()}."
+            if count
+            else f"{op}: grid_idx must name a grid, of which there are none, got {missing[0].item()}."
         ) from None
     return _channels_last(chosen).unflatten(-1, (3, 4)).contiguous()
 
