@@ -1,7 +1,7 @@
 // READ FIRST. Every operation: its equation, its arguments, its forward and backward declared together.
 //
 //   where           what
-//   math.h          the scalar formulas below, as code (host and device)
+//   formulas.h      the scalar formulas below, as code (host and device)
 //   cpu/spans.h     tiles of pixels, storage types and strides
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
 //   cpu/dispatch.*  which of those runs

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "../math.h"
+#include "../formulas.h"
 
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
 #include <immintrin.h>
@@ -293,7 +293,7 @@ template <class T>
 BO_INLINE void load_fours(const T* p, int64_t pitch, Vec<T>* v) {
   for (int j = 0; j < 4; ++j) BO_LANES v[j].v[l] = p[l * pitch + j];
 }
-// Numbers in a storage format of math.h, one after another
+// Numbers in a storage format of formulas.h, one after another
 template <class Format, class T = float>
 BO_INLINE Vec<T> load_as(Format, const char* p) {
   Vec<T> r;

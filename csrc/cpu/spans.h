@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#include "../math.h"
+#include "../formulas.h"
 #include "../tensor.h"
 #include "parallel.h"
 #include "simd.h"

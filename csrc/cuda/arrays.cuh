@@ -1,13 +1,13 @@
 // Numbers of any dtype at any address, and tiles: how kernels walk an image.
 #pragma once
 
-#include "../math.h"
+#include "../formulas.h"
 #include "../tensor.h"
 #include "launch.cuh"
 
 namespace bilateral_ops {
 
-// Storage formats beside those of math.h
+// Storage formats beside those of formulas.h
 struct F32 {
   using Bits = uint32_t;
   static BO_INLINE_MEMBER float value(Bits v) { return bits_float(v); }

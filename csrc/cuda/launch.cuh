@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "../math.h"
+#include "../formulas.h"
 #include "device.h"
 
 #define BO_DEVICE static __device__ __forceinline__

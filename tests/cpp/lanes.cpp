@@ -739,7 +739,7 @@ void lookups(char* edge) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Storage formats, against math.h's own conversions
+// Storage formats, against formulas.h's own conversions
 
 template <class Format>
 bool same_stored(typename Format::Bits a, typename Format::Bits b) {
@@ -820,12 +820,12 @@ void check_lanes(char* edge) {
   arithmetic();
   memory(edge);
   indices(edge);
-  format<F16>(edge, "load_as float16, all bits", "store_as float16, as math.h rounds");
-  format<BF16>(edge, "load_as bfloat16, all bits", "store_as bfloat16, as math.h rounds");
-  format<U8>(edge, "load_as uint8, all bits", "store_as uint8, as math.h rounds");
+  format<F16>(edge, "load_as float16, all bits", "store_as float16, as formulas.h rounds");
+  format<BF16>(edge, "load_as bfloat16, all bits", "store_as bfloat16, as formulas.h rounds");
+  format<U8>(edge, "load_as uint8, all bits", "store_as uint8, as formulas.h rounds");
   loads<Levels8>(edge, "load_as levels of uint8, all bits");
   loads<Levels16>(edge, "load_as levels of uint16, all bits");
-  format<U16>(edge, "load_as uint16, all bits", "store_as uint16, as math.h rounds");
+  format<U16>(edge, "load_as uint16, all bits", "store_as uint16, as formulas.h rounds");
   if (kSearchedKnots<float> < kNever) searches();
   lookups<8>(edge);
   lookups<16>(edge);

@@ -27,7 +27,7 @@
 
 #include "../../csrc/cpu/dispatch.h"
 #include "../../csrc/cpu/parallel.h"
-#include "../../csrc/math.h"
+#include "../../csrc/formulas.h"
 #include "question.h"
 
 namespace {
@@ -733,7 +733,7 @@ void check_operation(const Operation& operation, int rounds) {
 
 // Do footprints cover every pixel once, however large the sizes?
 void check_footprints() {
-  Question question("math.h", "footprints cover all, and nothing twice");
+  Question question("formulas.h", "footprints cover all, and nothing twice");
   Generator random(3);
   for (int round = 0; round < 20000; ++round) {
     const int bits = 1 + round % 31;
