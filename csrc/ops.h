@@ -2,7 +2,7 @@
 //
 //   where           what
 //   formulas.h      the scalar formulas below, as code (host and device)
-//   cpu/spans.h     tiles of pixels, storage types and strides
+//   cpu/tiles.h     tiles of pixels; cpu/storage.h storage types and strides
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
 //   cpu/dispatch.*  which of those runs
 //   cuda/*.cu       the same for CUDA, one file per operation

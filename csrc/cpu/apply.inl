@@ -2,7 +2,8 @@
 #pragma once
 
 #include "../ops.h"
-#include "spans.h"
+#include "matrix34.h"
+#include "tiles.h"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -39,9 +40,6 @@ BO_INLINE void with_matrix(const Matrix& m, F&& f) {
     f(m);
   }
 }
-
-// Fewer channels are worked on one by one: most of a vector would be empty, and adding up its lanes takes time.
-constexpr int64_t kFewChannels = 8;
 
 // Everything pixel by pixel, as it lies in memory: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and
 // their gradients.

@@ -1,9 +1,10 @@
-// HDRnet's matrices under images of many pixels a cell, where they aren't looked up in registers (simd.h's kTableDepth
-// and kFetchesMatrices): one pixel after another fetches its four cells of the row's table, and its matrix is never
-// stored.
+// HDRnet's matrices under images of many pixels a cell, where they aren't looked up in registers (tuning.h's
+// kTableDepth and kFetchesMatrices): one pixel after another fetches its four cells of the row's table, and its matrix
+// is never stored.
 #pragma once
 
-#include "sampling.inl"
+#include "matrix34.h"
+#include "sampler.inl"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {

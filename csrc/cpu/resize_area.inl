@@ -8,7 +8,7 @@
 #pragma once
 
 #include "../ops.h"
-#include "spans.h"
+#include "tiles.h"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -31,7 +31,7 @@ BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
   return {f.begin, f.end, share(f.head), share(axis.out), share(f.tail)};
 }
 
-// Storage types that load integers as what they are, where those of spans.h make them v/255
+// Storage types that load integers as what they are, where those of storage.h make them v/255
 template <class Format>
 struct Loaded {
   using Bits = typename Format::Bits;

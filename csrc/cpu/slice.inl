@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../ops.h"
-#include "splatting.inl"
+#include "drivers.inl"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {

@@ -4,8 +4,8 @@
 #include "../ops.h"
 #include "apply.inl"
 #include "cells.inl"
+#include "drivers.inl"
 #include "guide.inl"
-#include "splatting.inl"
 #include "tables.inl"
 
 namespace bilateral_ops {

@@ -7,14 +7,12 @@
 // with A the left column's value, B the step to the right column, and d the step to the next depth. For one span of
 // pixels between two columns these are four tables of D = 8 or 16 numbers a coefficient, and a table is one register or
 // two: a pixel's lookup is an in-register permutation, for as many pixels at once as a register has lanes. (Where that
-// takes longer than fetching the pixel's cells, there are no tables: simd.h's kTableDepth, and cells.inl.)
+// takes longer than fetching the pixel's cells, there are no tables: tuning.h's kTableDepth, and cells.inl.)
 //
 // (The transpose has no such tables: of a register of weights in all depths, a pixel would use a quarter.)
 #pragma once
 
-#include "apply.inl"
-#include "sampling.inl"
-#include "simd.h"
+#include "sampler.inl"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../ops.h"
-#include "spans.h"
+#include "tiles.h"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
