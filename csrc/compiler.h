@@ -1,4 +1,4 @@
-// What differs between compilers, and nothing else.
+// What differs between compilers: how to force or prevent inlining, and what a build is called.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -18,15 +18,15 @@
 #define BO_INLINE_MEMBER inline __attribute__((always_inline))
 #endif
 
-// The same for lambdas, after their parameters. What one that is called captures it may have to fetch anew after each
-// store, as vectors are stored through pointers to anything.
+// The same for lambdas, after their parameters. A lambda that is called, not inlined, must reload what it captured
+// after every vector store, which the compiler has to assume may alias.
 #if defined(_MSC_VER)
 #define BO_INLINE_LAMBDA
 #else
 #define BO_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
-// For member functions that run once: where compilers unroll what they have inlined, g++ 12 may take minutes over it.
+// For member functions that run once: g++ 12 may take minutes to inline and unroll them.
 #if defined(_MSC_VER)
 #define BO_NOINLINE_MEMBER __declspec(noinline)
 #else
@@ -39,20 +39,20 @@
 #define BO_RESTRICT __restrict__
 #endif
 
-// Asks for a cache line that will be read soon; any address will do.
+// Prefetches a cache line; the address may be invalid.
 #if defined(_MSC_VER)
 #define BO_PREFETCH(p) ((void)(p))
 #else
 #define BO_PREFETCH(p) __builtin_prefetch(p)
 #endif
 
-// Each instruction set's code lives in a namespace of its own, so that the linker can never replace the baseline's
-// copy of an inline function by one that was compiled for a newer processor.
+// The namespace of the instruction set. Without it, the linker could replace the baseline's copy of an inline function
+// by one that was compiled for a newer processor.
 #ifndef BO_ISA
 #define BO_ISA baseline
 #endif
 
-// 1 where a fused multiply-add is one instruction; elsewhere it would be a library call for every product.
+// 1 where a fused multiply-add is one instruction; elsewhere it is a library call.
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512) || defined(__FMA__) || defined(__aarch64__) || \
     defined(_M_ARM64) || defined(__CUDA_ARCH__)
 #define BO_HAS_FMA 1

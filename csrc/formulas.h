@@ -1,6 +1,7 @@
-// The scalar formulas that host and device share, written once.
+// The scalar formulas that host and device share, written once: arithmetic, positions on a grid axis, the luma, storage
+// formats, and the footprints of resize_area.
 //
-// T is the type that is computed in: double for float64 arrays, float for all others.
+// T is the compute type: double for float64 arrays, float for all others.
 #pragma once
 
 #include <math.h>
@@ -14,7 +15,8 @@ inline namespace BO_ISA {
 // ---------------------------------------------------------------------------------------------------------------------
 // Arithmetic
 
-// a·b + c with one rounding (or as good as that: a product of floats is exact in double): positions depend on it.
+// a·b + c, always fused (without the instruction in double, where a product of floats is exact): positions depend on
+// it.
 BO_INLINE double fused(double a, double b, double c) { return fma(a, b, c); }
 BO_INLINE float fused(float a, float b, float c) {
 #if BO_HAS_FMA
@@ -24,7 +26,7 @@ BO_INLINE float fused(float a, float b, float c) {
 #endif
 }
 
-// a·b + c, fused where that is free.
+// a·b + c, fused where that is one instruction
 template <class T>
 BO_INLINE T madd(T a, T b, T c) {
 #if BO_HAS_FMA
@@ -34,8 +36,7 @@ BO_INLINE T madd(T a, T b, T c) {
 #endif
 }
 
-// The standard library's templates would be shared with the files compiled for other instruction sets, and devices
-// don't have them.
+// Not the standard library's: its templates would be shared between instruction sets, and devices lack them.
 template <class A>
 BO_INLINE constexpr A min_of(A a, A b) {
   return b < a ? b : a;
@@ -46,7 +47,7 @@ BO_INLINE constexpr A max_of(A a, A b) {
 }
 BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// max(v, 0), which passes NaN on.
+// max(v, 0); NaN stays NaN.
 template <class T>
 BO_INLINE T relu(T v) {
   return v < T(0) ? T(0) : v;
@@ -55,26 +56,24 @@ BO_INLINE T relu(T v) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Positions on a grid axis
 
-// The rule of an axis with `cells` cells: p = u·scale − shift, clamped to [0, last].
+// The rule of an axis: coordinate u falls at p = u·scale − shift, clamped to [0, last].
 struct Axis {
   double scale, shift, last;
 };
 
 BO_INLINE Axis make_axis(int64_t cells, bool align_corners) {
-  Axis a;
-  a.last = static_cast<double>(cells - 1);
-  a.scale = align_corners ? a.last : static_cast<double>(cells);
-  a.shift = align_corners ? 0.0 : 0.5;
-  return a;
+  const double last = static_cast<double>(cells - 1);
+  return {align_corners ? last : static_cast<double>(cells), align_corners ? 0.0 : 0.5, last};
 }
 
-// Where a coordinate falls: the cell below it, the fraction towards the next one, and dp/du.
+// The position of a coordinate: cell k below it, fraction t towards the next cell, and slope dp/du
 //
 //   p = clamp(u·scale − shift, 0, last),  k = floor(p),  t = fma(u, scale, −(k + shift))
 //   slope = scale inside, 0 where p was clamped (p ≤ 0 or p ≥ last)
 //
-// NaN falls into cell 0 with t and slope NaN, so that everything interpolated from it is NaN.
-// Without branches, so that a loop over pixels vectorises.
+// On a knot k is that knot and t = 0, so that gradients are those of the cell above it. NaN falls into cell 0 with t
+// and slope NaN, so that everything interpolated there is NaN. There are no branches, so that loops over pixels
+// vectorize.
 template <class T>
 struct Position {
   int32_t k;
@@ -94,8 +93,8 @@ BO_INLINE Position<T> locate(T u, T scale, T shift, T last) {
   return at;
 }
 
-// Pixel positions are rational, p = (i·step + offset)/size, so cell and fraction come from exact products: a pixel
-// centre on a knot has t = 0, whatever the sizes.
+// The rule of pixel indices. Their positions are rational, p = (i·step + offset)/size, and cell and fraction come from
+// exact products: a pixel centre on a knot has t = 0, whatever the sizes.
 //
 //   (i + ½)·G/n − ½ = (i·2G + G − n)/2n        i·(G − 1)/(n − 1) with align_corners, 0 where n = 1
 struct PixelAxis {
@@ -114,23 +113,20 @@ BO_INLINE PixelAxis make_pixel_axis(int64_t cells, int64_t pixels, bool align_co
 }
 
 BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {
-  const double p = static_cast<double>(i) * a.step + a.offset;  // times size; both terms are whole numbers
+  const double p = static_cast<double>(i) * a.step + a.offset;  // p·size, a sum of whole numbers
   const double q = p * a.inverse;
   double k = static_cast<double>(static_cast<int32_t>(q > 0.0 ? (q < a.last ? q : a.last) : 0.0));
   double rest = p - k * a.size;
-  // The quotient may have been rounded across a whole number.
+  // The quotient may have been rounded to the next whole number.
   const double down = rest < 0.0 && k > 0.0 ? 1.0 : 0.0, up = rest >= a.size && k < a.last ? 1.0 : 0.0;
   k += up - down;
   rest += (down - up) * a.size;
-  Position<double> at;
-  at.k = static_cast<int32_t>(k);
-  at.t = rest > 0.0 && k < a.last ? rest * a.inverse : 0.0;
-  at.slope = 0.0;  // pixels don't move
-  return at;
+  const double slope = 0.0;  // unused
+  return {static_cast<int32_t>(k), rest > 0.0 && k < a.last ? rest * a.inverse : 0.0, slope};
 }
 
-// a + t·(b − a). Exactly a where a = b or t = 0, if b − a is finite: a constant grid gives a constant, a knot its own
-// value.
+// a + t·(b − a): exactly a where a = b or t = 0, if b − a is finite. So a constant grid gives a constant, and a knot
+// its own value.
 template <class T>
 BO_INLINE T lerp(T a, T b, T t) {
   return madd(t, b - a, a);
@@ -139,11 +135,11 @@ BO_INLINE T lerp(T a, T b, T t) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Guides
 
-// BT.601's weight of red, green or blue
+// The weight of red, green or blue in BT.601's luma
 BO_INLINE constexpr double luma_weight(int64_t channel) { return channel == 0 ? 0.299 : channel == 1 ? 0.587 : 0.114; }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Storage types: bits → value and value → bits, rounded to nearest even
+// Storage formats: bits to values, and values to bits, rounded to nearest even
 
 BO_INLINE uint32_t float_bits(float v) {
   union {
@@ -162,7 +158,7 @@ BO_INLINE float bits_float(uint32_t v) {
   return x.f;
 }
 
-// 2^n for whole n that are exponents of the type; anything for NaN
+// 2^n, where n is whole and 2^n a normal number; anything where n is NaN
 BO_INLINE float power_of_two(float n) {
   return bits_float(static_cast<uint32_t>(static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23);
 }
@@ -186,7 +182,7 @@ BO_INLINE uint16_t to_bf16(float v) {
 BO_INLINE float from_f16(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t magnitude = h & 0x7fffu;
-  // Subnormals count units of 2^−24; all others move to float's exponent, infinity and NaN to its top one.
+  // Subnormals are multiples of 2^−24; others get float's exponent, infinity and NaN its largest.
   const uint32_t small = float_bits(static_cast<float>(static_cast<int32_t>(magnitude)) * 5.9604644775390625e-08f);
   const uint32_t normal = (magnitude << 13) + (magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u);
   return bits_float(sign | (magnitude < 0x0400u ? small : normal));
@@ -194,7 +190,7 @@ BO_INLINE float from_f16(uint16_t h) {
 BO_INLINE uint16_t to_f16(float v) {
   const uint32_t u = float_bits(v);
   const uint32_t magnitude = u & 0x7fffffffu;
-  // Adding 0.5 leaves the 10 bits of a subnormal at the bottom of the sum, rounded as the hardware rounds.
+  // Adding 0.5 leaves the 10 bits of a subnormal, rounded by the hardware, in the lowest bits of the sum.
   const uint32_t small = float_bits(bits_float(magnitude) + 0.5f) - 0x3f000000u;
   const uint32_t normal = (magnitude + 0xc8000fffu + ((magnitude >> 13) & 1u)) >> 13;
   const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
@@ -202,10 +198,10 @@ BO_INLINE uint16_t to_f16(float v) {
   return static_cast<uint16_t>(h | ((u >> 16) & 0x8000u));
 }
 
-// Integer images hold v·top, top = 255 or 65535. NaN, which an integer cannot say, becomes 0.
+// Integer images hold levels v·top, top = 255 or 65535. NaN becomes level 0.
 BO_INLINE float from_unit(uint32_t v, float top) {
 #if defined(__CUDA_ARCH__)
-  // Division is slow there. For each of the 256 and 65536 levels these are the quotient's bits.
+  // Division is slow there. For each of the 256 and 65536 levels this has the quotient's bits.
   const float level = static_cast<float>(v), inverse = 1.0f / top, near = level * inverse;
   return fused(fused(-near, top, level), inverse, near);
 #else
@@ -215,17 +211,17 @@ BO_INLINE float from_unit(uint32_t v, float top) {
 BO_INLINE uint32_t to_unit(float v, float top) {
   const float scaled = v * top;
   const float clipped = scaled > 0.0f ? (scaled < top ? scaled : top) : 0.0f;
-  const float magic = 12582912.0f;  // 1.5·2^23: adding it leaves no room for a fraction
+  const float magic = 12582912.0f;  // 1.5·2^23: adding it rounds to a whole number, in the lowest bits
   return float_bits(clipped + magic) - 0x4b400000u;
 }
 
-// A number ≥ 0 to the nearest whole one, to even where it is in the middle
+// Rounds v ≥ 0 to the nearest whole number, ties to even.
 BO_INLINE double rounded(double v) {
-  const double magic = 6755399441055744.0;  // 1.5·2^52: adding it leaves no room for a fraction
+  const double magic = 6755399441055744.0;  // 1.5·2^52: adding it rounds to a whole number
   return v + magic - magic;
 }
 
-// Storage formats: bits, their value, and the bits of a value.
+// The formats as types: their bits, the value of bits, and the bits of a value
 struct F16 {
   using Bits = uint16_t;
   static BO_INLINE_MEMBER float value(Bits v) { return from_f16(v); }
@@ -246,7 +242,7 @@ struct U16 {
   static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 65535.0f); }
   static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 65535.0f)); }
 };
-// Integers as they are, for sums of them that are exact
+// Integers as levels, not divided by top: their sums are exact.
 struct Levels8 {
   using Bits = uint8_t;
   static BO_INLINE_MEMBER float value(Bits v) { return static_cast<float>(v); }
@@ -257,23 +253,19 @@ struct Levels16 {
 };
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Shares of pixels
+// Footprints of resized pixels
 
-// Pixel i of `count` that lie over `others` as wide together: it covers those in [begin, end), the first and the last
-// of them in part. Lengths are whole numbers in the unit of which a pixel is `others` long and another one `count`, so
-// that nothing is rounded; products of the two sizes must be below 2^62.
+// `count` pixels and `others` pixels span the same length. Pixel i of the `count` covers those of the others in
+// [begin, end), the first and the last in part. Lengths are in a unit of which one pixel has `others` and one of the
+// others `count`: whole numbers, nothing is rounded. count·others must be below 2^62.
 struct Footprint {
   int64_t begin, end;
-  int64_t head, tail;  // how much it covers of the first, and of the last if that is another one
+  int64_t head, tail;  // how much it covers of the first one, and of the last if that is another
 };
 BO_INLINE Footprint footprint(int64_t i, int64_t count, int64_t others) {
-  Footprint f;
   const int64_t from = i * others, to = from + others;
-  f.begin = from / count;
-  f.end = (to - 1) / count + 1;
-  f.head = min_of((f.begin + 1) * count, to) - from;
-  f.tail = to - (f.end - 1) * count;
-  return f;
+  const int64_t begin = from / count, end = (to - 1) / count + 1;
+  return {begin, end, min_of((begin + 1) * count, to) - from, to - (end - 1) * count};
 }
 
 }  // namespace BO_ISA

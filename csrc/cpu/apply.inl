@@ -1,4 +1,4 @@
-// apply: forward, then backward; and the tile functions that slice_apply and enhance share. Equations: ../ops.h
+// apply: forward, then backward; and their kernels for one tile, which the drivers use, too. Equations: ../ops.h
 #pragma once
 
 #include "../ops.h"
@@ -8,28 +8,27 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+// The shape of the per-pixel matrices: any; Co × 4 for RGB with an offset column; 3 × 4, HDRnet's
 struct Matrix {
   static constexpr bool kOf4 = false;
   int64_t Co, Ci, L;  // L = Ci, or Ci + 1 with the offset column
 };
-// `cells` ends in the axes (Co, L).
-BO_INLINE Matrix make_matrix(const Tensor& cells, const Tensor& image) {
-  return {cells.shape[cells.rank - 2], image.shape[3], cells.shape[cells.rank - 1]};
-}
-
-// HDRnet's matrices, known when compiling.
-struct Matrix34 {
-  static constexpr bool kOf4 = true;
-  static constexpr int64_t Co = 3, Ci = 3, L = 4;
-};
-// The same of any number of rows.
 struct MatrixOf4 {
   static constexpr bool kOf4 = true;
   int64_t Co;
   static constexpr int64_t Ci = 3, L = 4;
 };
+struct Matrix34 {
+  static constexpr bool kOf4 = true;
+  static constexpr int64_t Co = 3, Ci = 3, L = 4;
+};
+// `coefficients` ends in the axes (Co, L), as a grid does.
+BO_INLINE Matrix make_matrix(const Tensor& coefficients, const Tensor& image) {
+  return {coefficients.shape[coefficients.rank - 2], image.shape[3], coefficients.shape[coefficients.rank - 1]};
+}
 BO_INLINE bool is_matrix_of4(const Matrix& m) { return m.Ci == 3 && m.L == 4; }
 BO_INLINE bool is_matrix34(const Matrix& m) { return m.Co == 3 && is_matrix_of4(m); }
+// Calls f with the most special of the three.
 template <class F>
 BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   if (is_matrix34(m)) {
@@ -41,8 +40,8 @@ BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   }
 }
 
-// Everything pixel by pixel, as it lies in memory: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and
-// their gradients.
+// ---------------------------------------------------------------------------------------------------------------------
+// One tile: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and their gradients
 
 // out_i = Σ_j A_ij·in_j (+ A_i,Ci)
 template <class T>
@@ -59,8 +58,8 @@ void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coeffi
         } else {
           Vec<T> sums = broadcast(T(0));
           for_vectors<T>(m.Ci,
-                         [&](int64_t j, auto lanes) { sums = madd(lanes.get(row + j), lanes.get(in + j), sums); });
-          sum += total(sums);
+                         [&](int64_t j, auto lanes) { sums = madd(lanes.load(row + j), lanes.load(in + j), sums); });
+          sum += reduce_add(sums);
         }
         out[p * m.Co + i] = sum;
       }
@@ -68,27 +67,29 @@ void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coeffi
   });
 }
 
-// Both gradients, or one, of matrices of RGB with an offset, rows of four numbers, a few of which make a vector: of d_A
-// it is grad's rows, each four times, times (in, 1) over and over. Both in one loop, as memory that is read and written
-// by turns is faster than a tile read and then a tile written.
+// The gradients of Co × 4 matrices, one or both. A vector holds one or more matrix rows, or a part of one: of d_A it is
+// each row's grad repeated four times, times (in, 1) repeated. Both gradients share a loop, as alternating reads and
+// writes are faster than reading a tile and then writing one.
 template <bool kCoefficients, bool kImage, class T, class M>
 void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coefficients, const T* BO_RESTRICT image,
                           const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients, T* BO_RESTRICT d_image) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  constexpr int kVectors = max_of<int>(1, 4 / kLanes), kRows = max_of<int>(1, kLanes / 4);  // of a row, in a vector
+  constexpr int kVectors = max_of<int>(1, 4 / kLanes),
+                kRows = max_of<int>(1, kLanes / 4);  // vectors per row, rows per vector
   for (int64_t p = 0; p < count; ++p) {
     const T* g = grad + p * m.Co;
     Vec<T> columns[kVectors];
     for (Vec<T>& sum : columns) sum = broadcast(T(0));
+    // For the elements of the matrix from element c on; rows: the grad of each element's row
     const auto differentiate = [&](int64_t c, int v, auto lanes, const Vec<T>& rows) {
       if constexpr (kCoefficients) {
         T* const to = d_coefficients + p * m.Co * 4 + c;
         if (kImage) prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(to));
-        lanes.put(to, rows * repeat3_one(image + p * 3, v));
+        lanes.store(to, rows * repeat_rgb1(image + p * 3, v));
       }
       if constexpr (kImage) {
         Vec<T>& sum = columns[v % kVectors];
-        sum = madd(lanes.get(coefficients + p * m.Co * 4 + c), rows, sum);
+        sum = madd(lanes.load(coefficients + p * m.Co * 4 + c), rows, sum);
       }
     };
     int64_t i = 0;
@@ -100,8 +101,8 @@ void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coeffi
       i = 3;
     }
     for (; i + kRows <= m.Co; i += kRows)
-      for (int v = 0; v < kVectors; ++v) differentiate(4 * i + v * kLanes, v, Whole<T>(), spread4(g + i, v));
-    if constexpr (kImage) store_columns3(columns, d_image + p * 3);
+      for (int v = 0; v < kVectors; ++v) differentiate(4 * i + v * kLanes, v, FullVec<T>(), spread4(g + i, v));
+    if constexpr (kImage) store_column_sums3(columns, d_image + p * 3);
     for (; i < m.Co; ++i)
       for (int64_t j = 0; j < 4; ++j) {
         const int64_t c = (p * m.Co + i) * 4 + j;
@@ -133,8 +134,8 @@ void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRIC
       }
       for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) {
         Vec<T> sum = broadcast(T(0));
-        for (int64_t i = 0; i < m.Co; ++i) sum = madd(lanes.get(A + i * m.L + j), broadcast(g[i]), sum);
-        lanes.put(d_image + p * m.Ci + j, sum);
+        for (int64_t i = 0; i < m.Co; ++i) sum = madd(lanes.load(A + i * m.L + j), broadcast(g[i]), sum);
+        lanes.store(d_image + p * m.Ci + j, sum);
       });
     }
   });
@@ -156,14 +157,14 @@ void apply_tile_d_coefficients(const Matrix& matrix, int64_t count, const T* BO_
         if (m.Ci < kFewChannels) {
           for (int64_t j = 0; j < m.Ci; ++j) row[j] = g * in[j];
         } else {
-          for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { lanes.put(row + j, broadcast(g) * lanes.get(in + j)); });
+          for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) { lanes.store(row + j, broadcast(g) * lanes.load(in + j)); });
         }
         if (m.L > m.Ci) row[m.Ci] = g;
       }
   });
 }
 
-// Both
+// Both gradients
 template <class T>
 void apply_tile_gradients(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coefficients,
                           const T* BO_RESTRICT image, const T* BO_RESTRICT grad, T* BO_RESTRICT d_coefficients,
@@ -178,6 +179,9 @@ void apply_tile_gradients(const Matrix& matrix, int64_t count, const T* BO_RESTR
   });
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// The operation
+
 template <class T>
 void apply_forward_as(const ApplyArgs& a) {
   const Matrix m = make_matrix(a.coefficients, a.image);
@@ -191,11 +195,11 @@ void apply_forward_as(const ApplyArgs& a) {
     T *image = coefficients + width * size, *out = image + width * m.Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      char* const place = pixel(a.out, tile);
-      T* const target = in_place ? out : block_target(results, place, out);
-      apply_tile(m, tile.count, block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients),
-                 block_at(pixels, pixel(a.image, tile), tile.count, image), target);
-      if (target == out) store_block(results, place, tile.count, out);
+      char* const to = first_pixel(a.out, tile);
+      T* const target = in_place ? out : block_target(results, to, out);
+      apply_tile(m, tile.count, block_view(cells, first_pixel(a.coefficients, tile), tile.count, coefficients),
+                 block_view(pixels, first_pixel(a.image, tile), tile.count, image), target);
+      if (target == out) store_block(results, to, tile.count, out);
     }
   });
 }
@@ -203,7 +207,7 @@ void apply_forward_as(const ApplyArgs& a) {
 template <class T>
 void apply_backward_as(const ApplyGradArgs& a) {
   const Matrix m = make_matrix(a.coefficients, a.image);
-  // Narrow: matrices are read and their gradients written by turns.
+  // Narrow tiles, as reads of matrices alternate with writes of their gradients.
   const int64_t size = m.Co * m.L, width = tile_width(4 * size);
   const Block cells = block_of(a.coefficients, 2), pixels = block_of(a.image, 2), grads = block_of(a.grad, 2);
   const Block d_cells = a.d_coefficients.data ? block_of(a.d_coefficients, 2) : cells;
@@ -214,19 +218,19 @@ void apply_backward_as(const ApplyGradArgs& a) {
     Scratch memory;
     T* coefficients = memory.take<T>(width * (2 * size + 2 * m.Ci + m.Co));
     T* d_coefficients = coefficients + width * size;
-    T *image = d_coefficients + width * size, *d_image = image + width * m.Ci, *grad_numbers = d_image + width * m.Ci;
+    T *image = d_coefficients + width * size, *d_image = image + width * m.Ci, *grad_copy = d_image + width * m.Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      const T* grad = block_at(grads, pixel(a.grad, tile), tile.count, grad_numbers);
+      const T* grad = block_view(grads, first_pixel(a.grad, tile), tile.count, grad_copy);
       const T *from_cells = nullptr, *from_pixels = nullptr;
       T *to_cells = nullptr, *to_pixels = nullptr;
       if (a.d_coefficients.data) {
-        from_pixels = block_at(pixels, pixel(a.image, tile), tile.count, image);
-        to_cells = block_target(d_cells, pixel(a.d_coefficients, tile), d_coefficients);
+        from_pixels = block_view(pixels, first_pixel(a.image, tile), tile.count, image);
+        to_cells = block_target(d_cells, first_pixel(a.d_coefficients, tile), d_coefficients);
       }
       if (a.d_image.data) {
-        from_cells = block_at(cells, pixel(a.coefficients, tile), tile.count, coefficients);
-        to_pixels = in_place ? d_image : block_target(d_pixels, pixel(a.d_image, tile), d_image);
+        from_cells = block_view(cells, first_pixel(a.coefficients, tile), tile.count, coefficients);
+        to_pixels = in_place ? d_image : block_target(d_pixels, first_pixel(a.d_image, tile), d_image);
       }
       if (to_cells && to_pixels) {
         apply_tile_gradients(m, tile.count, from_cells, from_pixels, grad, to_cells, to_pixels);
@@ -235,8 +239,9 @@ void apply_backward_as(const ApplyGradArgs& a) {
       } else if (to_pixels) {
         apply_tile_d_image(m, tile.count, from_cells, grad, to_pixels);
       }
-      if (to_cells == d_coefficients) store_block(d_cells, pixel(a.d_coefficients, tile), tile.count, d_coefficients);
-      if (to_pixels == d_image) store_block(d_pixels, pixel(a.d_image, tile), tile.count, d_image);
+      if (to_cells == d_coefficients)
+        store_block(d_cells, first_pixel(a.d_coefficients, tile), tile.count, d_coefficients);
+      if (to_pixels == d_image) store_block(d_pixels, first_pixel(a.d_image, tile), tile.count, d_image);
     }
   });
 }

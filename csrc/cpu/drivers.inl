@@ -1,67 +1,479 @@
-// The drivers: the loops over tiles that operations share.
+// Drivers: the loops over tiles of slice_apply, enhance and slice, forward and backward. Each driver is a way to sample
+// (tables.inl, cells.inl, sampler.inl); all of them take the same guide policies.
+//
+// A guide policy is where the guide of a tile comes from. Drivers copy the one that they are given for each range of
+// tiles, and use
+//   kReadsImage                              whether it is computed from the image
+//   guide(tile, image, pitch)                the tile's guide, [pixel]. image: planes that are `pitch` elements apart,
+//   in
+//                                            whole vectors, if kReadsImage
+//   prefetch(pixel)                          prefetches the guide of a later tile; called once per vector of pixels
+//   add_gradient(d_guide, count, pitch, step, d_image)   adds what the guide contributes to the image's gradient;
+//                                            channels are `pitch` and pixels `step` elements apart
 #pragma once
 
+#include "../ops.h"
+#include "apply.inl"
+#include "cells.inl"
+#include "guides/shared.inl"
 #include "splatter.inl"
+#include "tables.inl"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The gradient of anything that samples a grid
-//
-// make_worker() makes one object a range of tiles: worker.guide(tile, to) writes the guide, worker.contribute(tile,
-// scratch) returns ∂L/∂values, in scratch or where it lies, and worker.finish(tile, values, d_guide) is given the
-// sampled values and the guide's gradient, where `wanted` says so. Values are [pixel][channel].
+// Guide policies
+
+// A guide array
+template <class Type>
+class GivenGuide {
+ public:
+  using T = Type;
+  static constexpr bool kReadsImage = false;
+  explicit GivenGuide(const Tensor& guide) : guide_(guide) {}
+  const T* operator()(const Tile& tile, const T*, int64_t) {
+    const char* const from = first_pixel(guide_, tile);
+    if (guide_.strides[2] == sizeof(T) && is_plain<T>(guide_.dtype, from)) {
+      here_ = reinterpret_cast<const T*>(from);
+    } else {
+      load_run(guide_.dtype, from, guide_.strides[2], tile.count, plane_, 1);
+      here_ = plane_;
+    }
+    return here_;
+  }
+  BO_INLINE_MEMBER void prefetch(int64_t p) const {
+    prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(here_ + p));
+  }
+  void add_gradient(const T*, int64_t, int64_t, int64_t, T*) const {}
+
+ private:
+  const Tensor& guide_;
+  const T* here_ = nullptr;
+  T plane_[kTileWidth] = {};
+};
+
+// A guide that is computed from the image, by a class of guides/
+template <class Guide>
+class ComputedGuide {
+ public:
+  using T = typename Guide::T;
+  static constexpr bool kReadsImage = true;
+  explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
+  const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
+    guide_run(guide_, image, tile.count, pitch, plane_);
+    return plane_;
+  }
+  void prefetch(int64_t) const {}
+  void add_gradient(const T* d_guide, int64_t count, int64_t pitch, int64_t step, T* d_image) const {
+    guide_.add_gradient(d_guide, count, pitch, step, d_image);
+  }
+
+ private:
+  const Guide& guide_;
+  T plane_[kTileWidth + kPad] = {};
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Per-vector hooks: prefetch the same pixels of a later tile. (Classes, as g++ takes a lambda that only prefetches for
+// one without effect.)
+
+template <class S, class Guide>
+struct ForwardPrefetch {
+  const char *from, *to;
+  const Guide& guide;
+  BO_INLINE_MEMBER void operator()(int64_t p) const {
+    constexpr int64_t kLanes = Vec<typename Guide::T>::kLanes, kBytes = 3 * kLanes * S::size;
+    prefetch_ahead<kBytes>(from + p / kLanes * kBytes);
+    prefetch_ahead<kBytes>(to + p / kLanes * kBytes);
+    guide.prefetch(p);
+  }
+};
+template <class S, class Guide>
+struct BackwardPrefetch {
+  const char *image, *grad, *d_image, *d_guide;
+  const Guide& guide;
+  BO_INLINE_MEMBER void operator()(int64_t p) const {
+    constexpr int64_t kLanes = Vec<typename Guide::T>::kLanes, kBytes = kLanes * S::size;
+    prefetch_ahead<3 * kBytes>(image + 3 * (p / kLanes * kBytes));
+    prefetch_ahead<3 * kBytes>(grad + 3 * (p / kLanes * kBytes));
+    prefetch_ahead<3 * kBytes>(d_image + 3 * (p / kLanes * kBytes));
+    prefetch_ahead<kBytes>(d_guide + p / kLanes * kBytes);
+    guide.prefetch(p);
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Forward: out = A·image, A the grid sampled at the guide
+
+// 3 × 4 matrices from register tables, a tile in four passes: the image's planes, the positions, the lookups, the
+// result's pixels. (In one pass, each vector of pixels would wait for its own lookups.) S: the storage of the pixels.
+template <class S, int D, class T, class Guide>
+void apply_34_tables(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
+                     const Tiling& tiling, const PixelColumns<T>& columns, Guide& guide, int64_t first, int64_t last) {
+  constexpr int64_t kPitch = kTileWidth + kPad;
+  Pixels3<S, T> source(image), sink(out);
+  Locator<T> locator(g, at, columns);
+  TableBuilder<T, D> tables(g, grid);
+  alignas(64) T channels[3 * kPitch];
+  alignas(64) T results[3 * kPitch];
+  for (int64_t index = first; index < last; ++index) {
+    const Tile tile = tile_at(tiling, index);
+    const char* const from = source.load(tile);
+    char* const to = sink.target(tile);
+    pixels_to_planes<S>(from, tile.count, channels, kPitch);
+    const Positions<T>& positions = locator.template find<false>(tile, guide(tile, channels, kPitch));
+    for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
+      const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
+      apply_span<D>(Matrix34(), span, positions, begin, end, channels, results, kPitch,
+                    ForwardPrefetch<S, Guide>{from, to, guide});
+    });
+    planes_to_pixels<S>(results, kPitch, tile.count, to);
+    sink.store(tile);
+  }
+}
+
+// 3 × 4 matrices from fetched cells, applied to the pixels in place or converted in scratch
+template <class S, class T, class Guide>
+void apply_34_fetched(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
+                      const Tiling& tiling, const PixelColumns<T>& columns, Guide& guide, int64_t first, int64_t last) {
+  constexpr int64_t kPitch = kTileWidth + kPad;
+  constexpr bool kConverted = S::size != sizeof(T);
+  Pixels3<S, T> source(image), sink(out);
+  Locator<T> locator(g, at, columns);
+  RowGrid<T, Packing::columns> rows(g, grid);
+  alignas(64) T channels[3 * kPitch];
+  alignas(64) T converted[3 * kPitch];
+  for (int64_t index = first; index < last; ++index) {
+    const Tile tile = tile_at(tiling, index);
+    const char* const from = source.load(tile);
+    char* const to = sink.target(tile);
+    if (Guide::kReadsImage) pixels_to_planes<S>(from, tile.count, channels, kPitch);
+    const Positions<T>& positions = locator.template find<false>(tile, guide(tile, channels, kPitch));
+    if (kConverted) load_run(image.dtype, from, S::size, 3 * tile.count, converted, 1);
+    const T* const in = kConverted ? converted : reinterpret_cast<const T*>(from);
+    T* const result = kConverted ? converted : reinterpret_cast<T*>(to);
+    rows.build(tile, positions);
+    apply_matrices(g, rows, positions, tile.count, in, result, ForwardPrefetch<S, Guide>{from, to, guide});
+    if (kConverted) store_run(out.dtype, to, S::size, 3 * tile.count, converted, 1);
+    sink.store(tile);
+  }
+}
+
+// Any matrices, from register tables or from whole coefficients
+template <class T, class Guide>
+void apply_any(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image_tensor, const Lattice& g,
+               const Matrix& m, const PixelColumns<T>& columns, const Guide& guide_policy) {
+  const int64_t width = tile_width(g.C), pitch = width + kPad;
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
+  for_tile_ranges(tiling.count, width, [&](int64_t first, int64_t last) {
+    Scratch memory;
+    T* image = memory.take<T>(pitch * (m.Ci + m.Co) + width * (g.C + m.Ci), true);
+    T *result = image + pitch * m.Ci, *coefficients = result + pitch * m.Co, *pixels = coefficients + width * g.C;
+    Locator<T> locator(g, at, columns);
+    Guide guide = guide_policy;
+    const bool done = with_tables<T>(g, [&](auto depth) {
+      constexpr int D = decltype(depth)::value;
+      TableBuilder<T, D> tables(g, grid);
+      for (int64_t index = first; index < last; ++index) {
+        const Tile tile = tile_at(tiling, index);
+        load_planes(image_tensor, tile, image, pitch);
+        const Positions<T>& positions = locator.template find<false>(tile, guide(tile, image, pitch));
+        for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
+          const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
+          apply_span<D>(m, span, positions, begin, end, image, result, pitch, [](int64_t) {});
+        });
+        store_planes(out, tile, result, pitch);
+      }
+    });
+    if (done) return;
+    const Samples<T> samples = {coefficients, nullptr, nullptr, nullptr, nullptr};
+    const Block in_block = block_of(image_tensor, 2), out_block = block_of(out, 2);
+    Sampler<T> sampler(g, grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      if (Guide::kReadsImage) load_planes(image_tensor, tile, image, pitch);
+      sampler.sample(tile, locator.template find<false>(tile, guide(tile, image, pitch)), samples);
+      apply_tile(m, tile.count, coefficients, block_view(in_block, first_pixel(image_tensor, tile), tile.count, pixels),
+                 result);
+      store_block(out_block, first_pixel(out, tile), tile.count, result);
+    }
+  });
+}
+
+template <class Guide>
+void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image,
+                   const Guide& guide_policy) {
+  using T = typename Guide::T;
+  const Lattice g = make_lattice(at, grid, image);
+  const Matrix m = make_matrix(grid, image);
+  const PixelColumns<T> columns(g, at);
+  if (is_matrix34(m)) {
+    const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
+    const auto run = [&](auto&& apply_tiles) {
+      for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
+        Guide guide = guide_policy;
+        with_pixel_storage(image, out, T(), [&](auto storage) { apply_tiles(storage, guide, first, last); });
+      });
+    };
+    if constexpr (!kFetchesMatrices<T>) {
+      const bool done = with_tables<T>(g, [&](auto depth) {
+        constexpr int D = decltype(depth)::value;
+        run([&](auto storage, auto& guide, int64_t first, int64_t last) {
+          apply_34_tables<decltype(storage), D>(at, out, grid, image, g, tiling, columns, guide, first, last);
+        });
+      });
+      if (done) return;
+    }
+    if (g.long_spans) {
+      return run([&](auto storage, auto& guide, int64_t first, int64_t last) {
+        apply_34_fetched<decltype(storage)>(at, out, grid, image, g, tiling, columns, guide, first, last);
+      });
+    }
+  }
+  apply_any(at, out, grid, image, g, m, columns, guide_policy);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Backward: d_grid by splatting grad·imageᵀ, and the per-pixel gradients where they are wanted
+
+// 3 × 4 matrices from register tables: neither coefficients nor their gradients are stored.
+template <int D, class T, class Guide>
+void apply_backward_34_tables(const SliceApplyGradArgs& a, const Lattice& g, const Guide& guide_policy) {
+  using S = Plain<T>;
+  constexpr int64_t kPitch = kTileWidth + kPad;
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
+  const PixelColumns<T> columns(g, a.at);
+  const bool slopes = a.d_image.data || a.d_guide.data;
+  splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+    Pixels3<S, T> image(a.image), grad(a.grad), d_image(a.d_image);
+    alignas(64) T in[3 * kPitch];
+    alignas(64) T d_out[3 * kPitch];
+    alignas(64) T d_in[3 * kPitch];
+    alignas(64) T d_guide[kPitch];
+    Guide guide = guide_policy;
+    Locator<T> locator(g, a.at, columns);
+    TableBuilder<T, D> tables(g, a.grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      const char* const in_pixels = image.load(tile);
+      const char* const grad_pixels = grad.load(tile);
+      if (slopes || Guide::kReadsImage) pixels_to_planes<S>(in_pixels, tile.count, in, kPitch);
+      const Positions<T>& positions = locator.find(tile, guide(tile, in, kPitch));
+      if (splatter)
+        splatter->add_outer(tile, positions, reinterpret_cast<const T*>(in_pixels),
+                            reinterpret_cast<const T*>(grad_pixels));
+      if (!slopes) continue;
+      pixels_to_planes<S>(grad_pixels, tile.count, d_out, kPitch);
+      char* const to = d_image.target(tile);
+      const char* const plane = a.d_guide.data ? first_pixel(a.d_guide, tile) : grad_pixels;
+      for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
+        const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
+        span_gradients<D>(Matrix34(), span, positions, begin, end, in, d_out, d_in, d_guide, kPitch,
+                          BackwardPrefetch<S, Guide>{in_pixels, grad_pixels, to, plane, guide});
+      });
+      if (a.d_image.data) {
+        guide.add_gradient(d_guide, tile.count, kPitch, 1, d_in);
+        planes_to_pixels<S>(d_in, kPitch, tile.count, to);
+        d_image.store(tile);
+      }
+      if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
+    }
+  });
+}
+
+// The same from fetched cells
+template <class T, class Guide>
+void apply_backward_34_fetched(const SliceApplyGradArgs& a, const Lattice& g, const Guide& guide_policy) {
+  using S = Plain<T>;
+  constexpr int64_t kPitch = kTileWidth + kPad;
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
+  const PixelColumns<T> columns(g, a.at);
+  const bool slopes = a.d_image.data || a.d_guide.data;
+  splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+    Pixels3<S, T> image(a.image), grad(a.grad), d_image(a.d_image);
+    alignas(64) T channels[3 * kPitch];
+    alignas(64) T d_guide[kPitch];
+    Guide guide = guide_policy;
+    Locator<T> locator(g, a.at, columns);
+    RowGrid<T, Packing::rows> rows(g, a.grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      const char* const in_pixels = image.load(tile);
+      const char* const grad_pixels = grad.load(tile);
+      const T *in = reinterpret_cast<const T*>(in_pixels), *d_out = reinterpret_cast<const T*>(grad_pixels);
+      if (Guide::kReadsImage) pixels_to_planes<S>(in_pixels, tile.count, channels, kPitch);
+      const Positions<T>& positions = locator.find(tile, guide(tile, channels, kPitch));
+      if (splatter) splatter->add_outer(tile, positions, in, d_out);
+      if (!slopes) continue;
+      char* const to = d_image.target(tile);
+      const char* const plane = a.d_guide.data ? first_pixel(a.d_guide, tile) : grad_pixels;
+      rows.build(tile, positions);
+      matrix_gradients(g, rows, positions, tile.count, in, d_out, reinterpret_cast<T*>(to), d_guide,
+                       BackwardPrefetch<S, Guide>{in_pixels, grad_pixels, to, plane, guide});
+      if (a.d_image.data) {
+        guide.add_gradient(d_guide, tile.count, 1, 3, reinterpret_cast<T*>(to));
+        d_image.store(tile);
+      }
+      if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
+    }
+  });
+}
+
+// Other matrices from register tables
+template <int D, class T, class Guide>
+void apply_backward_tables(const SliceApplyGradArgs& a, const Lattice& g, const Matrix& m, const Guide& guide_policy) {
+  const int64_t width = tile_width(2 * g.C), pitch = width + kPad;
+  const Block in_block = block_of(a.image, 2), grad_block = block_of(a.grad, 2);
+  const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
+  const PixelColumns<T> columns(g, a.at);
+  splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+    Scratch memory;
+    T* image = memory.take<T>(pitch * (2 * m.Ci + m.Co + 1) + width * (g.C + m.Ci + m.Co), true);
+    T *grad = image + pitch * m.Ci, *d_image = grad + pitch * m.Co, *d_guide = d_image + pitch * m.Ci;
+    T *contributions = d_guide + pitch, *pixels = contributions + width * g.C, *grads = pixels + width * m.Ci;
+    Guide guide = guide_policy;
+    Locator<T> locator(g, a.at, columns);
+    TableBuilder<T, D> tables(g, a.grid);
+    for (int64_t index = first; index < last; ++index) {
+      const Tile tile = tile_at(tiling, index);
+      load_planes(a.image, tile, image, pitch);
+      load_planes(a.grad, tile, grad, pitch);
+      const Positions<T>& positions = locator.find(tile, guide(tile, image, pitch));
+      if (a.d_image.data || a.d_guide.data) {
+        for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
+          const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
+          span_gradients<D>(m, span, positions, begin, end, image, grad, d_image, d_guide, pitch, [](int64_t) {});
+        });
+      }
+      if (splatter) {
+        apply_tile_d_coefficients(m, tile.count, block_view(in_block, first_pixel(a.image, tile), tile.count, pixels),
+                                  block_view(grad_block, first_pixel(a.grad, tile), tile.count, grads), contributions);
+        splatter->add(tile, positions, contributions);
+      }
+      if (a.d_image.data) {
+        guide.add_gradient(d_guide, tile.count, pitch, 1, d_image);
+        store_planes(a.d_image, tile, d_image, pitch);
+      }
+      if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
+    }
+  });
+}
+
+// The gradients of anything that samples a grid, by the Sampler. make_worker() makes one object per range of tiles:
+//   worker.image_planes(tile)                the image, for a guide that reads it
+//   worker.contribute(tile, scratch)         ∂L/∂values, [pixel][channel], in scratch or in place
+//   worker.finish(tile, guide, values, d_guide)   is given the sampled values and the guide's gradient, if `wanted`
 struct Wanted {
   bool values, d_guide;
 };
-template <class T, class MakeWorker>
+template <class Guide, class MakeWorker>
 void sampled_backward(const Lattice& g, const Sampling& at, const Tensor& grid, const Tensor& d_grid,
                       const Tensor& d_guide, const Tensor& d_xy, int64_t width, Wanted wanted,
-                      const MakeWorker& make_worker) {
+                      const Guide& guide_policy, const MakeWorker& make_worker) {
+  using T = typename Guide::T;
   const bool slopes_wanted = wanted.d_guide || d_guide.data || d_xy.data;
   const bool sampled = wanted.values || slopes_wanted;
   const Tiling tiling = make_tiling(g.N, g.H, g.W, width);
   const int64_t size = width * g.C;
-  const Columns<T> columns(g, at);
+  const PixelColumns<T> columns(g, at);
 
-  auto run = [&](int64_t first, int64_t last, Splatter<T>* splatter) {
+  splat_tiles<T>(g, at, tiling, d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Scratch memory;
     T* scratch = memory.take<T>(size * 2 + width * 3);
-    T *values = scratch + size, *plane = values + size;
-    Samples<T> samples = {wanted.values ? values : nullptr, nullptr, plane, nullptr, nullptr};
+    T *values = scratch + size, *slopes = values + size;
+    Samples<T> samples = {wanted.values ? values : nullptr, nullptr, slopes, nullptr, nullptr};
     if (d_xy.data) {
-      samples.slope_x = plane + width;
-      samples.slope_y = plane + 2 * width;
+      samples.slope_x = slopes + width;
+      samples.slope_y = slopes + 2 * width;
     }
-    Placer<T> placer(g, at, columns);
+    Guide guide = guide_policy;
+    Locator<T> locator(g, at, columns);
     Sampler<T> sampler(g, sampled ? grid : d_grid);
     auto worker = make_worker();
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      worker.guide(tile, plane);
-      const Places<T>& places = placer.find(tile, plane);
+      const T* image = nullptr;
+      if constexpr (Guide::kReadsImage) image = worker.image_planes(tile);
+      const Positions<T>& positions = locator.find(tile, guide(tile, image, width));
       const T* contributions = worker.contribute(tile, scratch);
       if (slopes_wanted) samples.contributions = contributions;
-      if (sampled) sampler.sample(tile, places, samples);
-      auto scale = [&](T* slopes, const T* by) {
-        for (int64_t i = 0; i < tile.count; ++i) slopes[i] *= by[i];
+      if (sampled) sampler.sample(tile, positions, samples);
+      // From slopes along the grid's axes to those along coordinates
+      const auto scale = [&](T* of, const T* by) {
+        for (int64_t i = 0; i < tile.count; ++i) of[i] *= by[i];
       };
-      if (wanted.d_guide || d_guide.data) scale(samples.slope_z, places.dz);
-      if (wanted.values) worker.finish(tile, values, samples.slope_z);
+      if (wanted.d_guide || d_guide.data) scale(samples.slope_z, positions.dz);
+      if (wanted.values) worker.finish(tile, guide, values, samples.slope_z);
       if (d_guide.data) store_plane(d_guide, tile, samples.slope_z);
       if (d_xy.data) {
-        scale(samples.slope_x, places.dx);
-        scale(samples.slope_y, places.dy);
-        char* to = pixel(d_xy, tile);
+        scale(samples.slope_x, positions.dx);
+        scale(samples.slope_y, positions.dy);
+        char* to = first_pixel(d_xy, tile);
         store_run(d_xy.dtype, to, d_xy.strides[2], tile.count, samples.slope_x, 1);
         store_run(d_xy.dtype, to + d_xy.strides[3], d_xy.strides[2], tile.count, samples.slope_y, 1);
       }
-      if (splatter) splatter->add(tile, places, contributions);
+      if (splatter) splatter->add(tile, positions, contributions);
     }
-  };
+  });
+}
 
-  splat_tiles<T>(g, at, tiling, d_grid, run);
+// The worker of slice_apply
+template <class T>
+class ApplyWorker {
+ public:
+  ApplyWorker(const SliceApplyGradArgs& a, const Matrix& m, int64_t width)
+      : a_(a), m_(m), width_(width), in_block_(block_of(a.image, 2)), grad_block_(block_of(a.grad, 2)) {
+    image_ = memory_.template take<T>(width * (2 * m.Ci + m.Co), true);
+    d_image_ = image_ + width * m.Ci;
+    grad_copy_ = d_image_ + width * m.Ci;
+  }
+  const T* image_planes(const Tile& tile) {
+    load_planes(a_.image, tile, image_, width_);
+    return image_;
+  }
+  const T* contribute(const Tile& tile, T* d_coefficients) {
+    grad_ = block_view(grad_block_, first_pixel(a_.grad, tile), tile.count, grad_copy_);
+    apply_tile_d_coefficients(m_, tile.count, block_view(in_block_, first_pixel(a_.image, tile), tile.count, image_),
+                              grad_, d_coefficients);
+    return d_coefficients;
+  }
+  template <class Guide>
+  void finish(const Tile& tile, const Guide& guide, const T* coefficients, const T* d_guide) {
+    apply_tile_d_image(m_, tile.count, coefficients, grad_, d_image_);
+    guide.add_gradient(d_guide, tile.count, 1, m_.Ci, d_image_);
+    store_block(block_of(a_.d_image, 2), first_pixel(a_.d_image, tile), tile.count, d_image_);
+  }
+
+ private:
+  const SliceApplyGradArgs& a_;
+  const Matrix& m_;
+  const int64_t width_;
+  const Block in_block_, grad_block_;
+  Scratch memory_;
+  T *image_, *d_image_, *grad_copy_;
+  const T* grad_ = nullptr;
+};
+
+template <class Guide>
+void sampled_apply_backward(const SliceApplyGradArgs& a, const Guide& guide_policy) {
+  using T = typename Guide::T;
+  const Lattice g = make_lattice(a.at, a.grid, a.grad, a.d_xy.data != nullptr);
+  const Matrix m = make_matrix(a.grid, a.image);
+  const bool done = with_tables<T>(g, [&](auto depth) {
+    constexpr int D = decltype(depth)::value;
+    if (is_matrix34(m)) {
+      apply_backward_34_tables<D, T>(a, g, guide_policy);
+    } else {
+      apply_backward_tables<D, T>(a, g, m, guide_policy);
+    }
+  });
+  if (done) return;
+  if (is_matrix34(m) && g.long_spans) return apply_backward_34_fetched<T>(a, g, guide_policy);
+  const int64_t width = tile_width(2 * g.C);
+  const bool d_image = a.d_image.data;
+  sampled_backward(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, width, {d_image, d_image && Guide::kReadsImage},
+                   guide_policy, [&] { return ApplyWorker<T>(a, m, width); });
 }
 
 }  // namespace BO_ISA

@@ -1,4 +1,4 @@
-// The guides as operations: forward, then backward. Equations: ../ops.h
+// The guides as operations, guide_curves, guide_nn and guide_luma: forward, then backward. Equations: ../ops.h
 #pragma once
 
 #include "guides/curves.inl"
@@ -9,7 +9,7 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 
 // Calls f with the guide that the parameters describe, for images of `channels` channels. differentiated: whether f
-// asks for its gradients
+// needs its gradients
 template <class T, class F>
 void with_guide(const GuideParameters& p, int64_t channels, bool differentiated, F&& f) {
   switch (p.kind) {
@@ -30,20 +30,20 @@ void guide_forward_as(const GuideArgs& a, const Guide& guide) {
     T* out = image + width * Ci;
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_planar(a.image, tile, image, width);
+      load_planes(a.image, tile, image, width);
       guide_run(guide, image, tile.count, width, out);
       store_plane(a.out, tile, out);
     }
   });
 }
 
-// Of the luma there are no parameters' gradients, and the image's does not depend on it.
+// The luma has no parameters, and its gradient does not depend on the image.
 template <class T>
 void guide_backward_as(const GuideGradArgs& a, const Luma<T>&) {
   if (!a.d_image.data) return;
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], kTileWidth);
   for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
-    with_pixels(a.d_image, a.d_image, T(), [&](auto storage) {
+    with_pixel_storage(a.d_image, a.d_image, T(), [&](auto storage) {
       using S = decltype(storage);
       Pixels3<S, T> d_image(a.d_image);
       alignas(64) T grad[kTileWidth + kPad] = {};
@@ -55,9 +55,9 @@ void guide_backward_as(const GuideGradArgs& a, const Luma<T>&) {
           Vec<T> v[3];
           for (int j = 0; j < 3; ++j) v[j] = broadcast(T(luma_weight(j))) * load(grad + p);
           prefetch_ahead<Pixels3<S, T>::kBytes>(to);
-          store3<S>(to, v);
+          store_interleaved3<S>(to, v);
         }
-        d_image.put(tile);
+        d_image.store(tile);
       }
     });
   });
@@ -66,7 +66,7 @@ void guide_backward_as(const GuideGradArgs& a, const Luma<T>&) {
 template <class Guide>
 void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
   using T = typename Guide::T;
-  // A row of a few vectors is over before its loop has begun: of many channels tiles are rather larger than the cache.
+  // At least 64 pixels: with many channels, tiles that outgrow the cache cost less than loops over a few vectors.
   const int64_t Ci = a.image.shape[3], width = max_of<int64_t>(64, tile_width(2 * Ci + guide.scratch()));
   const int64_t size = guide.sums() * Vec<T>::kLanes;
   const Tiling tiling = make_tiling(a.grad.shape[0], a.grad.shape[1], a.grad.shape[2], width);
@@ -79,7 +79,7 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
     T *d_image = image + width * Ci, *scratch = d_image + width * Ci, *grad = scratch + width * guide.scratch();
     for (int64_t index = tiling.count * band / bands; index < tiling.count * (band + 1) / bands; ++index) {
       const Tile tile = tile_at(tiling, index);
-      load_planar(a.image, tile, image, width);
+      load_planes(a.image, tile, image, width);
       load_plane(a.grad, tile, grad);
       const int64_t count = ceil_div(tile.count, kPad) * kPad;
       for (int64_t p = tile.count; p < count; ++p) {
@@ -87,7 +87,7 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
         for (int64_t c = 0; c < Ci; ++c) image[c * width + p] = image[c * width + tile.count - 1];
       }
       guide.gradient(image, grad, count, width, scratch, d_image, LaneSums<T>(sums + band * size));
-      if (a.d_image.data) store_planar(a.d_image, tile, d_image, width);
+      if (a.d_image.data) store_planes(a.d_image, tile, d_image, width);
     }
   });
   for (int64_t band = 1; band < bands; ++band)
@@ -104,8 +104,8 @@ void guide_backward_as(const GuideGradArgs& a, const Guide& guide) {
         from += columns;
       });
     }
-    // Wanted or not, it has its place among the sums.
-    result += GuideNumbers<T>::numbers_in(a.parameters.value[i]);
+    // Gradients that are not wanted have their place in the sums, too.
+    result += ParameterValues<T>::element_count(a.parameters.value[i]);
   }
 }
 

@@ -1,4 +1,4 @@
-// Where a tile's pixels fall on the grid.
+// Positions: in which cells a tile's pixels fall, and where between them.
 #pragma once
 
 #include "geometry.inl"
@@ -6,47 +6,49 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+// The positions of a tile's pixels. On each axis k is the cell below, t the fraction towards the next one, and d the
+// slope dp/du, as in Position (formulas.h).
 template <class T>
-struct Places {
+struct Positions {
   static constexpr int64_t kSize = kTileWidth + kPad;
-  // A row of pixels has one y and, without xy, the columns that every row has.
+  // Unless pixels are scattered, a tile's have one position in y, and positions in x that all rows share.
   int32_t row_k;
   T row_t;
   const int32_t* kx;
   const T* tx;
-  const int32_t* end_of;  // the pixel after the last one in a column; null where columns are not kept
+  const int32_t* end_of;  // by grid column: the image's first pixel after its span; null if there is no such list
   int64_t first;          // the tile's first pixel
   alignas(64) int32_t kz[kSize];
-  T tz[kSize], dz[kSize];  // d is dp/du
-  // Where pixels have coordinates of their own, or are looked up one by one:
+  T tz[kSize], dz[kSize];
+  // For scattered pixels, and those that are sampled or splatted one by one:
   int32_t ky[kSize], own_kx[kSize];
   T ty[kSize], own_tx[kSize], dy[kSize], dx[kSize];
 };
 
-// locate() for a vector of coordinates
+// locate() of formulas.h for vectors of coordinates
 template <class T>
-class AxisVecs {
+class VecAxis {
  public:
-  explicit AxisVecs(const Axis& axis)
+  explicit VecAxis(const Axis& axis)
       : scale_(broadcast(static_cast<T>(axis.scale))),
         below_(broadcast(-static_cast<T>(axis.shift))),
         last_(broadcast(static_cast<T>(axis.last))) {}
   BO_INLINE_MEMBER Indices<T> locate(const Vec<T>& u, Vec<T>& t, Vec<T>& slope) const {
     const Vec<T> p = fused(u, scale_, below_);
-    const Indices<T> k = truncated(clamp(p, last_));
-    t = where_equal(u, u, where_inside(p, last_, fused(u, scale_, below_ - to_numbers(k))), u);
-    slope = where_equal(u, u, where_inside(p, last_, scale_), u);
+    const Indices<T> k = to_indices(clamp(p, last_));
+    t = select_equal(u, u, select_inside(p, last_, fused(u, scale_, below_ - to_values(k))), u);
+    slope = select_equal(u, u, select_inside(p, last_, scale_), u);
     return k;
   }
 
  private:
   const Vec<T> scale_, below_, last_;
 };
-// d, the slopes, may be null: not wanted.
+// The same for n coordinates. d may be null: the slopes are not wanted.
 template <class T>
 BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, int32_t* BO_RESTRICT k, T* BO_RESTRICT t,
                           T* BO_RESTRICT d) {
-  const AxisVecs<T> rule(axis);
+  const VecAxis<T> rule(axis);
   int64_t i = 0;
   for (; i + Vec<T>::kLanes <= n; i += Vec<T>::kLanes) {
     Vec<T> fraction, slope;
@@ -63,6 +65,7 @@ BO_INLINE void locate_run(const Axis& axis, int64_t n, const T* BO_RESTRICT u, i
   }
 }
 
+// One position: of a coordinate; of a row of pixels
 template <class T>
 Position<double> locate_coordinate(const Tensor& xy, const char* from, const Axis& axis) {
   T u;
@@ -78,6 +81,7 @@ BO_INLINE Position<double> locate_row(const Lattice& g, const Sampling& at, int6
   }
   return locate_pixel(y + at.top, g.y);
 }
+// The positions in x of n pixels from pixel x on
 template <class T>
 void locate_columns(const Lattice& g, const Sampling& at, int64_t x, int64_t n, int32_t* BO_RESTRICT k,
                     T* BO_RESTRICT t) {
@@ -97,19 +101,20 @@ void locate_columns(const Lattice& g, const Sampling& at, int64_t x, int64_t n, 
   }
 }
 
-// Where the columns of an image fall, the same for all its rows; only of images that are not absurdly wide.
+// The positions in x of the pixel columns, which all rows of all images share. Scattered pixels have none, and very
+// wide images do without.
 template <class T>
-class Columns {
+class PixelColumns {
  public:
-  Columns(const Lattice& g, const Sampling& at) {
-    if (g.scattered || g.W > kMostColumns) return;
+  PixelColumns(const Lattice& g, const Sampling& at) {
+    if (g.scattered || g.W > kMaxColumns) return;
     t_ = memory_.template take<T>((g.W + kPad) * 2 + g.Gw, true);
     k_ = reinterpret_cast<int32_t*>(t_ + g.W + kPad);
     end_of_ = k_ + g.W + kPad;
     locate_columns(g, at, 0, g.W, k_, t_);
     for (int64_t x = 0; x < g.W; ++x) end_of_[k_[x]] = static_cast<int32_t>(x + 1);
   }
-  const int32_t* k() const { return k_; }  // null: not kept
+  const int32_t* k() const { return k_; }  // null: there are none
   const T* t() const { return t_; }
   const int32_t* end_of() const { return end_of_; }
 
@@ -119,32 +124,34 @@ class Columns {
   T* t_ = nullptr;
 };
 
-// Finds the places of one tile after another.
+// Finds the positions of one tile after another.
 template <class T>
-class Placer {
+class Locator {
  public:
-  Placer(const Lattice& g, const Sampling& at, const Columns<T>& columns) : g_(g), at_(at), columns_(columns) {
-    to_ = memory_.template take<Places<T>>(1, true);
+  Locator(const Lattice& g, const Sampling& at, const PixelColumns<T>& columns) : g_(g), at_(at), columns_(columns) {
+    to_ = memory_.template take<Positions<T>>(1, true);
   }
 
-  // guide: [pixel]
+  // The result is valid until the next call. guide: [pixel]; kSlopes: whether dz is wanted
   template <bool kSlopes = true>
-  BO_INLINE_MEMBER const Places<T>& find(const Tile& tile, const T* guide) {
-    Places<T>& to = *to_;
+  BO_INLINE_MEMBER const Positions<T>& find(const Tile& tile, const T* guide) {
+    Positions<T>& to = *to_;
     locate_run(g_.z, tile.count, guide, to.kz, to.tz, kSlopes ? to.dz : nullptr);
     for (int64_t i = tile.count; i < tile.count + kPad; ++i) to.kz[i] = 0;
-    return find(tile);
+    return find_in_row(tile);
   }
-  // Without depths, which those who take this have from elsewhere.
-  const Places<T>& find(const Tile& tile) {
-    Places<T>& to = *to_;
+
+ private:
+  // All but the depths
+  const Positions<T>& find_in_row(const Tile& tile) {
+    Positions<T>& to = *to_;
     to.kx = to.own_kx;
     to.tx = to.own_tx;
     to.end_of = nullptr;
     to.first = tile.x;
     if (g_.scattered) {
       T u[kTileWidth];
-      const char* xy = pixel(at_.xy, tile);
+      const char* xy = first_pixel(at_.xy, tile);
       load_run(at_.xy.dtype, xy, at_.xy.strides[2], tile.count, u, 1);
       locate_run(g_.u, tile.count, u, to.own_kx, to.own_tx, to.dx);
       load_run(at_.xy.dtype, xy + at_.xy.strides[3], at_.xy.strides[2], tile.count, u, 1);
@@ -156,7 +163,7 @@ class Placer {
       const Position<double> row = locate_row(g_, at_, tile.y);
       to.row_k = row.k;
       to.row_t = static_cast<T>(row.t);
-      for (int64_t i = 0; !g_.spans && i < kTileWidth; ++i) {
+      for (int64_t i = 0; !g_.long_spans && i < kTileWidth; ++i) {
         to.ky[i] = to.row_k;
         to.ty[i] = to.row_t;
       }
@@ -171,18 +178,18 @@ class Placer {
     return to;
   }
 
- private:
   const Lattice& g_;
   const Sampling& at_;
-  const Columns<T>& columns_;
+  const PixelColumns<T>& columns_;
   Scratch memory_;
-  Places<T>* to_;
+  Positions<T>* to_;
   int64_t y_ = -1;
 };
 
-// Calls f(begin, end) for the runs of a tile's pixels between the same two columns.
+// Calls f(begin, end) for each span of a tile: its pixels that lie between the same two grid columns, one after
+// another.
 template <class T, class F>
-BO_INLINE void for_spans(const Places<T>& at, int64_t count, F&& f) {
+BO_INLINE void for_spans(const Positions<T>& at, int64_t count, F&& f) {
   for (int64_t begin = 0; begin < count;) {
     const int32_t kx = at.kx[begin];
     int64_t end;

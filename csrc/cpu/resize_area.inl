@@ -36,7 +36,7 @@ template <class Format>
 struct Loaded {
   using Bits = typename Format::Bits;
   static constexpr int64_t size = sizeof(Bits);
-  static float get(const char* p) {
+  static float load_one(const char* p) {
     Bits v;
     memcpy(&v, p, sizeof v);
     return Format::value(v);
@@ -45,7 +45,7 @@ struct Loaded {
 };
 template <class F>
 BO_INLINE void with_levels(DType, double, F&& f) {
-  f(Plain<double, double>());
+  f(Plain<double>());
 }
 template <class F>
 BO_INLINE void with_levels(DType dtype, float, F&& f) {
@@ -96,7 +96,8 @@ BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t ap
 // The same for one number
 template <class S, class A>
 BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
-  for (int64_t r = 0; r < rows.count; ++r, p += rows.stride) sum = madd(rows.weight[r], static_cast<A>(S::get(p)), sum);
+  for (int64_t r = 0; r < rows.count; ++r, p += rows.stride)
+    sum = madd(rows.weight[r], static_cast<A>(S::load_one(p)), sum);
   return sum;
 }
 
@@ -138,13 +139,13 @@ void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool
     for (int k = 0; k < kParts; ++k) {
       Vec<A> v[3];
       for (int c = 0; c < 3; ++c) v[c] = more ? load(to + 3 * (i + k * kLanes) + c * kLanes) : broadcast(A(0));
-      if (more) deinterleave(v);
+      if (more) deinterleave3(v);
       for (int c = 0; c < 3; ++c) sums[c * kParts + k] = v[c];
     }
     add_groups<S, 3>(rows, rows.first + i * S::size, apart, sums);
     for (int k = 0; k < kParts; ++k) {
       Vec<A> v[3] = {sums[k], sums[kParts + k], sums[2 * kParts + k]};
-      interleave(v);
+      interleave3(v);
       for (int c = 0; c < 3; ++c) store(to + 3 * (i + k * kLanes) + c * kLanes, v[c]);
     }
   }
@@ -183,7 +184,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
         const Vec<double> w = broadcast(x == begin ? head : x == end - 1 ? tail : body);
         const bool add = more || x > begin;
         for_vectors<double>(channels, [&](int64_t c, auto lanes) {
-          lanes.put(sums + c, madd(w, lanes.get(p + c), add ? lanes.get(sums + c) : broadcast(0.0)));
+          lanes.store(sums + c, madd(w, lanes.load(p + c), add ? lanes.load(sums + c) : broadcast(0.0)));
         });
       }
       continue;
@@ -191,10 +192,10 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
     // Where there are no four channels left, the next pixel's go with them, and are then put over.
     for (int64_t c = 0; c < channels; c += 4) {
       const A* p = pixels + c;
-      Four sum = madd(load_four(p), head, load_four(more ? sums + c : kNothing));
-      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_four(p += channels), body, sum);
-      if (end - begin > 1) sum = madd(load_four(p + channels), tail, sum);
-      store_four(sums + c, sum);
+      Double4 sum = madd(load_double4(p), head, load_double4(more ? sums + c : kNothing));
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_double4(p += channels), body, sum);
+      if (end - begin > 1) sum = madd(load_double4(p + channels), tail, sum);
+      store_double4(sums + c, sum);
     }
   }
 }
@@ -375,7 +376,7 @@ class AreaSums {
         const int64_t first = covers[0].begin, pixels = covers[count_ - 1].end - first;
         const char* const from =
             image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
-        const T* const source = block_at(block_of(image_, 2), from, pixels, reinterpret_cast<T*>(rows_sum_));
+        const T* const source = block_view(block_of(image_, 2), from, pixels, reinterpret_cast<T*>(rows_sum_));
         spread_across(covers, count_, source, channels_, row);
       } else {
         sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1, row);

@@ -1,10 +1,10 @@
-// Looking a bilateral grid up at a tile's pixels: what slice, slice_apply, enhance and splat share. (The transpose is
-// in splatter.inl, the lookup in registers in tables.inl.)
+// Sampling: the grid, interpolated at a tile's pixels, for any number of channels (Sampler).
 //
-// Image row y lies between grid rows ky and ky + 1. Interpolated once, they make the row's table [x][z][c], and a pixel
-// needs four of its cells instead of eight of the grid's. Where pixels have coordinates of their own (xy, unless they
-// form a raster), or the table would cost more than it saves, the eight cells are read directly: the same numbers in
-// the same order of operations, so the same bits.
+// Image row y lies between grid rows ky and ky + 1. Interpolated once per image row, they make a row grid, [x][z][c],
+// of which a pixel needs four cells instead of eight of the grid. Where pixels are scattered, or a row grid would cost
+// more than it saves, the eight cells are read directly: the same operations in the same order, so the same bits.
+//
+// tables.inl and cells.inl have faster ways for many pixels per cell; splatter.inl has the transpose.
 #pragma once
 
 #include "positions.inl"
@@ -12,44 +12,44 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// What is asked of a tile's samples.
+// What to compute at a tile's pixels.
 template <class T>
 struct Samples {
-  T* values;                       // [pixel][channel]; null: not wanted
-  const T* contributions;          // ∂L/∂values, [pixel][channel]; null: no slopes are wanted
-  T *slope_z, *slope_x, *slope_y;  // [pixel]: Σ_c contributions·∂values/∂p along an axis of the grid;
-                                   // x and y go together, and only where pixels have coordinates; else null
+  T* values;               // the grid's values, [pixel][channel]; null: not wanted
+  const T* contributions;  // ∂L/∂values, [pixel][channel]; null: no slopes are wanted
+  // [pixel]: Σ_c contributions·∂values/∂p along an axis of the grid. x and y are null unless pixels are scattered.
+  T *slope_z, *slope_x, *slope_y;
 };
 
-// Whether columns of cells can be read, and written, as numbers where they lie.
+// Whether columns of cells can be read and written in place, as elements of T.
 template <class T>
 bool has_plain_columns(const Tensor& grid) {
-  return block_of(grid, 3).dense && item_size(grid.dtype) == sizeof(T) && aligned(grid, sizeof(T));
+  return block_of(grid, 3).dense && element_size(grid.dtype) == sizeof(T) && is_aligned(grid, sizeof(T));
 }
 
-// How the numbers of a cell lie in a table: as in the grid, or those of a 3 × 4 matrix as four columns of four numbers
-// or four rows of four, where the numbers that the matrix lacks are zeros. A packed column has its last cell twice, as
-// what is above it.
+// How a row grid holds the elements of a cell: as the grid does, or packed, for 3 × 4 matrices, as four matrix columns
+// or four matrix rows of four elements, padded with zeros. A packed grid column ends with a second copy of its last
+// cell, so that there is always a cell above.
 enum class Packing { none, columns, rows };
 constexpr int64_t kPackedCell = 16;
 
-// The grid at one row of pixels after another, [x][z][number].
+// The row grids of one image row after another.
 template <class T, Packing kPacking = Packing::none>
-class RowTable {
+class RowGrid {
  public:
-  RowTable(const Lattice& lattice, const Tensor& grid)
+  RowGrid(const Lattice& lattice, const Tensor& grid)
       : g_(lattice),
         grid_(grid),
         cells_(block_of(grid, 3)),
-        // An unaligned or converted grid goes through scratch, a column at a time.
+        // Unaligned columns and those of other dtypes are converted in scratch.
         in_place_(!kPacks && has_plain_columns<T>(grid)),
-        column_(kPacks ? (g_.Gd + 1) * kPackedCell : g_.column) {}
+        column_size_(kPacks ? (g_.Gd + 1) * kPackedCell : g_.column_size) {}
 
-  const T* column(int64_t x) const { return table_ + x * column_; }
+  const T* column(int64_t x) const { return columns_ + x * column_size_; }
 
-  // The columns that this tile needs and the row's earlier tiles did not build.
-  void build(const Tile& tile, const Places<T>& at) {
-    if (!table_) table_ = table_memory_.template take<T>(g_.Gw * column_ + (kPacks ? g_.column : 0));
+  // Interpolates the columns that this tile needs and earlier tiles of its row did not.
+  void build(const Tile& tile, const Positions<T>& at) {
+    if (!columns_) columns_ = memory_.template take<T>(g_.Gw * column_size_ + (kPacks ? g_.column_size : 0));
     if (tile.n != n_ || tile.y != y_) {
       n_ = tile.n;
       y_ = tile.y;
@@ -61,8 +61,8 @@ class RowTable {
     for (int64_t x = max_of<int64_t>(built_, at.kx[0]); x < end; ++x) {
       const T* BO_RESTRICT a = grid_column(tile.n, ky, x);
       const T* BO_RESTRICT b = grid_column(tile.n, above, x);
-      T* BO_RESTRICT to = table_ + x * column_;
-      for (int64_t i = 0; i < column_; ++i) to[i] = lerp(a[i], b[i], ty);
+      T* BO_RESTRICT to = columns_ + x * column_size_;
+      for (int64_t i = 0; i < column_size_; ++i) to[i] = lerp(a[i], b[i], ty);
     }
     built_ = max_of(built_, end);
   }
@@ -70,52 +70,53 @@ class RowTable {
  private:
   static constexpr bool kPacks = kPacking != Packing::none;
 
-  // Where it lies, or in the copy that its grid row has while the image's rows need it: rows ky and ky + 1 have one
-  // each.
+  // A column of the grid: in place, or converted. The converted columns of grid rows ky and ky + 1 are kept while image
+  // rows need them.
   const T* grid_column(int64_t n, int64_t y, int64_t x) {
-    const char* const from = place_at(grid_, n, y, x);
+    const char* const from = address_of(grid_, n, y, x);
     if (in_place_) return reinterpret_cast<const T*>(from);
     RowCopy& row = copies_[y & 1];
-    if (!row.numbers) row.numbers = row.memory.template take<T>(g_.Gw * column_, kPacks);
+    if (!row.cells) row.cells = row.memory.template take<T>(g_.Gw * column_size_, kPacks);
     if (row.n != n || row.y != y) {
       row.n = n;
       row.y = y;
       row.begin = row.end = x;
     }
     if (x < row.begin || x >= row.end) {
-      load_column(from, row.numbers + x * column_);
-      // Columns come from left to right, row for row.
+      load_column(from, row.cells + x * column_size_);
+      // Columns are asked for from left to right, row after row.
       if (x != row.end) row.begin = x;
       row.end = x + 1;
     }
-    return row.numbers + x * column_;
+    return row.cells + x * column_size_;
   }
   void load_column(const char* from, T* to) const {
     if (!kPacks) return load_block(cells_, from, g_.Gd, to);
-    T* const numbers = table_ + g_.Gw * column_;
-    load_block(cells_, from, g_.Gd, numbers);
+    T* const unpacked = columns_ + g_.Gw * column_size_;
+    load_block(cells_, from, g_.Gd, unpacked);
     for (int64_t z = 0; z <= g_.Gd; ++z)
       for (int64_t c = 0; c < g_.C; ++c)
         to[z * kPackedCell + (kPacking == Packing::columns ? c % 4 * 4 + c / 4 : c)] =
-            numbers[min_of(z, g_.Gd - 1) * g_.C + c];
+            unpacked[min_of(z, g_.Gd - 1) * g_.C + c];
   }
 
   const Lattice g_;
   const Tensor& grid_;
   const Block cells_;
   const bool in_place_;
-  const int64_t column_;  // numbers in one
+  const int64_t column_size_;  // elements in a column of the row grid
   struct RowCopy {
     Scratch memory;
-    T* numbers = nullptr;
-    int64_t n = -1, y = -1, begin = 0, end = 0;  // columns begin … end are there
+    T* cells = nullptr;
+    int64_t n = -1, y = -1, begin = 0, end = 0;  // columns begin to end − 1 are there
   };
   RowCopy copies_[2];
-  Scratch table_memory_;
-  T* table_ = nullptr;
+  Scratch memory_;
+  T* columns_ = nullptr;
   int64_t n_ = -1, y_ = -1, built_ = 0;
 };
 
+// Samples a grid at one tile after another.
 template <class T>
 class Sampler {
  public:
@@ -123,17 +124,16 @@ class Sampler {
       : g_(lattice),
         grid_(grid),
         cells_(block_of(grid, 3)),
-        item_(cells_),
+        cell_(cells_),
         in_place_(has_plain_columns<T>(grid)),
         rows_(lattice, grid) {
-    const int64_t size = item_size(grid.dtype);
-    item_.dense = (item_.c2 == 1 || item_.stride2 == size) && (item_.c1 == 1 || item_.stride1 == size * item_.c2);
+    cell_.dense = cell_.dense_items;  // of one cell
   }
 
-  void sample(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
-    if (g_.table) {
+  void sample(const Tile& tile, const Positions<T>& at, const Samples<T>& to) {
+    if (g_.row_grid) {
       rows_.build(tile, at);
-      sample_table(tile, at, to);
+      sample_row_grid(tile, at, to);
     } else {
       if (!buffer_) buffer_ = buffer_memory_.template take<T>(8 * g_.C);
       sample_cells(tile, at, to);
@@ -141,19 +141,19 @@ class Sampler {
   }
 
  private:
-  void sample_table(const Tile& tile, const Places<T>& at, const Samples<T>& to) const {
-    with_vectors<T>(g_.C, [&](auto each) {
+  void sample_row_grid(const Tile& tile, const Positions<T>& at, const Samples<T>& to) const {
+    with_vector_loop<T>(g_.C, [&](auto each) {
       if (!to.contributions) {
-        sample_table_as<true, false>(tile, at, to, each);
+        sample_row_grid_as<true, false>(tile, at, to, each);
       } else if (to.values) {
-        sample_table_as<true, true>(tile, at, to, each);
+        sample_row_grid_as<true, true>(tile, at, to, each);
       } else {
-        sample_table_as<false, true>(tile, at, to, each);
+        sample_row_grid_as<false, true>(tile, at, to, each);
       }
     });
   }
   template <bool kValues, bool kSlopes, class Each>
-  void sample_table_as(const Tile& tile, const Places<T>& at, const Samples<T>& to, const Each& each) const {
+  void sample_row_grid_as(const Tile& tile, const Positions<T>& at, const Samples<T>& to, const Each& each) const {
     const int64_t C = g_.C, top = g_.Gd - 1;
     T* BO_RESTRICT const values = to.values;
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
@@ -164,19 +164,19 @@ class Sampler {
         const Vec<T> tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
         Vec<T> slope = broadcast(T(0));
         each([&](int64_t c, auto lanes) {
-          const Vec<T> lower = lerp(lanes.get(left + lower_at + c), lanes.get(right + lower_at + c), tx);
-          const Vec<T> upper = lerp(lanes.get(left + upper_at + c), lanes.get(right + upper_at + c), tx);
+          const Vec<T> lower = lerp(lanes.load(left + lower_at + c), lanes.load(right + lower_at + c), tx);
+          const Vec<T> upper = lerp(lanes.load(left + upper_at + c), lanes.load(right + upper_at + c), tx);
           if (kValues && !kSlopes) prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(values + i * C + c));
-          if (kValues) lanes.put(values + i * C + c, lerp(lower, upper, tz));
-          if (kSlopes) slope = madd(lanes.get(to.contributions + i * C + c), upper - lower, slope);
+          if (kValues) lanes.store(values + i * C + c, lerp(lower, upper, tz));
+          if (kSlopes) slope = madd(lanes.load(to.contributions + i * C + c), upper - lower, slope);
         });
-        if (kSlopes) to.slope_z[i] = total(slope);
+        if (kSlopes) to.slope_z[i] = reduce_add(slope);
       }
     });
   }
 
-  void sample_cells(const Tile& tile, const Places<T>& at, const Samples<T>& to) {
-    with_vectors<T>(g_.C, [&](auto each) {
+  void sample_cells(const Tile& tile, const Positions<T>& at, const Samples<T>& to) {
+    with_vector_loop<T>(g_.C, [&](auto each) {
       if (!to.contributions) {
         sample_cells_as<false, false>(tile, at, to, each);
       } else if (!to.slope_x) {
@@ -187,41 +187,41 @@ class Sampler {
     });
   }
   template <bool kSlopes, bool kAllSlopes, class Each>
-  void sample_cells_as(const Tile& tile, const Places<T>& at, const Samples<T>& to, const Each& each) {
+  void sample_cells_as(const Tile& tile, const Positions<T>& at, const Samples<T>& to, const Each& each) {
     const int64_t C = g_.C, x_stride = grid_.strides[2], z_stride = cells_.stride;
     T* const values = to.values;
     for (int64_t i = 0; i < tile.count; ++i) {
       const int64_t kx = at.kx[i], kz = at.kz[i];
       const int64_t left = kx * x_stride, right = min_of<int64_t>(kx + 1, g_.Gw - 1) * x_stride;
       const int64_t low = kz * z_stride, high = min_of<int64_t>(kz + 1, g_.Gd - 1) * z_stride;
-      const char* const below = place_at(grid_, tile.n, at.ky[i], 0);
-      const char* const above = place_at(grid_, tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
+      const char* const below = address_of(grid_, tile.n, at.ky[i], 0);
+      const char* const above = address_of(grid_, tile.n, min_of<int64_t>(at.ky[i] + 1, g_.Gh - 1), 0);
       const char* const places[8] = {below + left + low,   below + left + high, below + right + low,
                                      below + right + high, above + left + low,  above + left + high,
                                      above + right + low,  above + right + high};
-      const T* corner[8];  // y, x, z
+      const T* corner[8];  // [y][x][z]
       for (int j = 0; j < 8; ++j) {
         if (in_place_) {
           corner[j] = reinterpret_cast<const T*>(places[j]);
         } else {
-          load_item(places[j], buffer_ + j * C);
+          load_block(cell_, places[j], 1, buffer_ + j * C);
           corner[j] = buffer_ + j * C;
         }
       }
       const Vec<T> ty = broadcast(at.ty[i]), tx = broadcast(at.tx[i]), tz = broadcast(at.tz[i]);
       Vec<T> slope_z = broadcast(T(0)), slope_x = slope_z, slope_y = slope_z;
       each([&](int64_t c, auto lanes) {
-        // Left and right, lower and upper; the step in y, then the value at ty.
+        // By [x][z]: the step in y, and the value at ty
         Vec<T> step[4], v[4];
         for (int j = 0; j < 4; ++j) {
-          const Vec<T> first = lanes.get(corner[j] + c);
-          step[j] = lanes.get(corner[j + 4] + c) - first;
+          const Vec<T> first = lanes.load(corner[j] + c);
+          step[j] = lanes.load(corner[j + 4] + c) - first;
           v[j] = madd(ty, step[j], first);
         }
         const Vec<T> lower = lerp(v[0], v[2], tx), upper = lerp(v[1], v[3], tx);
-        if (!kSlopes || values) lanes.put(values + i * C + c, lerp(lower, upper, tz));
+        if (!kSlopes || values) lanes.store(values + i * C + c, lerp(lower, upper, tz));
         if (kSlopes) {
-          const Vec<T> d = lanes.get(to.contributions + i * C + c);
+          const Vec<T> d = lanes.load(to.contributions + i * C + c);
           slope_z = madd(d, upper - lower, slope_z);
           if (kAllSlopes) {
             slope_x = madd(d, lerp(v[2] - v[0], v[3] - v[1], tz), slope_x);
@@ -229,27 +229,20 @@ class Sampler {
           }
         }
       });
-      if (kSlopes) to.slope_z[i] = total(slope_z);
+      if (kSlopes) to.slope_z[i] = reduce_add(slope_z);
       if (kAllSlopes) {
-        to.slope_x[i] = total(slope_x);
-        to.slope_y[i] = total(slope_y);
+        to.slope_x[i] = reduce_add(slope_x);
+        to.slope_y[i] = reduce_add(slope_y);
       }
-    }
-  }
-  void load_item(const char* from, T* to) const {
-    if (item_.dense) {
-      load_run(item_.dtype, from, item_size(item_.dtype), g_.C, to, 1);
-    } else {
-      load_block(item_, from, 1, to);
     }
   }
 
   const Lattice g_;
   const Tensor& grid_;
   const Block cells_;
-  Block item_;
+  Block cell_;
   const bool in_place_;
-  RowTable<T> rows_;
+  RowGrid<T> rows_;
   Scratch buffer_memory_;
   T* buffer_ = nullptr;
 };

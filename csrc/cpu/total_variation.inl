@@ -7,21 +7,21 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// One row of cells (Gw columns of Gd cells of C channels) of grid n, in the compute type.
+// One row of cells after another, [x][z][c], in the compute type
 template <class T>
 class GridRow {
  public:
   explicit GridRow(const Tensor& grid)
       : grid_(grid), cells_(block_of(grid, 3)), column_(grid.shape[3] * cells_.c1 * cells_.c2) {
-    numbers_ = memory_.template take<T>(grid.shape[2] * column_);
+    copy_ = memory_.template take<T>(grid.shape[2] * column_);
   }
-  // The row where it lies, or loaded to scratch.
+  // Row y of grid n: in place, or a copy in scratch
   const T* load(int64_t n, int64_t y) {
     const char* const from = grid_.data + n * grid_.strides[0] + y * grid_.strides[1];
     const int64_t Gw = grid_.shape[2], Gd = grid_.shape[3], step = grid_.strides[2];
-    if (Gw == 1 || step == Gd * cells_.stride) return block_at(cells_, from, Gw * Gd, numbers_);
-    for (int64_t x = 0; x < Gw; ++x) load_block(cells_, from + x * step, Gd, numbers_ + x * column_);
-    return numbers_;
+    if (Gw == 1 || step == Gd * cells_.stride) return block_view(cells_, from, Gw * Gd, copy_);
+    for (int64_t x = 0; x < Gw; ++x) load_block(cells_, from + x * step, Gd, copy_ + x * column_);
+    return copy_;
   }
 
  private:
@@ -29,10 +29,10 @@ class GridRow {
   const Block cells_;
   const int64_t column_;
   Scratch memory_;
-  T* numbers_;
+  T* copy_;
 };
 
-// For each axis y, x, z: 1 / (number of neighbours · channels), 0 for an axis of one cell.
+// Per axis: 1 / (number of neighbours · channels), 0 for an axis of one cell.
 struct Weights {
   double y, x, z;
 };
@@ -43,24 +43,25 @@ BO_INLINE Weights make_weights(const Tensor& grid) {
           inverse(s[1] * s[2] * (s[3] - 1) * C)};
 }
 
-// Sums of squared differences to the neighbours along y, x and z: short ones in the compute type, theirs in double.
+// Sums of squared differences to the neighbours along y, x and z. Up to kShortSum terms are summed in the compute type,
+// these sums in double.
 template <class T>
 class Squares {
  public:
-  // Of `count` numbers from `v` on and of their neighbours, null where there are none.
+  // Adds `count` elements at v and their neighbours along each axis; null: they have none there.
   void add(const T* v, const T* y, const T* x, const T* z, int64_t count) {
     for (int64_t first = 0; first < count; first += kShortSum) {
       const int64_t n = min_of(kShortSum, count - first);
       if (pending_ + n > kShortSum) flush();
       pending_ += n;
-      with_known(y != nullptr, [&](auto has_y) {
-        with_known(x != nullptr, [&](auto has_x) {
-          with_known(z != nullptr, [&](auto has_z) {
+      with_constant(y != nullptr, [&](auto has_y) {
+        with_constant(x != nullptr, [&](auto has_x) {
+          with_constant(z != nullptr, [&](auto has_z) {
             add_short(n, [&](auto& sums, int64_t i, auto lanes) {
-              const Vec<T> here = lanes.get(v + first + i);
-              if constexpr (decltype(has_y)::value) sums.y.add(here, lanes.get(y + first + i));
-              if constexpr (decltype(has_x)::value) sums.x.add(here, lanes.get(x + first + i));
-              if constexpr (decltype(has_z)::value) sums.z.add(here, lanes.get(z + first + i));
+              const Vec<T> here = lanes.load(v + first + i);
+              if constexpr (decltype(has_y)::value) sums.y.add(here, lanes.load(y + first + i));
+              if constexpr (decltype(has_x)::value) sums.x.add(here, lanes.load(x + first + i));
+              if constexpr (decltype(has_z)::value) sums.z.add(here, lanes.load(z + first + i));
             });
           });
         });
@@ -87,20 +88,20 @@ class Squares {
   template <class Add>
   BO_INLINE_MEMBER void add_short(int64_t n, const Add& add) {
     constexpr int64_t kLanes = Vec<T>::kLanes;
-    Sums even = even_, odd = odd_;  // two, as a sum waits for the one before it
+    Sums even = even_, odd = odd_;  // two, as each addition waits for the previous one
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-      add(even, i, Whole<T>());
-      add(odd, i + kLanes, Whole<T>());
+      add(even, i, FullVec<T>());
+      add(odd, i + kLanes, FullVec<T>());
     }
     for_vectors<T>(n - i, [&](int64_t c, auto lanes) { add(even, i + c, lanes); });
     even_ = even;
     odd_ = odd;
   }
   void flush() {
-    y_ += static_cast<double>(total(even_.y.squares + odd_.y.squares));
-    x_ += static_cast<double>(total(even_.x.squares + odd_.x.squares));
-    z_ += static_cast<double>(total(even_.z.squares + odd_.z.squares));
+    y_ += static_cast<double>(reduce_add(even_.y.squares + odd_.y.squares));
+    x_ += static_cast<double>(reduce_add(even_.x.squares + odd_.x.squares));
+    z_ += static_cast<double>(reduce_add(even_.z.squares + odd_.z.squares));
     even_ = odd_ = Sums{};
     pending_ = 0;
   }
@@ -117,7 +118,7 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
   const Weights w = make_weights(a.grid);
   Scratch memory;
   double* rows = memory.take<double>(N * Gh);
-  for_rows(N * Gh, N * Gh * Gw * column, [&](int64_t unit) {
+  for_grid_rows(N * Gh, N * Gh * Gw * column, [&](int64_t unit) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
     GridRow<T> here(a.grid), above(a.grid);
     const T* const row = here.load(n, y);
@@ -125,7 +126,7 @@ void total_variation_forward_as(const TotalVariationArgs& a) {
     const auto next = [&](int64_t i) { return next_row ? next_row + i : nullptr; };
     Squares<T> squares;
     if (column == C) {
-      // Of one cell each, columns are as good as one.
+      // Columns of one cell: the whole row at once.
       const int64_t last = (Gw - 1) * C;
       squares.add(row, next(0), row + C, nullptr, last);
       squares.add(row + last, next(last), nullptr, nullptr, C);
@@ -156,7 +157,7 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
     GridRow<T> rows[3] = {GridRow<T>(a.grid), GridRow<T>(a.grid), GridRow<T>(a.grid)};
     const T* row = rows[1].load(n, y);
-    // At a border the neighbour is the cell itself: no difference, no gradient.
+    // At a border the cell is its own neighbour: no difference, no gradient.
     const T* below = y > 0 ? rows[0].load(n, y - 1) : row;
     const T* above = y + 1 < Gh ? rows[2].load(n, y + 1) : row;
     T grad;
@@ -167,16 +168,16 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
     T* result = memory.take<T>(column);
     for (int64_t x = 0; x < Gw; ++x) {
       const int64_t o = x * column, left = x > 0 ? o - column : o, right = x + 1 < Gw ? o + column : o;
-      // For cells that have neighbours at these distances in depth.
+      // `count` elements of a column whose neighbours in depth are `lower` before and `upper` behind them
       const auto differentiate = [&](int64_t first, int64_t count, int64_t lower, int64_t upper) {
         for_vectors<T>(count, [&](int64_t c, auto lanes) {
           const int64_t i = first + c;
-          const auto at = [&](const T* p) { return lanes.get(p + i); };
+          const auto at = [&](const T* p) { return lanes.load(p + i); };
           const Vec<T> v = at(row + o);
           const Vec<T> dy = (v - at(below + o)) - (at(above + o) - v);
           const Vec<T> dx = (v - at(row + left)) - (at(row + right) - v);
           const Vec<T> dz = (v - at(row + o - lower)) - (at(row + o + upper) - v);
-          lanes.put(result + i, twice * madd(wz, dz, madd(wx, dx, wy * dy)));
+          lanes.store(result + i, twice * madd(wz, dz, madd(wx, dx, wy * dy)));
         });
       };
       if (Gd == 1) {
@@ -186,7 +187,7 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
         differentiate(C, column - 2 * C, C, C);
         differentiate(column - C, C, C, 0);
       }
-      store_block(cells, place_at(a.d_grid, n, y, x), Gd, result);
+      store_block(cells, address_of(a.d_grid, n, y, x), Gd, result);
     }
   });
 }

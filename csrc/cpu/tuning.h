@@ -1,4 +1,4 @@
-// The constants that were chosen by measurement, for each instruction set where it matters.
+// Constants chosen by measurement, per instruction set where they differ.
 #pragma once
 
 #include <stdint.h>
@@ -8,46 +8,55 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+// --- Tiles, bands and threads
+
 // Pixels in a tile, at most.
 constexpr int64_t kTileWidth = 128;
-// Pixels a thread should have before another one is worth waking.
+// Pixels that are worth waking a thread for.
 constexpr int64_t kGrain = 4096;
-// Work whose sums must not depend on the number of threads is cut into these many bands, whatever that number is.
+// Sums over an image are cut into at most this many bands. The order of summation depends on it: it must not depend on
+// the number of threads.
 constexpr int64_t kBands = 16;
-// Numbers that are added up in the compute type: their sum, which may be one of many, goes to one in double.
+// So many terms, at most, are summed in the compute type before the sum is added to one in double.
 constexpr int64_t kShortSum = 512;
-// As many vectors of pixels as are worked on together: what they share, as a parameter, is then loaded once, and no sum
-// waits for its own last term. And as many rows of a matrix.
-constexpr int64_t kTogether = 4;
-// Fewer channels are worked on one by one: most of a vector would be empty, and adding up its lanes takes time.
+// Vectors of pixels (or rows of a matrix) worked on at once: a parameter that they share is loaded once, and sums do
+// not wait for their own previous addition.
+constexpr int64_t kUnroll = 4;
+// With fewer channels loops are scalar: a vector would be mostly empty, and reducing its lanes takes time.
 constexpr int64_t kFewChannels = 8;
 
-// How deep a grid is looked up in registers, where that is faster than fetching a pixel's cells: 16 cells, or none.
+// --- Register tables (tables.inl) or fetched cells (cells.inl)?
+
+// The deepest grid that is looked up in register tables; 0 where fetching each pixel's cells is faster.
 template <class T>
 constexpr int kTableDepth = 16;
-// Whether HDRnet's matrices are applied faster by fetching cells even so.
+// Whether the forward of 3 × 4 matrices fetches cells although there are tables.
 template <class T>
 constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
-// From how many knots on it is faster to search a curve's piece than to add up its knots.
+
+// --- The curves of guide_curves (guides/curves.inl)
+
+constexpr int kNever = 1 << 30;
+// From so many knots on, a pixel's piece of the curve is searched instead of summing over all knots.
 template <class T>
 constexpr int kSearchedKnots = 8;
-constexpr int kNever = 1 << 30;
-// From how many on their gradients are made of sums for each place among them.
+// From so many knots on, their gradients come from sums per piece instead of sums per knot.
 template <class T>
 constexpr int kSortedKnots = kSearchedKnots<T> < 10 ? kSearchedKnots<T> : 10;
-// How many of a curve's 16 knots are added up in the piece that a search ends at: more make smaller tables.
+// Knots that share a piece; those after the first are summed. Fewer pieces make smaller tables to search.
 template <class T>
 constexpr int kKnotsInPiece = 1;
 
 #if defined(BO_SIMD_AVX2)
-// Four doubles to a register make a lookup of a few permutations, or a gather, which takes as long.
+// A register holds four doubles: a lookup takes several permutations, or a gather, which is as slow.
 template <>
 inline constexpr int kTableDepth<double> = 0;
-// Applying takes 48 permutations for eight pixels, or 16 loads for two. (Differentiating has more to do with them.)
+// The tables take 48 permutations for eight pixels, cells 16 loads for two. The backward does more
+// with each value that it looks up, and keeps the tables.
 template <>
 inline constexpr bool kFetchesMatrices<float> = true;
-// A lookup in a table of 16 is two permutations and a choice. In tables of 8 a search takes as long as 12 knots on
-// Zen 3; on Intel, where sums have fewer ports, as 7 by their number: 10 costs neither much.
+// A lookup among 16 entries is two permutations and a blend; among 8 entries a search takes as long as 12 knots on
+// Zen 3 and, by port counts, as 7 on Intel. 10 is close to both.
 template <>
 inline constexpr int kKnotsInPiece<float> = 2;
 template <>

@@ -1,4 +1,4 @@
-// Arrays of the kernels' test: their dtypes, and how they lie in memory.
+// Arrays of the kernels' test: their dtypes and memory layouts.
 #pragma once
 
 #include <string.h>
@@ -23,40 +23,52 @@ int64_t volume(const Shape& shape) {
   return n;
 }
 
-// What an array is decides its dtype.
+// The role of an array decides its dtype.
 enum class Role { image, values, guide, gradient, guide_result };
-struct Kinds {
+struct Dtypes {
   const char* name;
   DType image, values, guide;
 };
-constexpr Kinds kExact = {"float64", DType::f64, DType::f64, DType::f64};
-const Kinds one_kind[] = {{"float32", DType::f32, DType::f32, DType::f32},
-                          kExact,
-                          {"float16", DType::f16, DType::f16, DType::f16},
-                          {"bfloat16", DType::bf16, DType::bf16, DType::bf16}};
-const Kinds beside_float32[] = {{"float16 image", DType::f16, DType::f32, DType::f32},
-                                {"bfloat16 image", DType::bf16, DType::f32, DType::f32},
-                                {"uint8 image", DType::u8, DType::f32, DType::f32},
-                                {"uint16 image", DType::u16, DType::f32, DType::f32}};
+constexpr Dtypes kExact = {"float64", DType::f64, DType::f64, DType::f64};
+const Dtypes one_dtype[] = {{"float32", DType::f32, DType::f32, DType::f32},
+                            kExact,
+                            {"float16", DType::f16, DType::f16, DType::f16},
+                            {"bfloat16", DType::bf16, DType::bf16, DType::bf16}};
+const Dtypes beside_float32[] = {{"float16 image", DType::f16, DType::f32, DType::f32},
+                                 {"bfloat16 image", DType::bf16, DType::f32, DType::f32},
+                                 {"uint8 image", DType::u8, DType::f32, DType::f32},
+                                 {"uint16 image", DType::u16, DType::f32, DType::f32}};
 
-DType dtype_of(Role role, const Kinds& kinds) {
+DType dtype_of(Role role, const Dtypes& dtypes) {
   switch (role) {
-    case Role::image: return kinds.image;
-    case Role::values: return kinds.values;
-    case Role::guide: return kinds.guide;
-    default: return is_integer(kinds.image) ? DType::f32 : kinds.image;
+    case Role::image: return dtypes.image;
+    case Role::values: return dtypes.values;
+    case Role::guide: return dtypes.guide;
+    default: return is_integer(dtypes.image) ? DType::f32 : dtypes.image;
   }
 }
-size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : dtype == DType::u8 ? 1 : 2; }
-// One unit in the last place of a stored number; of float32 and float64, which are computed in, none is added.
+size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::u8: return 1;
+    case DType::f16:
+    case DType::bf16:
+    case DType::u16: return 2;
+    case DType::f32: return 4;
+    case DType::f64: return 8;
+  }
+  return 0;
+}
+// One unit in the last place of a stored element; 0 for float32 and float64, which are the compute types.
 double storage_unit(DType dtype, double v) {
   switch (dtype) {
     case DType::f16: return std::max(std::fabs(v), 0x1p-14) * 0x1p-10;
     case DType::bf16: return std::fabs(v) * 0x1p-7;
     case DType::u8: return 1.001 / 255.0;
     case DType::u16: return 1.001 / 65535.0;
-    default: return 0.0;
+    case DType::f32:
+    case DType::f64: return 0.0;
   }
+  return 0.0;
 }
 
 template <class N>
@@ -87,8 +99,9 @@ double get(const char* p, DType dtype) {
     case DType::u8: return get<uint8_t>(p) / 255.0;
     case DType::u16: return get<uint16_t>(p) / 65535.0;
     case DType::f32: return get<float>(p);
-    default: return get<double>(p);
+    case DType::f64: return get<double>(p);
   }
+  return 0.0;
 }
 double stored(DType dtype, double v) {
   char bytes[8] = {};
@@ -99,13 +112,12 @@ double stored(DType dtype, double v) {
 using Generator = std::mt19937_64;
 int below(Generator& random, int n) { return static_cast<int>(random() % static_cast<uint64_t>(n)); }
 
-// Contiguous; with an image's channels before its rows (a view of NCHW); or permuted, reversed, with steps and
-// unaligned.
+// Contiguous; planar, an NCHW image seen as NHWC; or any: permuted, reversed, with steps, unaligned.
 enum class Layout { contiguous, planar, any };
 constexpr int kLayouts = 3;
 Layout layout(int number) { return static_cast<Layout>(number % kLayouts); }
 
-// A tensor in memory whose other bytes are 0xFF.
+// A tensor in memory; the bytes around its elements are 0xFF.
 class Vessel {
  public:
   Vessel(const Shape& shape, DType dtype, Layout layout, Generator& random) : volume_(volume(shape)) {
@@ -141,7 +153,7 @@ class Vessel {
       f(tensor_.data + offset);
     }
   }
-  // Erases the elements.
+  // Whether nothing else was written. Erases the elements.
   bool untouched_outside() {
     for_elements([&](char* p) { memset(p, 0xff, size_of(tensor_.dtype)); });
     return std::all_of(memory_.begin(), memory_.end(), [](char byte) { return byte == '\xff'; });

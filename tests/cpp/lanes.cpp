@@ -1,4 +1,4 @@
-// Is every operation of cpu/simd/ and matrix34.h, lane by lane, the formula that it stands for? Compiled once for each
+// Does every operation of cpu/simd/ and matrix34.h compute what its definition says, in every lane? Compiled once per
 // instruction set.
 #include "lanes_arithmetic.inl"
 #include "lanes_formats.inl"

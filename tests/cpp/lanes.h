@@ -1,4 +1,4 @@
-// What the checks of lanes have in common: random numbers, comparisons, and memory that ends or is guarded.
+// What the checks of lanes share: random values, comparisons, and memory that ends or is guarded.
 //
 // As in the kernels, nothing of the standard library is instantiated here.
 #pragma once
@@ -18,7 +18,7 @@ namespace bilateral_ops {
 inline namespace BO_ISA {
 namespace {
 
-constexpr int kMost = 64;  // no array below has more
+constexpr int kMost = 64;  // the most lanes or elements of an array below
 constexpr int kRounds = 4096;
 
 template <class T>
@@ -47,7 +47,7 @@ class Random {
   T uniform(T from, T to) {
     return from + (to - from) * static_cast<T>(static_cast<double>(bits() >> 11) * 0x1p-53);
   }
-  // A special number, a plain one, or any bits at all.
+  // A special value, one near 1, or any bits at all
   template <class T>
   T number() {
     const T infinity = static_cast<T>(HUGE_VAL), tiny = Bits<T>::least * Bits<T>::unit;
@@ -62,9 +62,9 @@ class Random {
                          Bits<T>::most,
                          static_cast<T>(nan("")),
                          1 + Bits<T>::unit};
-    const int kind = below(4);
-    if (kind == 0) return special[below(11)] * (below(2) ? T(1) : T(-1));
-    if (kind < 3) return uniform(T(-4), T(4));
+    const int choice = below(4);
+    if (choice == 0) return special[below(11)] * (below(2) ? T(1) : T(-1));
+    if (choice < 3) return uniform(T(-4), T(4));
     const typename Bits<T>::type any = static_cast<typename Bits<T>::type>(bits());
     T value;
     memcpy(&value, &any, sizeof value);
@@ -75,7 +75,7 @@ class Random {
   uint64_t state_ = 1;
 };
 
-// The same number: any NaN is as good as another, the two zeros are not.
+// The same bits, but all NaNs are the same.
 template <class T>
 bool same(T a, T b) {
   return (a != a && b != b) || memcmp(&a, &b, sizeof a) == 0;
@@ -92,7 +92,7 @@ void compare(Question& question, T* got, const T* wanted, int n) {
   for (int i = 0; i < n; ++i) question.expect(same(got[i], wanted[i]), name_of<T>(), got[i], wanted[i]);
 }
 
-// Compares a vector, lane by lane.
+// Compares a vector with `wanted`, lane by lane.
 template <class T>
 void compare(Question& question, const Vec<T>& got, const T* wanted) {
   T lanes[kMost];
@@ -100,7 +100,7 @@ void compare(Question& question, const Vec<T>& got, const T* wanted) {
   compare(question, lanes, wanted, Vec<T>::kLanes);
 }
 
-// `vector`, of four vectors, against `formula`, of four numbers, which may use fewer.
+// Compares `vector`, a function of four vectors, with `formula`, the function of four lanes.
 template <class T, class V, class F>
 void elementwise(Question& question, V&& vector, F&& formula) {
   constexpr int kLanes = Vec<T>::kLanes;
@@ -123,7 +123,7 @@ void for_types(F&& f) {
   f(double());
 }
 
-// With those whose curves are searched, or that grids are looked up in registers for.
+// Calls f with the types that have searched curves; that have register tables.
 template <class F>
 void for_searched_types(F&& f) {
   if constexpr (kSearchedKnots<float> < kNever) f(float());
@@ -135,7 +135,7 @@ void for_table_types(F&& f) {
   if constexpr (kTableDepth<double> > 0) f(double());
 }
 
-// A finite number that is not negative
+// v, or 0 where v is negative or not finite
 template <class T>
 T limit(T v) {
   return v > 0 && v <= Bits<T>::most ? v : T(0);
@@ -148,7 +148,7 @@ Vec<T> limit(const Vec<T>& v) {
   return load(lanes);
 }
 
-// Numbers with others before and behind them.
+// Elements with guards before and behind them
 template <class N>
 class Guarded {
  public:
@@ -170,7 +170,7 @@ class Guarded {
   N numbers_[3 * kMost];
 };
 
-// n random numbers, the last of them the last that can be read.
+// n random elements at the end of readable memory
 template <class T>
 T* at_edge(char* edge, int n, Random& random) {
   T* const p = reinterpret_cast<T*>(edge) - n;
@@ -178,7 +178,7 @@ T* at_edge(char* edge, int n, Random& random) {
   return p;
 }
 
-// Compares indices, as they are stored; integers to 2^24 are exact in either type.
+// Compares stored indices.
 template <class T>
 void compare(Question& question, const Indices<T>& got, const int32_t* wanted) {
   Guarded<int32_t> to;

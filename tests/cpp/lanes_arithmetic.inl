@@ -1,4 +1,4 @@
-// Arithmetic and comparisons, against the same formulas of single numbers.
+// Arithmetic and comparisons, compared with the scalar formulas
 #pragma once
 
 #include "lanes.h"
@@ -29,26 +29,26 @@ void arithmetic() {
   BO_ELEMENTWISE("lerp", lerp(a, b, c))
 #undef BO_ELEMENTWISE
   {
-    Question question(BO_STRING(BO_ISA), "where_equal");
+    Question question(BO_STRING(BO_ISA), "select_equal");
     for_types([&](auto t) {
       elementwise<decltype(t)>(
-          question, [](auto x, auto y, auto a, auto b) { return where_equal(x, y, a, b); },
+          question, [](auto x, auto y, auto a, auto b) { return select_equal(x, y, a, b); },
           [](auto x, auto y, auto a, auto b) { return x == y ? a : b; });
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "where_greater");
+    Question question(BO_STRING(BO_ISA), "select_greater");
     for_types([&](auto t) {
       elementwise<decltype(t)>(
-          question, [](auto x, auto y, auto a, auto b) { return where_greater(x, y, a, b); },
+          question, [](auto x, auto y, auto a, auto b) { return select_greater(x, y, a, b); },
           [](auto x, auto y, auto a, auto b) { return x > y ? a : b; });
       elementwise<decltype(t)>(
-          question, [](auto x, auto y, auto a, auto) { return where_greater(x, y, a); },
+          question, [](auto x, auto y, auto a, auto) { return select_greater(x, y, a); },
           [](auto x, auto y, auto a, auto) { return x > y ? a : decltype(t)(0); });
     });
   }
   {
-    // `most` as locate() has it: not negative.
+    // `most` is not negative, as in locate().
     Question question(BO_STRING(BO_ISA), "clamp, where NaN is 0");
     for_types([&](auto t) {
       using T = decltype(t);
@@ -58,11 +58,11 @@ void arithmetic() {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "where_inside");
+    Question question(BO_STRING(BO_ISA), "select_inside");
     for_types([&](auto t) {
       using T = decltype(t);
       elementwise<T>(
-          question, [](auto a, auto most, auto x, auto) { return where_inside(a, most, x); },
+          question, [](auto a, auto most, auto x, auto) { return select_inside(a, most, x); },
           [](auto a, auto most, auto x, auto) { return a > 0 && a < most ? x : T(0); });
     });
   }
@@ -80,7 +80,7 @@ void arithmetic() {
     });
   }
   {
-    // Adding zero makes one of the two zeros, which of them relu gives is left open.
+    // Adding zero makes −0 to +0: relu may return either.
     Question question(BO_STRING(BO_ISA), "relu passes NaN on");
     for_types([&](auto t) {
       using T = decltype(t);
@@ -90,7 +90,7 @@ void arithmetic() {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "times_power, for every exponent");
+    Question question(BO_STRING(BO_ISA), "mul_power_of_two, for every exponent");
     for_types([&](auto t) {
       using T = decltype(t);
       Random random;
@@ -100,18 +100,18 @@ void arithmetic() {
           a[l] = random.number<T>();
           wanted[l] = a[l] * static_cast<T>(ldexp(1.0, n));
         }
-        compare(question, times_power(load(a), broadcast(static_cast<T>(n))), wanted);
+        compare(question, mul_power_of_two(load(a), broadcast(static_cast<T>(n))), wanted);
       }
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "total");
+    Question question(BO_STRING(BO_ISA), "reduce_add");
     for_types([&](auto t) {
       using T = decltype(t);
       const T infinity = static_cast<T>(HUGE_VAL);
       Random random;
       for (int round = 0; round < kRounds; ++round) {
-        // Whole numbers, whose sum is exact in any order; in some rounds infinities and NaN among them.
+        // Whole numbers, whose sum is exact in any order; in some rounds with infinities
         T a[kMost], sum = T(0);
         for (int l = 0; l < Vec<T>::kLanes; ++l) {
           a[l] = static_cast<T>(random.below(2001) - 1000);
@@ -119,7 +119,7 @@ void arithmetic() {
           if (round % 8 == 0 && random.below(8) == 0) a[l] = -infinity;
           sum += a[l];
         }
-        T got = total(load(a));
+        T got = reduce_add(load(a));
         compare(question, &got, &sum, 1);
       }
     });
@@ -142,7 +142,7 @@ void arithmetic() {
         if (question.to_be_broken()) got[0] = T(3);
         for (int l = 0; l < Vec<T>::kLanes; ++l) {
           const long double wanted = 1.0L / (1.0L + expl(-static_cast<long double>(v[l])));
-          // Below the normal numbers it may be zero.
+          // Subnormal results may be zero.
           const long double error = fabsl(got[l] - wanted), bound = 4 * Bits<T>::unit * wanted + Bits<T>::least;
           const bool right = v[l] != v[l] ? got[l] != got[l] : error <= bound;
           question.expect(right, name_of<T>(), got[l], static_cast<double>(wanted));

@@ -9,7 +9,7 @@ namespace {
 
 template <class Format>
 bool same_stored(typename Format::Bits a, typename Format::Bits b) {
-  return a == b || same(Format::value(a), Format::value(b));  // any NaN is as good as another here too
+  return a == b || same(Format::value(a), Format::value(b));  // all NaNs are the same
 }
 
 template <class Format>
@@ -55,7 +55,7 @@ void format(char* edge, const char* loading, const char* storing) {
   {
     Question question(BO_STRING(BO_ISA), storing);
     float v[kLanes];
-    // What each number of the format, and each tie between two of them, is next to.
+    // The neighbours of each value of the format, and of each tie between two of them
     for (int first = 0; first < kAll; first += kLanes) {
       for (int step = -2; step <= 2; ++step)
         for (int tie = 0; tie < 2; ++tie) {
@@ -68,7 +68,7 @@ void format(char* edge, const char* loading, const char* storing) {
           stores<Format>(question, random, v);
         }
     }
-    // Every sign and exponent, with the ends of its fractions and others.
+    // Every sign and exponent, with the smallest, the largest and random mantissas
     for (uint32_t top = 0; top < 512; ++top)
       for (int round = 0; round < 64; ++round) {
         for (int l = 0; l < kLanes; ++l) {

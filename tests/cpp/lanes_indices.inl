@@ -22,7 +22,7 @@ void indices(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "truncated, and to_numbers");
+    Question question(BO_STRING(BO_ISA), "to_indices, and to_values");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -36,15 +36,15 @@ void indices(char* edge) {
           numbers[l] = floor(a[l]);
           wanted[l] = static_cast<int32_t>(numbers[l]);
         }
-        compare<T>(question, truncated(load(a)), wanted);
-        compare(question, to_numbers(truncated(load(a))), numbers);
-        compare(question, to_numbers(load_indices(wanted, T())), numbers);
+        compare<T>(question, to_indices(load(a)), wanted);
+        compare(question, to_values(to_indices(load(a))), numbers);
+        compare(question, to_values(load_indices(wanted, T())), numbers);
       }
     });
   }
 }
 
-// What curves' pieces are searched by, where they are.
+// The steps of the search for a curve's piece
 void searches() {
   {
     Question question(BO_STRING(BO_ISA), "broadcast_index");
@@ -58,7 +58,7 @@ void searches() {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "descend, with and without the bit");
+    Question question(BO_STRING(BO_ISA), "set_bit_if_greater, with and without the bit");
     for_searched_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -76,16 +76,16 @@ void searches() {
           wanted[2][l] = i[l] + 8 * greater;
         }
         const Indices<T> from = load_indices(i, T());
-        compare<T>(question, descend<4>(from, load(x), load(y)), wanted[1]);
-        compare<T>(question, descend<8>(from, load(x), load(y)), wanted[2]);
+        compare<T>(question, set_bit_if_greater<4>(from, load(x), load(y)), wanted[1]);
+        compare<T>(question, set_bit_if_greater<8>(from, load(x), load(y)), wanted[2]);
         for (int32_t& index : i) index = index / 2 * 2;
-        compare<T>(question, descend<1>(load_indices(i, T()), load(x), load(y)), wanted[0]);
+        compare<T>(question, set_bit_if_greater<1>(load_indices(i, T()), load(x), load(y)), wanted[0]);
       }
     });
   }
   {
-    // As curves look for their knots: the middle of halves, then of quarters, …; a bit a step, the lowest first.
-    Question question(BO_STRING(BO_ISA), "descend and lookup<8> find every part");
+    // As SearchedCurves: by the middle of halves, then of quarters, …; each step sets a bit, the lowest first.
+    Question question(BO_STRING(BO_ISA), "set_bit_if_greater and lookup<8> find every part");
     for_searched_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -103,10 +103,10 @@ void searches() {
             q[l] = static_cast<T>(part) + T(0.5);
           }
           const Vec<T> x = load(q);
-          Indices<T> i = descend<1>(broadcast_index(0, T()), x, broadcast(middle[0][0]));
-          i = descend<2>(i, x, lookup<8>(middle[1], i));
-          i = descend<4>(i, x, lookup<8>(middle[2], i));
-          i = descend<8>(i, x, lookup<8>(middle[3], i));
+          Indices<T> i = set_bit_if_greater<1>(broadcast_index(0, T()), x, broadcast(middle[0][0]));
+          i = set_bit_if_greater<2>(i, x, lookup<8>(middle[1], i));
+          i = set_bit_if_greater<4>(i, x, lookup<8>(middle[2], i));
+          i = set_bit_if_greater<8>(i, x, lookup<8>(middle[3], i));
           compare<T>(question, i, wanted);
         }
     });
@@ -124,7 +124,7 @@ void lookups(char* edge) {
       for (int first = 0; first < D; ++first) {
         int32_t index[kMost];
         T wanted[kLanes];
-        // A register of tables may be read, of which a table is the first, or the second.
+        // A whole register may be read, which may hold two tables.
         constexpr int kTables = D == 8 ? kTablesInRegister<T> : 1;
         const T* const table = at_edge<T>(edge, D * kTables, random);
         for (int l = 0; l < kLanes; ++l) {
@@ -134,7 +134,7 @@ void lookups(char* edge) {
         compare(question, lookup<D>(table, load_indices(index, T())), wanted);
         if constexpr (kTables == 2) {
           for (int l = 0; l < kLanes; ++l) wanted[l] = table[D + index[l]];
-          compare(question, lookup<16>(table, other_table(load_indices(index, T()))), wanted);
+          compare(question, lookup<16>(table, second_table(load_indices(index, T()))), wanted);
         }
       }
   });

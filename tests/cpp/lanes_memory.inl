@@ -1,4 +1,4 @@
-// Loads, stores and what reorders: nothing is read behind `edge` or written beside the result.
+// Loads, stores and reordering: nothing is read behind `edge`, and nothing written beside the result.
 #pragma once
 
 #include "lanes.h"
@@ -9,7 +9,7 @@ namespace {
 
 void memory(char* edge) {
   {
-    Question question(BO_STRING(BO_ISA), "load, and load_part of every length, read no further");
+    Question question(BO_STRING(BO_ISA), "load, and load_n of every length, read no further");
     for_types([&](auto t) {
       using T = decltype(t);
       Random random;
@@ -18,12 +18,12 @@ void memory(char* edge) {
           const T* const p = at_edge<T>(edge, n, random);
           T wanted[kMost] = {};
           memcpy(wanted, p, static_cast<size_t>(n) * sizeof(T));
-          compare(question, n < Vec<T>::kLanes ? load_part(p, n) : load(p), wanted);
+          compare(question, n < Vec<T>::kLanes ? load_n(p, n) : load(p), wanted);
         }
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "store, and store_part of every length, write no further");
+    Question question(BO_STRING(BO_ISA), "store, and store_n of every length, write no further");
     for_types([&](auto t) {
       using T = decltype(t);
       Random random;
@@ -33,7 +33,7 @@ void memory(char* edge) {
           for (T& number : a) number = random.number<T>();
           Guarded<T> to;
           if (n < Vec<T>::kLanes) {
-            store_part(to.inside(), load(a), n);
+            store_n(to.inside(), load(a), n);
           } else {
             store(to.inside(), load(a));
           }
@@ -50,7 +50,7 @@ void memory(char* edge) {
       for (int n = 0; n <= kMost; ++n) {
         const T* const p = at_edge<T>(edge, n, random);
         Guarded<T> to;
-        for_vectors<T>(n, [&](int64_t first, auto lanes) { lanes.put(to.inside() + first, lanes.get(p + first)); });
+        for_vectors<T>(n, [&](int64_t first, auto lanes) { lanes.store(to.inside() + first, lanes.load(p + first)); });
         to.expect_untouched(question, n);
         compare(question, to.inside(), p, n);
       }
@@ -79,7 +79,7 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "load_four, madd, store_four");
+    Question question(BO_STRING(BO_ISA), "load_double4, madd, store_double4");
     for_types([&](auto t) {
       using T = decltype(t);
       Random random;
@@ -92,7 +92,7 @@ void memory(char* edge) {
           to.inside()[l] = random.number<double>();
           wanted[l] = madd(static_cast<double>(from[l]), weight, to.inside()[l]);
         }
-        store_four(to.inside(), madd(load_four(from), weight, load_four(to.inside())));
+        store_double4(to.inside(), madd(load_double4(from), weight, load_double4(to.inside())));
         to.expect_untouched(question, 4);
         compare(question, to.inside(), wanted, 4);
       }
@@ -116,7 +116,7 @@ void memory(char* edge) {
     }
   }
   {
-    Question question(BO_STRING(BO_ISA), "deinterleave, and interleave is the way back");
+    Question question(BO_STRING(BO_ISA), "deinterleave3, and interleave3 is the way back");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -124,13 +124,13 @@ void memory(char* edge) {
       for (int round = 0; round < 64; ++round) {
         const T* const p = at_edge<T>(edge, 3 * kLanes, random);
         Vec<T> v[3] = {load(p), load(p + kLanes), load(p + 2 * kLanes)};
-        deinterleave(v);
+        deinterleave3(v);
         for (int c = 0; c < 3; ++c) {
           T wanted[kLanes];
           for (int l = 0; l < kLanes; ++l) wanted[l] = p[3 * l + c];
           compare(question, v[c], wanted);
         }
-        interleave(v);
+        interleave3(v);
         for (int c = 0; c < 3; ++c) compare(question, v[c], p + c * kLanes);
       }
     });
@@ -158,7 +158,7 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "store_columns3 writes three numbers");
+    Question question(BO_STRING(BO_ISA), "store_column_sums3 writes three numbers");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes, kVectors = kLanes < 4 ? 4 / kLanes : 1, kNumbers = kVectors * kLanes;
@@ -172,7 +172,7 @@ void memory(char* edge) {
         Vec<T> rows[kVectors];
         for (int v = 0; v < kVectors; ++v) rows[v] = load(from + v * kLanes);
         Guarded<T> to;
-        store_columns3(rows, to.inside());
+        store_column_sums3(rows, to.inside());
         to.expect_untouched(question, 3);
         compare(question, to.inside(), wanted, 3);
       }
@@ -217,7 +217,7 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "store_fours");
+    Question question(BO_STRING(BO_ISA), "store_interleaved4");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -227,14 +227,14 @@ void memory(char* edge) {
         for (int j = 0; j < 4; ++j)
           for (int l = 0; l < kLanes; ++l) wanted[4 * l + j] = from[j][l] = random.number<T>();
         Guarded<T> to;
-        store_fours(to.inside(), load(from[0]), load(from[1]), load(from[2]), load(from[3]));
+        store_interleaved4(to.inside(), load(from[0]), load(from[1]), load(from[2]), load(from[3]));
         to.expect_untouched(question, 4 * kLanes);
         compare(question, to.inside(), wanted, 4 * kLanes);
       }
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "load_fours reads fours");
+    Question question(BO_STRING(BO_ISA), "load_interleaved4 reads fours");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -243,7 +243,7 @@ void memory(char* edge) {
         const int pitch = 4 + round % 9;
         const T* const p = at_edge<T>(edge, (kLanes - 1) * pitch + 4, random);
         Vec<T> got[4];
-        load_fours(p, pitch, got);
+        load_interleaved4(p, pitch, got);
         for (int j = 0; j < 4; ++j) {
           T wanted[kLanes];
           for (int l = 0; l < kLanes; ++l) wanted[l] = p[l * pitch + j];
@@ -253,7 +253,7 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "repeat3_one and spread3 read three numbers");
+    Question question(BO_STRING(BO_ISA), "repeat_rgb1 and spread3 read three numbers");
     for_types([&](auto t) {
       using T = decltype(t);
       constexpr int kLanes = Vec<T>::kLanes;
@@ -267,7 +267,7 @@ void memory(char* edge) {
             repeated[l] = i % 4 < 3 ? p[i % 4] : T(1);
             spread[l] = i < 12 ? p[i / 4] : T(0);
           }
-          compare(question, repeat3_one(p, v), repeated);
+          compare(question, repeat_rgb1(p, v), repeated);
           compare(question, spread3(p, v), spread);
         }
       }

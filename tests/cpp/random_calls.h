@@ -1,4 +1,4 @@
-// Random calls of every kernel.
+// A random call of every kernel: shapes, arguments, and which gradients are wanted.
 #pragma once
 
 #include <functional>
@@ -9,7 +9,7 @@
 namespace bilateral_ops {
 namespace {
 
-constexpr double kClear = 0.01;  // how far from kinks arguments keep, in cells or as a value
+constexpr double kClear = 0.01;  // the least distance of arguments from kinks, in cells or as a value
 
 struct Array {
   Role role;
@@ -29,7 +29,7 @@ struct Call {
     return static_cast<int>(arrays.size()) - 1;
   }
 };
-// Of an array that a call may lack.
+// The index of an optional array that is not there
 constexpr int kAbsent = -1;
 Tensor at(const Tensors& tensors, int index) {
   return index == kAbsent ? Tensor{} : tensors[static_cast<size_t>(index)];
@@ -38,16 +38,16 @@ Tensor at(const Tensors& tensors, int index) {
 // Random arguments for one call.
 struct Draw {
   Generator& random;
-  const Kinds& kinds;
+  const Dtypes& dtypes;
   bool large;  // enough pixels for three threads
   Call call;
 
   int from(int least, int most) { return least + below(random, most - least + 1); }
   bool maybe() { return below(random, 2) == 0; }
-  // A number that this array's dtype can hold.
+  // A value that this array's dtype represents exactly
   double number(Role role, double least, double most) {
     const double share = static_cast<double>(random() >> 11) * 0x1p-53;
-    return stored(dtype_of(role, kinds), least + (most - least) * share);
+    return stored(dtype_of(role, dtypes), least + (most - least) * share);
   }
   int argument(Role role, const Shape& shape, double least = -1.0, double most = 1.0) {
     Numbers numbers(static_cast<size_t>(volume(shape)));
@@ -87,13 +87,13 @@ Geometry geometry(Draw& draw, bool with_guide) {
   Geometry g{};
   g.N = draw.from(1, 2);
   g.H = draw.large ? draw.from(60, 70) : draw.from(1, 5);
-  // Half of them around multiples of a vector.
+  // Half of them near multiples of 4
   g.W = draw.large ? draw.from(129, 160) : draw.maybe() ? draw.from(1, 70) : 4 * draw.from(1, 34) + draw.from(-1, 1);
   g.Gh = draw.from(1, 4);
   g.Gw = draw.maybe() ? draw.from(1, 3) : draw.from(1, 9);
   g.Gd = draw.from(1, 17);
   if (draw.maybe()) {
-    // A grid that registers hold: up to 8 or 16 cells in depth, and spans of 8 pixels and more.
+    // A grid for register tables: up to 16 cells in depth, and spans of at least 8 pixels
     g.Gd = draw.maybe() ? draw.from(1, 8) : draw.from(9, 16);
     g.Gw = std::min(g.Gw, std::max<int64_t>(1, g.W / 8));
   }
@@ -144,7 +144,7 @@ void slice_backward(Draw& draw) {
   };
 }
 
-// Output and input channels and columns of a matrix; 3 × 4 as often as all others.
+// Output channels, input channels and columns of a matrix; 3 × 4 in half of the calls
 struct Matrix {
   int Co, Ci, L;
 };
@@ -170,7 +170,7 @@ void apply_backward(Draw& draw) {
   const int coefficients = draw.argument(Role::values, shape), image = draw.image(g.pixels(m.Ci));
   const int grad = draw.argument(Role::gradient, g.pixels(m.Co)),
             d_coefficients = draw.call.result(Role::values, shape);
-  const int d_image = is_integer(draw.kinds.image) ? kAbsent : draw.maybe_result(Role::image, g.pixels(m.Ci));
+  const int d_image = is_integer(draw.dtypes.image) ? kAbsent : draw.maybe_result(Role::image, g.pixels(m.Ci));
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
     kernels.apply_backward({at(t, d_coefficients), at(t, d_image), at(t, coefficients), at(t, image), at(t, grad)});
   };
@@ -193,7 +193,7 @@ void slice_apply_backward(Draw& draw) {
   const int d_guide = draw.call.result(Role::guide, {g.N, g.H, g.W});
   const int d_xy = g.xy == kAbsent ? kAbsent : draw.call.result(Role::guide, g.pixels(2));
   const int d_grid = draw.maybe_result(Role::values, g.cells(m.Co, m.L));
-  const int d_image = is_integer(draw.kinds.image) ? kAbsent : draw.maybe_result(Role::image, g.pixels(m.Ci));
+  const int d_image = is_integer(draw.dtypes.image) ? kAbsent : draw.maybe_result(Role::image, g.pixels(m.Ci));
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
     kernels.slice_apply_backward({g.sampling(t), at(t, d_grid), at(t, d_guide), at(t, d_image), at(t, d_xy),
                                   at(t, grid), at(t, image), at(t, grad)});
@@ -235,7 +235,7 @@ Guide guide(Draw& draw, int64_t Ci) {
       return nearest;
     };
   } else {
-    // Few knots, those that registers hold, and more.
+    // Knots that register tables hold, fewer and more
     const int64_t K = draw.maybe() ? draw.from(5, 16) : draw.maybe() ? draw.from(1, 4) : draw.from(17, 19);
     g.parameters = {draw.argument(Role::values, {Ci, Ci}), draw.argument(Role::values, {Ci}),
                     draw.argument(Role::values, {Ci, K}),  draw.argument(Role::values, {Ci, K}, -0.3, 0.5),
@@ -261,48 +261,48 @@ Guide guide(Draw& draw, int64_t Ci) {
 void guide_forward(Draw& draw) {
   const Geometry g = geometry(draw, false);
   const int Ci = draw.maybe() ? 3 : draw.from(1, 5);
-  const Guide kind = guide(draw, Ci);
+  const Guide chosen = guide(draw, Ci);
   const int image = draw.image(g.pixels(Ci)), out = draw.call.result(Role::guide_result, {g.N, g.H, g.W});
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
-    kernels.guide_forward({at(t, out), at(t, image), kind.tensors(t)});
+    kernels.guide_forward({at(t, out), at(t, image), chosen.tensors(t)});
   };
 }
 void guide_backward(Draw& draw) {
   const Geometry g = geometry(draw, false);
   const int Ci = draw.maybe() ? 3 : draw.from(1, 5);
-  const Guide kind = guide(draw, Ci);
+  const Guide chosen = guide(draw, Ci);
   const int image = draw.image(g.pixels(Ci));
   Numbers& numbers = draw.call.arrays.back().numbers;
   for (size_t i = 0; i < numbers.size(); i += static_cast<size_t>(Ci)) {
-    // Where kinks are everywhere, pixels that an earlier try found will do.
-    for (int tries = 0; kind.distance(draw.call, &numbers[i]) < 0.1 * kClear; ++tries)
+    // If no pixel is found after 100 tries, the first one is repeated.
+    for (int tries = 0; chosen.distance(draw.call, &numbers[i]) < 0.1 * kClear; ++tries)
       for (int j = 0; j < Ci; ++j)
         numbers[i + static_cast<size_t>(j)] =
             tries < 100 || i == 0 ? draw.number(Role::image, 0.0, 1.0) : numbers[static_cast<size_t>(j)];
   }
   const int grad = draw.argument(Role::gradient, {g.N, g.H, g.W});
   std::vector<int> d_values;
-  for (const int parameter : kind.parameters)
+  for (const int parameter : chosen.parameters)
     d_values.push_back(draw.maybe_result(Role::values, draw.call.arrays[static_cast<size_t>(parameter)].shape));
-  const int d_image = is_integer(draw.kinds.image) ? kAbsent : draw.call.result(Role::image, g.pixels(Ci));
+  const int d_image = is_integer(draw.dtypes.image) ? kAbsent : draw.call.result(Role::image, g.pixels(Ci));
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
     GuideGradArgs a{};
     a.d_image = at(t, d_image);
     for (size_t i = 0; i < d_values.size(); ++i) a.d_value[i] = at(t, d_values[i]);
     a.image = at(t, image);
     a.grad = at(t, grad);
-    a.parameters = kind.tensors(t);
+    a.parameters = chosen.tensors(t);
     kernels.guide_backward(a);
   };
 }
 void enhance_forward(Draw& draw) {
   const Geometry g = geometry(draw, false);
   const Matrix m = matrix(draw);
-  const Guide kind = guide(draw, m.Ci);
+  const Guide chosen = guide(draw, m.Ci);
   const int grid = draw.argument(Role::values, g.cells(m.Co, m.L)), image = draw.image(g.pixels(m.Ci));
   const int out = draw.call.result(Role::image, g.pixels(m.Co));
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
-    kernels.enhance_forward({g.sampling(t), at(t, out), at(t, grid), at(t, image), kind.tensors(t)});
+    kernels.enhance_forward({g.sampling(t), at(t, out), at(t, grid), at(t, image), chosen.tensors(t)});
   };
 }
 
@@ -326,7 +326,7 @@ void total_variation_backward(Draw& draw) {
   };
 }
 
-// Pixels before and after: reduced as often as enlarged, on each axis.
+// Shapes before and after: on each axis reduced as often as enlarged
 struct Resized {
   Shape before, after;
 };

@@ -1,15 +1,15 @@
-// Are the kernels of every instruction set right, whatever the shapes, dtypes and strides, and do threads not matter?
+// Are the kernels of every instruction set right, for all shapes, dtypes, strides and numbers of threads?
 //
-//   test_kernels          exits 0 where every answer is yes
-//   test_kernels --break  spoils one result of each question, and exits 1 where every one was noticed
+//   test_kernels          exits 0 if every answer is yes
+//   test_kernels --break  makes one result of each question wrong, and exits 1 if every one was noticed
 //
-// The answer that is wanted is the scalar build's in float64. How far from it a result may be follows from how far its
-// arguments' last digits move it: arguments are perturbed a few times by a small share of themselves, and
+// The wanted answer is the scalar build's in float64. The tolerance follows from how the answer changes when arguments
+// are perturbed a few times by a small share of themselves:
 //
 //   |result − wanted| ≤ kTolerance · unit roundoff · (max |wanted| + max |perturbed − wanted| / share)
 //
-// with the unit roundoff of the type that is computed in, plus one unit of the dtype that is stored. Arguments keep
-// clear of kinks, where that says nothing.
+// with the unit roundoff of the compute type, plus one unit in the last place of the stored dtype. Arguments keep a
+// distance from kinks, where this does not hold.
 #include <stdio.h>
 #include <string.h>
 
@@ -84,12 +84,12 @@ struct Answer {
   std::vector<Numbers> results;
   bool untouched_outside = true;
 };
-Answer evaluate(const Call& call, const Kinds& kinds, Layout layout, bool spoil_outside = false) {
+Answer evaluate(const Call& call, const Dtypes& dtypes, Layout layout, bool spoil_outside = false) {
   Generator random(1);
   std::vector<Vessel> vessels;
   Tensors tensors;
   for (const Array& array : call.arrays) {
-    const DType dtype = dtype_of(array.role, kinds);
+    const DType dtype = dtype_of(array.role, dtypes);
     vessels.emplace_back(array.shape, dtype, layout, random);
     size_t i = 0;
     if (!array.is_result) vessels.back().for_elements([&](char* p) { put(p, dtype, array.numbers[i++]); });
@@ -115,21 +115,21 @@ double largest(const Numbers& numbers) {
   return most;
 }
 
-// A call, and what is wanted of it.
+// A call and its wanted results
 struct Example {
-  Kinds kinds;
+  Dtypes dtypes;
   Layout layout;
   Call call;
-  std::vector<Numbers> wanted, of_scalar;  // exactly; and by the scalar build with these dtypes
+  std::vector<Numbers> wanted, of_scalar;  // in float64; and of the scalar build with these dtypes
   Numbers scales;                          // a result's tolerance is kTolerance unit roundoffs of this
 };
-Example example(const Operation& operation, const Kinds& kinds, int number, Generator& random) {
-  Draw draw{random, kinds, number == 0, {}};
+Example example(const Operation& operation, const Dtypes& dtypes, int number, Generator& random) {
+  Draw draw{random, dtypes, number == 0, {}};
   operation.draw(draw);
-  Example e{kinds, layout(number), std::move(draw.call), {}, {}, {}};
+  Example e{dtypes, layout(number), std::move(draw.call), {}, {}, {}};
   select_isa("scalar");
   e.wanted = evaluate(e.call, kExact, Layout::contiguous).results;
-  e.of_scalar = evaluate(e.call, kinds, e.layout).results;
+  e.of_scalar = evaluate(e.call, dtypes, e.layout).results;
   for (const Numbers& numbers : e.wanted) e.scales.push_back(largest(numbers));
   for (int repeat = 0; repeat < 3; ++repeat) {
     Call perturbed = e.call;
@@ -150,14 +150,14 @@ void check_answer(Question& question, const Example& e, Answer answer) {
   size_t r = 0;
   for (const Array& array : e.call.arrays) {
     if (!array.is_result) continue;
-    const DType dtype = dtype_of(array.role, e.kinds);
-    const double roundoff = e.kinds.values == DType::f64 ? 0x1p-53 : 0x1p-24;
+    const DType dtype = dtype_of(array.role, e.dtypes);
+    const double roundoff = e.dtypes.values == DType::f64 ? 0x1p-53 : 0x1p-24;
     for (size_t i = 0; i < answer.results[r].size(); ++i) {
       double wanted = e.wanted[r][i];
       if (is_integer(dtype)) wanted = std::min(std::max(wanted, 0.0), 1.0);
       const double bound = kTolerance * roundoff * e.scales[r] + storage_unit(dtype, wanted);
       const double error = std::fabs(answer.results[r][i] - wanted);
-      question.expect(error <= bound, e.kinds.name, answer.results[r][i], wanted);
+      question.expect(error <= bound, e.dtypes.name, answer.results[r][i], wanted);
       if (dtype == DType::f32 || dtype == DType::f64) question.worst = std::max(question.worst, error / bound);
     }
     ++r;
@@ -167,22 +167,22 @@ void compare_bits(Question& question, const Example& e, std::vector<Numbers> got
   if (question.to_be_broken()) got[0].back() += 1e-10;
   for (size_t r = 0; r < got.size(); ++r)
     for (size_t i = 0; i < got[r].size(); ++i)
-      question.expect(memcmp(&got[r][i], &wanted[r][i], sizeof(double)) == 0, e.kinds.name, got[r][i], wanted[r][i]);
+      question.expect(memcmp(&got[r][i], &wanted[r][i], sizeof(double)) == 0, e.dtypes.name, got[r][i], wanted[r][i]);
 }
 
 void check_operation(const Operation& operation, int rounds) {
   Generator random(7);
   std::vector<Example> examples;
   for (int number = 0; number < rounds; ++number) {
-    for (const Kinds& kinds : one_kind) examples.push_back(example(operation, kinds, number, random));
+    for (const Dtypes& dtypes : one_dtype) examples.push_back(example(operation, dtypes, number, random));
     if (!operation.has_image) continue;
-    for (const Kinds& kinds : beside_float32) examples.push_back(example(operation, kinds, number, random));
+    for (const Dtypes& dtypes : beside_float32) examples.push_back(example(operation, dtypes, number, random));
   }
   const std::string name = operation.name;
   for (const char* const* isa = available_isas(); *isa; ++isa) {
     select_isa(*isa);
     std::vector<Answer> answers;
-    for (const Example& e : examples) answers.push_back(evaluate(e.call, e.kinds, e.layout));
+    for (const Example& e : examples) answers.push_back(evaluate(e.call, e.dtypes, e.layout));
     const auto ask = [&](const char* what, auto&& check) {
       const std::string text = name + ": " + what;
       Question question(*isa, text.c_str());
@@ -190,21 +190,21 @@ void check_operation(const Operation& operation, int rounds) {
     };
     ask("near float64", check_answer);
     ask("nothing written beside the results", [](Question& question, const Example& e, const Answer& answer) {
-      const bool untouched = question.to_be_broken() ? evaluate(e.call, e.kinds, e.layout, true).untouched_outside
+      const bool untouched = question.to_be_broken() ? evaluate(e.call, e.dtypes, e.layout, true).untouched_outside
                                                      : answer.untouched_outside;
-      question.expect(untouched, e.kinds.name, untouched ? 0 : 1, 0);
+      question.expect(untouched, e.dtypes.name, untouched ? 0 : 1, 0);
     });
     ask("any strides, the same bits", [](Question& question, const Example& e, const Answer& answer) {
       for (int other = 0; other < kLayouts; ++other)
         if (layout(other) != e.layout)
-          compare_bits(question, e, evaluate(e.call, e.kinds, layout(other)).results, answer.results);
+          compare_bits(question, e, evaluate(e.call, e.dtypes, layout(other)).results, answer.results);
     });
     ask("3 threads, the same bits", [](Question& question, const Example& e, const Answer& answer) {
       set_num_threads(3);
-      compare_bits(question, e, evaluate(e.call, e.kinds, e.layout).results, answer.results);
+      compare_bits(question, e, evaluate(e.call, e.dtypes, e.layout).results, answer.results);
       set_num_threads(1);
     });
-    // Where the baseline fuses products and sums as well.
+    // Where the scalar build, too, fuses products and sums
     if (BO_HAS_FMA && operation.lanewise) {
       ask("bit for bit as scalar", [](Question& question, const Example& e, const Answer& answer) {
         compare_bits(question, e, answer.results, e.of_scalar);
@@ -234,7 +234,7 @@ void check_footprints() {
       question.expect(f.end == others, "end", static_cast<double>(f.end), static_cast<double>(others));
       continue;
     }
-    // The next one goes on where this one ends, in the same pixel unless that is used up.
+    // The next footprint begins where this one ends, in the same pixel unless all of that is covered.
     const Footprint next = footprint(i + 1, count, others);
     const int64_t end = whole == 1 ? i * others + f.head - f.begin * count : f.tail;
     const int64_t begin = (i + 1) * others - next.begin * count;
@@ -243,7 +243,7 @@ void check_footprints() {
   }
 }
 
-// The end of memory behind which nothing can be read, where the system can say so.
+// The end of readable memory: a read beyond it crashes, where the system has mprotect.
 char* readable_edge() {
 #if defined(__unix__) || defined(__APPLE__)
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));

@@ -18,7 +18,7 @@ class Luma {
     const Vec<T> r = broadcast(T(luma_weight(0))), g = broadcast(T(luma_weight(1))), b = broadcast(T(luma_weight(2)));
     for (int m = 0; m < M; ++m) out[m] = madd(b, in(2, m), madd(g, in(1, m), r * in(0, m)));
   }
-  // Its gradient, added to what is there. step: from a pixel to the next
+  // Adds its gradient to d_image, whose channels are `pitch` and pixels `step` elements apart.
   static void add_gradient(const T* BO_RESTRICT grad, int64_t count, int64_t pitch, int64_t step,
                            T* BO_RESTRICT d_image) {
     for (int64_t j = 0; j < 3; ++j)

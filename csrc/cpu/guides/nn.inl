@@ -13,9 +13,9 @@ class Network {
   using V = Vec<T>;
   static constexpr int kParameters = 4;
   Network(const GuideParameters& p, int64_t channels) : n_(p, kParameters), Ci_(channels), F_(p.value[0].shape[0]) {}
-  int64_t parameters() const { return n_.total(); }
+  int64_t parameters() const { return n_.count(); }
   int64_t sums() const { return parameters(); }
-  int64_t scratch() const { return 1 + kTogether; }
+  int64_t scratch() const { return 1 + kUnroll; }
 
   template <int M, class In>
   BO_INLINE_MEMBER void at(const In& in, V* out) const {
@@ -29,30 +29,30 @@ class Network {
     T *d_sum = scratch, *d_hidden = scratch + pitch;
     const V zero = broadcast(T(0));
     V d_b2_sum = zero;
-    for_pixels<T>(count, [&](int64_t p, auto together) {
-      constexpr int M = decltype(together)::value;
+    for_pixels<T>(count, [&](int64_t p, auto unrolled) {
+      constexpr int M = decltype(unrolled)::value;
       V v[M];
       sums<M>(channels_at(image, pitch, p), v);
       for (int m = 0; m < M; ++m) {
-        // 1 − sigmoid(v) = sigmoid(−v), which keeps its digits where sigmoid(v) is near 1.
+        // 1 − sigmoid(v) as sigmoid(−v), which is accurate where sigmoid(v) is near 1.
         const V d = load(grad + p + m * V::kLanes) * sigmoid(v[m]) * sigmoid(zero - v[m]);
         store(d_sum + p + m * V::kLanes, d);
         d_b2_sum = d_b2_sum + d;
       }
     });
     d_b2.add(0, d_b2_sum);
-    for_together(F_, [&](int64_t f, auto features) {
+    for_unrolled(F_, [&](int64_t f, auto features) {
       for (int64_t i = 0; i < features.value; ++i) {
         const V w2 = broadcast(n_[2][f + i]);
         V d_w2_sum = zero, d_b1_sum = zero;
-        for_pixels<T>(count, [&](int64_t p, auto together) {
-          constexpr int M = decltype(together)::value;
+        for_pixels<T>(count, [&](int64_t p, auto unrolled) {
+          constexpr int M = decltype(unrolled)::value;
           V h[M];
           affine<M>(n_[0] + (f + i) * Ci_, n_[1][f + i], Ci_, channels_at(image, pitch, p), h);
           for (int m = 0; m < M; ++m) {
             const V d = load(d_sum + p + m * V::kLanes);
             d_w2_sum = madd(d, relu(h[m]), d_w2_sum);
-            const V passed = where_equal(h[m], h[m], where_greater(h[m], zero, w2 * d), h[m]);
+            const V passed = select_equal(h[m], h[m], select_greater(h[m], zero, w2 * d), h[m]);
             d_b1_sum = d_b1_sum + passed;
             store(d_hidden + i * pitch + p + m * V::kLanes, passed);
           }
@@ -64,7 +64,7 @@ class Network {
                        d_w1.from(f * Ci_));
     });
   }
-  void gradients(const LaneSums<T>& sums, T* to) const { sums.total(parameters(), to); }
+  void gradients(const LaneSums<T>& sums, T* to) const { sums.reduce(parameters(), to); }
 
  private:
   // The argument of sigmoid for M vectors of pixels
@@ -78,7 +78,7 @@ class Network {
     }
   }
 
-  const GuideNumbers<T> n_;
+  const ParameterValues<T> n_;
   const int64_t Ci_, F_;
 };
 

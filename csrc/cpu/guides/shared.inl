@@ -1,15 +1,15 @@
-// What the guides share: parameters, sums over pixels, and how vectors of pixels are worked on together.
+// What the guides share: their parameters, sums over pixels, and loops over several vectors of pixels at once.
 //
 // A guide is a class with
-//   T              the compute type
-//   at<M>(in, out) the guide of M vectors of pixels; channel j of the mth is in(j, m)
-// and where it has parameters
-//   parameters()   how many numbers they are
-//   sums()         how many sums over all pixels their gradients are made of
-//   scratch()      numbers a pixel that its gradient needs besides
-//   gradient(image, grad, count, pitch, scratch, d_image, sums)   adds to the sums
-//   gradients(sums, to)   the parameters' gradients in storing order
-// image and d_image are [channel][pixel] with rows `pitch` apart; scratch rows have the same pitch.
+//   T                     the compute type
+//   at<M>(in, out)        the guide of M vectors of pixels; channel j of vector m is in(j, m)
+// and, if it has parameters,
+//   parameters()          how many elements they have
+//   sums()                how many sums over pixels their gradients are made of
+//   scratch()             elements per pixel that gradient() needs
+//   gradient(image, grad, count, pitch, scratch, d_image, sums)   d_image, and adds to the sums
+//   gradients(sums, to)   the gradients of the parameters, in the order that they are stored in
+// Images and scratch are planes, [channel][pixel], that are `pitch` elements apart.
 #pragma once
 
 #include "../../ops.h"
@@ -18,22 +18,20 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// A parameter as rows of numbers: f(offset in memory, stride, count), rows one after another.
+// Calls f(offset in memory, stride, count) for each row of a parameter.
 template <class F>
 BO_INLINE void parameter_rows(const Tensor& t, F&& f) {
   const int64_t rows = t.rank > 1 ? t.shape[0] : 1, columns = t.rank ? t.shape[t.rank - 1] : 1;
   for (int64_t r = 0; r < rows; ++r) f(t.rank > 1 ? r * t.strides[0] : 0, t.rank ? t.strides[t.rank - 1] : 0, columns);
 }
 
-// The parameters of a guide one after another in the compute type, as its class reads them.
+// The parameters of a guide, contiguous and in the compute type
 template <class T>
-class GuideNumbers {
+class ParameterValues {
  public:
-  GuideNumbers(const GuideParameters& p, int count) {
-    int64_t total = 0;
-    for (int i = 0; i < count; ++i) total += numbers_in(p.value[i]);
-    T* to = memory_.template take<T>(total);
-    total_ = total;
+  ParameterValues(const GuideParameters& p, int count) {
+    for (int i = 0; i < count; ++i) count_ += element_count(p.value[i]);
+    T* to = memory_.template take<T>(count_);
     for (int i = 0; i < count; ++i) {
       at_[i] = to;
       const Tensor& t = p.value[i];
@@ -44,8 +42,8 @@ class GuideNumbers {
     }
   }
   const T* operator[](int i) const { return at_[i]; }
-  int64_t total() const { return total_; }
-  static int64_t numbers_in(const Tensor& t) {
+  int64_t count() const { return count_; }
+  static int64_t element_count(const Tensor& t) {
     int64_t n = 1;
     for (int axis = 0; axis < t.rank; ++axis) n *= t.shape[axis];
     return n;
@@ -54,10 +52,10 @@ class GuideNumbers {
  private:
   Scratch memory_;
   const T* at_[kMaxGuideParameters];
-  int64_t total_;
+  int64_t count_ = 0;
 };
 
-// Sums over many pixels. A vector's lanes are added up apart, in double, until the end.
+// Sums over pixels, in double. Each lane of a vector has a sum of its own; reduce() adds them at the end.
 template <class T>
 class LaneSums {
  public:
@@ -67,8 +65,8 @@ class LaneSums {
   void add(int64_t sum, const Vec<T>& v, T weight = T(1)) const {
     accumulate(from(sum).lanes_, v, static_cast<double>(weight));
   }
-  // The first n
-  void total(int64_t n, T* to) const {
+  // The first n sums
+  void reduce(int64_t n, T* to) const {
     for (int64_t i = 0; i < n; ++i) {
       double sum = 0.0;
       for (int64_t l = 0; l < Vec<T>::kLanes; ++l) sum += lanes_[i * Vec<T>::kLanes + l];
@@ -80,25 +78,25 @@ class LaneSums {
   double* lanes_;
 };
 
-// Calls f(first, Count<M>) for parts of n: kTogether while there are as many, then the rest.
+// Calls f(first, Constant<M>) for groups of M of n items: M is kUnroll, and less for the last group.
 template <class F>
-BO_INLINE void for_together(int64_t n, F&& f) {
+BO_INLINE void for_unrolled(int64_t n, F&& f) {
   int64_t i = 0;
-  for (; i + kTogether <= n; i += kTogether) f(i, Count<kTogether>());
+  for (; i + kUnroll <= n; i += kUnroll) f(i, Constant<kUnroll>());
   switch (n - i) {
-    case 3: return f(i, Count<3>());
-    case 2: return f(i, Count<2>());
-    case 1: return f(i, Count<1>());
+    case 3: return f(i, Constant<3>());
+    case 2: return f(i, Constant<2>());
+    case 1: return f(i, Constant<1>());
   }
 }
-// f(first pixel, Count<M>) for M vectors of pixels at a time
+// Calls f(first pixel, Constant<M>) for groups of M vectors of pixels.
 template <class T, class F>
 BO_INLINE void for_pixels(int64_t count, F&& f) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  for_together(ceil_div(count, kLanes), [&](int64_t v, auto vectors) BO_INLINE_LAMBDA { f(v * kLanes, vectors); });
+  for_unrolled(ceil_div(count, kLanes), [&](int64_t v, auto vectors) BO_INLINE_LAMBDA { f(v * kLanes, vectors); });
 }
 
-// Channel j of the mth vector of pixels from pixel p on, of an image [channel][pixel]
+// in(j, m): channel j of the m-th vector of pixels from pixel p on
 template <class T>
 BO_INLINE auto channels_at(const T* image, int64_t pitch, int64_t p) {
   return [=](int64_t j, int m) { return load(image + j * pitch + p + m * Vec<T>::kLanes); };
@@ -113,14 +111,14 @@ BO_INLINE void affine(const T* weights, T bias, const Channels& channels, const 
     for (int m = 0; m < M; ++m) q[m] = madd(weight, in(j, m), q[m]);
   }
 }
-// Its gradients, of `rows` rows: d_in_j (+)= Σ_i weight_ij·d_q_i, d_weight_ij += Σ d_q_i·in_j. in, d_in and d_q are
-// [row][pixel] with rows `pitch` apart. add: to what d_in holds
+// Its gradients, for `rows` rows i: d_in_j = Σ_i weight_ij·d_q_i, added to d_in if `add`, and d_weight_ij += Σ
+// d_q_i·in_j over pixels.
 template <class T>
 void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T* BO_RESTRICT in,
                       const T* BO_RESTRICT d_q, int64_t count, int64_t pitch, bool add, T* BO_RESTRICT d_in,
                       const LaneSums<T>& d_weights) {
-  for_together(rows, [&](int64_t first, auto together) {
-    constexpr int M = decltype(together)::value;
+  for_unrolled(rows, [&](int64_t first, auto unrolled) {
+    constexpr int M = decltype(unrolled)::value;
     for (int64_t j = 0; j < channels; ++j) {
       Vec<T> weight[M], d_weight[M];
       for (int m = 0; m < M; ++m) {
@@ -144,11 +142,11 @@ void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T*
   });
 }
 
-// The guide of an image [channel][pixel] with rows `pitch` apart, in whole vectors.
+// The guide of `count` pixels, in whole vectors: the last one may extend beyond them.
 template <class Guide, class T>
 void guide_run(const Guide& guide, const T* image, int64_t count, int64_t pitch, T* to) {
-  for_pixels<T>(count, [&](int64_t p, auto together) {
-    constexpr int M = decltype(together)::value;
+  for_pixels<T>(count, [&](int64_t p, auto unrolled) {
+    constexpr int M = decltype(unrolled)::value;
     constexpr int64_t kLanes = Vec<T>::kLanes;
     Vec<T> values[M];
     guide.template at<M>(channels_at(image, pitch, p), values);

@@ -5,7 +5,7 @@
 
 #include "generic.h"
 
-// g++ would load vectors that are blended several times from memory for every blend.
+// Keeps three vectors in registers: g++ would load them from memory again for every blend.
 #define BO_IN_REGISTERS(x, y, z) asm("" : "+v"(x), "+v"(y), "+v"(z))
 
 namespace bilateral_ops {
@@ -34,15 +34,15 @@ BO_INLINE Vec<float> load(const float* p) { return {_mm256_loadu_ps(p)}; }
 BO_INLINE Vec<double> load(const double* p) { return {_mm256_loadu_pd(p)}; }
 BO_INLINE void store(float* p, const Vec<float>& a) { _mm256_storeu_ps(p, a.v); }
 BO_INLINE void store(double* p, const Vec<double>& a) { _mm256_storeu_pd(p, a.v); }
-// The mask of the first n lanes of 32 bits is eight numbers of this, from the nth before its middle.
+// Sliding window: eight entries starting n before the middle mask the first n lanes.
 static const int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 BO_INLINE __m256i lane_mask(int64_t n) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kLaneMask + 8 - n));
 }
-BO_INLINE Vec<float> load_part(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
-BO_INLINE Vec<double> load_part(const double* p, int64_t n) { return {_mm256_maskload_pd(p, lane_mask(2 * n))}; }
-// By halves, as some processors take tens of cycles for a masked store.
-BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
+BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
+BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {_mm256_maskload_pd(p, lane_mask(2 * n))}; }
+// Stores 4, 2 and 1 elements: a masked store takes tens of cycles on some processors.
+BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) {
   __m128 rest = _mm256_castps256_ps128(a.v);
   if (n & 4) {
     _mm_storeu_ps(p, rest);
@@ -56,7 +56,7 @@ BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
   }
   if (n & 1) _mm_store_ss(p, rest);
 }
-BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
+BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) {
   __m128d rest = _mm256_castpd256_pd128(a.v);
   if (n & 2) {
     _mm_storeu_pd(p, rest);
@@ -65,11 +65,11 @@ BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
   }
   if (n & 1) _mm_store_sd(p, rest);
 }
-BO_INLINE double total(const Vec<double>& a) {
+BO_INLINE double reduce_add(const Vec<double>& a) {
   const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
 }
-BO_INLINE float total(const Vec<float>& a) {
+BO_INLINE float reduce_add(const Vec<float>& a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
@@ -88,60 +88,61 @@ BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<fl
 BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
   return {_mm256_fmadd_pd(a.v, b.v, c.v)};
 }
-BO_INLINE Vec<float> where_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_EQ_OQ))};
 }
-BO_INLINE Vec<double> where_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                  const Vec<double>& b) {
+BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                   const Vec<double>& b) {
   return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_EQ_OQ))};
 }
-BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
+                                    const Vec<float>& b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ))};
 }
-BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                    const Vec<double>& b) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                     const Vec<double>& b) {
   return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ))};
 }
-BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a) {
   return {_mm256_and_pd(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
 BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
 BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
 BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm256_div_ps(a.v, b.v)}; }
 BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm256_div_pd(a.v, b.v)}; }
-// max's second operand is what it returns beside NaN.
+// Where an operand is NaN, max returns its second one.
 BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
 BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.v)}; }
-BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) {
+BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))};
 }
-BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
+BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
   const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
   return {_mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)))};
 }
-// max's and min's second operand is what they return beside NaN.
+// Where an operand is NaN, max and min return their second one.
 BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
   return {_mm256_min_ps(_mm256_max_ps(a.v, _mm256_setzero_ps()), most.v)};
 }
 BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
   return {_mm256_min_pd(_mm256_max_pd(a.v, _mm256_setzero_pd()), most.v)};
 }
-BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
   const __m256 above = _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ);
   return {_mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps(a.v, most.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
   const __m256d above = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_GT_OQ);
   return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, most.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
-BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
-BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
-BO_INLINE Vec<double> to_numbers(const Indices<double>& a) { return {_mm256_cvtepi32_pd(a.v)}; }
+BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> to_indices(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
+BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_values(const Indices<double>& a) { return {_mm256_cvtepi32_pd(a.v)}; }
 BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
 }
@@ -169,24 +170,24 @@ BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index.v, 28)))};
 }
 template <int Bit>
-BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   const __m256 greater = _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ);
   return {_mm256_or_si256(i.v, _mm256_and_si256(_mm256_castps_si256(greater), _mm256_set1_epi32(Bit)))};
 }
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
-// As with AVX-512: three and eight have no common divisor either.
-BO_INLINE void deinterleave(Vec<float>* v) {
+// As in avx512.h: 3 and 8 have no common divisor either.
+BO_INLINE void deinterleave3(Vec<float>* v) {
   __m256 x = v[0].v, y = v[1].v, z = v[2].v;
   BO_IN_REGISTERS(x, y, z);
   const __m256i lane_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i lane_b = _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6);
   const __m256i lane_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
-  // Lanes 0, 3, 6: 0x49; 1, 4, 7: 0x92; 2, 5: 0x24.
+  // Lane masks: 0x49 is 0, 3, 6; 0x92 is 1, 4, 7; 0x24 is 2, 5.
   v[0].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x92), z, 0x24), lane_a);
   v[1].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x24), z, 0x49), lane_b);
   v[2].v = _mm256_permutevar8x32_ps(_mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92), lane_c);
 }
-BO_INLINE void interleave(Vec<float>* v) {
+BO_INLINE void interleave3(Vec<float>* v) {
   const __m256i from_a = _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5);
   const __m256i from_b = _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2);
   const __m256i from_c = _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7);
@@ -197,7 +198,7 @@ BO_INLINE void interleave(Vec<float>* v) {
   v[2].v = _mm256_blend_ps(_mm256_blend_ps(x, y, 0x49), z, 0x92);
 }
 // x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3
-BO_INLINE void deinterleave(Vec<double>* v) {
+BO_INLINE void deinterleave3(Vec<double>* v) {
   __m256d x = v[0].v, y = v[1].v, z = v[2].v;
   BO_IN_REGISTERS(x, y, z);
   // a0 a3 a2 a1, b1 b0 b3 b2, c2 c1 c0 c3
@@ -205,49 +206,49 @@ BO_INLINE void deinterleave(Vec<double>* v) {
   v[1].v = _mm256_permute_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 4), 5);
   v[2].v = _mm256_permute4x64_pd(_mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 9), 0xc6);
 }
-BO_INLINE void interleave(Vec<double>* v) {
+BO_INLINE void interleave3(Vec<double>* v) {
   const __m256d x = _mm256_permute4x64_pd(v[0].v, 0x6c), y = _mm256_permute_pd(v[1].v, 5),
                 z = _mm256_permute4x64_pd(v[2].v, 0xc6);
   v[0].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 2), z, 4);
   v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
   v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
 }
-// v/top to the last bit: a product with 1/top, corrected by what is left of v.
-BO_INLINE __m256 over(__m256 v, float top) {
+// v/top, correctly rounded: a product with 1/top, corrected by the remainder
+BO_INLINE __m256 divide_exactly(__m256 v, float top) {
   const __m256 r = _mm256_set1_ps(1.0f / top), q = _mm256_mul_ps(v, r);
   return _mm256_fmadd_ps(_mm256_fnmadd_ps(q, _mm256_set1_ps(top), v), r, q);
 }
-// NaN becomes max's second operand.
-BO_INLINE __m256i whole(__m256 v, float top) {
+// v·top, rounded to an integer and saturated; NaN becomes 0, max's second operand.
+BO_INLINE __m256i to_level(__m256 v, float top) {
   const __m256 t = _mm256_set1_ps(top);
   return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v, t), _mm256_setzero_ps()), t));
 }
-BO_INLINE __m128i eight_halves(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-BO_INLINE void store_halves(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
-// The low halves of eight numbers below 2^16
-BO_INLINE __m128i low_halves(__m256i v) {
+BO_INLINE __m128i load_u16(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+BO_INLINE void store_u16(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+// Eight integers below 2^16 as 16 bits each
+BO_INLINE __m128i narrow_to_u16(__m256i v) {
   return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
 }
-BO_INLINE Vec<float> load_as(U8, const char* p) { return {over(load_as(Levels8(), p).v, 255.0f)}; }
+BO_INLINE Vec<float> load_as(U8, const char* p) { return {divide_exactly(load_as(Levels8(), p).v, 255.0f)}; }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
-  const __m128i halves = low_halves(whole(a.v, 255.0f));
+  const __m128i halves = narrow_to_u16(to_level(a.v, 255.0f));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
 }
 BO_INLINE Vec<float> load_as(Levels16, const char* p) {
-  return {_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(eight_halves(p)))};
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(load_u16(p)))};
 }
-BO_INLINE Vec<float> load_as(U16, const char* p) { return {over(load_as(Levels16(), p).v, 65535.0f)}; }
-BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, low_halves(whole(a.v, 65535.0f))); }
-BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(eight_halves(p))}; }
+BO_INLINE Vec<float> load_as(U16, const char* p) { return {divide_exactly(load_as(Levels16(), p).v, 65535.0f)}; }
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, narrow_to_u16(to_level(a.v, 65535.0f))); }
+BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(load_u16(p))}; }
 BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
-  store_halves(p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_u16(p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight_halves(p)), 16))};
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_u16(p)), 16))};
 }
 BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const __m256i u = _mm256_castps_si256(a.v), high = _mm256_srli_epi32(u, 16);
@@ -255,7 +256,7 @@ BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
   const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
-  store_halves(p, low_halves(_mm256_blendv_epi8(rounded, quiet, nan)));
+  store_u16(p, narrow_to_u16(_mm256_blendv_epi8(rounded, quiet, nan)));
 }
 BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
   const __m128 four = n == 4 ? _mm_loadu_ps(p) : _mm_maskload_ps(p, _mm256_castsi256_si128(lane_mask(n)));
@@ -268,8 +269,8 @@ BO_INLINE Vec<float> spread4(const float* p, int v) {
   return {_mm256_setr_m128(_mm_set1_ps(p[2 * v]), _mm_set1_ps(p[2 * v + 1]))};
 }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
-// The transpose of the 4 × 4 numbers that lie in each half of four vectors; of four vectors of doubles.
-BO_INLINE void transpose_halves(__m256* v) {
+// Transpose the 4 × 4 elements in each half of four vectors of floats, and those of four vectors of doubles.
+BO_INLINE void transpose4x4(__m256* v) {
   const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1])),
                 ab2 = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
   const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3])),
@@ -279,7 +280,7 @@ BO_INLINE void transpose_halves(__m256* v) {
   v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab2, cd2));
   v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab2, cd2));
 }
-BO_INLINE void transpose(__m256d* v) {
+BO_INLINE void transpose4x4(__m256d* v) {
   const __m256d ab = _mm256_unpacklo_pd(v[0], v[1]), ab2 = _mm256_unpackhi_pd(v[0], v[1]);
   const __m256d cd = _mm256_unpacklo_pd(v[2], v[3]), cd2 = _mm256_unpackhi_pd(v[2], v[3]);
   v[0] = _mm256_permute2f128_pd(ab, cd, 0x20);
@@ -287,32 +288,32 @@ BO_INLINE void transpose(__m256d* v) {
   v[2] = _mm256_permute2f128_pd(ab, cd, 0x31);
   v[3] = _mm256_permute2f128_pd(ab2, cd2, 0x31);
 }
-// In each half the numbers that belong together, then halves to their places.
-BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
-                           const Vec<float>& d) {
+// First transposes within halves, then moves the halves to their places.
+BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                                  const Vec<float>& d) {
   __m256 v[4] = {a.v, b.v, c.v, d.v};
-  transpose_halves(v);
+  transpose4x4(v);
   _mm256_storeu_ps(to, _mm256_permute2f128_ps(v[0], v[1], 0x20));
   _mm256_storeu_ps(to + 8, _mm256_permute2f128_ps(v[2], v[3], 0x20));
   _mm256_storeu_ps(to + 16, _mm256_permute2f128_ps(v[0], v[1], 0x31));
   _mm256_storeu_ps(to + 24, _mm256_permute2f128_ps(v[2], v[3], 0x31));
 }
-BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
-                           const Vec<double>& d) {
+BO_INLINE void store_interleaved4(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                                  const Vec<double>& d) {
   __m256d v[4] = {a.v, b.v, c.v, d.v};
-  transpose(v);
+  transpose4x4(v);
   for (int l = 0; l < 4; ++l) _mm256_storeu_pd(to + 4 * l, v[l]);
 }
-BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
+BO_INLINE void load_interleaved4(const float* p, int64_t pitch, Vec<float>* v) {
   __m256 x[4];
   for (int l = 0; l < 4; ++l) x[l] = _mm256_loadu2_m128(p + (l + 4) * pitch, p + l * pitch);
-  transpose_halves(x);
+  transpose4x4(x);
   for (int j = 0; j < 4; ++j) v[j].v = x[j];
 }
-BO_INLINE void load_fours(const double* p, int64_t pitch, Vec<double>* v) {
+BO_INLINE void load_interleaved4(const double* p, int64_t pitch, Vec<double>* v) {
   __m256d x[4];
   for (int l = 0; l < 4; ++l) x[l] = _mm256_loadu_pd(p + l * pitch);
-  transpose(x);
+  transpose4x4(x);
   for (int j = 0; j < 4; ++j) v[j].v = x[j];
 }
 

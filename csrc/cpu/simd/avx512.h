@@ -5,7 +5,7 @@
 
 #include "generic.h"
 
-// g++ would load vectors that are blended several times from memory for every blend.
+// Keeps three vectors in registers: g++ would load them from memory again for every blend.
 #define BO_IN_REGISTERS(x, y, z) asm("" : "+v"(x), "+v"(y), "+v"(z))
 
 namespace bilateral_ops {
@@ -34,20 +34,13 @@ BO_INLINE Vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
 BO_INLINE Vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
 BO_INLINE void store(float* p, const Vec<float>& a) { _mm512_storeu_ps(p, a.v); }
 BO_INLINE void store(double* p, const Vec<double>& a) { _mm512_storeu_pd(p, a.v); }
-BO_INLINE Vec<float> load_part(const float* p, int64_t n) {
-  return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)};
-}
-BO_INLINE Vec<double> load_part(const double* p, int64_t n) {
-  return {_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p)};
-}
-BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), a.v);
-}
-BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
-  _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1), a.v);
-}
-BO_INLINE float total(const Vec<float>& a) { return _mm512_reduce_add_ps(a.v); }
-BO_INLINE double total(const Vec<double>& a) { return _mm512_reduce_add_pd(a.v); }
+BO_INLINE __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {_mm512_maskz_loadu_pd(first_lanes(n), p)}; }
+BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) { _mm512_mask_storeu_pd(p, first_lanes(n), a.v); }
+BO_INLINE float reduce_add(const Vec<float>& a) { return _mm512_reduce_add_ps(a.v); }
+BO_INLINE double reduce_add(const Vec<double>& a) { return _mm512_reduce_add_pd(a.v); }
 BO_INLINE Vec<float> broadcast(float a) { return {_mm512_set1_ps(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {_mm512_set1_pd(a)}; }
 BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -62,48 +55,51 @@ BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<fl
 BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
   return {_mm512_fmadd_pd(a.v, b.v, c.v)};
 }
-BO_INLINE Vec<float> where_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
   return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
 }
-BO_INLINE Vec<double> where_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                  const Vec<double>& b) {
+BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                   const Vec<double>& b) {
   return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
 }
-BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
+                                    const Vec<float>& b) {
   return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                    const Vec<double>& b) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                     const Vec<double>& b) {
   return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
 BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
 BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
 BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm512_div_ps(a.v, b.v)}; }
 BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm512_div_pd(a.v, b.v)}; }
-// max's second operand is what it returns beside NaN.
+// Where an operand is NaN, max returns its second one.
 BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
 BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
-BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
-BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) { return {_mm512_scalef_pd(a.v, n.v)}; }
-// max's and min's second operand is what they return beside NaN.
+BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
+  return {_mm512_scalef_pd(a.v, n.v)};
+}
+// Where an operand is NaN, max and min return their second one.
 BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
   return {_mm512_min_ps(_mm512_max_ps(a.v, _mm512_setzero_ps()), most.v)};
 }
 BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
   return {_mm512_min_pd(_mm512_max_pd(a.v, _mm512_setzero_pd()), most.v)};
 }
-BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
   const __mmask16 above = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ);
   return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
   const __mmask8 above = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_GT_OQ);
   return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
-BO_INLINE Indices<double> truncated(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
-BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
-BO_INLINE Vec<double> to_numbers(const Indices<double>& a) { return {_mm512_cvtepi64_pd(a.v)}; }
+BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> to_indices(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
+BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_values(const Indices<double>& a) { return {_mm512_cvtepi64_pd(a.v)}; }
 BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) { _mm512_storeu_si512(p, a.v); }
 BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
@@ -121,7 +117,7 @@ BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
 }
 template <>
 inline constexpr int kTablesInRegister<float> = 2;
-BO_INLINE Indices<float> other_table(const Indices<float>& i) { return {_mm512_add_epi32(i.v, _mm512_set1_epi32(8))}; }
+BO_INLINE Indices<float> second_table(const Indices<float>& i) { return {_mm512_add_epi32(i.v, _mm512_set1_epi32(8))}; }
 template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))};
@@ -131,20 +127,20 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
   if (D == 8) return {_mm512_permutexvar_pd(index.v, _mm512_loadu_pd(table))};
   return {_mm512_permutex2var_pd(_mm512_loadu_pd(table), index.v, _mm512_loadu_pd(table + 8))};
 }
-// Element i of channel c stands at 3i + c, and 3 and 16 have no common divisor: the channel's elements have different
-// lanes in the three vectors, so that a blend of these and one permutation gather them.
-BO_INLINE void deinterleave(Vec<float>* v) {
+// Element i of channel c is number 3i + c of the three vectors. As 3 and 16 have no common divisor, the elements of one
+// channel occupy different lanes: blending the three vectors collects them, and one permutation sorts them.
+BO_INLINE void deinterleave3(Vec<float>* v) {
   __m512 x = v[0].v, y = v[1].v, z = v[2].v;
   BO_IN_REGISTERS(x, y, z);
   const __m512i lane_a = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13);
   const __m512i lane_b = _mm512_setr_epi32(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14);
   const __m512i lane_c = _mm512_setr_epi32(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15);
-  // Lanes 0, 3, 6, … of a vector: 0x9249; 1, 4, …: 0x2492; 2, 5, …: 0x4924.
+  // Lane masks: 0x9249 is 0, 3, 6, …; 0x2492 is 1, 4, 7, …; 0x4924 is 2, 5, 8, …
   v[0].v = _mm512_permutexvar_ps(lane_a, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x2492, z));
   v[1].v = _mm512_permutexvar_ps(lane_b, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x4924, z));
   v[2].v = _mm512_permutexvar_ps(lane_c, _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x2492, y), 0x9249, z));
 }
-BO_INLINE void interleave(Vec<float>* v) {
+BO_INLINE void interleave3(Vec<float>* v) {
   const __m512i from_a = _mm512_setr_epi32(0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5);
   const __m512i from_b = _mm512_setr_epi32(5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10);
   const __m512i from_c = _mm512_setr_epi32(10, 5, 0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15);
@@ -154,7 +150,7 @@ BO_INLINE void interleave(Vec<float>* v) {
   v[1].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x9249, y), 0x2492, z);
   v[2].v = _mm512_mask_mov_ps(_mm512_mask_mov_ps(x, 0x4924, y), 0x9249, z);
 }
-BO_INLINE void deinterleave(Vec<double>* v) {
+BO_INLINE void deinterleave3(Vec<double>* v) {
   __m512d x = v[0].v, y = v[1].v, z = v[2].v;
   BO_IN_REGISTERS(x, y, z);
   const __m512i lane_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
@@ -164,7 +160,7 @@ BO_INLINE void deinterleave(Vec<double>* v) {
   v[1].v = _mm512_permutexvar_pd(lane_b, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z));
   v[2].v = _mm512_permutexvar_pd(lane_c, _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z));
 }
-BO_INLINE void interleave(Vec<double>* v) {
+BO_INLINE void interleave3(Vec<double>* v) {
   const __m512i from_a = _mm512_setr_epi64(0, 3, 6, 1, 4, 7, 2, 5);
   const __m512i from_b = _mm512_setr_epi64(5, 0, 3, 6, 1, 4, 7, 2);
   const __m512i from_c = _mm512_setr_epi64(2, 5, 0, 3, 6, 1, 4, 7);
@@ -177,46 +173,46 @@ BO_INLINE void interleave(Vec<double>* v) {
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm512_set1_epi32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm512_set1_epi64(i)}; }
 template <int Bit>
-BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   return {_mm512_mask_or_epi32(i.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi32(Bit))};
 }
 template <int Bit>
-BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+BO_INLINE Indices<double> set_bit_if_greater(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
   return {_mm512_mask_or_epi64(i.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi64(Bit))};
 }
-// v/top to the last bit: a product with 1/top, corrected by what is left of v.
-BO_INLINE __m512 over(__m512 v, float top) {
+// v/top, correctly rounded: a product with 1/top, corrected by the remainder
+BO_INLINE __m512 divide_exactly(__m512 v, float top) {
   const __m512 r = _mm512_set1_ps(1.0f / top), q = _mm512_mul_ps(v, r);
   return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, _mm512_set1_ps(top), v), r, q);
 }
-// NaN becomes max's second operand.
-BO_INLINE __m512i whole(__m512 v, float top) {
+// v·top, rounded to an integer and saturated; NaN becomes 0, max's second operand.
+BO_INLINE __m512i to_level(__m512 v, float top) {
   const __m512 t = _mm512_set1_ps(top);
   return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(v, t), _mm512_setzero_ps()), t));
 }
-BO_INLINE __m256i sixteen_halves(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-BO_INLINE void store_halves(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+BO_INLINE __m256i load_u16(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+BO_INLINE void store_u16(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
 }
-BO_INLINE Vec<float> load_as(U8, const char* p) { return {over(load_as(Levels8(), p).v, 255.0f)}; }
+BO_INLINE Vec<float> load_as(U8, const char* p) { return {divide_exactly(load_as(Levels8(), p).v, 255.0f)}; }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(whole(a.v, 255.0f)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(to_level(a.v, 255.0f)));
 }
 BO_INLINE Vec<float> load_as(Levels16, const char* p) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sixteen_halves(p)))};
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(load_u16(p)))};
 }
-BO_INLINE Vec<float> load_as(U16, const char* p) { return {over(load_as(Levels16(), p).v, 65535.0f)}; }
+BO_INLINE Vec<float> load_as(U16, const char* p) { return {divide_exactly(load_as(Levels16(), p).v, 65535.0f)}; }
 BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
-  store_halves(p, _mm512_cvtepi32_epi16(whole(a.v, 65535.0f)));
+  store_u16(p, _mm512_cvtepi32_epi16(to_level(a.v, 65535.0f)));
 }
-BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm512_cvtph_ps(sixteen_halves(p))}; }
+BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm512_cvtph_ps(load_u16(p))}; }
 BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
-  store_halves(p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_u16(p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen_halves(p)), 16))};
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_u16(p)), 16))};
 }
 BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const __m512i u = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(u, 16);
@@ -224,7 +220,7 @@ BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
   const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
   const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  store_halves(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+  store_u16(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
 BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
   return {_mm512_broadcast_f32x4(n == 4 ? _mm_loadu_ps(p) : _mm_maskz_loadu_ps((1u << n) - 1, p))};
@@ -240,8 +236,8 @@ BO_INLINE Vec<double> spread4(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p + 2 * v)))};
 }
-// The transpose of the 4 × 4 numbers that lie in each lane of 128 bits of four vectors
-BO_INLINE void transpose_lanes(__m512* v) {
+// Transposes the 4 × 4 elements in each 128-bit block of four vectors.
+BO_INLINE void transpose4x4(__m512* v) {
   const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])),
                 ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
   const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])),
@@ -251,11 +247,11 @@ BO_INLINE void transpose_lanes(__m512* v) {
   v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab2, cd2));
   v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab2, cd2));
 }
-// In each lane the numbers that belong together, then lanes to their places.
-BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
-                           const Vec<float>& d) {
+// First transposes within 128-bit blocks, then moves the blocks to their places.
+BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                                  const Vec<float>& d) {
   __m512 v[4] = {a.v, b.v, c.v, d.v};
-  transpose_lanes(v);
+  transpose4x4(v);
   const __m512 xy = _mm512_shuffle_f32x4(v[0], v[1], 0x44), xy2 = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
   const __m512 zw = _mm512_shuffle_f32x4(v[2], v[3], 0x44), zw2 = _mm512_shuffle_f32x4(v[2], v[3], 0xee);
   _mm512_storeu_ps(to, _mm512_shuffle_f32x4(xy, zw, 0x88));
@@ -263,8 +259,8 @@ BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, 
   _mm512_storeu_ps(to + 32, _mm512_shuffle_f32x4(xy2, zw2, 0x88));
   _mm512_storeu_ps(to + 48, _mm512_shuffle_f32x4(xy2, zw2, 0xdd));
 }
-BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
-                           const Vec<double>& d) {
+BO_INLINE void store_interleaved4(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                                  const Vec<double>& d) {
   const __m512d ab = _mm512_unpacklo_pd(a.v, b.v), ab2 = _mm512_unpackhi_pd(a.v, b.v);
   const __m512d cd = _mm512_unpacklo_pd(c.v, d.v), cd2 = _mm512_unpackhi_pd(c.v, d.v);
   const __m512d even = _mm512_shuffle_f64x2(ab, cd, 0x44), even2 = _mm512_shuffle_f64x2(ab, cd, 0xee);
@@ -274,7 +270,7 @@ BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& 
   _mm512_storeu_pd(to + 16, _mm512_shuffle_f64x2(even2, odd2, 0x88));
   _mm512_storeu_pd(to + 24, _mm512_shuffle_f64x2(even2, odd2, 0xdd));
 }
-BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
+BO_INLINE void load_interleaved4(const float* p, int64_t pitch, Vec<float>* v) {
   __m512 x[4];
   for (int l = 0; l < 4; ++l) {
     const float* const q = p + l * pitch;
@@ -282,10 +278,10 @@ BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
     const __m512 three = _mm512_insertf32x4(two, _mm_loadu_ps(q + 8 * pitch), 2);
     x[l] = _mm512_insertf32x4(three, _mm_loadu_ps(q + 12 * pitch), 3);
   }
-  transpose_lanes(x);
+  transpose4x4(x);
   for (int j = 0; j < 4; ++j) v[j].v = x[j];
 }
-BO_INLINE void load_fours(const double* p, int64_t pitch, Vec<double>* v) {
+BO_INLINE void load_interleaved4(const double* p, int64_t pitch, Vec<double>* v) {
   __m512d x[4];
   for (int l = 0; l < 4; ++l) {
     const double* const q = p + l * pitch;

@@ -1,5 +1,5 @@
-// What kernels include of the vector wrapper: Vec<T> of the instruction set that is compiled for, and the functions
-// that are built of its operations.
+// What kernels include of the vector wrapper: Vec<T> of the instruction set that is compiled for, and functions built
+// from its operations, the same for all instruction sets.
 #pragma once
 
 #if defined(BO_SIMD_AVX512)
@@ -27,114 +27,116 @@ BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   for (int i = 0; i < kParts; ++i) accumulate(to + i * Vec<double>::kLanes, v[i], weight);
 }
 
-// Four numbers next to each other, such as a pixel's channels, as doubles; the sums of four are a·b + c with one number
-// b
+// Four adjacent elements, such as a pixel's channels, as doubles: sums a·b + c with a scalar b
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512)
-struct Four {
+struct Double4 {
   __m256d v;
 };
-BO_INLINE Four load_four(const double* p) { return {_mm256_loadu_pd(p)}; }
-BO_INLINE Four load_four(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
-BO_INLINE void store_four(double* p, const Four& a) { _mm256_storeu_pd(p, a.v); }
-BO_INLINE Four madd(const Four& a, double b, const Four& c) { return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(b), c.v)}; }
+BO_INLINE Double4 load_double4(const double* p) { return {_mm256_loadu_pd(p)}; }
+BO_INLINE Double4 load_double4(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
+BO_INLINE void store_double4(double* p, const Double4& a) { _mm256_storeu_pd(p, a.v); }
+BO_INLINE Double4 madd(const Double4& a, double b, const Double4& c) {
+  return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(b), c.v)};
+}
 #elif defined(BO_SIMD_NEON)
-struct Four {
+struct Double4 {
   float64x2_t low, high;
 };
-BO_INLINE Four load_four(const double* p) { return {vld1q_f64(p), vld1q_f64(p + 2)}; }
-BO_INLINE Four load_four(const float* p) {
+BO_INLINE Double4 load_double4(const double* p) { return {vld1q_f64(p), vld1q_f64(p + 2)}; }
+BO_INLINE Double4 load_double4(const float* p) {
   const float32x4_t a = vld1q_f32(p);
   return {vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)};
 }
-BO_INLINE void store_four(double* p, const Four& a) {
+BO_INLINE void store_double4(double* p, const Double4& a) {
   vst1q_f64(p, a.low);
   vst1q_f64(p + 2, a.high);
 }
-BO_INLINE Four madd(const Four& a, double b, const Four& c) {
+BO_INLINE Double4 madd(const Double4& a, double b, const Double4& c) {
   return {vfmaq_n_f64(c.low, a.low, b), vfmaq_n_f64(c.high, a.high, b)};
 }
 #else
-struct Four {
+struct Double4 {
   double v[4];
 };
 template <class T>
-BO_INLINE Four load_four(const T* p) {
-  Four r;
+BO_INLINE Double4 load_double4(const T* p) {
+  Double4 r;
   for (int i = 0; i < 4; ++i) r.v[i] = static_cast<double>(p[i]);
   return r;
 }
-BO_INLINE void store_four(double* p, const Four& a) { memcpy(p, a.v, sizeof a.v); }
-BO_INLINE Four madd(const Four& a, double b, const Four& c) {
-  Four r;
+BO_INLINE void store_double4(double* p, const Double4& a) { memcpy(p, a.v, sizeof a.v); }
+BO_INLINE Double4 madd(const Double4& a, double b, const Double4& c) {
+  Double4 r;
   for (int i = 0; i < 4; ++i) r.v[i] = madd(a.v[i], b, c.v[i]);
   return r;
 }
 #endif
 
-// How the numbers at a place are loaded and stored: a whole vector of them, or those that are left.
+// How the elements at a pointer are loaded and stored: a full vector, or the n that are left at the end of an array.
 template <class T>
-struct Whole {
-  Vec<T> get(const T* p) const { return load(p); }
-  void put(T* p, const Vec<T>& a) const { store(p, a); }
+struct FullVec {
+  Vec<T> load(const T* p) const { return bilateral_ops::load(p); }
+  void store(T* p, const Vec<T>& a) const { bilateral_ops::store(p, a); }
 };
 template <class T>
-struct Part {
+struct PartVec {
   int64_t n;
-  Vec<T> get(const T* p) const { return load_part(p, n); }
-  void put(T* p, const Vec<T>& a) const { store_part(p, a, n); }
+  Vec<T> load(const T* p) const { return load_n(p, n); }
+  void store(T* p, const Vec<T>& a) const { store_n(p, a, n); }
 };
-// Calls f(first, lanes) for the vectors that n numbers make.
+// Calls f(first, lanes) for each vector of n elements; lanes is a FullVec or, for the last one, a PartVec.
 template <class T, class F>
 BO_INLINE void for_vectors(int64_t n, F&& f) {
   int64_t first = 0;
-  for (; first + Vec<T>::kLanes <= n; first += Vec<T>::kLanes) f(first, Whole<T>());
-  if (first < n) f(first, Part<T>{n - first});
+  for (; first + Vec<T>::kLanes <= n; first += Vec<T>::kLanes) f(first, FullVec<T>());
+  if (first < n) f(first, PartVec<T>{n - first});
 }
 
-// A number that is known when compiling.
+// An integer as a type, for what is known at compile time
 template <int N>
-struct Count {
+struct Constant {
   static constexpr int value = N;
 };
 
-// Calls f with Count<1> or Count<0>.
+// Calls f with Constant<1> or Constant<0>.
 template <class F>
-BO_INLINE void with_known(bool condition, F&& f) {
+BO_INLINE void with_constant(bool condition, F&& f) {
   if (condition) {
-    f(Count<1>());
+    f(Constant<1>());
   } else {
-    f(Count<0>());
+    f(Constant<0>());
   }
 }
 
-// Calls f(each), where each(g) is for_vectors(n, g): without a loop where n numbers are less than two vectors.
+// Calls f(each), where each(g) does what for_vectors(n, g) does, but without a loop where n is less than two vectors.
 template <class T, class F>
-BO_INLINE void with_vectors(int64_t n, F&& f) {
+BO_INLINE void with_vector_loop(int64_t n, F&& f) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
   if (n < kLanes) {
-    f([=](auto&& g) { g(int64_t(0), Part<T>{n}); });
+    f([=](auto&& g) { g(int64_t(0), PartVec<T>{n}); });
   } else if (n > kLanes && n < 2 * kLanes) {
     f([=](auto&& g) {
-      g(int64_t(0), Whole<T>());
-      g(kLanes, Part<T>{n - kLanes});
+      g(int64_t(0), FullVec<T>());
+      g(kLanes, PartVec<T>{n - kLanes});
     });
   } else {
     f([=](auto&& g) { for_vectors<T>(n, g); });
   }
 }
 
-// 1 / (1 + e^−v). e^x = 2^n·e^r with r = x − n·ln 2, |r| ≤ ½ ln 2, whose Taylor series is cut where its rest is below
-// the type's rounding. Beyond the type's exponents e^x is infinite, or does not count beside 1.
+// 1 / (1 + e^−v), with e^x = 2^n·e^r, r = x − n·ln 2 and |r| ≤ ½ ln 2. The Taylor series of e^r ends where the
+// remainder is below the type's rounding. x is clamped to where e^x is infinite, or negligible beside 1.
 template <class T>
 BO_INLINE Vec<T> sigmoid(const Vec<T>& v) {
   constexpr bool kSingle = sizeof(T) == 4;
   constexpr int kTerms = kSingle ? 7 : 13;
   const Vec<T> most = broadcast(kSingle ? T(104) : T(746)), least = broadcast(T(0)) - most, one = broadcast(T(1));
-  const Vec<T> below = where_greater(v, most, most, v), x = broadcast(T(0)) - where_greater(least, below, least, below);
-  // Adding 1.5·2^(digits) leaves no room for a fraction.
+  const Vec<T> below = select_greater(v, most, most, v),
+               x = broadcast(T(0)) - select_greater(least, below, least, below);
+  // Adding and subtracting 1.5·2^23 or 1.5·2^52 rounds to a whole number.
   const Vec<T> magic = broadcast(kSingle ? T(12582912.0) : T(6755399441055744.0));
   const Vec<T> n = x * broadcast(T(1.4426950408889634074)) + magic - magic;
-  // ln 2 in two parts, the first with digits to spare for n.
+  // ln 2 as a sum; the first part has so few digits that its product with n is exact.
   const Vec<T> high = broadcast(kSingle ? T(0.693359375) : T(0.693147180369123816490));
   const Vec<T> low = broadcast(kSingle ? T(-2.12194440054690583e-4) : T(1.90821492927058770002e-10));
   const Vec<T> r = (x - n * high) - n * low;
@@ -145,9 +147,9 @@ BO_INLINE Vec<T> sigmoid(const Vec<T>& v) {
     factor = factor * T(k);
     series = madd(series, r, broadcast(factor));
   }
-  // In two steps, as 2^n alone may be beyond the exponents while the product is not.
+  // In two steps, as 2^n may overflow where the product does not.
   const Vec<T> half = n * broadcast(T(0.5)) + magic - magic;
-  return one / (one + times_power(times_power(series, half), n - half));
+  return one / (one + mul_power_of_two(mul_power_of_two(series, half), n - half));
 }
 
 }  // namespace BO_ISA

@@ -1,4 +1,5 @@
-// Vec<T> in NEON (aarch64): 8 floats or 4 doubles, two registers each.
+// Vec<T> in NEON (aarch64): 8 floats or 4 doubles, in two registers each. Operands that all lanes share, such as a
+// lookup's table, are then loaded once for two registers, and there are enough registers.
 #pragma once
 
 #include <arm_neon.h>
@@ -8,8 +9,6 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// Two registers each: what lanes share, such as a lookup's table, is then loaded once for both, and there are registers
-// enough.
 template <>
 struct Vec<float> {
   static constexpr int kLanes = 8;
@@ -39,7 +38,7 @@ BO_INLINE void store(double* p, const Vec<double>& a) {
   vst1q_f64(p, a.low);
   vst1q_f64(p + 2, a.high);
 }
-// One register's share of n numbers.
+// One register: its first n elements, where n may be less than 1 or more than it has.
 BO_INLINE float32x4_t load_some(const float* p, int64_t n) {
   if (n > 3) return vld1q_f32(p);
   float32x4_t r = vdupq_n_f32(0.0f);
@@ -63,67 +62,56 @@ BO_INLINE void store_some(double* p, float64x2_t a, int64_t n) {
   if (n > 1) return vst1q_f64(p, a);
   if (n > 0) vst1q_lane_f64(p, a, 0);
 }
-BO_INLINE Vec<float> load_part(const float* p, int64_t n) { return {load_some(p, n), load_some(p + 4, n - 4)}; }
-BO_INLINE Vec<double> load_part(const double* p, int64_t n) { return {load_some(p, n), load_some(p + 2, n - 2)}; }
-BO_INLINE void store_part(float* p, const Vec<float>& a, int64_t n) {
+BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {load_some(p, n), load_some(p + 4, n - 4)}; }
+BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {load_some(p, n), load_some(p + 2, n - 2)}; }
+BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) {
   store_some(p, a.low, n);
   store_some(p + 4, a.high, n - 4);
 }
-BO_INLINE void store_part(double* p, const Vec<double>& a, int64_t n) {
+BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) {
   store_some(p, a.low, n);
   store_some(p + 2, a.high, n - 2);
 }
-BO_INLINE float total(const Vec<float>& a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
-BO_INLINE double total(const Vec<double>& a) { return vaddvq_f64(vaddq_f64(a.low, a.high)); }
+BO_INLINE float reduce_add(const Vec<float>& a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
+BO_INLINE double reduce_add(const Vec<double>& a) { return vaddvq_f64(vaddq_f64(a.low, a.high)); }
 BO_INLINE Vec<float> broadcast(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {vdupq_n_f64(a), vdupq_n_f64(a)}; }
-BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) {
-  return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)};
-}
-BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) {
-  return {vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)};
-}
-BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) {
-  return {vsubq_f32(a.low, b.low), vsubq_f32(a.high, b.high)};
-}
-BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) {
-  return {vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)};
-}
-BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) {
-  return {vmulq_f32(a.low, b.low), vmulq_f32(a.high, b.high)};
-}
-BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) {
-  return {vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)};
-}
+#define BO_BINARY(name, of_floats, of_doubles)                             \
+  BO_INLINE Vec<float> name(const Vec<float>& a, const Vec<float>& b) {    \
+    return {of_floats(a.low, b.low), of_floats(a.high, b.high)};           \
+  }                                                                        \
+  BO_INLINE Vec<double> name(const Vec<double>& a, const Vec<double>& b) { \
+    return {of_doubles(a.low, b.low), of_doubles(a.high, b.high)};         \
+  }
+BO_BINARY(operator+, vaddq_f32, vaddq_f64)
+BO_BINARY(operator-, vsubq_f32, vsubq_f64)
+BO_BINARY(operator*, vmulq_f32, vmulq_f64)
+BO_BINARY(operator/, vdivq_f32, vdivq_f64)
+#undef BO_BINARY
 BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
 }
 BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
   return {vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
 }
-BO_INLINE Vec<float> where_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
   return {vbslq_f32(vceqq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vceqq_f32(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<double> where_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                  const Vec<double>& b) {
+BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                   const Vec<double>& b) {
   return {vbslq_f64(vceqq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vceqq_f64(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<float> where_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
+                                    const Vec<float>& b) {
   return {vbslq_f32(vcgtq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vcgtq_f32(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<double> where_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                    const Vec<double>& b) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                     const Vec<double>& b) {
   return {vbslq_f64(vcgtq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vcgtq_f64(x.high, y.high), a.high, b.high)};
 }
 BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
 BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
-BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) {
-  return {vdivq_f32(a.low, b.low), vdivq_f32(a.high, b.high)};
-}
-BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) {
-  return {vdivq_f64(a.low, b.low), vdivq_f64(a.high, b.high)};
-}
-// This max is NaN where an operand is.
+// vmaxq is NaN where an operand is.
 BO_INLINE Vec<float> relu(const Vec<float>& a) {
   const float32x4_t zero = vdupq_n_f32(0.0f);
   return {vmaxq_f32(a.low, zero), vmaxq_f32(a.high, zero)};
@@ -138,13 +126,13 @@ BO_INLINE float32x4_t power_of_two(float32x4_t n) {
 BO_INLINE float64x2_t power_of_two(float64x2_t n) {
   return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023)), 52));
 }
-BO_INLINE Vec<float> times_power(const Vec<float>& a, const Vec<float>& n) {
+BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) {
   return {vmulq_f32(a.low, power_of_two(n.low)), vmulq_f32(a.high, power_of_two(n.high))};
 }
-BO_INLINE Vec<double> times_power(const Vec<double>& a, const Vec<double>& n) {
+BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
   return {vmulq_f64(a.low, power_of_two(n.low)), vmulq_f64(a.high, power_of_two(n.high))};
 }
-// This max is zero where an operand is a quiet NaN, and that is what min makes of any.
+// vmaxnmq ignores a quiet NaN, and vminq returns a quiet NaN for any NaN: together they make it 0.
 BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
   const float32x4_t zero = vdupq_n_f32(0.0f);
   return {vmaxnmq_f32(vminq_f32(a.low, most.low), zero), vmaxnmq_f32(vminq_f32(a.high, most.high), zero)};
@@ -153,30 +141,30 @@ BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
   const float64x2_t zero = vdupq_n_f64(0.0);
   return {vmaxnmq_f64(vminq_f64(a.low, most.low), zero), vmaxnmq_f64(vminq_f64(a.high, most.high), zero)};
 }
-BO_INLINE float32x4_t where_inside(float32x4_t a, float32x4_t most, float32x4_t x) {
+BO_INLINE float32x4_t select_inside(float32x4_t a, float32x4_t most, float32x4_t x) {
   const uint32x4_t inside = vandq_u32(vcgtzq_f32(a), vcgtq_f32(most, a));
   return vreinterpretq_f32_u32(vandq_u32(inside, vreinterpretq_u32_f32(x)));
 }
-BO_INLINE float64x2_t where_inside(float64x2_t a, float64x2_t most, float64x2_t x) {
+BO_INLINE float64x2_t select_inside(float64x2_t a, float64x2_t most, float64x2_t x) {
   const uint64x2_t inside = vandq_u64(vcgtzq_f64(a), vcgtq_f64(most, a));
   return vreinterpretq_f64_u64(vandq_u64(inside, vreinterpretq_u64_f64(x)));
 }
-BO_INLINE Vec<float> where_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
-  return {where_inside(a.low, most.low, x.low), where_inside(a.high, most.high, x.high)};
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+  return {select_inside(a.low, most.low, x.low), select_inside(a.high, most.high, x.high)};
 }
-BO_INLINE Vec<double> where_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
-  return {where_inside(a.low, most.low, x.low), where_inside(a.high, most.high, x.high)};
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+  return {select_inside(a.low, most.low, x.low), select_inside(a.high, most.high, x.high)};
 }
-BO_INLINE Indices<float> truncated(const Vec<float>& a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
-// The low halves of four integers, of which nothing else matters
+BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
+// The low 32 bits of four integers
 BO_INLINE int32x4_t narrow(int64x2_t low, int64x2_t high) {
   return vuzp1q_s32(vreinterpretq_s32_s64(low), vreinterpretq_s32_s64(high));
 }
-BO_INLINE Indices<double> truncated(const Vec<double>& a) {
+BO_INLINE Indices<double> to_indices(const Vec<double>& a) {
   return {narrow(vcvtq_s64_f64(a.low), vcvtq_s64_f64(a.high))};
 }
-BO_INLINE Vec<float> to_numbers(const Indices<float>& a) { return {vcvtq_f32_s32(a.low), vcvtq_f32_s32(a.high)}; }
-BO_INLINE Vec<double> to_numbers(const Indices<double>& a) {
+BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {vcvtq_f32_s32(a.low), vcvtq_f32_s32(a.high)}; }
+BO_INLINE Vec<double> to_values(const Indices<double>& a) {
   return {vcvtq_f64_s64(vmovl_s32(vget_low_s32(a.v))), vcvtq_f64_s64(vmovl_high_s32(a.v))};
 }
 BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
@@ -194,8 +182,8 @@ BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
 }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) { return {vld1q_s32(p)}; }
-// The table instructions count a table's bytes: a lane's are 4k, …, 4k + 3; of doubles 8k, …, 8k + 7. Lookups with the
-// same indices have these in common.
+// The table instructions index bytes: entry k has bytes 4k … 4k + 3 of a table of floats, 8k … 8k + 7 of one of
+// doubles. The compiler computes these once for all lookups with the same indices.
 struct ByteIndices {
   uint8x16_t low, high;
 };
@@ -221,7 +209,7 @@ BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   const uint8x16x4_t t = table_bytes(table);
   return {vreinterpretq_f32_u8(vqtbl4q_u8(t, i.low)), vreinterpretq_f32_u8(vqtbl4q_u8(t, i.high))};
 }
-// Of 16 doubles the table instructions take half at a time. Beyond its table tbl gives zero, and tbx what was there.
+// 16 doubles are two tables. For an index beyond its table tbl returns 0, and tbx keeps the destination's byte.
 template <int D>
 BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
   const ByteIndices i = byte_indices(index);
@@ -235,7 +223,7 @@ BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) 
   }
   return {vreinterpretq_f64_u8(low), vreinterpretq_f64_u8(high)};
 }
-// Halves of two registers: the first one's low and the second one's high, or the other way round; both low, both high.
+// One half of a and one of b: low_high is a's low half, then b's high half.
 BO_INLINE float64x2_t low_high(float64x2_t a, float64x2_t b) { return vcopyq_laneq_f64(b, 0, a, 0); }
 BO_INLINE float64x2_t high_low(float64x2_t a, float64x2_t b) { return vextq_f64(a, b, 1); }
 BO_INLINE float32x4_t low_high(float32x4_t a, float32x4_t b) {
@@ -252,38 +240,39 @@ BO_INLINE float32x4_t high_high(float32x4_t a, float32x4_t b) {
 BO_INLINE float32x4_t even_odd(float32x4_t a, float32x4_t b) {
   return vbslq_f32(vreinterpretq_u32_u64(vdupq_n_u64(0xffffffffu)), a, b);
 }
-// x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3. Their halves are paired so that equal lanes hold equal pixels.
-BO_INLINE void deinterleave(float32x4_t x, float32x4_t y, float32x4_t z, float32x4_t& a, float32x4_t& b,
-                            float32x4_t& c) {
+// x: a0 b0 c0 a1, y: b1 c1 a2 b2, z: c2 a3 b3 c3. Their halves are paired so that equal lanes are of one pixel.
+BO_INLINE void deinterleave3(float32x4_t x, float32x4_t y, float32x4_t z, float32x4_t& a, float32x4_t& b,
+                             float32x4_t& c) {
   const float32x4_t ab = low_high(x, y), ca = high_low(x, z), bc = low_high(y, z);  // a0 b0 a2 b2, c0 a1 …, b1 c1 …
   a = even_odd(ab, ca);
   b = vtrn1q_f32(vrev64q_f32(ab), bc);
   c = even_odd(ca, bc);
 }
-BO_INLINE void interleave(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t& x, float32x4_t& y, float32x4_t& z) {
+BO_INLINE void interleave3(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t& x, float32x4_t& y,
+                           float32x4_t& z) {
   const float32x4_t ab = vtrn1q_f32(a, b), ca = even_odd(c, a), bc = vtrn2q_f32(b, c);
   x = low_low(ab, ca);
   y = low_high(bc, ab);
   z = high_high(ca, bc);
 }
-BO_INLINE void deinterleave(Vec<float>* v) {
+BO_INLINE void deinterleave3(Vec<float>* v) {
   const Vec<float> x = v[0], y = v[1], z = v[2];
-  deinterleave(x.low, x.high, y.low, v[0].low, v[1].low, v[2].low);
-  deinterleave(y.high, z.low, z.high, v[0].high, v[1].high, v[2].high);
+  deinterleave3(x.low, x.high, y.low, v[0].low, v[1].low, v[2].low);
+  deinterleave3(y.high, z.low, z.high, v[0].high, v[1].high, v[2].high);
 }
-BO_INLINE void interleave(Vec<float>* v) {
+BO_INLINE void interleave3(Vec<float>* v) {
   const Vec<float> a = v[0], b = v[1], c = v[2];
-  interleave(a.low, b.low, c.low, v[0].low, v[0].high, v[1].low);
-  interleave(a.high, b.high, c.high, v[1].high, v[2].low, v[2].high);
+  interleave3(a.low, b.low, c.low, v[0].low, v[0].high, v[1].low);
+  interleave3(a.high, b.high, c.high, v[1].high, v[2].low, v[2].high);
 }
 // x: a0 b0, y: c0 a1, z: b1 c1
-BO_INLINE void deinterleave(Vec<double>* v) {
+BO_INLINE void deinterleave3(Vec<double>* v) {
   const Vec<double> x = v[0], y = v[1], z = v[2];
   v[0] = {low_high(x.low, x.high), low_high(y.high, z.low)};
   v[1] = {high_low(x.low, y.low), high_low(y.high, z.high)};
   v[2] = {low_high(x.high, y.low), low_high(z.low, z.high)};
 }
-BO_INLINE void interleave(Vec<double>* v) {
+BO_INLINE void interleave3(Vec<double>* v) {
   const Vec<double> a = v[0], b = v[1], c = v[2];
   v[0] = {vzip1q_f64(a.low, b.low), low_high(c.low, a.low)};
   v[1] = {vzip2q_f64(b.low, c.low), vzip1q_f64(a.high, b.high)};
@@ -291,60 +280,62 @@ BO_INLINE void interleave(Vec<double>* v) {
 }
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {vdupq_n_s32(i), vdupq_n_s32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {vdupq_n_s32(i)}; }
-// Where a comparison holds, its lane has all bits.
+// A comparison sets all bits of the lanes where it holds.
 template <int Bit>
-BO_INLINE int32x4_t descend(int32x4_t i, int32x4_t greater) {
+BO_INLINE int32x4_t set_bit_if_greater(int32x4_t i, int32x4_t greater) {
   return vorrq_s32(i, vandq_s32(greater, vdupq_n_s32(Bit)));
 }
 template <int Bit>
-BO_INLINE Indices<float> descend(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
-  return {descend<Bit>(i.low, vreinterpretq_s32_u32(vcgtq_f32(x.low, y.low))),
-          descend<Bit>(i.high, vreinterpretq_s32_u32(vcgtq_f32(x.high, y.high)))};
+BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
+  return {set_bit_if_greater<Bit>(i.low, vreinterpretq_s32_u32(vcgtq_f32(x.low, y.low))),
+          set_bit_if_greater<Bit>(i.high, vreinterpretq_s32_u32(vcgtq_f32(x.high, y.high)))};
 }
 template <int Bit>
-BO_INLINE Indices<double> descend(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
-  return {descend<Bit>(
+BO_INLINE Indices<double> set_bit_if_greater(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
+  return {set_bit_if_greater<Bit>(
       i.v, narrow(vreinterpretq_s64_u64(vcgtq_f64(x.low, y.low)), vreinterpretq_s64_u64(vcgtq_f64(x.high, y.high))))};
 }
-BO_INLINE uint16x8_t eight_halves(const char* p) {
+BO_INLINE uint16x8_t load_u16(const char* p) {
   return vreinterpretq_u16_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(p)));
 }
-BO_INLINE void store_halves(char* p, uint16x8_t v) { vst1q_u8(reinterpret_cast<uint8_t*>(p), vreinterpretq_u8_u16(v)); }
+BO_INLINE void store_u16(char* p, uint16x8_t v) { vst1q_u8(reinterpret_cast<uint8_t*>(p), vreinterpretq_u8_u16(v)); }
 BO_INLINE Vec<float> levels(uint16x8_t v) {
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(v))), vcvtq_f32_u32(vmovl_high_u16(v))};
 }
-// v/top to the last bit: a product with 1/top, corrected by what is left of v.
-BO_INLINE float32x4_t over(float32x4_t v, float top) {
+// v/top, correctly rounded: a product with 1/top, corrected by the remainder
+BO_INLINE float32x4_t divide_exactly(float32x4_t v, float top) {
   const float32x4_t r = vdupq_n_f32(1.0f / top), q = vmulq_f32(v, r);
   return vfmaq_f32(q, vfmsq_f32(v, q, vdupq_n_f32(top)), r);
 }
-BO_INLINE Vec<float> over(const Vec<float>& v, float top) { return {over(v.low, top), over(v.high, top)}; }
-// Conversion and narrowing saturate; NaN becomes 0.
-BO_INLINE uint16x8_t whole(const Vec<float>& v, float top) {
+BO_INLINE Vec<float> divide_exactly(const Vec<float>& v, float top) {
+  return {divide_exactly(v.low, top), divide_exactly(v.high, top)};
+}
+// v·top, rounded to an integer. Conversion and narrowing saturate; NaN becomes 0.
+BO_INLINE uint16x8_t to_level(const Vec<float>& v, float top) {
   return vqmovn_high_u32(vqmovn_u32(vcvtnq_u32_f32(vmulq_n_f32(v.low, top))), vcvtnq_u32_f32(vmulq_n_f32(v.high, top)));
 }
 BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   return levels(vmovl_u8(vld1_u8(reinterpret_cast<const uint8_t*>(p))));
 }
-BO_INLINE Vec<float> load_as(U8, const char* p) { return over(load_as(Levels8(), p), 255.0f); }
+BO_INLINE Vec<float> load_as(U8, const char* p) { return divide_exactly(load_as(Levels8(), p), 255.0f); }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
-  vst1_u8(reinterpret_cast<uint8_t*>(p), vqmovn_u16(whole(a, 255.0f)));
+  vst1_u8(reinterpret_cast<uint8_t*>(p), vqmovn_u16(to_level(a, 255.0f)));
 }
-BO_INLINE Vec<float> load_as(Levels16, const char* p) { return levels(eight_halves(p)); }
-BO_INLINE Vec<float> load_as(U16, const char* p) { return over(load_as(Levels16(), p), 65535.0f); }
-BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_halves(p, whole(a, 65535.0f)); }
+BO_INLINE Vec<float> load_as(Levels16, const char* p) { return levels(load_u16(p)); }
+BO_INLINE Vec<float> load_as(U16, const char* p) { return divide_exactly(load_as(Levels16(), p), 65535.0f); }
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, to_level(a, 65535.0f)); }
 BO_INLINE Vec<float> load_as(F16, const char* p) {
-  const float16x8_t h = vreinterpretq_f16_u16(eight_halves(p));
+  const float16x8_t h = vreinterpretq_f16_u16(load_u16(p));
   return {vcvt_f32_f16(vget_low_f16(h)), vcvt_high_f32_f16(h)};
 }
 BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
-  store_halves(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a.low), a.high)));
+  store_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a.low), a.high)));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
-  const uint16x8_t zero = vdupq_n_u16(0), h = eight_halves(p);
+  const uint16x8_t zero = vdupq_n_u16(0), h = load_u16(p);
   return {vreinterpretq_f32_u16(vzip1q_u16(zero, h)), vreinterpretq_f32_u16(vzip2q_u16(zero, h))};
 }
-// The upper halves of eight numbers, or of their sums with the rounding, which is what addhn leaves.
+// The upper halves of eight floats plus their rounding increments, which addhn adds and narrows in one instruction
 BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const uint16x8_t low = vreinterpretq_u16_f32(a.low), high = vreinterpretq_u16_f32(a.high),
                    upper = vuzp2q_u16(low, high);
@@ -354,7 +345,7 @@ BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const uint16x8_t rounded = vaddhn_high_u32(first, w, vaddq_u32(half, vandq_u32(vshrq_n_u32(w, 16), one)));
   const uint16x8_t number =
       vuzp1q_u16(vreinterpretq_u16_u32(vceqq_f32(a.low, a.low)), vreinterpretq_u16_u32(vceqq_f32(a.high, a.high)));
-  store_halves(p, vbslq_u16(number, rounded, vorrq_u16(upper, vdupq_n_u16(0x40))));
+  store_u16(p, vbslq_u16(number, rounded, vorrq_u16(upper, vdupq_n_u16(0x40))));
 }
 BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
   float32x4_t four;
@@ -375,27 +366,27 @@ BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
 }
 BO_INLINE Vec<float> spread4(const float* p, int v) { return {vdupq_n_f32(p[2 * v]), vdupq_n_f32(p[2 * v + 1])}; }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
-BO_INLINE void store_fours(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
-                           const Vec<float>& d) {
+BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                                  const Vec<float>& d) {
   vst4q_f32(to, float32x4x4_t{{a.low, b.low, c.low, d.low}});
   vst4q_f32(to + 16, float32x4x4_t{{a.high, b.high, c.high, d.high}});
 }
-BO_INLINE void store_fours(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
-                           const Vec<double>& d) {
+BO_INLINE void store_interleaved4(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                                  const Vec<double>& d) {
   vst4q_f64(to, float64x2x4_t{{a.low, b.low, c.low, d.low}});
   vst4q_f64(to + 8, float64x2x4_t{{a.high, b.high, c.high, d.high}});
 }
-BO_INLINE void load_fours(const float* p, int64_t pitch, Vec<float>* v) {
-  float numbers[32];
-  for (int l = 0; l < 8; ++l) vst1q_f32(numbers + 4 * l, vld1q_f32(p + l * pitch));
-  const float32x4x4_t low = vld4q_f32(numbers), high = vld4q_f32(numbers + 16);
+BO_INLINE void load_interleaved4(const float* p, int64_t pitch, Vec<float>* v) {
+  float elements[32];
+  for (int l = 0; l < 8; ++l) vst1q_f32(elements + 4 * l, vld1q_f32(p + l * pitch));
+  const float32x4x4_t low = vld4q_f32(elements), high = vld4q_f32(elements + 16);
   for (int j = 0; j < 4; ++j) v[j] = {low.val[j], high.val[j]};
 }
-BO_INLINE void load_fours(const double* p, int64_t pitch, Vec<double>* v) {
-  double numbers[16];
+BO_INLINE void load_interleaved4(const double* p, int64_t pitch, Vec<double>* v) {
+  double elements[16];
   for (int l = 0; l < 4; ++l)
-    for (int j = 0; j < 4; j += 2) vst1q_f64(numbers + 4 * l + j, vld1q_f64(p + l * pitch + j));
-  const float64x2x4_t low = vld4q_f64(numbers), high = vld4q_f64(numbers + 8);
+    for (int j = 0; j < 4; j += 2) vst1q_f64(elements + 4 * l + j, vld1q_f64(p + l * pitch + j));
+  const float64x2x4_t low = vld4q_f64(elements), high = vld4q_f64(elements + 8);
   for (int j = 0; j < 4; ++j) v[j] = {low.val[j], high.val[j]};
 }
 
