@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -243,6 +244,36 @@ void check_footprints() {
   }
 }
 
+// Does a kernel raise when an array has a dtype that its operation does not take?
+void check_dtypes(const char* isa) {
+  select_isa(isa);
+  Question question(isa, "a dtype that an operation does not take raises");
+  const auto raises = [](DType grid_dtype, DType guide_dtype) {
+    Generator random(1);
+    const Vessel grid({1, 1, 1, 1, 1, 1}, grid_dtype, Layout::contiguous, random);
+    const Vessel guide({1, 1, 1}, guide_dtype, Layout::contiguous, random);
+    const Vessel out({1, 1, 1, 1, 1}, grid_dtype, Layout::contiguous, random);
+    SliceArgs a{};
+    a.at.guide = guide.tensor();
+    a.at.full_height = a.at.full_width = 1;
+    a.out = out.tensor();
+    a.grid = grid.tensor();
+    try {
+      kernels().slice_forward(a);
+    } catch (const std::logic_error&) {
+      return true;
+    }
+    return false;
+  };
+  for (const DType dtype : {DType::f16, DType::bf16, DType::f32, DType::f64}) {
+    const bool is_double = dtype == DType::f64;
+    for (const DType guide : {DType::f16, DType::f32, DType::f64}) {
+      const bool wanted = is_double != (guide == DType::f64), got = raises(dtype, guide) != question.to_be_broken();
+      question.expect(got == wanted, "raises", got, wanted);
+    }
+  }
+}
+
 // The end of readable memory: a read beyond it crashes, where the system has mprotect.
 char* readable_edge() {
 #if defined(__unix__) || defined(__APPLE__)
@@ -278,6 +309,7 @@ int main(int count, char** arguments) {
   char* const edge = readable_edge();
   for (const char* const* isa = available_isas(); *isa; ++isa) check_lanes_of(*isa, edge);
   check_footprints();
+  for (const char* const* isa = available_isas(); *isa; ++isa) check_dtypes(*isa);
   for (const Operation& operation : operations) check_operation(operation, breaking ? 1 : 12);
   if (!breaking) {
     printf("%d questions, %d answered no\n", questions, wrong_answers);
