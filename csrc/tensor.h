@@ -6,9 +6,19 @@
 namespace bilateral_ops {
 
 enum class DType : int { f16, bf16, f32, f64, u8, u16 };
-// Integers v are v/top_level, which is 1.
 constexpr bool is_integer(DType dtype) { return dtype == DType::u8 || dtype == DType::u16; }
-constexpr int top_level(DType dtype) { return dtype == DType::u8 ? 255 : 65535; }
+// What is stored for 1: elements v stand for v/top_level.
+constexpr int top_level(DType dtype) {
+  switch (dtype) {
+    case DType::u8: return 255;
+    case DType::u16: return 65535;
+    case DType::f16:
+    case DType::bf16:
+    case DType::f32:
+    case DType::f64: return 1;
+  }
+  return 0;  // not reached
+}
 
 // Most axes an argument has: N, three grid axes, two channel axes.
 constexpr int kMaxRank = 6;
