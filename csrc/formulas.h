@@ -17,8 +17,8 @@ inline namespace BO_ISA {
 
 // a·b + c, always fused (without the instruction in double, where a product of floats is exact): positions depend on
 // it.
-BO_INLINE double fused(double a, double b, double c) { return fma(a, b, c); }
-BO_INLINE float fused(float a, float b, float c) {
+BO_INLINE double fused_mul_add(double a, double b, double c) { return fma(a, b, c); }
+BO_INLINE float fused_mul_add(float a, float b, float c) {
 #if BO_HAS_FMA
   return fmaf(a, b, c);
 #else
@@ -28,9 +28,9 @@ BO_INLINE float fused(float a, float b, float c) {
 
 // a·b + c, fused where that is one instruction
 template <class T>
-BO_INLINE T madd(T a, T b, T c) {
+BO_INLINE T mul_add(T a, T b, T c) {
 #if BO_HAS_FMA
-  return fused(a, b, c);
+  return fused_mul_add(a, b, c);
 #else
   return a * b + c;
 #endif
@@ -82,12 +82,12 @@ struct Position {
 
 template <class T>
 BO_INLINE Position<T> locate(T u, T scale, T shift, T last) {
-  const T p = fused(u, scale, -shift);
+  const T p = fused_mul_add(u, scale, -shift);
   const bool inside = p > T(0) && p < last;
   const T clamped = inside ? p : (p >= last ? last : T(0));
   Position<T> at;
   at.k = static_cast<int32_t>(clamped);  // clamped ≥ 0: truncation is floor
-  const T t = fused(u, scale, -(static_cast<T>(at.k) + shift));
+  const T t = fused_mul_add(u, scale, -(static_cast<T>(at.k) + shift));
   at.t = u != u ? u : (inside ? t : T(0));
   at.slope = u != u ? u : (inside ? scale : T(0));
   return at;
@@ -129,7 +129,7 @@ BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {
 // its own value.
 template <class T>
 BO_INLINE T lerp(T a, T b, T t) {
-  return madd(t, b - a, a);
+  return mul_add(t, b - a, a);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ BO_INLINE float from_unit(uint32_t v, float top) {
 #if defined(__CUDA_ARCH__)
   // Division is slow there. For each of the 256 and 65536 levels this has the quotient's bits.
   const float level = static_cast<float>(v), inverse = 1.0f / top, near = level * inverse;
-  return fused(fused(-near, top, level), inverse, near);
+  return fused_mul_add(fused_mul_add(-near, top, level), inverse, near);
 #else
   return static_cast<float>(v) / top;
 #endif

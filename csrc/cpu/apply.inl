@@ -54,11 +54,11 @@ void apply_tile(const Matrix& matrix, int64_t count, const T* BO_RESTRICT coeffi
         const T* row = coefficients + (p * m.Co + i) * m.L;
         T sum = m.L > m.Ci ? row[m.Ci] : T(0);
         if (m.Ci < kFewChannels) {
-          for (int64_t j = 0; j < m.Ci; ++j) sum = madd(row[j], in[j], sum);
+          for (int64_t j = 0; j < m.Ci; ++j) sum = mul_add(row[j], in[j], sum);
         } else {
           Vec<T> sums = broadcast(T(0));
           for_vectors<T>(m.Ci,
-                         [&](int64_t j, auto lanes) { sums = madd(lanes.load(row + j), lanes.load(in + j), sums); });
+                         [&](int64_t j, auto lanes) { sums = mul_add(lanes.load(row + j), lanes.load(in + j), sums); });
           sum += reduce_add(sums);
         }
         out[p * m.Co + i] = sum;
@@ -89,7 +89,7 @@ void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coeffi
       }
       if constexpr (kImage) {
         Vec<T>& sum = columns[v % kVectors];
-        sum = madd(lanes.load(coefficients + p * m.Co * 4 + c), rows, sum);
+        sum = mul_add(lanes.load(coefficients + p * m.Co * 4 + c), rows, sum);
       }
     };
     int64_t i = 0;
@@ -108,7 +108,7 @@ void matrix_of4_gradients(const M& m, int64_t count, const T* BO_RESTRICT coeffi
         const int64_t c = (p * m.Co + i) * 4 + j;
         if constexpr (kCoefficients) d_coefficients[c] = j < 3 ? g[i] * image[p * 3 + j] : g[i];
         if constexpr (kImage)
-          if (j < 3) d_image[p * 3 + j] = madd(coefficients[c], g[i], d_image[p * 3 + j]);
+          if (j < 3) d_image[p * 3 + j] = mul_add(coefficients[c], g[i], d_image[p * 3 + j]);
       }
   }
 }
@@ -127,14 +127,14 @@ void apply_tile_d_image(const Matrix& matrix, int64_t count, const T* BO_RESTRIC
       if (m.Ci < kFewChannels) {
         for (int64_t j = 0; j < m.Ci; ++j) {
           T sum = T(0);
-          for (int64_t i = 0; i < m.Co; ++i) sum = madd(A[i * m.L + j], g[i], sum);
+          for (int64_t i = 0; i < m.Co; ++i) sum = mul_add(A[i * m.L + j], g[i], sum);
           d_image[p * m.Ci + j] = sum;
         }
         continue;
       }
       for_vectors<T>(m.Ci, [&](int64_t j, auto lanes) {
         Vec<T> sum = broadcast(T(0));
-        for (int64_t i = 0; i < m.Co; ++i) sum = madd(lanes.load(A + i * m.L + j), broadcast(g[i]), sum);
+        for (int64_t i = 0; i < m.Co; ++i) sum = mul_add(lanes.load(A + i * m.L + j), broadcast(g[i]), sum);
         lanes.store(d_image + p * m.Ci + j, sum);
       });
     }

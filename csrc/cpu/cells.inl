@@ -20,7 +20,7 @@ class FetchedMatrix {
     const T *left = left_ + v * Vec<T>::kLanes, *right = right_ + v * Vec<T>::kLanes;
     const Vec<T> lower = lerp(load(left), load(right), tx_);
     slope = lerp(load(left + kPackedCell), load(right + kPackedCell), tx_) - lower;
-    return madd(tz_, slope, lower);
+    return mul_add(tz_, slope, lower);
   }
 
  private:
@@ -92,11 +92,11 @@ BO_INLINE void matrix_gradients(const Lattice& g, const RowGrid<T, Packing::rows
         Vec<T> slope;
         const Vec<T> elements = matrix.vector(v, slope), weights = spread3(grad + 3 * p, v);
         Vec<T>&sum = sums[v % kSums], &slope_sum = slope_sums[v % kSums];
-        sum = v < kSums ? elements * weights : madd(elements, weights, sum);
-        slope_sum = v < kSums ? slope * weights : madd(slope, weights, slope_sum);
+        sum = v < kSums ? elements * weights : mul_add(elements, weights, sum);
+        slope_sum = v < kSums ? slope * weights : mul_add(slope, weights, slope_sum);
       }
       Vec<T> slopes = slope_sums[0] * repeat_rgb1(image + 3 * p, 0);
-      for (int v = 1; v < kSums; ++v) slopes = madd(slope_sums[v], repeat_rgb1(image + 3 * p, v), slopes);
+      for (int v = 1; v < kSums; ++v) slopes = mul_add(slope_sums[v], repeat_rgb1(image + 3 * p, v), slopes);
       d_guide[p] = reduce_add(slopes) * dz[p];
       store_column_sums3(sums, d_image + 3 * p);
     }

@@ -36,7 +36,7 @@ BO_INLINE void store_affine3(const Vec<T>* columns, const T* p, T* to) {
   for (int i = 0; i < 16; i += Vec<T>::kLanes) store(elements + i, columns[i / Vec<T>::kLanes]);
   for (int i = 0; i < 3; ++i) {
     sum[i] = elements[12 + i];
-    for (int j = 0; j < 3; ++j) sum[i] = madd(elements[4 * j + i], p[j], sum[i]);
+    for (int j = 0; j < 3; ++j) sum[i] = mul_add(elements[4 * j + i], p[j], sum[i]);
   }
   for (int i = 0; i < 3; ++i) to[i] = sum[i];
 }

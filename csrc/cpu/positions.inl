@@ -34,9 +34,9 @@ class VecAxis {
         below_(broadcast(-static_cast<T>(axis.shift))),
         last_(broadcast(static_cast<T>(axis.last))) {}
   BO_INLINE_MEMBER Indices<T> locate(const Vec<T>& u, Vec<T>& t, Vec<T>& slope) const {
-    const Vec<T> p = fused(u, scale_, below_);
+    const Vec<T> p = fused_mul_add(u, scale_, below_);
     const Indices<T> k = to_indices(clamp(p, last_));
-    t = select_equal(u, u, select_inside(p, last_, fused(u, scale_, below_ - to_values(k))), u);
+    t = select_equal(u, u, select_inside(p, last_, fused_mul_add(u, scale_, below_ - to_values(k))), u);
     slope = select_equal(u, u, select_inside(p, last_, scale_), u);
     return k;
   }

@@ -89,7 +89,7 @@ BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t ap
     for (int g = 0; g < kGroups; ++g) {
       Vec<A> v[kParts];
       widen(S::load(p + g * apart), v);
-      for (int k = 0; k < kParts; ++k) sums[g * kParts + k] = madd(w, v[k], sums[g * kParts + k]);
+      for (int k = 0; k < kParts; ++k) sums[g * kParts + k] = mul_add(w, v[k], sums[g * kParts + k]);
     }
   }
 }
@@ -97,7 +97,7 @@ BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t ap
 template <class S, class A>
 BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
   for (int64_t r = 0; r < rows.count; ++r, p += rows.stride)
-    sum = madd(rows.weight[r], static_cast<A>(S::load_one(p)), sum);
+    sum = mul_add(rows.weight[r], static_cast<A>(S::load_one(p)), sum);
   return sum;
 }
 
@@ -171,9 +171,9 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
     const double head = at.weight(begin), tail = at.weight(end - 1), body = at.body;
     if (channels == 1) {
       const A* p = pixels;
-      double sum = madd(static_cast<double>(*p), head, more ? *sums : 0.0);
-      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(static_cast<double>(*++p), body, sum);
-      if (end - begin > 1) sum = madd(static_cast<double>(p[1]), tail, sum);
+      double sum = mul_add(static_cast<double>(*p), head, more ? *sums : 0.0);
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = mul_add(static_cast<double>(*++p), body, sum);
+      if (end - begin > 1) sum = mul_add(static_cast<double>(p[1]), tail, sum);
       *sums = sum;
       continue;
     }
@@ -184,7 +184,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
         const Vec<double> w = broadcast(x == begin ? head : x == end - 1 ? tail : body);
         const bool add = more || x > begin;
         for_vectors<double>(channels, [&](int64_t c, auto lanes) {
-          lanes.store(sums + c, madd(w, lanes.load(p + c), add ? lanes.load(sums + c) : broadcast(0.0)));
+          lanes.store(sums + c, mul_add(w, lanes.load(p + c), add ? lanes.load(sums + c) : broadcast(0.0)));
         });
       }
       continue;
@@ -192,9 +192,9 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
     // Where there are no four channels left, the next pixel's go with them, and are then put over.
     for (int64_t c = 0; c < channels; c += 4) {
       const A* p = pixels + c;
-      Double4 sum = madd(load_double4(p), head, load_double4(more ? sums + c : kNothing));
-      for (int64_t x = begin + 1; x < end - 1; ++x) sum = madd(load_double4(p += channels), body, sum);
-      if (end - begin > 1) sum = madd(load_double4(p + channels), tail, sum);
+      Double4 sum = mul_add(load_double4(p), head, load_double4(more ? sums + c : kNothing));
+      for (int64_t x = begin + 1; x < end - 1; ++x) sum = mul_add(load_double4(p += channels), body, sum);
+      if (end - begin > 1) sum = mul_add(load_double4(p + channels), tail, sum);
       store_double4(sums + c, sum);
     }
   }
@@ -217,7 +217,7 @@ BO_INLINE void blend(int64_t n, const S* BO_RESTRICT first, const S* BO_RESTRICT
                      T* to) {
   if (second) {
     round_each(n, to, [=](int64_t i) {
-      return madd(tail, static_cast<double>(second[i]), head * static_cast<double>(first[i]));
+      return mul_add(tail, static_cast<double>(second[i]), head * static_cast<double>(first[i]));
     });
   } else {
     round_each(n, to, [=](int64_t i) { return head * static_cast<double>(first[i]); });

@@ -168,7 +168,7 @@ class Sampler {
           const Vec<T> upper = lerp(lanes.load(left + upper_at + c), lanes.load(right + upper_at + c), tx);
           if (kValues && !kSlopes) prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(values + i * C + c));
           if (kValues) lanes.store(values + i * C + c, lerp(lower, upper, tz));
-          if (kSlopes) slope = madd(lanes.load(to.contributions + i * C + c), upper - lower, slope);
+          if (kSlopes) slope = mul_add(lanes.load(to.contributions + i * C + c), upper - lower, slope);
         });
         if (kSlopes) to.slope_z[i] = reduce_add(slope);
       }
@@ -216,16 +216,16 @@ class Sampler {
         for (int j = 0; j < 4; ++j) {
           const Vec<T> first = lanes.load(corner[j] + c);
           step[j] = lanes.load(corner[j + 4] + c) - first;
-          v[j] = madd(ty, step[j], first);
+          v[j] = mul_add(ty, step[j], first);
         }
         const Vec<T> lower = lerp(v[0], v[2], tx), upper = lerp(v[1], v[3], tx);
         if (!kSlopes || values) lanes.store(values + i * C + c, lerp(lower, upper, tz));
         if (kSlopes) {
           const Vec<T> d = lanes.load(to.contributions + i * C + c);
-          slope_z = madd(d, upper - lower, slope_z);
+          slope_z = mul_add(d, upper - lower, slope_z);
           if (kAllSlopes) {
-            slope_x = madd(d, lerp(v[2] - v[0], v[3] - v[1], tz), slope_x);
-            slope_y = madd(d, lerp(lerp(step[0], step[2], tx), lerp(step[1], step[3], tx), tz), slope_y);
+            slope_x = mul_add(d, lerp(v[2] - v[0], v[3] - v[1], tz), slope_x);
+            slope_y = mul_add(d, lerp(lerp(step[0], step[2], tx), lerp(step[1], step[3], tx), tz), slope_y);
           }
         }
       });

@@ -102,7 +102,7 @@ class Splatter {
     const auto add_pair = [=](Sum* to, Sum weight, int64_t elements) {
       const Vec<Sum> w = broadcast(weight);
       for_vectors<Sum>(elements, [&](int64_t c, auto lanes) {
-        lanes.store(to + c, madd(w, lanes.load(pair + c), lanes.load(to + c)));
+        lanes.store(to + c, mul_add(w, lanes.load(pair + c), lanes.load(to + c)));
       });
     };
     for (int64_t i = 0; i < tile.count; ++i) {
@@ -129,7 +129,7 @@ class Splatter {
   static BO_INLINE_MEMBER void add_group(const Vec<T>* weights, const F& channels, T* to) {
     for (int v = 0; v < kVectors; ++v) {
       T* const sums = to + v * Vec<T>::kLanes;
-      store(sums, madd(weights[v], channels(v), load(sums)));
+      store(sums, mul_add(weights[v], channels(v), load(sums)));
     }
   }
 
@@ -210,8 +210,8 @@ class Splatter {
     last_ = 0;
   }
   static BO_INLINE_MEMBER void add_to_cell(double* to, const T* sums, double weight, int64_t channels) {
-    if (channels == 4) return store_double4(to, madd(load_double4(sums), weight, load_double4(to)));
-    for (int64_t l = 0; l < channels; ++l) to[l] = madd(weight, static_cast<double>(sums[l]), to[l]);
+    if (channels == 4) return store_double4(to, mul_add(load_double4(sums), weight, load_double4(to)));
+    for (int64_t l = 0; l < channels; ++l) to[l] = mul_add(weight, static_cast<double>(sums[l]), to[l]);
   }
 
   const Lattice g_;

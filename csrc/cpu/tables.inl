@@ -143,8 +143,8 @@ template <int D, class T>
 BO_INLINE Vec<T> coefficient(const SpanTables<T>& tables, int64_t c, const TableIndices<D, T>& k, const Vec<T>& tz,
                              const Vec<T>& tx, Vec<T>& slope) {
   const Vec<T> d_left = k.of(tables.left + tables.plane, c), d_step = k.of(tables.step + tables.plane, c);
-  slope = madd(tx, d_step, d_left);
-  return madd(tx, madd(tz, d_step, k.of(tables.step, c)), madd(tz, d_left, k.of(tables.left, c)));
+  slope = mul_add(tx, d_step, d_left);
+  return mul_add(tx, mul_add(tz, d_step, k.of(tables.step, c)), mul_add(tz, d_left, k.of(tables.left, c)));
 }
 
 // out_i = Σ_j A_ij·in_j (+ A_i,Ci) for the pixels of one span. Image and out are planes that are `pitch` elements
@@ -161,7 +161,7 @@ BO_INLINE void apply_span(const M& m, const SpanTables<T>& tables, const Positio
       Vec<T> unused;
       const auto A = [&](int64_t j) { return coefficient(tables, i * m.L + j, k, tz, tx, unused); };
       Vec<T> sum = m.L > m.Ci ? A(m.Ci) : broadcast(T(0));
-      for (int64_t j = 0; j < m.Ci; ++j) sum = madd(A(j), load(image + j * pitch + p), sum);
+      for (int64_t j = 0; j < m.Ci; ++j) sum = mul_add(A(j), load(image + j * pitch + p), sum);
       store(out + i * pitch + p, sum);
     }
   }
@@ -183,12 +183,12 @@ BO_INLINE void span_gradients(const M& m, const SpanTables<T>& tables, const Pos
         Vec<T> slope;
         const Vec<T> g = load(grad + i * pitch + p);
         const Vec<T> a = coefficient(tables, i * m.L + j, k, tz, tx, slope);
-        sum = madd(a, g, sum);
-        slope_sum = madd(slope, g, slope_sum);
+        sum = mul_add(a, g, sum);
+        slope_sum = mul_add(slope, g, slope_sum);
       }
       if (j < m.Ci) {
         store(d_image + j * pitch + p, sum);
-        slopes = madd(slope_sum, load(image + j * pitch + p), slopes);
+        slopes = mul_add(slope_sum, load(image + j * pitch + p), slopes);
       } else {
         slopes = slopes + slope_sum;
       }

@@ -78,7 +78,7 @@ class Squares {
     Vec<T> squares;
     BO_INLINE_MEMBER void add(const Vec<T>& v, const Vec<T>& next) {
       const Vec<T> d = next - v;
-      squares = madd(d, d, squares);
+      squares = mul_add(d, d, squares);
     }
   };
   struct Sums {
@@ -177,7 +177,7 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
           const Vec<T> dy = (v - at(below + o)) - (at(above + o) - v);
           const Vec<T> dx = (v - at(row + left)) - (at(row + right) - v);
           const Vec<T> dz = (v - at(row + o - lower)) - (at(row + o + upper) - v);
-          lanes.store(result + i, twice * madd(wz, dz, madd(wx, dx, wy * dy)));
+          lanes.store(result + i, twice * mul_add(wz, dz, mul_add(wx, dx, wy * dy)));
         });
       };
       if (Gd == 1) {

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kTile, 8) apply_matrices(ApplyArgs a, Tiling t
     for_channels(a.out, tile, Co, [&](int p, int64_t i) {
       T sum = offset ? coefficient<T>(a.coefficients, tile, p, i, Ci) : T(0);
       for (int64_t j = 0; j < Ci; ++j)
-        sum = madd(coefficient<T>(a.coefficients, tile, p, i, j), in[j * room.width + p], sum);
+        sum = mul_add(coefficient<T>(a.coefficients, tile, p, i, j), in[j * room.width + p], sum);
       put(a.out.dtype, pixel(a.out, tile, p) + i * a.out.strides[3], sum);
     });
     __syncthreads();
@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kTile, 8) apply_gradients(ApplyGradArgs a, Out
       for_channels(a.d_image, tile, Ci, [&](int p, int64_t j) {
         T sum = T(0);
         for (int64_t i = 0; i < Co; ++i)
-          sum = madd(coefficient<T>(a.coefficients, tile, p, i, j),
-                     get<T>(a.grad.dtype, pixel(a.grad, tile, p) + i * a.grad.strides[3]), sum);
+          sum = mul_add(coefficient<T>(a.coefficients, tile, p, i, j),
+                        get<T>(a.grad.dtype, pixel(a.grad, tile, p) + i * a.grad.strides[3]), sum);
         put(a.d_image.dtype, pixel(a.d_image, tile, p) + j * a.d_image.strides[3], sum);
       });
   }

@@ -41,7 +41,7 @@ BO_DEVICE void curves_gradient(const T* numbers, const GuideShape& s, const Plan
   for (int64_t i = 0; i < Ci; ++i) {
     const T q = weighted(numbers, bias, Ci, i, [&](int64_t j) { return at.in[j * width + p]; });
     const T c = curve(shifts + i * K, slopes + i * K, K, q);
-    total = madd(mix[i], c, total);
+    total = mul_add(mix[i], c, total);
     at.q[i * width + p] = q;
     at.c[i * width + p] = c;
   }
@@ -69,7 +69,7 @@ BO_DEVICE void network_gradient(const T* numbers, const GuideShape& s, const Pla
     const T h = weighted(numbers, b1, Ci, f, in), d_h = h != h ? h : (h > T(0) ? w2[f] * d : T(0));
     for (int64_t j = 0; j < Ci; ++j) {
       T& to = at.d_in[j * width + p];
-      to = madd(numbers[f * Ci + j], d_h, to);
+      to = mul_add(numbers[f * Ci + j], d_h, to);
     }
   }
 }
@@ -91,7 +91,7 @@ BO_DEVICE double curves_tile(const T* numbers, const GuideShape& s, const Planes
     T sum = T(0);
     for (int p = 0; p < count; ++p) {
       const T d = at.inner[p];
-      sum = shift ? sum + (q[p] > position ? d : T(0)) : madd(d, relu(q[p] - position), sum);
+      sum = shift ? sum + (q[p] > position ? d : T(0)) : mul_add(d, relu(q[p] - position), sum);
     }
     const double weight = shift ? -static_cast<double>(numbers[slopes + knot]) : 1.0;
     return static_cast<double>(sum) * weight * static_cast<double>(numbers[mix + i]);
@@ -100,7 +100,7 @@ BO_DEVICE double curves_tile(const T* numbers, const GuideShape& s, const Planes
     if (e < mix + Ci) b = at.c + (e - mix) * width;
   }
   T sum = T(0);
-  for (int p = 0; p < count; ++p) sum = b ? madd(a[p], b[p], sum) : sum + a[p];
+  for (int p = 0; p < count; ++p) sum = b ? mul_add(a[p], b[p], sum) : sum + a[p];
   return static_cast<double>(sum);
 }
 template <class T>
@@ -118,10 +118,10 @@ BO_DEVICE double network_tile(const T* numbers, const GuideShape& s, const Plane
     const T h = weighted(numbers, numbers + bias, Ci, f, [&](int64_t j) { return at.in[j * width + p]; });
     const T d = at.inner[p];
     if (e >= w2) {
-      sum = madd(d, relu(h), sum);
+      sum = mul_add(d, relu(h), sum);
     } else {
       const T d_h = h != h ? h : (h > T(0) ? numbers[w2 + f] * d : T(0));
-      sum = times ? madd(d_h, times[p], sum) : sum + d_h;
+      sum = times ? mul_add(d_h, times[p], sum) : sum + d_h;
     }
   }
   return static_cast<double>(sum);
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kTile)
       for (int64_t j = 0; d_image.data && j < shape.Ci; ++j) {
         T sum = T(0);
         if (shape.kind == GuideKind::curves) {
-          for (int64_t i = 0; i < shape.Ci; ++i) sum = madd(numbers[i * shape.Ci + j], at.d_q[i * width + p], sum);
+          for (int64_t i = 0; i < shape.Ci; ++i) sum = mul_add(numbers[i * shape.Ci + j], at.d_q[i * width + p], sum);
         } else if (shape.kind == GuideKind::nn) {
           sum = at.d_in[j * width + p];
         } else {

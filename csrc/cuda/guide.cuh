@@ -97,13 +97,13 @@ BO_DEVICE T sigmoid(T v) {
 template <class T, class In>
 BO_DEVICE T weighted(const T* weights, const T* bias, int64_t Ci, int64_t i, const In& in) {
   T q = bias[i];
-  for (int64_t j = 0; j < Ci; ++j) q = madd(weights[i * Ci + j], in(j), q);
+  for (int64_t j = 0; j < Ci; ++j) q = mul_add(weights[i * Ci + j], in(j), q);
   return q;
 }
 template <class T>
 BO_DEVICE T curve(const T* shifts, const T* slopes, int64_t K, T q) {
   T c = T(0);
-  for (int64_t k = 0; k < K; ++k) c = madd(slopes[k], relu(q - shifts[k]), c);
+  for (int64_t k = 0; k < K; ++k) c = mul_add(slopes[k], relu(q - shifts[k]), c);
   return c;
 }
 // The argument of clip.
@@ -112,7 +112,7 @@ BO_DEVICE T curves_sum(const T* numbers, int64_t Ci, int64_t K, const In& in) {
   const T *bias = numbers + Ci * Ci, *shifts = bias + Ci, *slopes = shifts + Ci * K, *mix = slopes + Ci * K;
   T total = mix[Ci];
   for (int64_t i = 0; i < Ci; ++i)
-    total = madd(mix[i], curve(shifts + i * K, slopes + i * K, K, weighted(numbers, bias, Ci, i, in)), total);
+    total = mul_add(mix[i], curve(shifts + i * K, slopes + i * K, K, weighted(numbers, bias, Ci, i, in)), total);
   return total;
 }
 // The argument of sigmoid.
@@ -120,7 +120,7 @@ template <class T, class In>
 BO_DEVICE T network_sum(const T* numbers, int64_t Ci, int64_t F, const In& in) {
   const T *b1 = numbers + F * Ci, *w2 = b1 + F;
   T total = w2[F];
-  for (int64_t f = 0; f < F; ++f) total = madd(w2[f], relu(weighted(numbers, b1, Ci, f, in)), total);
+  for (int64_t f = 0; f < F; ++f) total = mul_add(w2[f], relu(weighted(numbers, b1, Ci, f, in)), total);
   return total;
 }
 template <class T, class In>
@@ -131,7 +131,7 @@ BO_DEVICE T guide_value(GuideKind kind, const T* numbers, int64_t Ci, int64_t K,
       return raised > T(1) ? T(1) : raised;
     }
     case GuideKind::nn: return sigmoid(network_sum(numbers, Ci, K, in));
-    default: return madd(T(luma_weight(2)), in(2), madd(T(luma_weight(1)), in(1), T(luma_weight(0)) * in(0)));
+    default: return mul_add(T(luma_weight(2)), in(2), mul_add(T(luma_weight(1)), in(1), T(luma_weight(0)) * in(0)));
   }
 }
 

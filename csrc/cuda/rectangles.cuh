@@ -139,8 +139,8 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
               const float lower = lerp(v[0].at[j], v[2].at[j], tx.at[q]),
                           upper = lerp(v[1].at[j], v[3].at[j], tx.at[q]);
               const float d = j < 3 ? grad[q][i] * in[q][j < 3 ? j : 0] : grad[q][i];
-              slope = madd(d, upper - lower, slope);
-              if (j < 3) d_in[j < 3 ? j : 0] = madd(lerp(lower, upper, z.t), grad[q][i], d_in[j < 3 ? j : 0]);
+              slope = mul_add(d, upper - lower, slope);
+              if (j < 3) d_in[j < 3 ? j : 0] = mul_add(lerp(lower, upper, z.t), grad[q][i], d_in[j < 3 ? j : 0]);
             }
           }
           depths[q] = slope * z.slope;
@@ -177,7 +177,7 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
 #pragma unroll
                 for (int side = 0; side < 2; ++side)
 #pragma unroll
-                  for (int i = 0; i < 3; ++i) row_sums[k][side][i] = madd(w[side], d[i].at[q], row_sums[k][side][i]);
+                  for (int i = 0; i < 3; ++i) row_sums[k][side][i] = mul_add(w[side], d[i].at[q], row_sums[k][side][i]);
               }
           }
           const float of_upper = planes[kDown * kPlane + row * per_row], of_lower = 1.0f - of_upper;
@@ -187,8 +187,8 @@ __global__ void __launch_bounds__(kRectangleThreads, kDepths == 1 ? 4 : 3)
             for (int side = 0; side < 2; ++side)
 #pragma unroll
               for (int i = 0; i < 3; ++i) {
-                sums[0][k][side][i] = madd(of_lower, row_sums[k][side][i], sums[0][k][side][i]);
-                sums[1][k][side][i] = madd(of_upper, row_sums[k][side][i], sums[1][k][side][i]);
+                sums[0][k][side][i] = mul_add(of_lower, row_sums[k][side][i], sums[0][k][side][i]);
+                sums[1][k][side][i] = mul_add(of_upper, row_sums[k][side][i], sums[1][k][side][i]);
               }
         }
       }

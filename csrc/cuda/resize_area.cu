@@ -72,9 +72,9 @@ __global__ void __launch_bounds__(kThreads, 3) area_sums(AreaArgs a) {
         double across = 0.0;
         for (int64_t x = columns.begin + lane; x < columns.end; x += kLanes) {
           const double v = number<T>(a.image.dtype, place(a.image, n, y, x) + c * a.image.strides[3]);
-          across = madd(weight(columns, x), v, across);
+          across = mul_add(weight(columns, x), v, across);
         }
-        sum = madd(weight(rows, y), across, sum);
+        sum = mul_add(weight(rows, y), across, sum);
       }
       if (kLanes > 1) sum = warp_sum(sum);
       if (lane != 0) continue;

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kTile, 4) sampled_apply(Guide guide, Sampling 
       const int64_t row = i * grid.strides[4];
       T sum = offset ? sample(grid.dtype, cells, row + Ci * grid.strides[5]) : T(0);
       for (int64_t j = 0; j < Ci; ++j)
-        sum = madd(sample(grid.dtype, cells, row + j * grid.strides[5]), in[j * room.width + p], sum);
+        sum = mul_add(sample(grid.dtype, cells, row + j * grid.strides[5]), in[j * room.width + p], sum);
       put(out.dtype, pixel(out, tile, p) + i * out.strides[3], sum);
     });
     __syncthreads();

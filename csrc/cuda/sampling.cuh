@@ -115,7 +115,7 @@ BO_DEVICE Corners<T> corners(DType dtype, const Cells<T>& c, int64_t offset) {
     }
   });
 #pragma unroll
-  for (int j = 0; j < 4; ++j) to.v[j] = madd(c.ty, to.step[j], to.v[j]);
+  for (int j = 0; j < 4; ++j) to.v[j] = mul_add(c.ty, to.step[j], to.v[j]);
   return to;
 }
 // One channel of the grid at a pixel: in y, then x, then z.

@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kTile) image_gradients(SliceApplyGradArgs a, L
       const Cells<T> cells = cells_around(a.grid, g, tile.n, places.get(p));
       T sum = T(0);
       for (int64_t i = 0; i < Co; ++i)
-        sum = madd(sample(a.grid.dtype, cells, i * a.grid.strides[4] + j * a.grid.strides[5]),
-                   get<T>(a.grad.dtype, pixel(a.grad, tile, p) + i * a.grad.strides[3]), sum);
+        sum = mul_add(sample(a.grid.dtype, cells, i * a.grid.strides[4] + j * a.grid.strides[5]),
+                      get<T>(a.grad.dtype, pixel(a.grad, tile, p) + i * a.grad.strides[3]), sum);
       put(a.d_image.dtype, pixel(a.d_image, tile, p) + j * a.d_image.strides[3], sum);
     });
     __syncthreads();

@@ -212,10 +212,10 @@ __global__ void __launch_bounds__(kTile)
       const T d = source.template at<T>(tile, p, c);
       const Corners<T> k = corners(grid.dtype, cells, channel(grid, 4, c));
       const T lower = lerp(k.v[0], k.v[2], cells.tx), upper = lerp(k.v[1], k.v[3], cells.tx);
-      slope_z = madd(d, upper - lower, slope_z);
-      slope_x = madd(d, lerp(k.v[2] - k.v[0], k.v[3] - k.v[1], cells.tz), slope_x);
-      slope_y =
-          madd(d, lerp(lerp(k.step[0], k.step[2], cells.tx), lerp(k.step[1], k.step[3], cells.tx), cells.tz), slope_y);
+      slope_z = mul_add(d, upper - lower, slope_z);
+      slope_x = mul_add(d, lerp(k.v[2] - k.v[0], k.v[3] - k.v[1], cells.tz), slope_x);
+      slope_y = mul_add(d, lerp(lerp(k.step[0], k.step[2], cells.tx), lerp(k.step[1], k.step[3], cells.tx), cells.tz),
+                        slope_y);
     }
     if (d_guide.data) put(d_guide.dtype, pixel(d_guide, tile, p), slope_z * here.z.slope);
     if (d_xy.data) {

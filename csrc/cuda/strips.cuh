@@ -87,11 +87,11 @@ struct StripGuide {
         for (int k = 0; k < K; ++k) {
           const float shift = shifts[i * K + k], slope = slopes[i * K + k];
 #pragma unroll
-          for (int q = 0; q < 4; ++q) c[q] = madd(slope, relu(t[q] - shift), c[q]);
+          for (int q = 0; q < 4; ++q) c[q] = mul_add(slope, relu(t[q] - shift), c[q]);
         }
         const float weight = mix[i];
 #pragma unroll
-        for (int q = 0; q < 4; ++q) to[q] = madd(weight, c[q], to[q]);
+        for (int q = 0; q < 4; ++q) to[q] = mul_add(weight, c[q], to[q]);
       }
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
@@ -107,7 +107,7 @@ struct StripGuide {
         weigh(values + 3 * f, bias[f], in, h);
         const float weight = w2[f];
 #pragma unroll
-        for (int q = 0; q < 4; ++q) to[q] = madd(weight, relu(h[q]), to[q]);
+        for (int q = 0; q < 4; ++q) to[q] = mul_add(weight, relu(h[q]), to[q]);
       }
 #pragma unroll
       for (int q = 0; q < 4; ++q) to[q] = sigmoid(to[q]);
@@ -121,7 +121,7 @@ struct StripGuide {
     for (int q = 0; q < 4; ++q) {
       to[q] = bias;
 #pragma unroll
-      for (int j = 0; j < 3; ++j) to[q] = madd(w[j], in[q][j], to[q]);
+      for (int j = 0; j < 3; ++j) to[q] = mul_add(w[j], in[q][j], to[q]);
     }
   }
 };
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kStripThreads, 5)
           for (int j = 0; j < 4; ++j) m[j] = lerp(lerp(v00.at[j], v01.at[j], tx), lerp(v10.at[j], v11.at[j], tx), z.t);
           result[i] = m[3];
 #pragma unroll
-          for (int j = 0; j < 3; ++j) result[i] = madd(m[j], pixels[q][j], result[i]);
+          for (int j = 0; j < 3; ++j) result[i] = mul_add(m[j], pixels[q][j], result[i]);
         }
 #pragma unroll
         for (int i = 0; i < 3; ++i) pixels[q][i] = result[i];

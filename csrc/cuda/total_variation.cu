@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
     const T grad = get<T>(a.grad.dtype, a.grad.data + n * a.grad.strides[0]);
     put(a.d_grid.dtype, a.d_grid.data + number_at(a.d_grid, n, e).offset,
-        T(2) * grad * madd(wz, d[2], madd(wx, d[1], wy * d[0])));
+        T(2) * grad * mul_add(wz, d[2], mul_add(wx, d[1], wy * d[0])));
   }
 }
 

@@ -24,8 +24,8 @@ void arithmetic() {
   BO_ELEMENTWISE("a - b", a - b)
   BO_ELEMENTWISE("a * b", a * b)
   BO_ELEMENTWISE("a / b", a / b)
-  BO_ELEMENTWISE("madd", madd(a, b, c))
-  BO_ELEMENTWISE("fused", fused(a, b, c))
+  BO_ELEMENTWISE("mul_add", mul_add(a, b, c))
+  BO_ELEMENTWISE("fused_mul_add", fused_mul_add(a, b, c))
   BO_ELEMENTWISE("lerp", lerp(a, b, c))
 #undef BO_ELEMENTWISE
   {

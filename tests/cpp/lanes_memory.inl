@@ -70,7 +70,7 @@ void memory(char* edge) {
         for (int l = 0; l < kLanes; ++l) {
           a[l] = random.number<T>();
           to.inside()[l] = random.number<double>();
-          wanted[l] = madd(static_cast<double>(a[l]), weight, to.inside()[l]);
+          wanted[l] = mul_add(static_cast<double>(a[l]), weight, to.inside()[l]);
         }
         accumulate(to.inside(), load(a), weight);
         to.expect_untouched(question, kLanes);
@@ -79,7 +79,7 @@ void memory(char* edge) {
     });
   }
   {
-    Question question(BO_STRING(BO_ISA), "load_double4, madd, store_double4");
+    Question question(BO_STRING(BO_ISA), "load_double4, mul_add, store_double4");
     for_types([&](auto t) {
       using T = decltype(t);
       Random random;
@@ -90,9 +90,9 @@ void memory(char* edge) {
         Guarded<double> to;
         for (int l = 0; l < 4; ++l) {
           to.inside()[l] = random.number<double>();
-          wanted[l] = madd(static_cast<double>(from[l]), weight, to.inside()[l]);
+          wanted[l] = mul_add(static_cast<double>(from[l]), weight, to.inside()[l]);
         }
-        store_double4(to.inside(), madd(load_double4(from), weight, load_double4(to.inside())));
+        store_double4(to.inside(), mul_add(load_double4(from), weight, load_double4(to.inside())));
         to.expect_untouched(question, 4);
         compare(question, to.inside(), wanted, 4);
       }

@@ -77,8 +77,8 @@ MUTANTS = {
     ),
     "a transposed matrix": Mutant(
         "cuda/guide.cu",
-        "sum = madd(numbers[i * shape.Ci + j], at.d_q[i * width + p], sum)",
-        "sum = madd(numbers[j * shape.Ci + i], at.d_q[i * width + p], sum)",
+        "sum = mul_add(numbers[i * shape.Ci + j], at.d_q[i * width + p], sum)",
+        "sum = mul_add(numbers[j * shape.Ci + i], at.d_q[i * width + p], sum)",
         "guide",
         "guide_curves",
         "window",

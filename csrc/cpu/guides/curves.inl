@@ -69,7 +69,7 @@ class SortedKnots {
         for (int i = 0; i < 3; ++i) found[i][l] = tables[i][index[l]];
       const Vec<T> above = relu(q[m] - load(found[0]));
       slopes[m] = load(found[1]);
-      c[m] = madd(slopes[m], above, load(found[2]));
+      c[m] = mul_add(slopes[m], above, load(found[2]));
       if (nan_at_infinity(channel)) c[m] = c[m] + (above - above);
       q[m] = above;
     }
@@ -225,9 +225,9 @@ class SearchedCurves {
   }
   static BO_INLINE_MEMBER Vec<T> value(const Curve& c, const Vec<T>& q, const Indices<T>& i) {
     const Vec<T> above = relu(q - lookup<kPieces>(c.shift[0], i));
-    Vec<T> v = madd(lookup<kPieces>(c.slope[0], i), above, lookup<kPieces>(c.value, i));
+    Vec<T> v = mul_add(lookup<kPieces>(c.slope[0], i), above, lookup<kPieces>(c.value, i));
     for (int r = 1; r < kInPiece; ++r)
-      v = madd(lookup<kPieces>(c.slope[r], i), relu(q - lookup<kPieces>(c.shift[r], i)), v);
+      v = mul_add(lookup<kPieces>(c.slope[r], i), relu(q - lookup<kPieces>(c.shift[r], i)), v);
     return c.nan_at_infinity ? v + (above - above) : v;
   }
 
@@ -363,7 +363,7 @@ class Curves {
       V d_mix_sum = zero, d_bias_sum = zero;
       for (int64_t p = 0; p < count; p += V::kLanes) {
         const V d_v = load(d_mixed + p), d = load(d_q_i + p) * (mix * d_v);
-        d_mix_sum = madd(d_v, load(c_i + p), d_mix_sum);
+        d_mix_sum = mul_add(d_v, load(c_i + p), d_mix_sum);
         d_bias_sum = d_bias_sum + d;
         store(d_q_i + p, d);
       }
@@ -400,7 +400,7 @@ class Curves {
       const V v = load(q + p), d_v = load(d_mixed + p);
       for (int j = 0; j < M; ++j) {
         above[j] = above[j] + select_greater(v, shift[j], d_v);
-        moment[j] = madd(d_v, relu(v - shift[j]), moment[j]);
+        moment[j] = mul_add(d_v, relu(v - shift[j]), moment[j]);
       }
     }
     for (int j = 0; j < M; ++j) {
@@ -416,7 +416,7 @@ class Curves {
     for (int m = 0; m < M; ++m) c[m] = broadcast(T(0));
     for (int64_t k = 0; k < K_; ++k) {
       const V shift = broadcast(shifts[k]), slope = broadcast(slopes[k]);
-      for (int m = 0; m < M; ++m) c[m] = madd(slope, relu(q[m] - shift), c[m]);
+      for (int m = 0; m < M; ++m) c[m] = mul_add(slope, relu(q[m] - shift), c[m]);
     }
   }
   template <int M>
@@ -448,7 +448,7 @@ class Curves {
       V q[M], c[M];
       affine<M>(n_[0] + i * channels, n_[1][i], channels, in, q);
       curve(i, q, c);
-      for (int m = 0; m < M; ++m) total[m] = madd(broadcast(n_[4][i]), c[m], total[m]);
+      for (int m = 0; m < M; ++m) total[m] = mul_add(broadcast(n_[4][i]), c[m], total[m]);
     }
   }
 

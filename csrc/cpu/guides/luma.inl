@@ -16,7 +16,7 @@ class Luma {
   template <int M, class In>
   BO_INLINE_MEMBER void at(const In& in, Vec<T>* out) const {
     const Vec<T> r = broadcast(T(luma_weight(0))), g = broadcast(T(luma_weight(1))), b = broadcast(T(luma_weight(2)));
-    for (int m = 0; m < M; ++m) out[m] = madd(b, in(2, m), madd(g, in(1, m), r * in(0, m)));
+    for (int m = 0; m < M; ++m) out[m] = mul_add(b, in(2, m), mul_add(g, in(1, m), r * in(0, m)));
   }
   // Adds its gradient to d_image, whose channels are `pitch` and pixels `step` elements apart.
   static void add_gradient(const T* BO_RESTRICT grad, int64_t count, int64_t pitch, int64_t step,

@@ -51,7 +51,7 @@ class Network {
           affine<M>(n_[0] + (f + i) * Ci_, n_[1][f + i], Ci_, channels_at(image, pitch, p), h);
           for (int m = 0; m < M; ++m) {
             const V d = load(d_sum + p + m * V::kLanes);
-            d_w2_sum = madd(d, relu(h[m]), d_w2_sum);
+            d_w2_sum = mul_add(d, relu(h[m]), d_w2_sum);
             const V passed = select_equal(h[m], h[m], select_greater(h[m], zero, w2 * d), h[m]);
             d_b1_sum = d_b1_sum + passed;
             store(d_hidden + i * pitch + p + m * V::kLanes, passed);
@@ -74,7 +74,7 @@ class Network {
     for (int64_t f = 0; f < F_; ++f) {
       V h[M];
       affine<M>(n_[0] + f * Ci_, n_[1][f], Ci_, in, h);
-      for (int m = 0; m < M; ++m) total[m] = madd(broadcast(n_[2][f]), relu(h[m]), total[m]);
+      for (int m = 0; m < M; ++m) total[m] = mul_add(broadcast(n_[2][f]), relu(h[m]), total[m]);
     }
   }
 

@@ -108,7 +108,7 @@ BO_INLINE void affine(const T* weights, T bias, const Channels& channels, const 
   for (int m = 0; m < M; ++m) q[m] = broadcast(bias);
   for (int64_t j = 0; j < channels; ++j) {
     const Vec<T> weight = broadcast(weights[j]);
-    for (int m = 0; m < M; ++m) q[m] = madd(weight, in(j, m), q[m]);
+    for (int m = 0; m < M; ++m) q[m] = mul_add(weight, in(j, m), q[m]);
   }
 }
 // Its gradients, for `rows` rows i: d_in_j = Σ_i weight_ij·d_q_i, added to d_in if `add`, and d_weight_ij += Σ
@@ -132,8 +132,8 @@ void affine_gradients(const T* weights, int64_t rows, int64_t channels, const T*
         Vec<T> d_v = add || first ? load(d_in_j + p) : broadcast(T(0));
         for (int m = 0; m < M; ++m) {
           const Vec<T> d = load(d_first + m * pitch + p);
-          d_weight[m] = madd(d, v, d_weight[m]);
-          d_v = madd(weight[m], d, d_v);
+          d_weight[m] = mul_add(d, v, d_weight[m]);
+          d_v = mul_add(weight[m], d, d_v);
         }
         store(d_in_j + p, d_v);
       }

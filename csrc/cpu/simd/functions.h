@@ -17,7 +17,7 @@ inline namespace BO_ISA {
 
 template <class T>
 BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
-  return madd(t, b - a, a);
+  return mul_add(t, b - a, a);
 }
 
 BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
@@ -35,7 +35,7 @@ struct Double4 {
 BO_INLINE Double4 load_double4(const double* p) { return {_mm256_loadu_pd(p)}; }
 BO_INLINE Double4 load_double4(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
 BO_INLINE void store_double4(double* p, const Double4& a) { _mm256_storeu_pd(p, a.v); }
-BO_INLINE Double4 madd(const Double4& a, double b, const Double4& c) {
+BO_INLINE Double4 mul_add(const Double4& a, double b, const Double4& c) {
   return {_mm256_fmadd_pd(a.v, _mm256_set1_pd(b), c.v)};
 }
 #elif defined(BO_SIMD_NEON)
@@ -51,7 +51,7 @@ BO_INLINE void store_double4(double* p, const Double4& a) {
   vst1q_f64(p, a.low);
   vst1q_f64(p + 2, a.high);
 }
-BO_INLINE Double4 madd(const Double4& a, double b, const Double4& c) {
+BO_INLINE Double4 mul_add(const Double4& a, double b, const Double4& c) {
   return {vfmaq_n_f64(c.low, a.low, b), vfmaq_n_f64(c.high, a.high, b)};
 }
 #else
@@ -65,9 +65,9 @@ BO_INLINE Double4 load_double4(const T* p) {
   return r;
 }
 BO_INLINE void store_double4(double* p, const Double4& a) { memcpy(p, a.v, sizeof a.v); }
-BO_INLINE Double4 madd(const Double4& a, double b, const Double4& c) {
+BO_INLINE Double4 mul_add(const Double4& a, double b, const Double4& c) {
   Double4 r;
-  for (int i = 0; i < 4; ++i) r.v[i] = madd(a.v[i], b, c.v[i]);
+  for (int i = 0; i < 4; ++i) r.v[i] = mul_add(a.v[i], b, c.v[i]);
   return r;
 }
 #endif
@@ -145,7 +145,7 @@ BO_INLINE Vec<T> sigmoid(const Vec<T>& v) {
   Vec<T> series = broadcast(factor);
   for (int k = kTerms; k > 0; --k) {
     factor = factor * T(k);
-    series = madd(series, r, broadcast(factor));
+    series = mul_add(series, r, broadcast(factor));
   }
   // In two steps, as 2^n may overflow where the product does not.
   const Vec<T> half = n * broadcast(T(0.5)) + magic - magic;

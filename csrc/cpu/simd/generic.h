@@ -94,8 +94,9 @@ BO_LANEWISE(Vec, operator-, (const Vec<T>& a, const Vec<T>& b), a.v[l] - b.v[l])
 BO_LANEWISE(Vec, operator*, (const Vec<T>& a, const Vec<T>& b), a.v[l] * b.v[l])
 BO_LANEWISE(Vec, operator/, (const Vec<T>& a, const Vec<T>& b), a.v[l] / b.v[l])
 // a·b + c: fused where that is one instruction; always fused
-BO_LANEWISE(Vec, madd, (const Vec<T>& a, const Vec<T>& b, const Vec<T>& c), madd(a.v[l], b.v[l], c.v[l]))
-BO_LANEWISE(Vec, fused, (const Vec<T>& a, const Vec<T>& b, const Vec<T>& c), fused(a.v[l], b.v[l], c.v[l]))
+BO_LANEWISE(Vec, mul_add, (const Vec<T>& a, const Vec<T>& b, const Vec<T>& c), mul_add(a.v[l], b.v[l], c.v[l]))
+BO_LANEWISE(Vec, fused_mul_add, (const Vec<T>& a, const Vec<T>& b, const Vec<T>& c),
+            fused_mul_add(a.v[l], b.v[l], c.v[l]))
 // max(a, 0); NaN stays NaN.
 BO_LANEWISE(Vec, relu, (const Vec<T>& a), relu(a.v[l]))
 // a clamped to [0, highest]; NaN becomes 0.
@@ -131,7 +132,7 @@ BO_INLINE T reduce_add(const Vec<T>& a) {
 // to[l] += weight·a[l], in double
 template <class T>
 BO_INLINE void accumulate(double* to, const Vec<T>& a, double weight) {
-  BO_LANES to[l] = madd(a.v[l], weight, to[l]);
+  BO_LANES to[l] = mul_add(a.v[l], weight, to[l]);
 }
 
 // --- Table lookups

@@ -88,10 +88,10 @@ BO_BINARY(operator-, vsubq_f32, vsubq_f64)
 BO_BINARY(operator*, vmulq_f32, vmulq_f64)
 BO_BINARY(operator/, vdivq_f32, vdivq_f64)
 #undef BO_BINARY
-BO_INLINE Vec<float> madd(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
 }
-BO_INLINE Vec<double> madd(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
   return {vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
 }
 BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
@@ -109,8 +109,12 @@ BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y,
                                      const Vec<double>& b) {
   return {vbslq_f64(vcgtq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vcgtq_f64(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<float> fused(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) { return madd(a, b, c); }
-BO_INLINE Vec<double> fused(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) { return madd(a, b, c); }
+BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return mul_add(a, b, c);
+}
+BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return mul_add(a, b, c);
+}
 // vmaxq is NaN where an operand is.
 BO_INLINE Vec<float> relu(const Vec<float>& a) {
   const float32x4_t zero = vdupq_n_f32(0.0f);
