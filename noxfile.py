@@ -194,7 +194,7 @@ def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         in_wheel = {name for name in file.namelist() if ".dist-info/" not in name and not name.endswith("/")}
     wanted = {name for name in tracked if not name.startswith((".ci/", ".github/"))}
-    names = ("_core", "_cuda") if shutil.which("nvcc") else ("_core",)
+    names = ("_cpu", "_cuda") if shutil.which("nvcc") else ("_cpu",)
     modules = {f"bilateral_ops/{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in names}
     for archive, found, expected in (
         (sdist, in_sdist, wanted | {"PKG-INFO"}),

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import bilateral_ops
-from bilateral_ops import _bench, _core
+from bilateral_ops import _cpu as _core
+from bilateral_ops.cli import bench as _bench
 
 #: Seconds that the rounds of one benchmark may take; slow peers get three rounds whatever they take.
 SECONDS = 0.6

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bilateral_ops import _bench
+from bilateral_ops.cli import bench as _bench
 
 SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (3000, 4000)}
 #: Where nothing is timed.

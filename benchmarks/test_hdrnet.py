@@ -9,10 +9,10 @@ import pytest
 from suite import SIZES, TINY, assert_close
 
 import bilateral_ops
-from bilateral_ops import _bench
+from bilateral_ops.cli import bench as _bench
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
-hdrnet = pytest.importorskip("bilateral_ops._bench.hdrnet")
+hdrnet = pytest.importorskip("bilateral_ops.cli.bench.hdrnet")
 
 WAYS = ("bilateral_ops", "torch")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from suite import TINY, assert_close, require_memory, sizes
 
-from bilateral_ops import _bench
-from bilateral_ops._bench import Problem
+from bilateral_ops.cli import bench as _bench
+from bilateral_ops.cli.bench import Problem
 from bilateral_ops.reference import numpy as reference
 
 #: Peers that take seconds are left out at some sizes.

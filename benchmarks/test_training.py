@@ -12,13 +12,13 @@ from suite import SIZES, TINY, assert_close
 from test_memory import READABLE
 
 import bilateral_ops
-from bilateral_ops import _bench
+from bilateral_ops.cli import bench as _bench
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
-ways = pytest.importorskip("bilateral_ops._bench.torch")
+ways = pytest.importorskip("bilateral_ops.cli.bench.torch")
 
 WAYS = ("bilateral_ops", "torch")
-#: The steps, and the modules of ``bilateral_ops._bench`` whose ``training_step(way, height, width, threads)`` it is.
+#: The steps, and the modules of ``bilateral_ops.cli.bench`` whose ``training_step(way, height, width, threads)`` it is.
 STEPS = {"training step": "torch", "lib_bilagrid step": "lib_bilagrid"}
 SIZE = "1920x1080"
 #: Calls that are timed together, as one is over too soon.
@@ -27,7 +27,7 @@ CALLS = 200
 #: Runs in a fresh process, which a small step has warmed: whatever the large one adds to its peak is the step's own.
 _MEASURE = """
 import bilateral_ops
-from bilateral_ops._bench.{module} import training_step
+from bilateral_ops.cli.bench.{module} import training_step
 
 def status(field):
     text = open("/proc/self/status").read()
@@ -52,7 +52,7 @@ def size_of(benchmark: Any) -> tuple[int, int]:
 @pytest.mark.parametrize("call", STEPS)
 def test_training_step(benchmark: Any, timed: Callable[..., None], call: str, way: str) -> None:
     size, threads = size_of(benchmark), bilateral_ops.get_num_threads()
-    training_step = import_module(f"bilateral_ops._bench.{STEPS[call]}").training_step
+    training_step = import_module(f"bilateral_ops.cli.bench.{STEPS[call]}").training_step
     package, step = (training_step(each, *size, threads) for each in ("bilateral_ops", way))
     assert_close(_bench.results(step()), _bench.results(package()), 1e-4)
     benchmark.group = f"{call} in PyTorch {SIZE}"

@@ -1,4 +1,4 @@
-// The module _core: NumPy arrays to Tensors, the GIL released, a kernel of this processor called.
+// The module _cpu: NumPy arrays to Tensors, the GIL released, a kernel of this processor called.
 #include "bindings.h"
 
 #include <pybind11/numpy.h>
@@ -26,7 +26,7 @@ bo::DType dtype_of(const py::array& array) {
     default: break;
   }
   if (dtype.itemsize() == 2 && std::string(py::str(dtype.attr("name"))) == "bfloat16") return bo::DType::bf16;
-  throw py::type_error("_core: unsupported dtype " + std::string(py::str(static_cast<const py::object&>(dtype))));
+  throw py::type_error("_cpu: unsupported dtype " + std::string(py::str(static_cast<const py::object&>(dtype))));
 }
 
 class HostCall {
@@ -40,7 +40,7 @@ class HostCall {
   bo::Tensor input(bo::Object object, bool batched, int rank) const {
     bo::Tensor t{};
     if (object.is_none()) return t;
-    if (!py::isinstance<py::array>(object)) throw py::type_error("_core: expected a NumPy array");
+    if (!py::isinstance<py::array>(object)) throw py::type_error("_cpu: expected a NumPy array");
     const py::array array = py::reinterpret_borrow<py::array>(object);
     t.data = static_cast<char*>(const_cast<void*>(array.data()));
     t.dtype = dtype_of(array);
@@ -60,7 +60,7 @@ class HostCall {
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of bilateral_ops; its functions trust their arguments.";
   m.attr("__version__") = BO_VERSION;
   m.attr("compiler") = BO_COMPILER;

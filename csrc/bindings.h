@@ -1,4 +1,4 @@
-// Every kernel's binding, written once, for the modules _core (bindings.cpp: NumPy's arrays) and _cuda
+// Every kernel's binding, written once, for the modules _cpu (bindings.cpp: NumPy's arrays) and _cuda
 // (cuda/bindings.cpp: whatever speaks DLPack).
 //
 // A Call (calls.h) is made from the kernel's name and what its module's functions take after the others (Extra). Its

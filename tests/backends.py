@@ -218,7 +218,7 @@ class FakeKernels(ModuleType):
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("__"):
             raise AttributeError(name)
-        kernel = getattr(bilateral_ops._core, name)
+        kernel = getattr(bilateral_ops._cpu, name)
 
         def launch(*arguments: Any) -> None:
             *arguments, stream, allocate = arguments
@@ -254,7 +254,7 @@ def _loaded(file: str, cupy: ModuleType) -> Any:
 
 FAKE_CUPY = FakeCuPy()
 FAKE_FRAMEWORK = _loaded("frameworks/_cupy.py", FAKE_CUPY)
-bilateral_ops._dispatch._cache[FakeArray] = FAKE_FRAMEWORK
+bilateral_ops._core.dispatch._cache[FakeArray] = FAKE_FRAMEWORK
 #: ``reference.cupy``, for NumPy arrays.
 CUPY_REFERENCE = _loaded("reference/cupy.py", FAKE_CUPY)
 

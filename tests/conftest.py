@@ -11,7 +11,7 @@ import backends
 import pytest
 
 import bilateral_ops
-from bilateral_ops._cli import main
+from bilateral_ops.cli import main
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

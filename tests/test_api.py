@@ -15,7 +15,7 @@ from backends import CUPY_REFERENCE
 from cases import ALL_F32, GUIDES, NUMBERS, OPERATIONS, arguments, arrays, backward, fields, forward, python
 
 import bilateral_ops
-from bilateral_ops import _bench
+from bilateral_ops.cli import bench as _bench
 from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.reference import numpy as reference
 
@@ -210,7 +210,7 @@ def test_a_call_imports_no_framework_either() -> None:
 def test_the_package_is_typed() -> None:
     folder = Path(bilateral_ops.__file__).parent
     assert (folder / "py.typed").exists()
-    assert (folder / "_core.pyi").exists()
+    assert (folder / "_cpu.pyi").exists()
 
 
 def test_gradcheck_agrees_with_every_operation() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import bilateral_ops
-from bilateral_ops import _cli, _gradcheck
-from bilateral_ops._bench import short
+from bilateral_ops import _gradcheck
+from bilateral_ops import cli as _cli
+from bilateral_ops.cli.bench import short
 from bilateral_ops.hdrnet import Predictor
 from bilateral_ops.ops import OPERATIONS
 
@@ -48,7 +49,7 @@ def image(tmp_path):
 def demo():
     for module in ("scipy", "skimage", "matplotlib", "numba", "tqdm"):
         pytest.importorskip(module, reason=f"{module} is not installed")
-    from bilateral_ops import _demo
+    from bilateral_ops.cli import demo as _demo
 
     return _demo
 
@@ -101,7 +102,7 @@ def test_output_that_nobody_reads_ends_it_quietly(command, unbuffered):
 
 def test_an_error_while_nobody_reads_is_told():
     code = """
-import bilateral_ops._cli as cli
+import bilateral_ops.cli as cli
 def fail(_):
     print("a line")
     raise {}

@@ -19,7 +19,8 @@ from backends import from_torch, to_torch
 from cases import F32, F64, python, tolerance
 
 import bilateral_ops
-from bilateral_ops import _dispatch, slice_apply
+from bilateral_ops import slice_apply
+from bilateral_ops._core import dispatch as _dispatch
 from bilateral_ops.compat import hdrnet
 
 # ---------------------------------------------------------------------------------------------------------------------

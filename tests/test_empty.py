@@ -35,7 +35,7 @@ from cases import (
 )
 
 import bilateral_ops
-from bilateral_ops import _core
+from bilateral_ops import _cpu
 from bilateral_ops.hdrnet import Config, Predictor
 from bilateral_ops.reference import numpy as reference
 
@@ -116,20 +116,20 @@ def test_compiled_functions_refuse_what_they_would_never_end_with(shape: tuple[i
     for kind in (F32, F64, U8):
         pixels = np.zeros((4, 4, 3), kind)
         with pytest.raises(ValueError, match="an image without pixels"):
-            _core.resize_area_forward(pixels, np.zeros(shape, kind))
+            _cpu.resize_area_forward(pixels, np.zeros(shape, kind))
         if kind != U8:
             with pytest.raises(ValueError, match="an image without pixels"):
-                _core.resize_area_backward(pixels, pixels, np.zeros(shape, kind))
+                _cpu.resize_area_backward(pixels, pixels, np.zeros(shape, kind))
     pixels, no_window = np.zeros((4, 4), F32), None
     for cells in ((0, 2, 2), (2, 0, 2), (2, 2, 0)):
         grid = np.zeros((*cells, 3), F32)
         out = np.zeros((4, 4, 3), F32)
         with pytest.raises(ValueError, match="a grid without cells"):
-            _core.slice_forward(out, grid, pixels, None, no_window, False)
+            _cpu.slice_forward(out, grid, pixels, None, no_window, False)
         with pytest.raises(ValueError, match="a grid without cells"):
-            _core.slice_backward(grid, None, None, None, pixels, None, out, no_window, False)
+            _cpu.slice_backward(grid, None, None, None, pixels, None, out, no_window, False)
     with pytest.raises(ValueError, match="the window must hold the image"):
-        _core.slice_forward(out, np.zeros((2, 2, 2, 3), F32), pixels, None, (0, 0, 0, 0), False)
+        _cpu.slice_forward(out, np.zeros((2, 2, 2, 3), F32), pixels, None, (0, 0, 0, 0), False)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one scale", "three scales"])

@@ -19,10 +19,13 @@ import numpy as np
 import pytest
 from cases import weights_of
 
-from bilateral_ops import _images, _tiff, guide_luma
-from bilateral_ops._cli import main
-from bilateral_ops._images import Averages, ImageError, Metadata, open_picture, turn
-from bilateral_ops.hdrnet import Config, Predictor, _files, enhance_files, write_model
+from bilateral_ops import guide_luma
+from bilateral_ops.cli import main
+from bilateral_ops.hdrnet import Config, Predictor, enhance_files, write_model
+from bilateral_ops.photo import images as _images
+from bilateral_ops.photo import job as _files
+from bilateral_ops.photo import tiff as _tiff
+from bilateral_ops.photo.images import Averages, ImageError, Metadata, open_picture, turn
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
@@ -765,7 +768,8 @@ def test_interrupted_work_leaves_whole_files_only(tmp_path, model, sent, code):
 def test_a_second_signal_does_not_wait_for_what_is_computed(tmp_path, model, sent):
     code = """
 import pathlib, sys, time
-from bilateral_ops import _cli, _images
+from bilateral_ops import cli as _cli
+from bilateral_ops.photo import images as _images
 _images._Png._decode = lambda self: (pathlib.Path(sys.argv[1]).touch(), time.sleep(1000))
 sys.exit(_cli.main(sys.argv[2:]))
 """
@@ -878,7 +882,7 @@ def test_a_video(run, av, predictor, tmp_path, suffix):
 
 
 def test_smoothing_and_cuts():
-    from bilateral_ops._video import CUT, Smoother
+    from bilateral_ops.photo.video import CUT, Smoother
 
     low, zero, one = np.zeros((4, 4, 3), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32)
     smooth = Smoother(0.5)
@@ -891,7 +895,7 @@ def test_smoothing_and_cuts():
 
 def test_a_video_is_smoothed_and_cut(run, av, predictor, tmp_path):
     """Brightness that flickers is smoothed; a cut is not."""
-    from bilateral_ops._video import Smoother
+    from bilateral_ops.photo.video import Smoother
 
     dark, light = picture(64, 64) // 3, 255 - picture(64, 64) // 2
     frames = [dark + np.uint8(8 * (n % 2)) for n in range(12)] + [light] * 12

@@ -29,7 +29,7 @@ from cases import (
 )
 
 import bilateral_ops
-from bilateral_ops import _core
+from bilateral_ops import _cpu
 
 _X86 = platform.machine() in ("x86_64", "AMD64")
 pytestmark = [
@@ -128,7 +128,7 @@ def test_a_call_that_fails_leaves_the_mode_alone() -> None:
     """A kernel runs out of memory for its tables: there are 2⁴⁸ columns, of one element."""
     out = np.lib.stride_tricks.as_strided(np.zeros(3, F32), (1, 1 << 48, 3), (0, 0, 4))
     with mode(MODES["upward"] | MODES["flush to zero"]), pytest.raises(MemoryError):
-        _core.resize_area_forward(out, np.zeros((1, 1, 3), F32))
+        _cpu.resize_area_forward(out, np.zeros((1, 1, 3), F32))
 
 
 def test_kernels_raise_no_signal() -> None:

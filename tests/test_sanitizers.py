@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from bilateral_ops import _core
+from bilateral_ops import _cpu
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(_core, "planted_overflow"), reason="not a sanitizer build; nox -s sanitize makes one"
+    not hasattr(_cpu, "planted_overflow"), reason="not a sanitizer build; nox -s sanitize makes one"
 )
 
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     ],
 )
 def test_a_planted_bug_is_reported(call: str, report: str) -> None:
-    code = f"from bilateral_ops import _core; _core.{call}"
+    code = f"from bilateral_ops import _cpu; _cpu.{call}"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert finished.returncode != 0
     assert report in finished.stderr

@@ -26,10 +26,10 @@ from PIL import Image  # noqa: E402
 
 from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: E402
 from bilateral_ops.hdrnet import train as training  # noqa: E402
-from bilateral_ops.hdrnet._data import DataError, Photographs, Samples  # noqa: E402
-from bilateral_ops.hdrnet._edits import EDITS, edited  # noqa: E402
 from bilateral_ops.hdrnet._predict import SHIPPED  # noqa: E402
 from bilateral_ops.hdrnet.train import Options, TrainError, train  # noqa: E402
+from bilateral_ops.hdrnet.train.data import DataError, Photographs, Samples  # noqa: E402
+from bilateral_ops.hdrnet.train.edits import EDITS, edited  # noqa: E402
 
 TINY = Config(net_input=32, spatial_bin=4, luma_bins=4, guide_complexity=4)
 TINY_OPTIONS = ("--net-input", "32", "--spatial-bin", "4", "--luma-bins", "4", "--guide-complexity", "4")

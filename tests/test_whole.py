@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from bilateral_ops import _whole
-from bilateral_ops._whole import whole
+from bilateral_ops.photo import whole as _whole
+from bilateral_ops.photo.whole import whole
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such thing")
 _WRITER = """
 import sys, time
-from bilateral_ops._whole import whole
+from bilateral_ops.photo.whole import whole
 with whole(sys.argv[1]) as partial:
     partial.write_bytes(b"half")
     print(partial.name, flush=True)

@@ -19,7 +19,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tqdm import tqdm
 
 from bilateral_ops.hdrnet import Predictor
-from bilateral_ops.hdrnet._edits import EDITS, edited
+from bilateral_ops.hdrnet.train.edits import EDITS, edited
 
 Pair = tuple[str, Any, Any]  # name, photograph, photograph as edited; uint8
 

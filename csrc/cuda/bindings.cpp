@@ -1,6 +1,6 @@
 // The module _cuda: arrays on a CUDA device, lent by DLPack, to Tensors; a kernel put on a stream.
 //
-// Every function takes, after what its namesake in _core takes, the stream (the address of a cudaStream_t, 0 for the
+// Every function takes, after what its namesake in _cpu takes, the stream (the address of a cudaStream_t, 0 for the
 // default one) and allocate(bytes), which returns an array of at least so many bytes on the same device. Nothing waits
 // for the device.
 #include "../bindings.h"

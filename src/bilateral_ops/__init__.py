@@ -10,10 +10,12 @@ result is.
 
 from __future__ import annotations
 
-from . import _config, _core, _dynamo
-from ._config import available_isas, get_num_threads, set_isa, set_num_threads, show_config
+from . import _cpu
+from ._core import settings as _settings
+from ._core.settings import available_isas, get_num_threads, set_isa, set_num_threads, show_config
 from ._fit import fit
 from ._gradcheck import GradcheckReport, gradcheck
+from .frameworks import _dynamo
 from .ops._apply import apply, apply_vjp
 from .ops._enhance import enhance
 from .ops._guide_curves import CurvesGuide, guide_curves, guide_curves_vjp
@@ -25,7 +27,7 @@ from .ops._slice_apply import slice_apply, slice_apply_vjp
 from .ops._splat import splat, splat_vjp
 from .ops._total_variation import total_variation, total_variation_vjp
 
-__version__ = _core.__version__
+__version__ = _cpu.__version__
 
 __all__ = [
     "CurvesGuide",
@@ -60,5 +62,5 @@ __all__ = [
     "total_variation_vjp",
 ]
 
-_config.apply_environment()
+_settings.apply_environment()
 _dynamo.await_compiler()

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._missing import needed
-from ._signature import integers
+from ._core.checks import integers
+from ._core.missing import needed
 
 #: The residual, as a share of the right side, at which the iterations stop; below it lies rounding.
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-10}

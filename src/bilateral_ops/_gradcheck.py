@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._signature import brief
+from ._core.checks import brief
 
 #: Coordinates compared one by one, per argument; larger arguments are sampled. The directions cover all of them.
 MAX_COORDINATES = 200

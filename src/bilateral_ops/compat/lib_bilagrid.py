@@ -31,7 +31,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .._missing import needed
+from .._core.missing import needed
 from ..ops._apply import apply
 from ..ops._guide_luma import LumaGuide, guide_luma
 from ..ops._slice import slice as _slice

@@ -47,9 +47,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
-from .._missing import needed
-from .._signature import integers
+from .. import _cpu
+from .._core.checks import integers
+from .._core.missing import needed
 from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
@@ -478,7 +478,7 @@ def _model(
         opset_imports=versions,
         ir_version=helper.find_min_ir_version_for(versions),
         producer_name="bilateral_ops",
-        producer_version=_core.__version__,
+        producer_version=_cpu.__version__,
         doc_string=graph.doc_string,
     )
     facts = {"form": form, "guide": kind, "grid_axes": grid_axes, "align_corners": str(bool(align_corners))}
@@ -620,7 +620,7 @@ def behind(network: Any, full: Any, *, output: str | None = None, prefix: str = 
         io_map=[(output, prefix + grid.name)],
         outputs=full_outputs,
         producer_name="bilateral_ops",
-        producer_version=_core.__version__,
+        producer_version=_cpu.__version__,
         doc_string=full.doc_string,
     )
     onnx.checker.check_model(merged, full_check=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .._signature import FLOATS
+from .._core.checks import FLOATS
 from ..reference.numpy import LUMA
 
 Window = tuple[int, int, int, int]

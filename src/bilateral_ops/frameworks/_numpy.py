@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from .. import _cpu
 
 #: The type of this framework's arrays, subclasses included.
 ARRAY = np.ndarray
@@ -88,7 +88,7 @@ def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], 
 def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
     """Call a kernel with arrays of this framework, all of that device."""
     try:
-        getattr(_core, kernel)(*arguments)
+        getattr(_cpu, kernel)(*arguments)
     except MemoryError:
         raise MemoryError(f"{op}: there must be memory for a few grid rows a thread, got none.") from None
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _core
+from .. import _cpu
 from . import _dlpack, _numpy
 from ._formulas import FORMULAS
 
@@ -41,7 +41,7 @@ def _register(handlers: dict[str, Any], platform: str) -> None:
         jax.ffi.register_ffi_target(_TARGET + name, handler, platform=platform)
 
 
-_register(_core.xla_handlers, "cpu")
+_register(_cpu.xla_handlers, "cpu")
 with contextlib.suppress(ImportError):  # locate() says so where it matters
     _register(_dlpack.kernels().xla_handlers, "CUDA")
 
@@ -101,8 +101,9 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         sampling["align_corners"] = keywords["align_corners"]
     if sizes := signature.sizes:
         keywords[sizes.name] = tuple(call.sizes[axis] for axis in sizes.axes)
+    shape, kind = call.result()
     items = tuple(keywords.items()), tuple(sampling.items())
-    static = _Static(call.op, signature, names, *call.result(), call.batched, *items)
+    static = _Static(call.op, signature, names, shape, kind, call.batched, *items)
     arrays = _varying([call.values[name] for name in (*names, *(() if wrt is None else ("grad",)))])
     if wrt is None:
         return (_forward if signature.gradients else _inference)(static, *arrays)

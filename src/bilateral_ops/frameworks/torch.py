@@ -39,8 +39,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .._missing import needed
-from .._signature import INTEGERS
+from .._core.checks import INTEGERS
+from .._core.missing import needed
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from ..ops._guide_luma import LumaGuide

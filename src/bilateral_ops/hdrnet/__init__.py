@@ -15,14 +15,16 @@ Source: Gharbi et al., Deep Bilateral Learning for Real-Time Image Enhancement, 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._config import Config
-from ._files import Enhanced, VideoOptions, enhance_files
 from ._predict import Predictor
 from ._weights import from_hdrnet, read_model, write_model
 
 if TYPE_CHECKING:
+    from ..photo.job import Enhanced, enhance_files
+    from ..photo.video import VideoOptions
     from .model import HDRNet as HDRNet
 
 # HDRNet is not among these, so that they need no PyTorch; bilateral_ops.hdrnet.model has it, too.
@@ -38,9 +40,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "HDRNet":
-        from .model import HDRNet
+#: Names that are imported when they are asked for: they need more, or are of another room.
+_LATE = {
+    "Enhanced": "photo.job",
+    "HDRNet": "hdrnet.model",
+    "VideoOptions": "photo.video",
+    "enhance_files": "photo.job",
+}
 
-        return HDRNet
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(import_module(f"bilateral_ops.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

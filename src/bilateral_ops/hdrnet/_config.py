@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .._signature import brief
+from .._core.checks import brief
 
 #: What batch norm adds to a variance.
 NORM_EPSILON = 1e-3

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .. import resize_area
-from .._signature import FLOATS, INTEGERS, brief, real
+from .._core.checks import FLOATS, INTEGERS, brief, real
 from ..frameworks._numpy import kind_of
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide

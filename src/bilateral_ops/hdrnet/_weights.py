@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .._signature import brief
-from .._whole import whole
+from .._core.checks import brief
+from ..photo.whole import whole
 from ._config import Config, layers, parse_json, shapes
 
 __all__ = ["from_hdrnet", "read_model", "write_model"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import resize_area
-from .._missing import needed
+from .._core.missing import needed
 from ..compat.hdrnet import unpack_coefficients
 from ..ops._guide_luma import guide_luma
 from ..ops._guide_nn import guide_nn

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .._signature import Signature
+from .._core.signature import Signature
 from . import (
     _apply,
     _enhance,

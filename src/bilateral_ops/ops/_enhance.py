@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from .._signature import Signature, argument
+from .._core.signature import Signature, argument
 from ._guide_curves import CurvesGuide
 from ._guide_luma import LumaGuide
 from ._guide_nn import NNGuide

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from .._signature import Signature, argument
+from .._core.signature import Signature, argument
 
 
 class GuideLumaGradients(NamedTuple):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._signature import Call, Signature, Sizes, argument
+from .._core.signature import Call, Signature, Sizes, argument
 
 
 class ResizeAreaGradients(NamedTuple):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._signature import Signature, argument
+from .._core.signature import Signature, argument
 
 
 class SliceGradients(NamedTuple):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import operator
 from typing import Any, NamedTuple
 
-from .._dispatch import framework_of
-from .._signature import Call, Signature, argument
+from .._core.dispatch import framework_of
+from .._core.signature import Call, Signature, argument
 from ._guide_luma import LumaGuide, guide_luma, guide_luma_vjp
 
 

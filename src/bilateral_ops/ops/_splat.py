@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._signature import KernelCall, Signature, Sizes, argument
+from .._core.signature import KernelCall, Signature, Sizes, argument
 
 
 class SplatGradients(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._missing import needed
+from .._core.missing import needed
 from .numpy import (
     LUMA,
     ApplyGradients,

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from .._missing import needed
+from .._core.missing import needed
 from .numpy import (
     LUMA,
     ApplyGradients,

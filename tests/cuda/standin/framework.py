@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bilateral_ops import _dispatch
+from bilateral_ops._core import dispatch as _dispatch
 from bilateral_ops.frameworks import _dlpack, _numpy
 
 from . import arrays, the_standin

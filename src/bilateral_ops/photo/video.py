@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ._images import ImageError, ahead, check_empty, check_size, reading, reason, write_comparison
+from .images import ImageError, ahead, check_empty, check_size, reading, reason, write_comparison
 
 #: The mean difference of two low-resolution frames from which they are of two scenes: of values in [0, 1], about what
 #: scene detectors take for a cut; camera moves and lights stay below a half of it.

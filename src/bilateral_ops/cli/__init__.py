@@ -19,7 +19,7 @@ from typing import Any
 
 
 def _parser() -> argparse.ArgumentParser:
-    from . import __version__
+    from .. import __version__
 
     parser = argparse.ArgumentParser(
         prog="bilateral-ops",
@@ -125,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    from .hdrnet._config import GUIDES, SCALES, Config
-    from .hdrnet._options import Options
+    from ..hdrnet._config import GUIDES, SCALES, Config
+    from ..hdrnet.train.options import Options
 
     parser = commands.add_parser(
         "train",
@@ -173,9 +173,9 @@ def _add_option(
 
 
 def _train(said: dict[str, Any]) -> bool:
-    from .hdrnet._config import Config
-    from .hdrnet._data import DataError
-    from .hdrnet._options import Options
+    from ..hdrnet._config import Config
+    from ..hdrnet.train.data import DataError
+    from ..hdrnet.train.options import Options
 
     for module, library in (
         ("torch", "PyTorch"),
@@ -189,7 +189,7 @@ def _train(said: dict[str, Any]) -> bool:
         except ImportError:
             stop = f"train: {library} is not installed; run pip install 'bilateral_ops[train]'."
             raise SystemExit(_stop(stop)) from None
-    from .hdrnet.train import TrainError, train
+    from ..hdrnet.train import TrainError, train
 
     network = {item.name: said.pop(item.name) for item in fields(Config) if item.name in said}
     pairs, out = said.pop("pairs"), said.pop("out")
@@ -206,7 +206,7 @@ def _train(said: dict[str, Any]) -> bool:
 
 
 def _demo(photo: str | None, out: str) -> bool:
-    from ._demo import DemoError, run
+    from .demo import DemoError, run
 
     try:
         return run(photo, out)
@@ -223,7 +223,7 @@ def _size(text: str) -> int:
 
 
 def _enhance(options: argparse.Namespace) -> bool:
-    from .hdrnet._files import EnhanceError, VideoOptions, enhance_files, report
+    from ..photo.job import EnhanceError, VideoOptions, enhance_files, report
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     # What a shell has its background jobs ignore stays ignored.
@@ -262,14 +262,14 @@ def _enhance(options: argparse.Namespace) -> bool:
 
 
 def _info() -> bool:
-    from ._config import show_config
+    from .._core.settings import show_config
 
     show_config()
     return True
 
 
 def _gradcheck() -> bool:
-    from ._gradcheck import check_operations, table
+    from .._gradcheck import check_operations, table
 
     reports = check_operations()
     print(table(reports))
@@ -279,7 +279,7 @@ def _gradcheck() -> bool:
 
 
 def _bench(size: str, threads: int | None, file: str | None) -> bool:
-    from ._bench.short import BenchError, run
+    from .bench.short import BenchError, run
 
     try:
         return run(size, threads, file)

@@ -23,17 +23,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, resize_area, set_num_threads
-from .._images import psnr, unit
-from .._missing import needed
-from .._signature import brief
-from .._whole import whole
-from ..compat.hdrnet import unpack_coefficients
-from ._config import Config
-from ._data import DataError, Photographs, Samples
-from ._options import Options
-from ._predict import Predictor
-from ._weights import write_model
+from ... import __version__, resize_area, set_num_threads
+from ..._core.checks import brief
+from ..._core.missing import needed
+from ...compat.hdrnet import unpack_coefficients
+from ...photo.images import psnr, unit
+from ...photo.whole import whole
+from .._config import Config
+from .._predict import Predictor
+from .._weights import write_model
+from .data import DataError, Photographs, Samples
+from .options import Options
 
 with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     import torch
@@ -42,8 +42,8 @@ with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader
 
-    from . import _checkpoint
-    from .model import HDRNet
+    from ..model import HDRNet
+    from . import checkpoint as _checkpoint
 with needed("bilateral_ops.hdrnet.train", "tqdm", "train"):
     from tqdm import tqdm
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import bilateral_ops
 
-from .. import _core
-from .._config import MOST_THREADS
-from .._signature import brief
+from ... import _cpu
+from ..._core.checks import brief
+from ..._core.settings import MOST_THREADS
 from . import (
     CALLS,
     available_memory,
@@ -63,11 +63,11 @@ def run(size: str, threads: int | None, file: str | None) -> bool:
     facts = {
         "version": bilateral_ops.__version__,
         "machine": f"{platform.machine()}, {platform.system()}",
-        "isa": _core.isa(),
+        "isa": _cpu.isa(),
         "threads": count,
         "size": f"{width}x{height}",
     }
-    print(f"{width} × {height} pixels, {count} thread{'s' * (count > 1)}, {_core.isa()}; medians\n")
+    print(f"{width} × {height} pixels, {count} thread{'s' * (count > 1)}, {_cpu.isa()}; medians\n")
     print(table(rows))
     print("\n× bound: times as long as a loop that only reads and writes the same bytes; peers: times as long as this")
     print("package. float32, interleaved; enhance: uint8 with the curves guide. Grids of 16 × 16 × 8 cells.")

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from .._signature import brief
-from ._config import Config
-from ._weights import check_weights
+from ..._core.checks import brief
+from .._config import Config
+from .._weights import check_weights
 
 #: Bytes that torch.save pickles, the tensors' numbers aside: some 30 kB. Read, they may take 100 times as much memory.
 _MAX_PICKLE = 1_000_000

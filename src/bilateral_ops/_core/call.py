@@ -1,29 +1,22 @@
-"""What an operation takes and returns, declared once; checks, error sentences and kernel calls follow from it.
-
-A shape is written as its axes' names, ``"N H W Ci"``: equal names must have equal sizes. ``N`` is left out of an
-unbatched call, ``*C`` stands for one or two axes, ``Ci[+1]`` for ``Ci`` or one more, a number for itself, ``Ci=3`` for
-an axis that must have that size, and no axes for a scalar.
-"""
+"""One checked call of an operation: its framework, device, dtypes and sizes; its result and gradients by kernels."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._dispatch import framework_of
+from .checks import FLOATS, INTEGERS, NUMBERS, brief, integers, listed, real, shape_text, type_text
+from .declaration import Argument, KernelCall, fixed_size
+from .dispatch import framework_of
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-INTEGERS = ("uint8", "uint16")
+if TYPE_CHECKING:
+    from .signature import Signature
+
 _HALVES = ("float16", "bfloat16")
-# Kinds of calls that an operation remembers to have checked.
-_MOST_KNOWN = 256
-# What a scalar argument may be, besides an array without axes.
-_NUMBERS = (int, float, np.generic)
 # Positions on an axis are computed in the image's precision: float32 has halves up to here.
 _MOST_CELLS = 1 << 23
 # Numbers an argument may have for each pixel, or in each grid, so that products of sizes stay whole numbers.
@@ -37,226 +30,6 @@ _OVERFLOW = {
 }
 # Pixel positions are products of whole numbers in double; so far they are exact with any grid in use.
 _MOST_PIXELS = 1 << 40
-
-
-class Argument(NamedTuple):
-    """One array argument. ``role`` is image, grid, guide or parameter: it says which dtypes may be mixed."""
-
-    name: str
-    axes: tuple[str, ...]
-    role: str
-    optional: bool = False
-
-
-def argument(name: str, axes: str, role: str, *, optional: bool = False) -> Argument:
-    return Argument(name, tuple(axes.split()), role, optional)
-
-
-class KernelCall(NamedTuple):
-    """A call of a compiled function: the arrays that it writes and reads, by name, in the order of csrc/calls.h.
-
-    ``"out"`` is the result, ``"grad"`` the gradient of the result; ``None`` is absent. After an image come the
-    parameters of the signature's guide, where it has one; they are not named here.
-    """
-
-    kernel: str
-    results: tuple[str | None, ...]
-    arguments: tuple[str | None, ...]
-
-
-class Sizes(NamedTuple):
-    """An argument that says axes of the result as numbers. A VJP has ``grad``'s shape for it."""
-
-    name: str
-    axes: tuple[str, ...]
-
-    def checked(self, op: str, value: Any) -> dict[str, int]:
-        count = {2: "two", 3: "three"}[len(self.axes)]
-        what = f"{count} integers {_shape_text(self.axes)}"
-        return dict(zip(self.axes, integers(op, self.name, what, len(self.axes), value)))
-
-
-def _listed(words: Iterable[str], last: str = "or") -> str:
-    *head, tail = words
-    return f"{', '.join(head)} {last} {tail}" if head else tail
-
-
-def _fixed(axis: str) -> str | None:
-    """The size that an axis must have, as written; None where any will do."""
-    size = axis.rpartition("=")[2]
-    return size if size.isdigit() else None
-
-
-def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
-    """A value as errors say it, on one line."""
-    # Python refuses to print integers of thousands of digits.
-    if isinstance(value, int) and value.bit_length() > 1000:
-        return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, tuple):
-        return _shape_text(brief(part, text) for part in value)
-    try:
-        said = text(value)
-    except (ValueError, RecursionError):
-        return f"a {type(value).__name__} that can't be printed"
-    return " ".join(said.split()) if "\n" in said else said
-
-
-def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
-    """Check an argument that is ``count`` integers; ``what`` says so."""
-    try:
-        numbers = tuple(operator.index(v) for v in value)
-    except TypeError:
-        raise TypeError(f"{op}: {name} must be {what}, got {brief(value)}.") from None
-    if len(numbers) != count:
-        raise ValueError(f"{op}: {name} must be {what}, got {brief(value)}.")
-    if any(number.bit_length() > 62 for number in numbers):
-        raise ValueError(f"{op}: {name} must be {what} of less than 63 bits, got {brief(value)}.")
-    return numbers
-
-
-def real(value: Any) -> float | None:
-    """A Python or NumPy number, infinity where it is beyond all floats; None where it is not a real number."""
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-        return None
-    if isinstance(value, np.generic) and value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def dtype_name(value: Any) -> str:
-    """The name of a dtype: NumPy's, PyTorch's or JAX's, or the name itself."""
-    if isinstance(value, str):
-        return value
-    try:
-        return str(np.dtype(value).name)
-    except TypeError:
-        return brief(value, str).removeprefix("torch.")
-
-
-def _type_text(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
-
-
-def _shape_text(parts: Iterable[Any]) -> str:
-    texts = [str(part) for part in parts]
-    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
-
-
-class Signature:
-    """All that is particular to an operation, but its meaning.
-
-    Parameters
-    ----------
-    name : of the operation
-    arguments : its array arguments, in the order of its Python signature and of its kernels
-    result : axes of the result
-    lead : the argument whose rank says whether a call is batched; where it is absent, the image's does
-    like : the argument whose dtype the result has
-    gradients : record of the VJP, a field per argument; None: there is no VJP
-    batched : every call is
-    keeps_integers : the result of an integer image has its dtype; otherwise it is float32
-    sizes : an argument that says axes of the result
-    chooses_dtype : there is a keyword ``dtype`` for a result of another float dtype
-    sampled : there are keywords ``window`` and ``align_corners``
-    kernel : name of the kernels, without ``_forward`` and ``_backward``; by default the operation's
-    guide : which guide the arguments of role parameter are of
-    forward, backward : the kernel calls, where they are not the usual ones
-    """
-
-    def __init__(
-        self,
-        name: str,
-        arguments: Iterable[Argument],
-        *,
-        result: str,
-        lead: str,
-        like: str,
-        gradients: type[Any] | None = None,
-        batched: bool = False,
-        keeps_integers: bool = True,
-        sizes: Sizes | None = None,
-        chooses_dtype: bool = False,
-        sampled: bool = False,
-        kernel: str = "",
-        guide: str = "",
-        forward: KernelCall | None = None,
-        backward: tuple[KernelCall, ...] = (),
-    ) -> None:
-        self.name = name
-        self.arguments = tuple(arguments)
-        self.names = tuple(a.name for a in self.arguments)
-        self.result = tuple(result.split())
-        self.lead = lead
-        self.like = like
-        self.gradients = gradients
-        if gradients is not None and gradients._fields != self.names:
-            raise TypeError(f"{name}: {gradients.__name__} must have the fields {self.names}, got {gradients._fields}.")
-        self.always_batched = batched
-        self.keeps_integers = keeps_integers
-        self.sizes = sizes
-        self.chooses_dtype = chooses_dtype
-        self.sampled = sampled
-        self.guide = guide
-        #: The arguments that are the guide's parameters, and the others.
-        self.parameters = tuple(a.name for a in self.arguments if a.role == "parameter")
-        arrays = tuple(name for name in self.names if name not in self.parameters)
-        kernel = kernel or name
-        self.forward = forward or KernelCall(f"{kernel}_forward", ("out",), arrays)
-        self.backward = backward or (KernelCall(f"{kernel}_backward", arrays, (*arrays, "grad")),)
-        self._checked: dict[tuple[Any, ...], Call] = {}
-
-    def lead_of(self, values: Mapping[str, Any]) -> Argument:
-        """The argument whose rank says whether a call is batched."""
-        name = self.lead if values.get(self.lead) is not None else "image"
-        return self.arguments[self.names.index(name)]
-
-    def bind(self, values: Sequence[Any], sizes: Any = None, **keywords: Any) -> Call:
-        """Check a forward call: arrays in order, what the caller gave for ``sizes``, and the operation's keywords."""
-        checked = self.sizes.checked(self.name, sizes) if self.sizes else None
-        return self._bound(self.name, dict(zip(self.names, values)), checked, keywords)
-
-    def bind_vjp(self, values: Sequence[Any], grad: Any, **keywords: Any) -> Call:
-        """Check a backward call; ``grad`` has the result's shape and dtype."""
-        return self._bound(f"{self.name}_vjp", {**dict(zip(self.names, values)), "grad": grad}, None, keywords)
-
-    def _bound(
-        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, keywords: Mapping[str, Any]
-    ) -> Call:
-        dtype = keywords.get("dtype")
-        call = self._checked_call(op, values, sizes, None if dtype is None else dtype_name(dtype))
-        if self.sampled:
-            call.keywords = call.sampling(keywords["window"], keywords["align_corners"])
-        return call
-
-    def _checked_call(
-        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: str | None
-    ) -> Call:
-        # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
-        key: list[Any] = [op, dtype]
-        for value in values.values():
-            try:
-                key += (type(value), value.dtype, value.shape)
-            except (AttributeError, RuntimeError):  # PyTorch's, of tensors that have no shape; ``locate`` refuses them
-                key.append(type(value))
-        if sizes:
-            key += sizes.values()
-        known = tuple(key)
-        try:
-            checked = self._checked.get(known)
-        except TypeError:  # of an argument that isn't one
-            return Call(self, op, values, sizes, dtype)
-        if checked is not None:
-            return checked.again(values)
-        call = Call(self, op, values, sizes, dtype)
-        if call.mixed:  # which holds for this call alone
-            return call
-        if len(self._checked) >= _MOST_KNOWN:
-            self._checked.clear()
-        self._checked[known] = call.again({})
-        return call
 
 
 class Call:
@@ -319,7 +92,7 @@ class Call:
         self.framework: Any = None
         for a in self._given:
             value = self.values[a.name]
-            if not a.axes and isinstance(value, _NUMBERS):
+            if not a.axes and isinstance(value, NUMBERS):
                 continue
             if not a.axes and not hasattr(value, "dtype"):
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
@@ -327,7 +100,7 @@ class Call:
             if self.framework is None:
                 self.framework, self._array_type = framework, type(value)
             elif framework is not self.framework:
-                both = f"{_type_text(type(value))} beside {_type_text(self._array_type)}"
+                both = f"{type_text(type(value))} beside {type_text(self._array_type)}"
                 raise TypeError(f"{self.op}: {a.name} must belong to the framework of the other arrays, got {both}.")
 
     def _find_device(self) -> None:
@@ -339,7 +112,7 @@ class Call:
         first = ""
         for a in self._given:
             value = self.values[a.name]
-            if not a.axes and isinstance(value, _NUMBERS):
+            if not a.axes and isinstance(value, NUMBERS):
                 continue
             device = locate(self.op, a.name, value)
             if not first:
@@ -353,7 +126,7 @@ class Call:
         base = kind_of(self.values[first.name])
         choice = (*FLOATS, *INTEGERS) if first.role == "image" else FLOATS
         if base not in choice:
-            raise TypeError(f"{self.op}: {first.name} must be {_listed(choice)}, got {base}.")
+            raise TypeError(f"{self.op}: {first.name} must be {listed(choice)}, got {base}.")
         integer = base in INTEGERS
         #: Whether the kinds are to be made one first, by the framework.
         self.mixed = False
@@ -361,7 +134,7 @@ class Call:
         self.float_kind = "float32" if integer else base
         chosen = self.keywords.get("dtype")
         if chosen not in (None, base, *FLOATS):
-            raise TypeError(f"{self.op}: dtype must be {_listed(dict.fromkeys((*FLOATS, base)))}, got {chosen}.")
+            raise TypeError(f"{self.op}: dtype must be {listed(dict.fromkeys((*FLOATS, base)))}, got {chosen}.")
         self.kinds = kinds = {first.name: base}
         # A 16-bit image may have a grid and parameters in float32, and with such a grid the guide array too.
         mixable = first.role == "image" and base in _HALVES
@@ -374,7 +147,7 @@ class Call:
             if a.role == "grad" and chosen in FLOATS:
                 allowed = (chosen,)
             value = self.values[a.name]
-            if not a.axes and isinstance(value, _NUMBERS):
+            if not a.axes and isinstance(value, NUMBERS):
                 self.values[a.name] = value = self._number(a.name, value, parameter_kind)
                 self.numbers[a.name] = parameter_kind
             kind = kind_of(value)
@@ -382,7 +155,7 @@ class Call:
                 self.mixed = True
             elif kind not in allowed:
                 beside = f"an integer {first.name}" if integer else first.name
-                raise TypeError(f"{self.op}: {a.name} must be {_listed(allowed)} to match {beside}, got {kind}.")
+                raise TypeError(f"{self.op}: {a.name} must be {listed(allowed)} to match {beside}, got {kind}.")
             kinds[a.name] = kind
             if a.role == "parameter":
                 parameter_kind = kind
@@ -394,11 +167,9 @@ class Call:
         rank = len(self.values[lead.name].shape)
         self.batched = self.signature.always_batched or rank == len(lead.axes)
         if not self.batched and rank != len(lead.axes) - 1:
-            axes = [_fixed(axis) or axis for axis in lead.axes]
-            both = f"{_shape_text(axes[1:])} or {_shape_text(axes)}"
-            raise ValueError(
-                f"{self.op}: {lead.name} must have shape {both}, got {_shape_text(self.shape(lead.name))}."
-            )
+            axes = [fixed_size(axis) or axis for axis in lead.axes]
+            both = f"{shape_text(axes[1:])} or {shape_text(axes)}"
+            raise ValueError(f"{self.op}: {lead.name} must have shape {both}, got {shape_text(self.shape(lead.name))}.")
         optional: list[Argument] = []
         for a in self._given:
             if not self._match(a, optional):
@@ -429,7 +200,7 @@ class Call:
             return math.prod(self.sizes["*C"])
         if axis == "Ci[+1]":
             return int(self.sizes["Ci"]) + 1
-        return int(_fixed(axis) or self.sizes[axis])
+        return int(fixed_size(axis) or self.sizes[axis])
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.values[name].shape)
@@ -452,7 +223,7 @@ class Call:
             if axis == "Ci[+1]":
                 optional.append(a)
                 continue
-            fixed, name = _fixed(axis), axis.partition("=")[0]
+            fixed, name = fixed_size(axis), axis.partition("=")[0]
             if fixed is not None and size != int(fixed):
                 return False
             if not name.isdigit():
@@ -466,7 +237,7 @@ class Call:
         return True
 
     def _refuse(self, a: Argument) -> None:
-        axes = tuple(_fixed(axis) or axis for axis in self._axes(a.axes))
+        axes = tuple(fixed_size(axis) or axis for axis in self._axes(a.axes))
         # What this argument itself said of an axis is no reason to refuse it.
         known = {axis: size for axis, size in self.sizes.items() if self._owners.get(axis, a.name) != a.name}
         expected: list[Any] = []
@@ -482,11 +253,11 @@ class Call:
                 expected.extend(size)
             else:
                 expected.append(f"{size} or {size + 1}" if axis == "Ci[+1]" else size)
-        text = f"{self.op}: {a.name} must have shape {_shape_text(axes) if axes else '()'}"
+        text = f"{self.op}: {a.name} must have shape {shape_text(axes) if axes else '()'}"
         if owners:
-            text += f" = {_shape_text(expected)} to match {_listed(dict.fromkeys(owners), 'and')}"
+            text += f" = {shape_text(expected)} to match {listed(dict.fromkeys(owners), 'and')}"
         shape = self.shape(a.name)
-        text += f", got {_shape_text(shape) if shape else '()'}"
+        text += f", got {shape_text(shape) if shape else '()'}"
         if len(axes) < len(a.axes) and len(shape) > len(axes) + ("*C" in axes):
             text += f": {self.lead.name} has no batch axis"
         raise ValueError(f"{text}.")
@@ -545,12 +316,12 @@ class Call:
 
     def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
         if framework_of(self.op, label, out) is not self.framework:
-            both = f"{_type_text(type(out))} beside {_type_text(self._array_type)}"
+            both = f"{type_text(type(out))} beside {type_text(self._array_type)}"
             raise TypeError(f"{self.op}: {label} must belong to the framework of the arguments, got {both}.")
         if (locate := self.framework.locate) and (device := locate(self.op, label, out)) != self.device:
             raise ValueError(f"{self.op}: {label} must be on {self.device} as the arguments are, got {device}.")
         if tuple(out.shape) != shape:
-            raise ValueError(f"{self.op}: {label} must have shape {_shape_text(shape)}, got {_shape_text(out.shape)}.")
+            raise ValueError(f"{self.op}: {label} must have shape {shape_text(shape)}, got {shape_text(out.shape)}.")
         if (got := self.framework.kind_of(out)) != kind:
             raise TypeError(f"{self.op}: {label} must be {kind}, got {got}.")
         inputs = [(a.name, self.values[a.name]) for a in self._given]
@@ -592,9 +363,7 @@ class Call:
             raise TypeError(f"{self.op}: wrt must be a tuple of argument names, got {type(wrt).__name__}.") from None
         for name in wanted:
             if not isinstance(name, str) or name not in names:
-                raise ValueError(
-                    f"{self.op}: wrt must name arguments among {_listed(names, 'and')}, got {brief(name)}."
-                )
+                raise ValueError(f"{self.op}: wrt must name arguments among {listed(names, 'and')}, got {brief(name)}.")
         return wanted
 
     def _out_mapping(self, wanted: tuple[str, ...], out: Any) -> Mapping[str, Any]:
@@ -605,7 +374,7 @@ class Call:
             raise TypeError(f"{self.op}: out must be a mapping from field to array, got {type(out).__name__}.")
         for name in out:
             if name not in names:
-                raise ValueError(f"{self.op}: out must name fields among {_listed(names, 'and')}, got {brief(name)}.")
+                raise ValueError(f"{self.op}: out must name fields among {listed(names, 'and')}, got {brief(name)}.")
             if name not in wanted:
                 raise ValueError(f"{self.op}: out[{name!r}] must be left out, as wrt does not name {name}.")
         return {name: array for name, array in out.items() if array is not None}
@@ -631,7 +400,7 @@ class Call:
             return recorded
         gradients = self._gradients(wrt, out)
         for call in self.signature.backward:
-            if any(gradients.get(name) is not None for name in (*call.results, *self.signature.parameters)):
+            if any(name and gradients.get(name) is not None for name in (*call.results, *self.signature.parameters)):
                 self._run(call, gradients)
         return self.signature.gradients(**gradients)  # type: ignore[misc]
 

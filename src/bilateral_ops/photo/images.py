@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .ops._resize_area import resize_area
+from ..ops._resize_area import resize_area
 
 #: The endings by which a folder's pictures are found.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp")
@@ -167,7 +167,7 @@ def open_picture(path: Path) -> Picture:
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
             return _WebP(path)
         if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            from ._tiff import Tiff
+            from .tiff import Tiff
 
             return Tiff(path)
     raise ImageError("is no JPEG, PNG, TIFF or WebP file")

@@ -15,7 +15,7 @@ _COMPILER = "torch._dynamo"
 
 
 def _tell() -> None:
-    import_module(f"{__package__}.frameworks.torch").allow_in_graphs()
+    import_module(f"{__package__}.torch").allow_in_graphs()
 
 
 class _Awaited:

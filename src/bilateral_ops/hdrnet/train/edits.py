@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ops._slice import slice as slice_grid
-from ..ops._splat import splat
+from ...ops._slice import slice as slice_grid
+from ...ops._splat import splat
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 

@@ -19,9 +19,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .. import _images
-from .._config import get_num_threads
-from .._images import (
+from .._core.checks import brief, real
+from .._core.settings import get_num_threads
+from ..hdrnet._predict import Predictor
+from ..ops._guide_luma import guide_luma
+from . import images as _images
+from .images import (
     Averages,
     ImageError,
     Picture,
@@ -32,11 +35,8 @@ from .._images import (
     reason,
     write_comparison,
 )
-from .._signature import brief, real
-from .._video import VideoOptions, enhance_video
-from .._whole import whole
-from ..ops._guide_luma import guide_luma
-from ._predict import Predictor
+from .video import VideoOptions, enhance_video
+from .whole import whole
 
 __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 

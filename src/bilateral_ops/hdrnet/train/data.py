@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import resize_area
-from .._images import ImageError, read
-from ._edits import edited
-from ._options import Options
+from ... import resize_area
+from ...photo.images import ImageError, read
+from .edits import edited
+from .options import Options
 
 #: Files that systems leave in folders.
 _NOT_MEANT = ("thumbs.db", "desktop.ini")

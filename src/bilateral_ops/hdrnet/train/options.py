@@ -9,7 +9,7 @@ import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from ._edits import EDITS
+from .edits import EDITS
 
 SCHEDULES = ("constant", "cosine")
 STARTS = ("identity", "random")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .frameworks import _numpy
+from ..frameworks import _numpy
 
 #: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
 _FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "torch", "jax": "jax", "jaxlib": "jax"}
@@ -31,7 +31,7 @@ def framework_of(op: str, name: str, value: Any) -> Any:
         raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
     for root in dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__):
         if root in _FRAMEWORKS and sys.modules.get(root):
-            framework = import_module(f"{__package__}.frameworks.{_FRAMEWORKS[root]}")
+            framework = import_module(f"bilateral_ops.frameworks.{_FRAMEWORKS[root]}")
             if isinstance(value, framework.ARRAY):
                 _cache[kind] = framework
                 return framework

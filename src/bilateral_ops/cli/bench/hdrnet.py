@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..hdrnet import Config, Predictor
-from ..hdrnet.model import HDRNet
+from ...hdrnet import Config, Predictor
+from ...hdrnet.model import HDRNet
 from . import problem
 from .torch import _enhance
 

@@ -8,9 +8,9 @@ import platform
 import sys
 from itertools import pairwise
 
-from . import _core
-from ._signature import brief
-from .frameworks import _dlpack
+from .. import _cpu
+from ..frameworks import _dlpack
+from .checks import brief
 
 #: More threads than this are a mistake: each would be started.
 MOST_THREADS = 1024
@@ -54,17 +54,17 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"set_num_threads: n must be an integer, got {type(n).__name__}.") from None
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(f"set_num_threads: n must be from 1 to {MOST_THREADS}, got {brief(count)}.")
-    _core.set_num_threads(count)
+    _cpu.set_num_threads(count)
 
 
 def get_num_threads() -> int:
     """Return how many threads a call may use."""
-    return _core.num_threads()
+    return _cpu.num_threads()
 
 
 def available_isas() -> tuple[str, ...]:
     """Return the instruction sets that kernels were built for and this processor has, best first."""
-    return _core.available_isas()
+    return _cpu.available_isas()
 
 
 def set_isa(name: str) -> None:
@@ -79,7 +79,7 @@ def set_isa(name: str) -> None:
 def _select_isa(what: str, name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a string, got {type(name).__name__}.")
-    if name not in available_isas() or not _core.select_isa(name):
+    if name not in available_isas() or not _cpu.select_isa(name):
         raise ValueError(f"{what} must be {' or '.join(available_isas())} on this machine, got {name!r}.")
 
 
@@ -102,10 +102,10 @@ def _cuda_support() -> str:
 def show_config() -> None:
     """Print version, instruction set, threads, compiler and CUDA support, one a line."""
     rows = {
-        "bilateral_ops": _core.__version__,
-        "ISA": f"{_core.isa()} (available: {', '.join(available_isas())})",
+        "bilateral_ops": _cpu.__version__,
+        "ISA": f"{_cpu.isa()} (available: {', '.join(available_isas())})",
         "threads": str(get_num_threads()),
-        "compiler": _core.compiler,
+        "compiler": _cpu.compiler,
         "CUDA": _cuda_support(),
         "platform": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
     }
@@ -116,7 +116,7 @@ def show_config() -> None:
 def apply_environment() -> None:
     """Set what the environment asks for; called once, on import."""
     try:
-        _core.set_num_threads(_default_num_threads())
+        _cpu.set_num_threads(_default_num_threads())
         if isa := os.environ.get("BILATERAL_OPS_ISA"):
             _select_isa("bilateral_ops: BILATERAL_OPS_ISA", isa)
     except ValueError as error:
@@ -131,5 +131,5 @@ def _is_command() -> bool:
     (name, *_) = getattr(sys, "argv", []) or [""]
     given = sys.orig_argv
     return os.path.basename(name) in ("bilateral-ops", "bilateral-ops.exe") or (
-        name == "-m" and ("-m", __package__) in pairwise(given)
+        name == "-m" and ("-m", "bilateral_ops") in pairwise(given)
     )

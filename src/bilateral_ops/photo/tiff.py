@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ._config import get_num_threads
-from ._images import (
+from .._core.settings import get_num_threads
+from .images import (
     BAND,
     DAMAGED,
     DEFLATED,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import grid_sample
 
-from ..compat.lib_bilagrid import BilateralGrid, slice, total_variation_loss
+from ...compat.lib_bilagrid import BilateralGrid, slice, total_variation_loss
 from . import problem
 
 _VIEWS, _VIEW, _ROUGHNESS = 8, 5, 10.0

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from . import _fit, _gradcheck
-from ._config import get_num_threads
-from ._images import DAMAGED, ImageError, check_empty, check_size, open_picture, psnr, reading
-from .hdrnet import Predictor
-from .hdrnet._edits import LUMA, clahe
-from .ops import OPERATIONS
-from .ops._enhance import enhance
-from .ops._guide_curves import CurvesGuide
-from .ops._guide_luma import LumaGuide
-from .ops._resize_area import resize_area
+from .. import _fit, _gradcheck
+from .._core.settings import get_num_threads
+from ..hdrnet import Predictor
+from ..hdrnet.train.edits import LUMA, clahe
+from ..ops import OPERATIONS
+from ..ops._enhance import enhance
+from ..ops._guide_curves import CurvesGuide
+from ..ops._guide_luma import LumaGuide
+from ..ops._resize_area import resize_area
+from ..photo.images import DAMAGED, ImageError, check_empty, check_size, open_picture, psnr, reading
 
 GRID = (16, 16, 8)
 LOW = 256  # pixels on the long side of the low-resolution pair
@@ -161,7 +161,7 @@ def _time(result: Result) -> str:
     """The fused call beside the loops that people write in Numba, on the same pixels and threads."""
     import numba
 
-    from .reference import numba as reference
+    from ..reference import numba as reference
 
     threads = get_num_threads()
     height, width = result.before.shape[:2]
@@ -421,7 +421,7 @@ def _draw_guide(result: Result, part: Any) -> None:
 
 def _draw_slices(result: Result, part: Any, rows: int, columns: int) -> None:
     """For each depth: by how many stops each cell's affine map changes the mean colour of the pixels that read it."""
-    from .ops._splat import splat
+    from ..ops._splat import splat
 
     height, width, depths = result.grid.shape[:3]
     greys = np.linspace(0, 1, 256, dtype=np.float32)

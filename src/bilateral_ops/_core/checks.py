@@ -1,0 +1,78 @@
+"""Checks of plain values, and the words of error sentences."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("uint8", "uint16")
+# What a scalar argument may be, besides an array without axes.
+NUMBERS = (int, float, np.generic)
+
+
+def listed(words: Iterable[str], last: str = "or") -> str:
+    *head, tail = words
+    return f"{', '.join(head)} {last} {tail}" if head else tail
+
+
+def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
+    """A value as errors say it, on one line."""
+    # Python refuses to print integers of thousands of digits.
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, tuple):
+        return shape_text(brief(part, text) for part in value)
+    try:
+        said = text(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that can't be printed"
+    return " ".join(said.split()) if "\n" in said else said
+
+
+def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
+    """Check an argument that is ``count`` integers; ``what`` says so."""
+    try:
+        numbers = tuple(operator.index(v) for v in value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be {what}, got {brief(value)}.") from None
+    if len(numbers) != count:
+        raise ValueError(f"{op}: {name} must be {what}, got {brief(value)}.")
+    if any(number.bit_length() > 62 for number in numbers):
+        raise ValueError(f"{op}: {name} must be {what} of less than 63 bits, got {brief(value)}.")
+    return numbers
+
+
+def real(value: Any) -> float | None:
+    """A Python or NumPy number, infinity where it is beyond all floats; None where it is not a real number."""
+    if isinstance(value, bool) or not isinstance(value, NUMBERS):
+        return None
+    if isinstance(value, np.generic) and value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def dtype_name(value: Any) -> str:
+    """The name of a dtype: NumPy's, PyTorch's or JAX's, or the name itself."""
+    if isinstance(value, str):
+        return value
+    try:
+        return str(np.dtype(value).name)
+    except TypeError:
+        return brief(value, str).removeprefix("torch.")
+
+
+def type_text(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def shape_text(parts: Iterable[Any]) -> str:
+    texts = [str(part) for part in parts]
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"

@@ -1,0 +1,129 @@
+"""What an operation takes and returns, declared once; checks, error sentences and kernel calls follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .call import Call
+from .checks import dtype_name
+from .declaration import Argument, KernelCall, Sizes, argument
+
+__all__ = ["Argument", "Call", "KernelCall", "Signature", "Sizes", "argument"]
+
+# Kinds of calls that an operation remembers to have checked.
+_MOST_KNOWN = 256
+
+
+class Signature:
+    """All that is particular to an operation, but its meaning.
+
+    Parameters
+    ----------
+    name : of the operation
+    arguments : its array arguments, in the order of its Python signature and of its kernels
+    result : axes of the result
+    lead : the argument whose rank says whether a call is batched; where it is absent, the image's does
+    like : the argument whose dtype the result has
+    gradients : record of the VJP, a field per argument; None: there is no VJP
+    batched : every call is
+    keeps_integers : the result of an integer image has its dtype; otherwise it is float32
+    sizes : an argument that says axes of the result
+    chooses_dtype : there is a keyword ``dtype`` for a result of another float dtype
+    sampled : there are keywords ``window`` and ``align_corners``
+    kernel : name of the kernels, without ``_forward`` and ``_backward``; by default the operation's
+    guide : which guide the arguments of role parameter are of
+    forward, backward : the kernel calls, where they are not the usual ones
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Iterable[Argument],
+        *,
+        result: str,
+        lead: str,
+        like: str,
+        gradients: type[Any] | None = None,
+        batched: bool = False,
+        keeps_integers: bool = True,
+        sizes: Sizes | None = None,
+        chooses_dtype: bool = False,
+        sampled: bool = False,
+        kernel: str = "",
+        guide: str = "",
+        forward: KernelCall | None = None,
+        backward: tuple[KernelCall, ...] = (),
+    ) -> None:
+        self.name = name
+        self.arguments = tuple(arguments)
+        self.names = tuple(a.name for a in self.arguments)
+        self.result = tuple(result.split())
+        self.lead = lead
+        self.like = like
+        self.gradients = gradients
+        if gradients is not None and gradients._fields != self.names:
+            raise TypeError(f"{name}: {gradients.__name__} must have the fields {self.names}, got {gradients._fields}.")
+        self.always_batched = batched
+        self.keeps_integers = keeps_integers
+        self.sizes = sizes
+        self.chooses_dtype = chooses_dtype
+        self.sampled = sampled
+        self.guide = guide
+        #: The arguments that are the guide's parameters, and the others.
+        self.parameters = tuple(a.name for a in self.arguments if a.role == "parameter")
+        arrays = tuple(name for name in self.names if name not in self.parameters)
+        kernel = kernel or name
+        self.forward = forward or KernelCall(f"{kernel}_forward", ("out",), arrays)
+        self.backward = backward or (KernelCall(f"{kernel}_backward", arrays, (*arrays, "grad")),)
+        self._checked: dict[tuple[Any, ...], Call] = {}
+
+    def lead_of(self, values: Mapping[str, Any]) -> Argument:
+        """The argument whose rank says whether a call is batched."""
+        name = self.lead if values.get(self.lead) is not None else "image"
+        return self.arguments[self.names.index(name)]
+
+    def bind(self, values: Sequence[Any], sizes: Any = None, **keywords: Any) -> Call:
+        """Check a forward call: arrays in order, what the caller gave for ``sizes``, and the operation's keywords."""
+        checked = self.sizes.checked(self.name, sizes) if self.sizes else None
+        return self._bound(self.name, dict(zip(self.names, values)), checked, keywords)
+
+    def bind_vjp(self, values: Sequence[Any], grad: Any, **keywords: Any) -> Call:
+        """Check a backward call; ``grad`` has the result's shape and dtype."""
+        return self._bound(f"{self.name}_vjp", {**dict(zip(self.names, values)), "grad": grad}, None, keywords)
+
+    def _bound(
+        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, keywords: Mapping[str, Any]
+    ) -> Call:
+        dtype = keywords.get("dtype")
+        call = self._checked_call(op, values, sizes, None if dtype is None else dtype_name(dtype))
+        if self.sampled:
+            call.keywords = call.sampling(keywords["window"], keywords["align_corners"])
+        return call
+
+    def _checked_call(
+        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: str | None
+    ) -> Call:
+        # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
+        key: list[Any] = [op, dtype]
+        for value in values.values():
+            try:
+                key += (type(value), value.dtype, value.shape)
+            except (AttributeError, RuntimeError):  # PyTorch's, of tensors that have no shape; ``locate`` refuses them
+                key.append(type(value))
+        if sizes:
+            key += sizes.values()
+        known = tuple(key)
+        try:
+            checked = self._checked.get(known)
+        except TypeError:  # of an argument that isn't one
+            return Call(self, op, values, sizes, dtype)
+        if checked is not None:
+            return checked.again(values)
+        call = Call(self, op, values, sizes, dtype)
+        if call.mixed:  # which holds for this call alone
+            return call
+        if len(self._checked) >= _MOST_KNOWN:
+            self._checked.clear()
+        self._checked[known] = call.again({})
+        return call
