@@ -76,10 +76,10 @@ BO_INLINE void apply_matrices(const Lattice& g, const RowGrid<T, Packing::column
 }
 
 // d_image = matrixᵀ·grad, and d_guide. Image, grad and d_image are [pixel][3]; d_guide is [pixel].
+// (Not inlined: compiled once for all guides.)
 template <class T, class Prefetch>
-BO_INLINE void matrix_gradients(const Lattice& g, const RowGrid<T, Packing::rows>& rows, const Positions<T>& at,
-                                int64_t count, const T* image, const T* grad, T* d_image, T* d_guide,
-                                const Prefetch& prefetch) {
+void matrix_gradients(const Lattice& g, const RowGrid<T, Packing::rows>& rows, const Positions<T>& at, int64_t count,
+                      const T* image, const T* grad, T* d_image, T* d_guide, const Prefetch& prefetch) {
   constexpr int kLanes = Vec<T>::kLanes, kVectors = (12 + kLanes - 1) / kLanes;
   constexpr int kSums = max_of<int>(1, 4 / kLanes);
   const T* const dz = at.dz;

@@ -3,13 +3,12 @@
 //
 // A guide policy is where the guide of a tile comes from. Drivers copy the one that they are given for each range of
 // tiles, and use
-//   kReadsImage                              whether it is computed from the image
-//   guide(tile, image, pitch)                the tile's guide, [pixel]. image: planes that are `pitch` elements apart,
-//   in
-//                                            whole vectors, if kReadsImage
-//   prefetch(pixel)                          prefetches the guide of a later tile; called once per vector of pixels
+//   kReadsImage                  whether it is computed from the image
+//   guide(tile, image, pitch)    the tile's guide, [pixel]; image, if kReadsImage: planes that are `pitch` elements
+//   apart,
+//                                in whole vectors
 //   add_gradient(d_guide, count, pitch, step, d_image)   adds what the guide contributes to the image's gradient;
-//                                            channels are `pitch` and pixels `step` elements apart
+//                                channels are `pitch` and pixels `step` elements apart
 #pragma once
 
 #include "../ops.h"
@@ -34,22 +33,17 @@ class GivenGuide {
   explicit GivenGuide(const Tensor& guide) : guide_(guide) {}
   const T* operator()(const Tile& tile, const T*, int64_t) {
     const char* const from = first_pixel(guide_, tile);
-    if (guide_.strides[2] == sizeof(T) && is_plain<T>(guide_.dtype, from)) {
-      here_ = reinterpret_cast<const T*>(from);
-    } else {
-      load_run(guide_.dtype, from, guide_.strides[2], tile.count, plane_, 1);
-      here_ = plane_;
+    if (guide_.strides[2] != sizeof(T) || !is_plain<T>(guide_.dtype, from)) {
+      load_plane(guide_, tile, plane_);
+      return plane_;
     }
-    return here_;
-  }
-  BO_INLINE_MEMBER void prefetch(int64_t p) const {
-    prefetch_ahead<sizeof(Vec<T>)>(reinterpret_cast<const char*>(here_ + p));
+    prefetch_next_tile(from, tile.count * static_cast<int64_t>(sizeof(T)));
+    return reinterpret_cast<const T*>(from);
   }
   void add_gradient(const T*, int64_t, int64_t, int64_t, T*) const {}
 
  private:
   const Tensor& guide_;
-  const T* here_ = nullptr;
   T plane_[kTileWidth] = {};
 };
 
@@ -64,7 +58,6 @@ class ComputedGuide {
     guide_run(guide_, image, tile.count, pitch, plane_);
     return plane_;
   }
-  void prefetch(int64_t) const {}
   void add_gradient(const T* d_guide, int64_t count, int64_t pitch, int64_t step, T* d_image) const {
     guide_.add_gradient(d_guide, count, pitch, step, d_image);
   }
@@ -78,28 +71,24 @@ class ComputedGuide {
 // Per-vector hooks: prefetch the same pixels of a later tile. (Classes, as g++ takes a lambda that only prefetches for
 // one without effect.)
 
-template <class S, class Guide>
+template <class S, class T>
 struct ForwardPrefetch {
   const char *from, *to;
-  const Guide& guide;
   BO_INLINE_MEMBER void operator()(int64_t p) const {
-    constexpr int64_t kLanes = Vec<typename Guide::T>::kLanes, kBytes = 3 * kLanes * S::size;
+    constexpr int64_t kLanes = Vec<T>::kLanes, kBytes = 3 * kLanes * S::size;
     prefetch_ahead<kBytes>(from + p / kLanes * kBytes);
     prefetch_ahead<kBytes>(to + p / kLanes * kBytes);
-    guide.prefetch(p);
   }
 };
-template <class S, class Guide>
+template <class S, class T>
 struct BackwardPrefetch {
   const char *image, *grad, *d_image, *d_guide;
-  const Guide& guide;
   BO_INLINE_MEMBER void operator()(int64_t p) const {
-    constexpr int64_t kLanes = Vec<typename Guide::T>::kLanes, kBytes = kLanes * S::size;
+    constexpr int64_t kLanes = Vec<T>::kLanes, kBytes = kLanes * S::size;
     prefetch_ahead<3 * kBytes>(image + 3 * (p / kLanes * kBytes));
     prefetch_ahead<3 * kBytes>(grad + 3 * (p / kLanes * kBytes));
     prefetch_ahead<3 * kBytes>(d_image + 3 * (p / kLanes * kBytes));
     prefetch_ahead<kBytes>(d_guide + p / kLanes * kBytes);
-    guide.prefetch(p);
   }
 };
 
@@ -126,7 +115,7 @@ void apply_34_tables(const Sampling& at, const Tensor& out, const Tensor& grid, 
     for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
       const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
       apply_span<D>(Matrix34(), span, positions, begin, end, channels, results, kPitch,
-                    ForwardPrefetch<S, Guide>{from, to, guide});
+                    ForwardPrefetch<S, T>{from, to});
     });
     planes_to_pixels<S>(results, kPitch, tile.count, to);
     sink.store(tile);
@@ -154,7 +143,7 @@ void apply_34_fetched(const Sampling& at, const Tensor& out, const Tensor& grid,
     const T* const in = kConverted ? converted : reinterpret_cast<const T*>(from);
     T* const result = kConverted ? converted : reinterpret_cast<T*>(to);
     rows.build(tile, positions);
-    apply_matrices(g, rows, positions, tile.count, in, result, ForwardPrefetch<S, Guide>{from, to, guide});
+    apply_matrices(g, rows, positions, tile.count, in, result, ForwardPrefetch<S, T>{from, to});
     if (kConverted) store_run(out.dtype, to, S::size, 3 * tile.count, converted, 1);
     sink.store(tile);
   }
@@ -270,7 +259,7 @@ void apply_backward_34_tables(const SliceApplyGradArgs& a, const Lattice& g, con
       for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
         const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
         span_gradients<D>(Matrix34(), span, positions, begin, end, in, d_out, d_in, d_guide, kPitch,
-                          BackwardPrefetch<S, Guide>{in_pixels, grad_pixels, to, plane, guide});
+                          BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
       });
       if (a.d_image.data) {
         guide.add_gradient(d_guide, tile.count, kPitch, 1, d_in);
@@ -310,7 +299,7 @@ void apply_backward_34_fetched(const SliceApplyGradArgs& a, const Lattice& g, co
       const char* const plane = a.d_guide.data ? first_pixel(a.d_guide, tile) : grad_pixels;
       rows.build(tile, positions);
       matrix_gradients(g, rows, positions, tile.count, in, d_out, reinterpret_cast<T*>(to), d_guide,
-                       BackwardPrefetch<S, Guide>{in_pixels, grad_pixels, to, plane, guide});
+                       BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
       if (a.d_image.data) {
         guide.add_gradient(d_guide, tile.count, 1, 3, reinterpret_cast<T*>(to));
         d_image.store(tile);

@@ -124,11 +124,8 @@ class Sampler {
       : g_(lattice),
         grid_(grid),
         cells_(block_of(grid, 3)),
-        cell_(cells_),
         in_place_(has_plain_columns<T>(grid)),
-        rows_(lattice, grid) {
-    cell_.dense = cell_.dense_items;  // of one cell
-  }
+        rows_(lattice, grid) {}
 
   void sample(const Tile& tile, const Positions<T>& at, const Samples<T>& to) {
     if (g_.row_grid) {
@@ -204,7 +201,7 @@ class Sampler {
         if (in_place_) {
           corner[j] = reinterpret_cast<const T*>(places[j]);
         } else {
-          load_block(cell_, places[j], 1, buffer_ + j * C);
+          load_cell(places[j], buffer_ + j * C);
           corner[j] = buffer_ + j * C;
         }
       }
@@ -237,10 +234,17 @@ class Sampler {
     }
   }
 
+  void load_cell(const char* from, T* to) const {
+    if (cells_.dense_items) {
+      load_run(cells_.dtype, from, element_size(cells_.dtype), g_.C, to, 1);  // without load_block's overhead
+    } else {
+      load_block(cells_, from, 1, to);
+    }
+  }
+
   const Lattice g_;
   const Tensor& grid_;
   const Block cells_;
-  Block cell_;
   const bool in_place_;
   RowGrid<T> rows_;
   Scratch buffer_memory_;
