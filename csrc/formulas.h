@@ -12,8 +12,7 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Arithmetic
+// --- Arithmetic
 
 // a·b + c, always fused (without the instruction in double, where a product of floats is exact): positions depend on
 // it.
@@ -53,8 +52,7 @@ BO_INLINE T relu(T v) {
   return v < T(0) ? T(0) : v;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Positions on a grid axis
+// --- Positions on a grid axis
 
 // The rule of an axis: coordinate u falls at p = u·scale − shift, clamped to [0, last].
 struct Axis {
@@ -85,12 +83,9 @@ BO_INLINE Position<T> locate(T u, T scale, T shift, T last) {
   const T p = fused_mul_add(u, scale, -shift);
   const bool inside = p > T(0) && p < last;
   const T clamped = inside ? p : (p >= last ? last : T(0));
-  Position<T> at;
-  at.k = static_cast<int32_t>(clamped);  // clamped ≥ 0: truncation is floor
-  const T t = fused_mul_add(u, scale, -(static_cast<T>(at.k) + shift));
-  at.t = u != u ? u : (inside ? t : T(0));
-  at.slope = u != u ? u : (inside ? scale : T(0));
-  return at;
+  const int32_t k = static_cast<int32_t>(clamped);  // clamped ≥ 0: truncation is floor
+  const T t = fused_mul_add(u, scale, -(static_cast<T>(k) + shift));
+  return {k, u != u ? u : (inside ? t : T(0)), u != u ? u : (inside ? scale : T(0))};
 }
 
 // The rule of pixel indices. Their positions are rational, p = (i·step + offset)/size, and cell and fraction come from
@@ -103,13 +98,9 @@ struct PixelAxis {
 
 BO_INLINE PixelAxis make_pixel_axis(int64_t cells, int64_t pixels, bool align_corners) {
   const double G = static_cast<double>(cells), n = static_cast<double>(pixels);
-  PixelAxis a;
-  a.step = align_corners ? (pixels > 1 ? G - 1.0 : 0.0) : 2.0 * G;
-  a.offset = align_corners ? 0.0 : G - n;
-  a.size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;
-  a.inverse = 1.0 / a.size;
-  a.last = G - 1.0;
-  return a;
+  const double step = align_corners ? (pixels > 1 ? G - 1.0 : 0.0) : 2.0 * G;
+  const double size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;
+  return {step, align_corners ? 0.0 : G - n, size, 1.0 / size, G - 1.0};
 }
 
 BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {
@@ -132,43 +123,31 @@ BO_INLINE T lerp(T a, T b, T t) {
   return mul_add(t, b - a, a);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Guides
+// --- Guides
 
 // The weight of red, green or blue in BT.601's luma
 BO_INLINE constexpr double luma_weight(int64_t channel) { return channel == 0 ? 0.299 : channel == 1 ? 0.587 : 0.114; }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Storage formats: bits to values, and values to bits, rounded to nearest even
+// --- Storage formats: bits to values, and values to bits, rounded to nearest even
 
-BO_INLINE uint32_t float_bits(float v) {
+template <class To, class From>
+BO_INLINE To bit_cast(From v) {
   union {
-    float f;
-    uint32_t u;
+    From from;
+    To to;
   } x;
-  x.f = v;
-  return x.u;
+  x.from = v;
+  return x.to;
 }
-BO_INLINE float bits_float(uint32_t v) {
-  union {
-    uint32_t u;
-    float f;
-  } x;
-  x.u = v;
-  return x.f;
-}
+BO_INLINE uint32_t float_bits(float v) { return bit_cast<uint32_t>(v); }
+BO_INLINE float bits_float(uint32_t v) { return bit_cast<float>(v); }
 
 // 2^n, where n is whole and 2^n a normal number; anything where n is NaN
 BO_INLINE float power_of_two(float n) {
   return bits_float(static_cast<uint32_t>(static_cast<int32_t>(n == n ? n : 0.0f) + 127) << 23);
 }
 BO_INLINE double power_of_two(double n) {
-  union {
-    uint64_t u;
-    double f;
-  } x;
-  x.u = static_cast<uint64_t>(static_cast<int64_t>(n == n ? n : 0.0) + 1023) << 52;
-  return x.f;
+  return bit_cast<double>(static_cast<uint64_t>(static_cast<int64_t>(n == n ? n : 0.0) + 1023) << 52);
 }
 
 BO_INLINE float from_bf16(uint16_t h) { return bits_float(static_cast<uint32_t>(h) << 16); }
@@ -232,28 +211,25 @@ struct BF16 {
   static BO_INLINE_MEMBER float value(Bits v) { return from_bf16(v); }
   static BO_INLINE_MEMBER Bits bits(float v) { return to_bf16(v); }
 };
-struct U8 {
-  using Bits = uint8_t;
-  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 255.0f); }
-  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 255.0f)); }
+template <class Level>
+struct Unit {
+  using Bits = Level;
+  static constexpr float kTop = static_cast<Level>(-1);
+  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, kTop); }
+  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, kTop)); }
 };
-struct U16 {
-  using Bits = uint16_t;
-  static BO_INLINE_MEMBER float value(Bits v) { return from_unit(v, 65535.0f); }
-  static BO_INLINE_MEMBER Bits bits(float v) { return static_cast<Bits>(to_unit(v, 65535.0f)); }
-};
+using U8 = Unit<uint8_t>;
+using U16 = Unit<uint16_t>;
 // Integers as levels, not divided by top: their sums are exact.
-struct Levels8 {
-  using Bits = uint8_t;
+template <class Level>
+struct Levels {
+  using Bits = Level;
   static BO_INLINE_MEMBER float value(Bits v) { return static_cast<float>(v); }
 };
-struct Levels16 {
-  using Bits = uint16_t;
-  static BO_INLINE_MEMBER float value(Bits v) { return static_cast<float>(v); }
-};
+using Levels8 = Levels<uint8_t>;
+using Levels16 = Levels<uint16_t>;
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Footprints of resized pixels
+// --- Footprints of resized pixels
 
 // `count` pixels and `others` pixels span the same length. Pixel i of the `count` covers those of the others in
 // [begin, end), the first and the last in part. Lengths are in a unit of which one pixel has `others` and one of the

@@ -40,8 +40,7 @@ BO_INLINE void with_matrix(const Matrix& m, F&& f) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// One tile: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and their gradients
+// --- One tile: coefficients [pixel][Co·L], image [pixel][Ci], out [pixel][Co], and their gradients
 
 // out_i = Σ_j A_ij·in_j (+ A_i,Ci)
 template <class T>
@@ -179,8 +178,7 @@ void apply_tile_gradients(const Matrix& matrix, int64_t count, const T* BO_RESTR
   });
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// The operation
+// --- The operation
 
 template <class T>
 void apply_forward_as(const ApplyArgs& a) {

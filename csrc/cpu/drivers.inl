@@ -21,8 +21,7 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Guide policies
+// --- Guide policies
 
 // A guide array
 template <class Type>
@@ -67,8 +66,7 @@ class ComputedGuide {
   T plane_[kTileWidth + kPad] = {};
 };
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Per-vector hooks: prefetch the same pixels of a later tile. (Classes, as g++ takes a lambda that only prefetches for
+// --- Per-vector hooks: prefetch the same pixels of a later tile. (Classes, as g++ takes a lambda that only prefetches for
 // one without effect.)
 
 template <class S, class T>
@@ -92,8 +90,7 @@ struct BackwardPrefetch {
   }
 };
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Forward: out = A·image, A the grid sampled at the guide
+// --- Forward: out = A·image, A the grid sampled at the guide
 
 // 3 × 4 matrices from register tables, a tile in four passes: the image's planes, the positions, the lookups, the
 // result's pixels. (In one pass, each vector of pixels would wait for its own lookups.) S: the storage of the pixels.
@@ -223,8 +220,7 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
   apply_any(at, out, grid, image, g, m, columns, guide_policy);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Backward: d_grid by splatting grad·imageᵀ, and the per-pixel gradients where they are wanted
+// --- Backward: d_grid by splatting grad·imageᵀ, and the per-pixel gradients where they are wanted
 
 // 3 × 4 matrices from register tables: neither coefficients nor their gradients are stored.
 template <int D, class T, class Guide>

@@ -15,8 +15,7 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Storage types
+// --- Storage types
 
 // A storage type S says how elements lie in memory, its size in bytes among them. load_one and store_one convert one
 // element, load and store a vector of adjacent ones. Plain: the compute type itself. Converted: a format of formulas.h.
@@ -92,8 +91,7 @@ BO_INLINE int64_t element_size(DType dtype) {
   fail_dtype();
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Interleaved pixels of three channels
+// --- Interleaved pixels of three channels
 
 // kLanes pixels to one vector per channel, and back
 template <class S, class T>
@@ -140,21 +138,14 @@ BO_INLINE bool is_aligned(const Tensor& t, size_t size) {
 }
 // Calls f with the storage in which the pixels of a tile are held: uint8 if both images are interleaved uint8,
 // otherwise the compute type.
-template <class F>
-BO_INLINE void with_pixel_storage(const Tensor&, const Tensor&, double, F&& f) {
-  f(Plain<double>());
-}
-template <class F>
-BO_INLINE void with_pixel_storage(const Tensor& image, const Tensor& out, float, F&& f) {
-  if (image.dtype == DType::u8 && is_interleaved3(image) && is_interleaved3(out)) {
-    f(Converted<U8>());
-  } else {
-    f(Plain<float>());
-  }
+template <class T, class F>
+BO_INLINE void with_pixel_storage(const Tensor& image, const Tensor& out, T, F&& f) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (image.dtype == DType::u8 && is_interleaved3(image) && is_interleaved3(out)) return f(Converted<U8>());
+  f(Plain<T>());
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Runs
+// --- Runs
 
 // n elements that are `stride` bytes apart in memory, and `step` elements apart in scratch
 template <class S, class T>
@@ -186,8 +177,7 @@ void store_run(DType dtype, char* to, int64_t stride, int64_t n, const T* from, 
   with_storage(dtype, T(), [=](auto storage) { store_run_of<decltype(storage)>(to, stride, n, from, step); });
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Blocks
+// --- Blocks
 
 // The axes of a tensor from `first` on: the items, then up to two channel axes [c1][c2]
 struct Block {

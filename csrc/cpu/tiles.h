@@ -148,8 +148,7 @@ class Pixels3 {
   alignas(64) char scratch_[3 * kTileWidth * sizeof(T)];
 };
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Scratch and threads
+// --- Scratch and threads
 
 // Memory for one kernel call or one thread; taken again, it is freed and allocated anew.
 class Scratch {
