@@ -381,8 +381,8 @@ def _lookup(op: str, grids: torch.Tensor, xy: torch.Tensor | None, rgb: torch.Te
 
 
 def _may_hold_nan(tensors: Sequence[torch.Tensor], plain: bool) -> bool:
-    """Asked of their sums, which takes little time; True where one can't ask."""
-    if not plain or (tensors[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+    """Asked of their sums, which takes little time; True where one can't ask, or would have to wait for a device."""
+    if not plain or not tensors[0].is_cpu:
         return True
     return any(math.isnan(tensor.detach().sum().item()) for tensor in tensors)
 
