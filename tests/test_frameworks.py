@@ -653,7 +653,7 @@ def test_the_real_cupys_arrays_are_read_rightly(no_kernels: None) -> None:
     for view, twin in ((array, host), (array[::-1, 1::2], host[::-1, 1::2]), (array[..., 0], host[..., 0])):
         place = framework._place(view)
         assert (place.__array_interface__["data"], place.strides) == (twin.__array_interface__["data"], twin.strides)
-        assert framework.kind_of(view) == "float32"
+        assert framework.dtype_of(view) == "float32"
     with pytest.raises(RuntimeError, match=r"guide_luma: image is on cuda:0, .* or pass cupy.asnumpy\(image\)\."):
         bilateral_ops.guide_luma(array)
 

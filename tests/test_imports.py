@@ -69,7 +69,7 @@ def test_a_room_uses_only_what_is_below_it(name: str) -> None:
 
 
 def test_there_are_no_circles() -> None:
-    """Of what is imported when a module is loaded. The package itself, which has all public names, counts as the top."""
+    """Of what is imported when a module is loaded. The package itself, which has all public names, is left out."""
     below = {name: {m for m in imported(name, late=False) if m and m not in COMPILED} for name in MODULES}
     for name, found in below.items():
         found.discard(name)

@@ -21,7 +21,7 @@ _HALVES = ("float16", "bfloat16")
 _MOST_CELLS = 1 << 23
 # Numbers an argument may have for each pixel, or in each grid, so that products of sizes stay whole numbers.
 _MOST_NUMBERS = 1 << 40
-# From here on, numbers of a kind are stored as infinity: halfway between the largest and the power of two above it.
+# From here on, numbers are stored as infinity in a dtype: halfway between the largest and the power of two above it.
 _OVERFLOW = {
     "float16": (2 - 2.0**-11) * 2.0**15,
     "bfloat16": (2 - 2.0**-8) * 2.0**127,
@@ -59,11 +59,11 @@ class Call:
         if "grad" in values:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
-        #: Arguments given as numbers, and the kind that they are to have.
+        #: Arguments given as numbers, and the dtype that they are to have.
         self.numbers: dict[str, str] = {}
         self._find_framework()
         self._find_device()
-        self._check_kinds()
+        self._check_dtypes()
         self._check_shapes()
 
     def again(self, values: Mapping[str, Any]) -> Call:
@@ -73,20 +73,20 @@ class Call:
         call.values = dict(values)
         if values:
             call._find_device()
-            for name, kind in self.numbers.items():
-                call.values[name] = self._number(name, values[name], kind)
+            for name, dtype in self.numbers.items():
+                call.values[name] = self._number(name, values[name], dtype)
         return call
 
-    def _number(self, name: str, value: Any, kind: str) -> Any:
-        """A number that was given for an argument without axes, as an array of that kind."""
+    def _number(self, name: str, value: Any, dtype: str) -> Any:
+        """A number that was given for an argument without axes, as an array of that dtype."""
         number = real(value)
         if number is None:
             raise TypeError(f"{self.op}: {name} must be a real number, got {type(value).__name__}.")
-        if abs(number) >= _OVERFLOW[kind] and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
-            raise ValueError(f"{self.op}: {name} must be in {kind}'s range, got {brief(value, str)}.")
-        return self.framework.number(number, kind, self.device)
+        if abs(number) >= _OVERFLOW[dtype] and not (isinstance(value, (float, np.floating)) and np.isinf(value)):
+            raise ValueError(f"{self.op}: {name} must be in {dtype}'s range, got {brief(value, str)}.")
+        return self.framework.number(number, dtype, self.device)
 
-    # ------------------------------------------------------------------------------------------------- framework, kinds
+    # ------------------------------------------------------------------------------------------------ framework, dtypes
 
     def _find_framework(self) -> None:
         self.framework: Any = None
@@ -120,45 +120,45 @@ class Call:
             elif device != self.device:
                 raise ValueError(f"{self.op}: {a.name} must be on {self.device} to match {first}, got {device}.")
 
-    def _check_kinds(self) -> None:
-        kind_of = self.framework.kind_of
+    def _check_dtypes(self) -> None:
+        dtype_of = self.framework.dtype_of
         first = next((a for a in self._given if a.role == "image"), self._given[0])
-        base = kind_of(self.values[first.name])
+        base = dtype_of(self.values[first.name])
         choice = (*FLOATS, *INTEGERS) if first.role == "image" else FLOATS
         if base not in choice:
             raise TypeError(f"{self.op}: {first.name} must be {listed(choice)}, got {base}.")
         integer = base in INTEGERS
-        #: Whether the kinds are to be made one first, by the framework.
+        #: Whether the framework is to make the dtypes one first.
         self.mixed = False
-        #: The kind of float that goes with the image: its own, or float32 beside integers.
-        self.float_kind = "float32" if integer else base
+        #: The float dtype that goes with the image: its own, or float32 beside integers.
+        self.float_dtype = "float32" if integer else base
         chosen = self.keywords.get("dtype")
         if chosen not in (None, base, *FLOATS):
             raise TypeError(f"{self.op}: dtype must be {listed(dict.fromkeys((*FLOATS, base)))}, got {chosen}.")
-        self.kinds = kinds = {first.name: base}
+        self.dtypes = dtypes = {first.name: base}
         # A 16-bit image may have a grid and parameters in float32, and with such a grid the guide array too.
         mixable = first.role == "image" and base in _HALVES
-        parameter_kind = self.float_kind
+        parameter_dtype = self.float_dtype
         for a in self._given:
             if a is first:
                 continue
-            mixed = mixable and (a.role in ("grid", "parameter") or (a.role == "guide" and kinds["grid"] == "float32"))
-            allowed = (base, "float32") if mixed else (self.float_kind,)
+            mixed = mixable and (a.role in ("grid", "parameter") or (a.role == "guide" and dtypes["grid"] == "float32"))
+            allowed = (base, "float32") if mixed else (self.float_dtype,)
             if a.role == "grad" and chosen in FLOATS:
                 allowed = (chosen,)
             value = self.values[a.name]
             if not a.axes and isinstance(value, NUMBERS):
-                self.values[a.name] = value = self._number(a.name, value, parameter_kind)
-                self.numbers[a.name] = parameter_kind
-            kind = kind_of(value)
-            if kind not in allowed and kind in FLOATS and (casts := self.framework.casts) and casts(self.device):
+                self.values[a.name] = value = self._number(a.name, value, parameter_dtype)
+                self.numbers[a.name] = parameter_dtype
+            dtype = dtype_of(value)
+            if dtype not in allowed and dtype in FLOATS and (casts := self.framework.casts) and casts(self.device):
                 self.mixed = True
-            elif kind not in allowed:
+            elif dtype not in allowed:
                 beside = f"an integer {first.name}" if integer else first.name
-                raise TypeError(f"{self.op}: {a.name} must be {listed(allowed)} to match {beside}, got {kind}.")
-            kinds[a.name] = kind
+                raise TypeError(f"{self.op}: {a.name} must be {listed(allowed)} to match {beside}, got {dtype}.")
+            dtypes[a.name] = dtype
             if a.role == "parameter":
-                parameter_kind = kind
+                parameter_dtype = dtype
 
     # --------------------------------------------------------------------------------------------------------- shapes
 
@@ -293,28 +293,28 @@ class Call:
         return whole
 
     def result(self) -> tuple[tuple[int, ...], str]:
-        """Shape and kind of a forward call's result."""
+        """Shape and dtype of a forward call's result."""
         sizes = self.sizes
         shape: list[int] = []
         for axis in self._axes(self.signature.result):
             shape.extend(sizes[axis] if axis == "*C" else (sizes[axis],))
-        kind = self.kinds[self.signature.like] if self.signature.keeps_integers else self.float_kind
-        return tuple(shape), self.keywords.get("dtype") or kind
+        dtype = self.dtypes[self.signature.like] if self.signature.keeps_integers else self.float_dtype
+        return tuple(shape), self.keywords.get("dtype") or dtype
 
     def _result(self, out: Any) -> Any:
         """Check ``out``, or allocate the result."""
-        shape, kind = self.result()
+        shape, dtype = self.result()
         if out is None:
-            return self._empty("the result", shape, kind)
-        return self._checked_out("out", out, shape, kind)
+            return self._empty("the result", shape, dtype)
+        return self._checked_out("out", out, shape, dtype)
 
-    def _empty(self, what: str, shape: tuple[int, ...], kind: str) -> Any:
+    def _empty(self, what: str, shape: tuple[int, ...], dtype: str) -> Any:
         try:
-            return self.framework.empty(shape, kind, self.device)
+            return self.framework.empty(shape, dtype, self.device)
         except ValueError:  # NumPy counts bytes in 64 bits
             raise ValueError(f"{self.op}: {what} must have a size that memory can have, got {shape}.") from None
 
-    def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], kind: str, twin: str = "image") -> Any:
+    def _checked_out(self, label: str, out: Any, shape: tuple[int, ...], dtype: str, twin: str = "image") -> Any:
         if framework_of(self.op, label, out) is not self.framework:
             both = f"{type_text(type(out))} beside {type_text(self._array_type)}"
             raise TypeError(f"{self.op}: {label} must belong to the framework of the arguments, got {both}.")
@@ -322,8 +322,8 @@ class Call:
             raise ValueError(f"{self.op}: {label} must be on {self.device} as the arguments are, got {device}.")
         if tuple(out.shape) != shape:
             raise ValueError(f"{self.op}: {label} must have shape {shape_text(shape)}, got {shape_text(out.shape)}.")
-        if (got := self.framework.kind_of(out)) != kind:
-            raise TypeError(f"{self.op}: {label} must be {kind}, got {got}.")
+        if (got := self.framework.dtype_of(out)) != dtype:
+            raise TypeError(f"{self.op}: {label} must be {dtype}, got {got}.")
         inputs = [(a.name, self.values[a.name]) for a in self._given]
         self.framework.check_out(self.op, label, out, inputs, self.values.get(twin))
         return out
@@ -340,17 +340,17 @@ class Call:
                 arrays[name] = None
             elif name in given:
                 label = f"out[{name!r}]"
-                array = self._checked_out(label, given[name], self.shape(name), self.kinds[name])
+                array = self._checked_out(label, given[name], self.shape(name), self.dtypes[name])
                 others = [(f"out[{n!r}]", a) for n, a in arrays.items() if a is not None and n in given]
                 self.framework.check_out(self.op, label, array, others, None)
                 arrays[name] = array
             else:
-                arrays[name] = self._empty(f"the gradient of {name}", self.shape(name), self.kinds[name])
+                arrays[name] = self._empty(f"the gradient of {name}", self.shape(name), self.dtypes[name])
         return arrays
 
     def gradients(self, wrt: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
-        return tuple(n for n in self.signature.names if n in wrt and self.kinds.get(n, INTEGERS[0]) not in INTEGERS)
+        return tuple(n for n in self.signature.names if n in wrt and self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
 
     def wanted(self, wrt: Any) -> tuple[str, ...]:
         """Check ``wrt``, which names gradients; None is all of them."""

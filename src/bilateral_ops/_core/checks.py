@@ -69,8 +69,8 @@ def dtype_name(value: Any) -> str:
         return brief(value, str).removeprefix("torch.")
 
 
-def type_text(kind: type) -> str:
-    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+def type_text(cls: type) -> str:
+    return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
 
 
 def shape_text(parts: Iterable[Any]) -> str:

@@ -22,22 +22,22 @@ _cache: dict[type, Any] = {np.ndarray: _numpy}
 
 def framework_of(op: str, name: str, value: Any) -> Any:
     """Return the framework module that serves ``value``, an array argument."""
-    kind = type(value)
+    cls = type(value)
     try:
-        return _cache[kind]
+        return _cache[cls]
     except KeyError:
         pass
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
-    for root in dict.fromkeys(base.__module__.partition(".")[0] for base in kind.__mro__):
+    for root in dict.fromkeys(base.__module__.partition(".")[0] for base in cls.__mro__):
         if root in _FRAMEWORKS and sys.modules.get(root):
             framework = import_module(f"bilateral_ops.frameworks.{_FRAMEWORKS[root]}")
             if isinstance(value, framework.ARRAY):
-                _cache[kind] = framework
+                _cache[cls] = framework
                 return framework
     if hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
         raise RuntimeError(
-            f"{op}: {name} is a {kind.__name__} on device {tuple(value.__dlpack_device__())}, and this version "
+            f"{op}: {name} is a {cls.__name__} on device {tuple(value.__dlpack_device__())}, and this version "
             f"computes on {_SERVED}; hand it to one of these, for example with torch.from_dlpack."
         )
-    raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {kind.__name__}.")
+    raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {cls.__name__}.")

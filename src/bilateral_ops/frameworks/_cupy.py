@@ -11,7 +11,7 @@ import numpy as np
 from . import _dlpack, _numpy
 
 ARRAY = cupy.ndarray
-kind_of = _numpy.kind_of  # CuPy's dtypes are NumPy's
+dtype_of = _numpy.dtype_of  # CuPy's dtypes are NumPy's
 record, casts = _numpy.record, _numpy.casts
 
 
@@ -32,14 +32,14 @@ def guides_by_luma(device: Any) -> bool:
     return False
 
 
-def number(value: float, kind: str, device: Device) -> Any:
+def number(value: float, dtype: str, device: Device) -> Any:
     with cupy.cuda.Device(device.ordinal):
-        return cupy.full((), value, _numpy.dtype_of(kind))
+        return cupy.full((), value, _numpy.to_dtype(dtype))
 
 
-def empty(shape: tuple[int, ...], kind: str, device: Device) -> Any:
+def empty(shape: tuple[int, ...], dtype: str, device: Device) -> Any:
     with cupy.cuda.Device(device.ordinal):
-        return cupy.empty(shape, _numpy.dtype_of(kind))
+        return cupy.empty(shape, _numpy.to_dtype(dtype))
 
 
 def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:

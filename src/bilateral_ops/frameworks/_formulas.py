@@ -9,7 +9,7 @@ how it is written: the cell below a position is a whole number, without a gradie
 of the cell above; what is clamped, or below a ``max``, is a constant, so that its slope is 0 there; and comparisons let
 NaN pass.
 
-float16, bfloat16 and integers are computed in float32. A result has the kind that the operation's has, except beside an
+float16, bfloat16 and integers are computed in float32. A result has the dtype of the operation's, except beside an
 integer image: then it is float32, and neither rounded nor saturated.
 """
 
@@ -34,20 +34,20 @@ _TOPS = {"uint8": 255, "uint16": 65535}
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _kind(array: Any) -> str:
+def _name_of(array: Any) -> str:
     return str(array.dtype).rpartition(".")[2]
 
 
-def _cast(xp: Any, array: Any, kind: str) -> Any:
-    if _kind(array) == kind:
+def _cast(xp: Any, array: Any, dtype: str) -> Any:
+    if _name_of(array) == dtype:
         return array
-    return array.to(getattr(xp, kind)) if _is_torch(xp) else array.astype(_dtype(xp, kind))
+    return array.to(getattr(xp, dtype)) if _is_torch(xp) else array.astype(_to_dtype(xp, dtype))
 
 
-def _dtype(xp: Any, kind: str) -> Any:
-    if hasattr(xp, kind):
-        return getattr(xp, kind)
-    return np.dtype(kind)  # NumPy's bfloat16, which ml_dtypes has registered
+def _to_dtype(xp: Any, dtype: str) -> Any:
+    if hasattr(xp, dtype):
+        return getattr(xp, dtype)
+    return np.dtype(dtype)  # NumPy's bfloat16, which ml_dtypes has registered
 
 
 def _is_torch(xp: Any) -> bool:
@@ -56,11 +56,11 @@ def _is_torch(xp: Any) -> bool:
 
 def _working(*arrays: Any) -> str:
     """What to compute in."""
-    return "float64" if any(_kind(array) == "float64" for array in arrays) else "float32"
+    return "float64" if any(_name_of(array) == "float64" for array in arrays) else "float32"
 
 
 def _computed(xp: Any, *arrays: Any) -> tuple[Any, ...]:
-    """The arrays in the kind to compute in; integers span [0, 1]. None stays None."""
+    """The arrays in the dtype to compute in; integers span [0, 1]. None stays None."""
     return _computed_in(xp, _working(*(array for array in arrays if array is not None)), *arrays)
 
 
@@ -68,13 +68,13 @@ def _computed_in(xp: Any, working: str, *arrays: Any) -> tuple[Any, ...]:
     def computed(array: Any) -> Any:
         if array is None:
             return None
-        return _cast(xp, array, working) / _TOPS.get(_kind(array), 1)
+        return _cast(xp, array, working) / _TOPS.get(_name_of(array), 1)
 
     return tuple(map(computed, arrays))
 
 
 def _delivered(xp: Any, result: Any, like: Any) -> Any:
-    return result if _kind(like) in _TOPS else _cast(xp, result, _kind(like))
+    return result if _name_of(like) in _TOPS else _cast(xp, result, _name_of(like))
 
 
 def _clamp(xp: Any, v: Any, low: float, high: float) -> Any:
@@ -98,7 +98,7 @@ def _locate(xp: Any, u: Any, size: int, align_corners: bool) -> tuple[tuple[Any,
     p = _clamp(xp, u * (size - 1) if align_corners else u * size - 0.5, 0, size - 1)
     below = _cast(xp, xp.where(p >= 0, p, 0.0), "int32")  # cell 0 for NaN
     above = xp.where(below + 1 < size, below + 1, below)  # whose weight is 0 at the last cell
-    fraction = p - _cast(xp, below, _kind(p))
+    fraction = p - _cast(xp, below, _name_of(p))
     return (below, above), (1 - fraction, fraction)
 
 
@@ -112,7 +112,7 @@ def _pixels(xp: Any, first: int, count: int, full: int, size: int, align_corners
     i = _indices(xp, count, like) + first
     u = i / max(full - 1, 1) if align_corners else (i + 0.5) / full
     cells, weights = _locate(xp if _is_torch(xp) else np, u, size, align_corners)
-    return cells, tuple(_cast(xp, weight, _kind(like)) for weight in weights)
+    return cells, tuple(_cast(xp, weight, _name_of(like)) for weight in weights)
 
 
 def _corners(
@@ -274,7 +274,7 @@ def _averaged(xp: Any, pixels: Any, axis: int, count: int) -> Any:
     length = arrays.minimum((i + 1) * size, (at + 1) * count) - arrays.maximum(i * size, at * count)
     covered = length > 0
     index = _cast(xp, arrays.where(covered, at, first), "int32")
-    weight = _cast(xp, arrays.where(covered, length / size, 0.0), _kind(pixels))
+    weight = _cast(xp, arrays.where(covered, length / size, 0.0), _name_of(pixels))
     fetched = pixels[(np.s_[:],) * axis + (index,)]
     return (fetched * weight.reshape(*weight.shape, *[1] * (pixels.ndim - axis - 1))).sum(axis + 1)
 

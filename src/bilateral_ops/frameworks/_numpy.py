@@ -15,10 +15,10 @@ from .. import _cpu
 #: The type of this framework's arrays, subclasses included.
 ARRAY = np.ndarray
 
-_KINDS: dict[Any, str] = {np.dtype(name): name for name in ("float16", "float32", "float64", "uint8", "uint16")}
+_NAMES: dict[Any, str] = {np.dtype(name): name for name in ("float16", "float32", "float64", "uint8", "uint16")}
 # How hard to look for an element that two interleaved views share, before they are taken to overlap.
 _OVERLAP_WORK: Any = 10_000
-_DTYPES = {name: dtype for dtype, name in _KINDS.items()}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 #: ``locate(op, name, array)`` returns the array's device, or refuses an array that can't be computed with for a reason
 #: that neither type, dtype nor shape tells. None: no array is refused, and all are on the host.
@@ -29,31 +29,31 @@ locate: Any = None
 #: are.
 record: Any = None
 
-#: ``casts(device)``: whether ``record`` makes floats of different kinds one kind, now. None: it never does.
+#: ``casts(device)``: whether ``record`` casts floats of different dtypes to one, now. None: it never does.
 casts: Any = None
 
 
-def kind_of(array: Any) -> str:
-    """Name of the array's kind of numbers; of an unsupported one too, for the error sentence."""
+def dtype_of(array: Any) -> str:
+    """Name of the array's dtype; of an unsupported one too, for the error sentence."""
     dtype = array.dtype
-    kind = _KINDS.get(dtype)
-    if kind is not None:
-        return kind
+    name = _NAMES.get(dtype)
+    if name is not None:
+        return name
     if dtype.name == "bfloat16" and dtype.isnative:
         # ml_dtypes is imported already, by whoever made the array.
-        _KINDS[dtype], _DTYPES["bfloat16"] = "bfloat16", dtype
+        _NAMES[dtype], _DTYPES["bfloat16"] = "bfloat16", dtype
         return "bfloat16"
     # JAX's keys have a dtype of another class.
     return str(dtype.name) if getattr(dtype, "isnative", True) else f"byte-swapped {dtype.name}"
 
 
-def dtype_of(kind: str) -> Any:
-    """The dtype of a kind of numbers; ``ImportError`` for bfloat16 where ml_dtypes is missing."""
-    if kind not in _DTYPES:
+def to_dtype(name: str) -> Any:
+    """The dtype of that name; ``ImportError`` for bfloat16 where ml_dtypes is missing."""
+    if name not in _DTYPES:
         from ml_dtypes import bfloat16
 
         _DTYPES["bfloat16"] = np.dtype(bfloat16)
-    return _DTYPES[kind]
+    return _DTYPES[name]
 
 
 def guides_by_luma(device: Any) -> bool:
@@ -61,14 +61,14 @@ def guides_by_luma(device: Any) -> bool:
     return True
 
 
-def number(value: float, kind: str, device: Any) -> Any:
+def number(value: float, dtype: str, device: Any) -> Any:
     """A number as an array of no axes."""
-    return np.asarray(value).astype(_DTYPES[kind])
+    return np.asarray(value).astype(_DTYPES[dtype])
 
 
-def empty(shape: tuple[int, ...], kind: str, device: Any) -> Any:
+def empty(shape: tuple[int, ...], dtype: str, device: Any) -> Any:
     """A new array."""
-    return np.empty(shape, _DTYPES[kind])
+    return np.empty(shape, _DTYPES[dtype])
 
 
 def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:

@@ -26,7 +26,7 @@ class CurvesGuideModule(Module):
     channels, knots : int
         Ci and K.
     device, dtype
-        Of the parameters. float32 goes with images of any kind but float64.
+        Of the parameters. float32 goes with images of any dtype but float64.
 
     Notes
     -----
@@ -35,13 +35,13 @@ class CurvesGuideModule(Module):
 
     def __init__(self, channels: int = 3, knots: int = 16, *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        kind = {"device": device, "dtype": dtype}
-        self.ccm = Parameter(torch.empty(channels, channels, **kind))
-        self.ccm_bias = Parameter(torch.empty(channels, **kind))
-        self.shifts = Parameter(torch.empty(channels, knots, **kind))
-        self.slopes = Parameter(torch.empty(channels, knots, **kind))
-        self.mix = Parameter(torch.empty(channels, **kind))
-        self.mix_bias = Parameter(torch.empty((), **kind))
+        options = {"device": device, "dtype": dtype}
+        self.ccm = Parameter(torch.empty(channels, channels, **options))
+        self.ccm_bias = Parameter(torch.empty(channels, **options))
+        self.shifts = Parameter(torch.empty(channels, knots, **options))
+        self.slopes = Parameter(torch.empty(channels, knots, **options))
+        self.mix = Parameter(torch.empty(channels, **options))
+        self.mix_bias = Parameter(torch.empty((), **options))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -79,7 +79,7 @@ class NNGuideModule(Module):
     channels, features : int
         Ci and F.
     device, dtype
-        Of the parameters. float32 goes with images of any kind but float64.
+        Of the parameters. float32 goes with images of any dtype but float64.
 
     Notes
     -----
@@ -88,11 +88,11 @@ class NNGuideModule(Module):
 
     def __init__(self, channels: int = 3, features: int = 16, *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()
-        kind = {"device": device, "dtype": dtype}
-        self.w1 = Parameter(torch.empty(features, channels, **kind))
-        self.b1 = Parameter(torch.empty(features, **kind))
-        self.w2 = Parameter(torch.empty(features, **kind))
-        self.b2 = Parameter(torch.empty((), **kind))
+        options = {"device": device, "dtype": dtype}
+        self.w1 = Parameter(torch.empty(features, channels, **options))
+        self.b1 = Parameter(torch.empty(features, **options))
+        self.w2 = Parameter(torch.empty(features, **options))
+        self.b2 = Parameter(torch.empty((), **options))
         self.reset_parameters()
 
     @torch.no_grad()

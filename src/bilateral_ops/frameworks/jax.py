@@ -27,8 +27,8 @@ from ._formulas import FORMULAS
 __all__: list[str] = []  # nothing here is for users to call
 
 ARRAY = jax.Array  # tracers, too
-kind_of = _numpy.kind_of  # JAX's dtypes are NumPy's
-casts: Any = None  # arrays of other kinds are refused, as NumPy's are
+dtype_of = _numpy.dtype_of  # JAX's dtypes are NumPy's
+casts: Any = None  # arrays of other dtypes are refused, as NumPy's are
 
 _TARGET = "bilateral_ops_"
 _lax: Any = jax.lax
@@ -64,8 +64,8 @@ def guides_by_luma(device: Any) -> bool:
     return False  # which platform a call is compiled for is not known before
 
 
-def number(value: float, kind: str, device: Any) -> Any:
-    return jnp.asarray(_numpy.number(value, kind, None))
+def number(value: float, dtype: str, device: Any) -> Any:
+    return jnp.asarray(_numpy.number(value, dtype, None))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class _Static(NamedTuple):
     signature: Any
     names: tuple[str, ...]  # of the arrays given
     shape: tuple[int, ...]  # of the forward call's result
-    kind: str
+    dtype: str
     batched: bool
     keywords: tuple[tuple[str, Any], ...]
     sampling: tuple[tuple[str, Any], ...]  # the same, as the handlers take it
@@ -101,9 +101,9 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         sampling["align_corners"] = keywords["align_corners"]
     if sizes := signature.sizes:
         keywords[sizes.name] = tuple(call.sizes[axis] for axis in sizes.axes)
-    shape, kind = call.result()
+    shape, dtype = call.result()
     items = tuple(keywords.items()), tuple(sampling.items())
-    static = _Static(call.op, signature, names, shape, kind, call.batched, *items)
+    static = _Static(call.op, signature, names, shape, dtype, call.batched, *items)
     arrays = _varying([call.values[name] for name in (*names, *(() if wrt is None else ("grad",)))])
     if wrt is None:
         return (_forward if signature.gradients else _inference)(static, *arrays)
@@ -185,7 +185,7 @@ def _call(static: _Static, call: Any, results: dict[str, Any], arguments: dict[s
 
 
 def _compute_forward(static: _Static, *arrays: Any) -> Any:
-    result = _result(static.shape, _numpy.dtype_of(static.kind), arrays[0])
+    result = _result(static.shape, _numpy.to_dtype(static.dtype), arrays[0])
     return _call(static, static.signature.forward, {"out": result}, dict(zip(static.names, arrays)))["out"]
 
 

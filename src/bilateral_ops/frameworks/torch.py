@@ -17,7 +17,7 @@ fields and its kind. What they do:
 - *Fakes*: the operation's own checks, on shapes alone; so for ``meta`` tensors.
 - ``vmap``: the new axis is folded into the batch. Guide parameters have no batch axis: where they are mapped, or their
   gradients are wanted, the operation runs once for each member of the axis.
-- *Autocast*: all floats are made of the widest kind among them, float32 beside an integer image.
+- *Autocast*: all floats are made of the widest dtype among them, float32 beside an integer image.
 
 :class:`CurvesGuideModule`, :class:`NNGuideModule` and :class:`SliceApplyModule` are the operations as modules.
 
@@ -63,16 +63,16 @@ if not hasattr(torch.library, "register_autograd"):
 
 ARRAY = torch.Tensor
 
-_KINDS = {
+_NAMES = {
     dtype: str(dtype).removeprefix("torch.")
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.uint16)
 }
-_DTYPES = {name: dtype for dtype, name in _KINDS.items()}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _STANDS_IN = "one that only stands for its numbers, or whose storage was freed"
 
 
-def kind_of(tensor: Any) -> str:
-    return _KINDS.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
+def dtype_of(tensor: Any) -> str:
+    return _NAMES.get(tensor.dtype) or str(tensor.dtype).removeprefix("torch.")
 
 
 def locate(op: str, name: str, tensor: Any) -> Any:
@@ -114,12 +114,12 @@ def guides_by_luma(device: Any) -> bool:
     return bool(device.type != "cuda")
 
 
-def number(value: float, kind: str, device: Any) -> Any:
-    return torch.full((), value, dtype=_DTYPES[kind], device=device)
+def number(value: float, dtype: str, device: Any) -> Any:
+    return torch.full((), value, dtype=_DTYPES[dtype], device=device)
 
 
-def empty(shape: tuple[int, ...], kind: str, device: Any) -> Any:
-    return torch.empty(shape, dtype=_DTYPES[kind], device=device)
+def empty(shape: tuple[int, ...], dtype: str, device: Any) -> Any:
+    return torch.empty(shape, dtype=_DTYPES[dtype], device=device)
 
 
 def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:
@@ -184,7 +184,7 @@ def _made(tensor: Any) -> Any:
 def _host_array(tensor: Any) -> Any:
     tensor = _made(tensor)
     if tensor.dtype is torch.bfloat16:  # which PyTorch does not hand to NumPy
-        return tensor.view(torch.int16).numpy().view(_numpy.dtype_of("bfloat16"))
+        return tensor.view(torch.int16).numpy().view(_numpy.to_dtype("bfloat16"))
     return tensor.numpy()
 
 
@@ -242,12 +242,12 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
     except TypeError as error:
-        kinds = {name: value.__class__ for name, value in values.items() if _dispatches(value.__class__)}
-        if not kinds or not str(error).startswith("Multiple dispatch failed"):
+        classes = {name: value.__class__ for name, value in values.items() if _dispatches(value.__class__)}
+        if not classes or not str(error).startswith("Multiple dispatch failed"):
             raise
-        name, kind = next(iter(kinds.items()))
+        name, cls = next(iter(classes.items()))
         raise TypeError(
-            f"{call.op}: {name} must be a tensor that takes this package's operators, got {kind.__name__}, whose "
+            f"{call.op}: {name} must be a tensor that takes this package's operators, got {cls.__name__}, whose "
             f"__torch_dispatch__ does not; pass a plain one."
         ) from error
     return result if forward else _gradients(signature.gradients, given["wrt"], result)
@@ -307,8 +307,8 @@ def _may_carry_a_tangent(tensor: Any) -> bool:
 
 
 @functools.cache
-def _dispatches(kind: Any) -> bool:
-    return issubclass(kind, torch.Tensor) and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+def _dispatches(cls: Any) -> bool:
+    return issubclass(cls, torch.Tensor) and cls.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ class _Operator:
 
     def _autocast(self, device: str, *given: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_AUTOCAST[device])):
-            return self.op(*_of_one_kind(given))
+            return self.op(*_of_one_dtype(given))
 
     def _vmap(self, info: Any, in_dims: Any, *given: Any) -> Any:
         """``in_dims`` say which axis of each tensor is mapped; the results' is the first."""
@@ -471,12 +471,12 @@ def _over_results(change: Callable[..., Any], *results: Any) -> Any:
     return [change(*parts) for parts in zip(*results)] if isinstance(results[0], list) else change(*results)
 
 
-def _of_one_kind(given: Sequence[Any]) -> list[Any]:
-    """The arguments with all floats of the widest kind among them, float32 beside an integer image."""
+def _of_one_dtype(given: Sequence[Any]) -> list[Any]:
+    """The arguments with all floats of the widest dtype among them, float32 beside an integer image."""
     flat = [v for value in given for v in (value if isinstance(value, (list, tuple)) else (value,))]
-    kinds = {tensor.dtype for tensor in flat if isinstance(tensor, torch.Tensor)}
-    floats = {kind for kind in kinds if kind.is_floating_point}
-    widest = functools.reduce(torch.promote_types, floats or {torch.float32}) if floats == kinds else torch.float32
+    dtypes = {tensor.dtype for tensor in flat if isinstance(tensor, torch.Tensor)}
+    floats = {dtype for dtype in dtypes if dtype.is_floating_point}
+    widest = functools.reduce(torch.promote_types, floats or {torch.float32}) if floats == dtypes else torch.float32
 
     def cast(value: Any) -> Any:
         if isinstance(value, (list, tuple)):

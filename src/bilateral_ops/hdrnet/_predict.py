@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from .. import resize_area
 from .._core.checks import FLOATS, INTEGERS, brief, real
-from ..frameworks._numpy import kind_of
+from ..frameworks._numpy import dtype_of
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
@@ -115,7 +115,7 @@ class Predictor:
 
     def _averages(self, image: Any) -> Any:
         low = resize_area(image, (self.config.net_input,) * 2, dtype=np.float32)
-        if kind_of(image) in FLOATS and (low > _BRIGHT).any():
+        if dtype_of(image) in FLOATS and (low > _BRIGHT).any():
             warnings.warn(
                 f"Predictor: image must have floats in [0, 1], got averages up to {np.nanmax(low):.4g}; divide by the "
                 "number that stands for white, or pass integers.",
@@ -157,9 +157,9 @@ class Predictor:
         # At 0 and 1 exactly the one or the other.
         grid = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
         if self.config.scales == 1 or not image.size:
-            kind = np.float64 if image.dtype == np.float64 else np.float32
-            matrices = grid[..., -3:, :].astype(kind, copy=False)
-            return enhance(matrices, self._guides[0][kind], image, window=window, out=out)
+            dtype = np.float64 if image.dtype == np.float64 else np.float32
+            matrices = grid[..., -3:, :].astype(dtype, copy=False)
+            return enhance(matrices, self._guides[0][dtype], image, window=window, out=out)
         return self._render_scales(grid, image, window, out)
 
     def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:
@@ -167,8 +167,8 @@ class Predictor:
             raise ValueError(
                 f"Predictor.render: out must be as the image, {image.dtype} {image.shape}, got {out.dtype} {out.shape}."
             )
-        kind = np.float64 if image.dtype == np.float64 else np.float32
-        level = _floats(image, kind)
+        dtype = np.float64 if image.dtype == np.float64 else np.float32
+        level = _floats(image, dtype)
         places: list[_Place] = []
         rendered: list[Any] = []
         for guide in self._guides:
@@ -176,13 +176,13 @@ class Predictor:
                 level = _resize(level, places[-1], half := _half(places[-1]))
                 window = _window(half)
             matrices, grid = grid[..., -3:, :], grid[..., :-3, :]
-            rendered.append(enhance(matrices.astype(kind, copy=False), guide[kind], level, window=window))
+            rendered.append(enhance(matrices.astype(dtype, copy=False), guide[dtype], level, window=window))
             places.append(_place(level, window))
         result = rendered.pop()
         while rendered:
             coarse = places.pop()
             result = np.add(rendered[-1], _resize(result, coarse, places[-1]), out=rendered.pop())
-        if kind_of(image) in INTEGERS:
+        if dtype_of(image) in INTEGERS:
             most = np.iinfo(image.dtype).max
             result *= most
             np.clip(np.rint(result, out=result), 0, most, out=result)
@@ -315,7 +315,7 @@ def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[Any, 
         values["b1"] = values["b1"] - values.pop("running_mean") * factor
         values["w1"] = values["w1"] * factor[:, None]
     record = {"curves": CurvesGuide, "nn": NNGuide, "luma": LumaGuide}[config.guide]
-    return {kind: record(**{k: v.astype(kind) for k, v in values.items()}) for kind in (np.float32, np.float64)}
+    return {dtype: record(**{k: v.astype(dtype) for k, v in values.items()}) for dtype in (np.float32, np.float64)}
 
 
 def _checked(image: Any) -> Any:
@@ -323,20 +323,20 @@ def _checked(image: Any) -> Any:
         raise TypeError(f"Predictor: image must be a NumPy array, got {type(image).__name__}.")
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"Predictor: image must have shape (H, W, 3), got {image.shape}.")
-    if (kind := kind_of(image)) not in (*INTEGERS, *FLOATS):
-        raise TypeError(f"Predictor: image must be {', '.join(INTEGERS + FLOATS[:-1])} or {FLOATS[-1]}, got {kind}.")
+    if (dtype := dtype_of(image)) not in (*INTEGERS, *FLOATS):
+        raise TypeError(f"Predictor: image must be {', '.join(INTEGERS + FLOATS[:-1])} or {FLOATS[-1]}, got {dtype}.")
     return image
 
 
 def _unit(image: Any) -> float:
     """What an image's number 1 means."""
-    return 1 / int(np.iinfo(image.dtype).max) if kind_of(image) in INTEGERS else 1.0
+    return 1 / int(np.iinfo(image.dtype).max) if dtype_of(image) in INTEGERS else 1.0
 
 
-def _floats(image: Any, kind: Any) -> Any:
-    if kind_of(image) in INTEGERS:
-        return np.multiply(image, kind(_unit(image)), dtype=kind)
-    return image.astype(kind, copy=False)
+def _floats(image: Any, dtype: Any) -> Any:
+    if dtype_of(image) in INTEGERS:
+        return np.multiply(image, dtype(_unit(image)), dtype=dtype)
+    return image.astype(dtype, copy=False)
 
 
 # --- the pyramid: levels of half the size each, by bilinear interpolation with the corners' pixels on one another

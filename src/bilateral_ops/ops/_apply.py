@@ -50,7 +50,7 @@ def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
     ValueError
         A shape or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----
@@ -88,7 +88,7 @@ def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out:
     ValueError
         A shape, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----

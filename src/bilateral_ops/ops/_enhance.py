@@ -62,7 +62,7 @@ def enhance(
     ValueError
         A shape, window or ``out`` that does not fit.
     TypeError
-        A kind of guide, array or numbers that is not supported, or not the others'.
+        Unsupported guide, array type or dtype, or arguments that disagree.
 
     Notes
     -----

@@ -89,7 +89,7 @@ def guide_curves(
     ValueError
         A shape or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----
@@ -142,7 +142,7 @@ def guide_curves_vjp(
     ValueError
         A shape, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----

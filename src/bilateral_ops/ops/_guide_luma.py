@@ -57,7 +57,7 @@ def guide_luma(image: Any, *, out: Any = None) -> Any:
     ValueError
         A shape or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported.
+        Unsupported array type or dtype.
 
     Notes
     -----
@@ -93,7 +93,7 @@ def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -
     ValueError
         A shape, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported.
+        Unsupported array type or dtype.
 
     Notes
     -----

@@ -76,7 +76,7 @@ def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None)
     ValueError
         A shape or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----
@@ -116,7 +116,7 @@ def guide_nn_vjp(
     ValueError
         A shape, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----

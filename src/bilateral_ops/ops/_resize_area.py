@@ -56,7 +56,7 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
     ValueError
         A shape, size or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported.
+        Unsupported array type or dtype.
 
     Notes
     -----
@@ -102,7 +102,7 @@ def resize_area_vjp(
     ValueError
         A shape, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported.
+        Unsupported array type or dtype.
 
     Notes
     -----

@@ -64,7 +64,7 @@ def slice(
     ValueError
         A shape, window or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----
@@ -112,7 +112,7 @@ def slice_vjp(
     ValueError
         A shape, window, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----

@@ -45,7 +45,7 @@ def total_variation(grid: Any) -> Any:
     ValueError
         A shape that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported.
+        Unsupported array type or dtype.
 
     Notes
     -----
@@ -83,7 +83,7 @@ def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = Non
     ValueError
         A shape, name in ``wrt`` or ``out`` that does not fit.
     TypeError
-        A kind of array or of numbers that is not supported, or not the others'.
+        Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----

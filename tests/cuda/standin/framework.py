@@ -14,7 +14,7 @@ from bilateral_ops.frameworks import _dlpack, _numpy
 from . import arrays, the_standin
 
 ARRAY = arrays.DeviceArray
-kind_of = _numpy.kind_of
+dtype_of = _numpy.dtype_of
 record, casts = _numpy.record, _numpy.casts
 
 
@@ -30,11 +30,11 @@ def locate(op: str, name: str, array: Any) -> Device:
 
 
 def number(value: float, kind: str, device: Device) -> Any:
-    return arrays.laid_out(the_standin(), np.full((), value, _numpy.dtype_of(kind)), device.ordinal)
+    return arrays.laid_out(the_standin(), np.full((), value, _numpy.to_dtype(kind)), device.ordinal)
 
 
 def empty(shape: tuple[int, ...], kind: str, device: Device) -> Any:
-    return arrays.empty(the_standin(), shape, _numpy.dtype_of(kind), device.ordinal)
+    return arrays.empty(the_standin(), shape, _numpy.to_dtype(kind), device.ordinal)
 
 
 def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:
