@@ -3,12 +3,11 @@
 //
 // A guide policy is where the guide of a tile comes from. Drivers copy the one that they are given for each range of
 // tiles, and use
-//   kReadsImage                  whether it is computed from the image
-//   guide(tile, image, pitch)    the tile's guide, [pixel]; image, if kReadsImage: planes that are `pitch` elements
-//   apart,
-//                                in whole vectors
-//   add_gradient(d_guide, count, pitch, step, d_image)   adds what the guide contributes to the image's gradient;
-//                                channels are `pitch` and pixels `step` elements apart
+//   kReadsImage                 whether it is computed from the image
+//   guide(tile, image, pitch)   the tile's guide, [pixel]. image: planes that are `pitch` elements apart, in whole
+//                               vectors, if kReadsImage
+//   add_gradient(d_guide, count, pitch, step, d_image)   adds what the guide contributes to the image's gradient, whose
+//                               channels are `pitch` and pixels `step` elements apart
 #pragma once
 
 #include "../ops.h"
@@ -66,9 +65,9 @@ class ComputedGuide {
   T plane_[kTileWidth + kPad] = {};
 };
 
-// --- Per-vector hooks: prefetch the same pixels of a later tile. (Classes, as g++ takes a lambda that only prefetches for
-// one without effect.)
+// --- Per-vector hooks
 
+// They prefetch the same pixels of a later tile. They are classes, as g++ drops lambdas that only prefetch.
 template <class S, class T>
 struct ForwardPrefetch {
   const char *from, *to;
