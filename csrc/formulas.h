@@ -14,8 +14,8 @@ inline namespace BO_ISA {
 
 // --- Arithmetic
 
-// a·b + c, always fused (without the instruction in double, where a product of floats is exact): positions depend on
-// it.
+// a·b + c, always fused, as positions depend on it (without the instruction, in double, where a product of floats is
+// exact).
 BO_INLINE double fused_mul_add(double a, double b, double c) { return fma(a, b, c); }
 BO_INLINE float fused_mul_add(float a, float b, float c) {
 #if BO_HAS_FMA
@@ -70,8 +70,7 @@ BO_INLINE Axis make_axis(int64_t cells, bool align_corners) {
 //   slope = scale inside, 0 where p was clamped (p ≤ 0 or p ≥ last)
 //
 // On a knot k is that knot and t = 0, so that gradients are those of the cell above it. NaN falls into cell 0 with t
-// and slope NaN, so that everything interpolated there is NaN. There are no branches, so that loops over pixels
-// vectorize.
+// and slope NaN, so that everything interpolated there is NaN. Without branches, as loops over pixels are vectorized.
 template <class T>
 struct Position {
   int32_t k;

@@ -186,8 +186,7 @@ class Locator {
   int64_t y_ = -1;
 };
 
-// Calls f(begin, end) for each span of a tile: its pixels that lie between the same two grid columns, one after
-// another.
+// Calls f(begin, end) for each span of a tile, the pixels that lie between the same two grid columns.
 template <class T, class F>
 BO_INLINE void for_spans(const Positions<T>& at, int64_t count, F&& f) {
   for (int64_t begin = 0; begin < count;) {

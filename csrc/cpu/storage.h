@@ -78,7 +78,7 @@ BO_INLINE void with_compute_type(DType dtype, F&& f) {
     case DType::u16: return f(float());
   }
 }
-// In bytes
+// The size of one element, in bytes
 BO_INLINE int64_t element_size(DType dtype) {
   switch (dtype) {
     case DType::u8: return 1;
