@@ -22,13 +22,22 @@ CUDA_TEST = (
     "-Ccmake.define.BILATERAL_OPS_CUDA_TEST=ON",
     "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=75-virtual;90-virtual",
 )
+# On all cores; a process that is done takes tests over that are next to one another, and so share what is computed.
+PARALLEL = ("-n", "auto", "--dist", "worksteal")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Build the package and run its tests."""
     session.install(".[test]", *CUDA_TEST)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def quick(session: nox.Session) -> None:
+    """Build what has changed and run a part of the tests, on one instruction set, in less than a minute."""
+    session.install(".[test]", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.run("pytest", "--quick", *session.posargs)
 
 
 @nox.session

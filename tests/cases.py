@@ -7,12 +7,17 @@ grid and parameters, and of the guide array.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -122,8 +127,12 @@ CASES: dict[str, dict[str, Any]] = {
     "one channel": {"C": (1,), "N": 2},
     "two channel axes": {"C": (2, 3), "N": 2},
     "many channels": {"C": (100,)},
-    "one knot, one feature": {"K": 1, "F": 1},
-    "many knots, many features": {"K": 16, "F": 33, "W": 19},
+    "many inputs": {"Ci": 20, "N": 2},
+    "wide many inputs": {"Ci": 11, "W": 45},
+    "one knot": {"K": 1},
+    "many knots": {"K": 16, "W": 19},
+    "one feature": {"F": 1},
+    "many features": {"F": 33, "W": 19},
     "saturated": {"saturated": True, "W": 19},
     "guide in [0, 1]": {"guide_range": (0.0, 1.0), "W": 19},
     "guide far outside": {"guide_range": (-3.0, 4.0), "W": 19},
@@ -151,6 +160,7 @@ CASES: dict[str, dict[str, Any]] = {
     "one long row": {"H": 1, "W": 3001, "Gw": 5},
     "one long column": {"H": 1999, "W": 1, "Gh": 6},
     "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
+    "large, many bands": {"H": 300, "W": 70},
     # A few pixels a cell, whose sums may lie in the result.
     "large, many cells": {"N": 2, "H": 71, "W": 163, "Gh": 29, "Gw": 70, "Gd": 3, "Co": 2},
     "window over many cells": {"H": 30, "W": 45, "Gh": 20, "Gw": 30, "window": (31, 17, 80, 90)},
@@ -183,6 +193,8 @@ _SIZE, _GRID, _MATRIX = {"N", "H", "W"}, {"Gh", "Gw", "Gd", "ones"}, {"Co", "Ci"
 _CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
 _SAMPLING = {"guide_range", "on_knots", "xy", "raster"} | _WINDOW
 _ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
+#: Options that a case is for: it says nothing new about what does not take them. The others are sizes.
+_FOR = {"offset", "ones", "C", "on_knots", "xy", "raster", "size", "dtype"} | _CURVES | _NN | _WINDOW
 _SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners", "dtype")
 OPTIONS = {
     "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING,
@@ -202,9 +214,11 @@ OPTIONS = {
 
 @functools.cache
 def cases_of(subject: str) -> dict[str, dict[str, Any]]:
-    """The cases that differ from one another for this subject, with the options that matter to it."""
+    """The cases for this subject that differ from one another, with the options that matter to it."""
     chosen: dict[str, dict[str, Any]] = {}
     for name, options in CASES.items():
+        if not _FOR & set(options) <= OPTIONS[subject]:
+            continue
         relevant = {key: value for key, value in options.items() if key in OPTIONS[subject]}
         if subject == "resize_area" and 0 in (relevant.get("H"), relevant.get("W")):
             continue  # there is nothing to be averaged
@@ -519,12 +533,47 @@ class Example:
     contributions: Any = None
 
 
+#: The environment variable that names a folder for the reference's answers. conftest.py sets it, so that they are
+#: computed once for all processes, and again where one of these sources changes.
+ANSWERS = "EXPECTED_ANSWERS"
+MOST_KEPT = 100_000  # bytes of an answer: the few that are larger would take most of the room
+SOURCES = hashlib.blake2b(digest_size=16)
+for _source in (__file__, reference.__file__):
+    SOURCES.update(Path(_source).read_bytes())
+SOURCES.update(f"{reference.__name__}, NumPy {np.__version__}, Python {sys.version}".encode())
+
+
+def _answer(compute: Callable[[], Any], subject: str, given: Mapping[str, Any], *more: Any) -> Any:
+    """What ``compute`` returns, from the folder of answers if it is there: by all that it depends on."""
+    if not (folder := os.environ.get(ANSWERS)):
+        return compute()
+    question = SOURCES.copy()
+    question.update(repr((subject, [(n, v) for n, v in given.items() if n in NUMBERS], more)).encode())
+    for name, array in arrays(given).items():
+        question.update(repr((name, array.dtype, array.shape)).encode() + array.tobytes())
+    file = Path(folder, question.hexdigest())
+    with contextlib.suppress(FileNotFoundError, EOFError, pickle.UnpicklingError):
+        return pickle.loads(file.read_bytes())
+    result = compute()
+    answer = pickle.dumps(result)
+    if len(answer) <= MOST_KEPT:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as written:
+            written.write(answer)
+        os.replace(written.name, file)  # other processes see all of it or nothing
+    return result
+
+
 @functools.cache
 def forward_example(subject: str, case: str, kinds: Kinds) -> Example:
     options = cases_of(subject)[case]
     given, keywords = arguments(subject, kinds, **options), keywords_of(options)
     dtype = result_dtype(subject, kinds, keywords.get("dtype"))
-    return Example(given, keywords, dtype, forward(reference, subject, as_float64(given), **keywords))
+    return Example(given, keywords, dtype, _result(subject, given, keywords))
+
+
+def _result(subject: str, given: dict[str, Any], keywords: dict[str, Any]) -> Any:
+    return _answer(lambda: forward(reference, subject, as_float64(given), **keywords), subject, given, keywords)
 
 
 @functools.cache
@@ -532,13 +581,16 @@ def backward_example(subject: str, case: str, kinds: Kinds) -> Example:
     options = cases_of(subject)[case]
     keywords = keywords_of(options)
     given = clear_of_kinks(subject, arguments(subject, kinds, **options), keywords.get("align_corners", False))
-    exact = as_float64(given)
-    result = forward(reference, subject, exact, **keywords)
+    result = _result(subject, given, keywords)
     dtype = result_dtype(subject, kinds, keywords.get("dtype"))
     grad = random_like(result.shape, F32 if dtype.kind == "u" else dtype)
-    exact_grad = grad.astype(F64)
-    gradients = backward(reference, subject, exact, exact_grad, **keywords)
-    bounds = contributions(subject, exact, exact_grad, **keywords)
+
+    def differentiate() -> tuple[Any, Any]:
+        exact, exact_grad = as_float64(given), grad.astype(F64)
+        gradients = backward(reference, subject, exact, exact_grad, **keywords)
+        return gradients, contributions(subject, exact, exact_grad, **keywords)
+
+    gradients, bounds = _answer(differentiate, subject, given, keywords, "gradients", str(dtype))
     return Example(given, keywords, grad.dtype, result, grad, gradients, bounds)
 
 

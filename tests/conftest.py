@@ -3,29 +3,89 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import backends
+import cases
 import pytest
 
 import bilateral_ops
 from bilateral_ops.cli import main
 
+#: What --quick runs: of each file the tests with such names, on one instruction set.
+QUICK = {
+    "test_agreement.py": r"_(forward|backward)\[.*: (plain|batched|wide|xy|window|corners|no rows|large, many bands)\]",
+    "test_api.py": "doc|signature|promised",
+    "test_errors.py": "",
+    "test_frameworks.py": "torch.*float32",
+    "test_gradients.py": "float32|wrt|out",
+    "test_layouts.py": r"-float32\]|itself",
+    "test_luma.py": r"-float32-(plain|wide)\]",
+    "test_reference.py": "",
+    "test_special_values.py": "float32|uint8",
+    "test_threads.py": "changes_no_bit.*image|in_order|at_once|a_child",
+    "test_tiles.py": "HDRnet|odd",
+    "test_torch.py": "gradcheck_and",
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption("--quick", action="store_true", help="run a part of the tests, in less than a minute")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long, mostly to compile; runs with --slow")
+    if cache := getattr(config, "cache", None):
+        _keep_answers(cache.mkdir("answers"))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # many processes with a thread for each processor would only wait
+        bilateral_ops.set_num_threads(min(2, bilateral_ops.get_num_threads()))
+
+
+def _keep_answers(folder: Path) -> None:
+    """The reference's answers are kept for the next run, until its source changes."""
+    ours = folder / cases.SOURCES.hexdigest()
+    os.environ[cases.ANSWERS] = str(ours)
+    for other in folder.iterdir():
+        if other != ours:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if config.getoption("--quick") and collection_path.suffix == ".py" and collection_path.name not in QUICK:
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+    if config.getoption("--quick"):
+        left_out = [item for item in items if not _is_quick(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if _is_quick(item)]
+    # One after another, the instruction sets share what was computed for a case; and so does each process of xdist, to
+    # which neighbours go.
+    place: dict[str, int] = {}
+    items.sort(key=lambda item: place.setdefault(item.nodeid.replace(f"{_isa(item)}", ""), len(place)))
+
+
+def _isa(item: pytest.Item) -> str | None:
+    """The instruction set, or the device, that a test is for."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return params.get("isa") or params.get("backend")
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    names = QUICK.get(item.path.name)
+    best = bilateral_ops.available_isas()[0]
+    return names is not None and _isa(item) in (None, best) and bool(re.search(names, item.name))
 
 
 @contextmanager

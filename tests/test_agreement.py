@@ -52,6 +52,8 @@ USUAL = tuple(
     if not name.startswith(("width", "wide", "many channels", "xy raster"))
     and max(options.get("H", 1) * options.get("W", 1), math.prod(options.get("size", ()))) <= 1500
 )
+#: Those in which references are called with every dtype.
+FEW = ("plain", "batched", "xy", "window corners", "enlarged", "no rows", "single pixel")
 #: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
 KINKED = ("guide on knots", "guide on knots, corners")
 
@@ -132,15 +134,16 @@ def check_reference(module: Any, subject: str, cases: Collection[str], kinds_to_
 
 
 def test_numba_reference_interpreted() -> None:
-    """All its formulas, on every dtype. Compiling them for as many takes minutes."""
+    """All its formulas, and every dtype. Compiling them for as many takes minutes."""
     pytest.importorskip("numba")
     code = """
 from cases import *
-from test_agreement import USUAL, check_reference
+from test_agreement import FEW, USUAL, check_reference
 from bilateral_ops.reference import numba
 for subject in SUBJECTS:
     try:
-        check_reference(numba, subject, USUAL, kinds_of(subject))
+        check_reference(numba, subject, FEW, kinds_of(subject))
+        check_reference(numba, subject, USUAL, [ALL_F64])
     except Exception as error:
         raise AssertionError(subject) from error
 """
