@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +65,15 @@ class Call:
         self._find_device()
         self._check_dtypes()
         self._check_shapes()
+        self._expected = self._expect()
+        #: The arguments that have gradients: those that were given, and are no integers.
+        self._floats = tuple(n for n in signature.names if self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
 
-    def again(self, values: Mapping[str, Any]) -> Call:
+    def again(self, values: dict[str, Any]) -> Call:
         """The same call with other values of the same types, dtypes and shapes."""
         call = Call.__new__(Call)
-        call.__dict__.update(self.__dict__)
-        call.values = dict(values)
+        call.__dict__ = self.__dict__.copy()
+        call.values = values
         if values:
             call._find_device()
             for name, dtype in self.numbers.items():
@@ -294,6 +297,9 @@ class Call:
 
     def result(self) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a forward call's result."""
+        return self._expected
+
+    def _expect(self) -> tuple[tuple[int, ...], str]:
         sizes = self.sizes
         shape: list[int] = []
         for axis in self._axes(self.signature.result):
@@ -350,7 +356,7 @@ class Call:
 
     def gradients(self, wrt: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
-        return tuple(n for n in self.signature.names if n in wrt and self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
+        return self._floats if wrt is self.signature.names else tuple(n for n in self._floats if n in wrt)
 
     def wanted(self, wrt: Any) -> tuple[str, ...]:
         """Check ``wrt``, which names gradients; None is all of them."""
@@ -400,19 +406,14 @@ class Call:
             return recorded
         gradients = self._gradients(wrt, out)
         for call in self.signature.backward:
-            if any(name and gradients.get(name) is not None for name in (*call.results, *self.signature.parameters)):
+            if [name for name in call.results if name and gradients[name] is not None]:
                 self._run(call, gradients)
-        return self.signature.gradients(**gradients)  # type: ignore[misc]
+        return self.signature.gradients(*gradients.values())  # type: ignore[misc]
 
-    def _run(self, call: KernelCall, results: Mapping[str, Any]) -> None:
-        arguments = [*self._arrays(call.results, results), *self._arrays(call.arguments, self.values)]
+    def _run(self, call: KernelCall, results: Mapping[Any, Any]) -> None:
+        arguments = [*map(results.get, call.results), *map(self.values.get, call.arguments)]  # type: ignore[arg-type]
+        for parameters in call.joined:
+            arguments[parameters] = [(self.signature.guide, tuple(arguments[parameters]))]
         if self.signature.sampled:
-            arguments += (self.keywords["window"], self.keywords["align_corners"])
+            arguments += self.keywords.values()
         self.framework.run(self.op, call.kernel, arguments, self.device)
-
-    def _arrays(self, names: tuple[str | None, ...], values: Mapping[str, Any]) -> Iterator[Any]:
-        """Arrays by name, as the compiled functions take them."""
-        for name in names:
-            yield values.get(name) if name else None
-            if name == "image" and self.signature.guide:
-                yield self.signature.guide, tuple(values.get(parameter) for parameter in self.signature.parameters)

@@ -28,13 +28,14 @@ def argument(name: str, axes: str, role: str, *, optional: bool = False) -> Argu
 class KernelCall(NamedTuple):
     """A call of a compiled function: the arrays that it writes and reads, by name, in the order of csrc/calls.h.
 
-    ``"out"`` is the result, ``"grad"`` the gradient of the result; ``None`` is absent. After an image come the
-    parameters of the signature's guide, where it has one; they are not named here.
+    ``"out"`` is the result, ``"grad"`` the gradient of the result; ``None`` is absent. ``joined`` are the places among
+    results and arguments of a guide's parameters, which are one argument of the compiled function, the last ones first.
     """
 
     kernel: str
     results: tuple[str | None, ...]
     arguments: tuple[str | None, ...]
+    joined: tuple[slice, ...] = ()
 
 
 class Sizes(NamedTuple):

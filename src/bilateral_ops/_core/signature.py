@@ -70,40 +70,55 @@ class Signature:
         self.chooses_dtype = chooses_dtype
         self.sampled = sampled
         self.guide = guide
-        #: The arguments that are the guide's parameters, and the others.
+        #: The arguments that are the guide's parameters; they follow the image.
         self.parameters = tuple(a.name for a in self.arguments if a.role == "parameter")
-        arrays = tuple(name for name in self.names if name not in self.parameters)
         kernel = kernel or name
-        self.forward = forward or KernelCall(f"{kernel}_forward", ("out",), arrays)
-        self.backward = backward or (KernelCall(f"{kernel}_backward", arrays, (*arrays, "grad")),)
+        self.forward = forward or self._kernel_call(f"{kernel}_forward", ("out",), self.names)
+        self.backward = backward or (self._kernel_call(f"{kernel}_backward", self.names, (*self.names, "grad")),)
+        self._vjp_name = f"{name}_vjp"
         self._checked: dict[tuple[Any, ...], Call] = {}
+
+    def _kernel_call(self, kernel: str, results: tuple[str, ...], arguments: tuple[str, ...]) -> KernelCall:
+        names = (*results, *arguments)
+        images = [place for place, name in enumerate(names) if name == "image"] if self.guide else []
+        joined = (slice(place + 1, place + 1 + len(self.parameters)) for place in reversed(images))
+        return KernelCall(kernel, results, arguments, tuple(joined))
 
     def lead_of(self, values: Mapping[str, Any]) -> Argument:
         """The argument whose rank says whether a call is batched."""
         name = self.lead if values.get(self.lead) is not None else "image"
         return self.arguments[self.names.index(name)]
 
-    def bind(self, values: Sequence[Any], sizes: Any = None, **keywords: Any) -> Call:
+    def bind(
+        self,
+        values: Sequence[Any],
+        sizes: Any = None,
+        *,
+        dtype: Any = None,
+        window: Any = None,
+        align_corners: Any = False,
+    ) -> Call:
         """Check a forward call: arrays in order, what the caller gave for ``sizes``, and the operation's keywords."""
         checked = self.sizes.checked(self.name, sizes) if self.sizes else None
-        return self._bound(self.name, dict(zip(self.names, values)), checked, keywords)
-
-    def bind_vjp(self, values: Sequence[Any], grad: Any, **keywords: Any) -> Call:
-        """Check a backward call; ``grad`` has the result's shape and dtype."""
-        return self._bound(f"{self.name}_vjp", {**dict(zip(self.names, values)), "grad": grad}, None, keywords)
-
-    def _bound(
-        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, keywords: Mapping[str, Any]
-    ) -> Call:
-        dtype = keywords.get("dtype")
-        call = self._checked_call(op, values, sizes, None if dtype is None else dtype_name(dtype))
+        call = self._bound(self.name, dict(zip(self.names, values)), checked, dtype)
         if self.sampled:
-            call.keywords = call.sampling(keywords["window"], keywords["align_corners"])
+            call.keywords = call.sampling(window, align_corners)
         return call
 
-    def _checked_call(
-        self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: str | None
+    def bind_vjp(
+        self, values: Sequence[Any], grad: Any, *, dtype: Any = None, window: Any = None, align_corners: Any = False
     ) -> Call:
+        """Check a backward call; ``grad`` has the result's shape and dtype."""
+        named = dict(zip(self.names, values))
+        named["grad"] = grad
+        call = self._bound(self._vjp_name, named, None, dtype)
+        if self.sampled:
+            call.keywords = call.sampling(window, align_corners)
+        return call
+
+    def _bound(self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: Any) -> Call:
+        if dtype is not None:
+            dtype = dtype_name(dtype)
         # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
         key: list[Any] = [op, dtype]
         for value in values.values():

@@ -14,7 +14,7 @@ is opaque, and it gathers the arrays first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -154,21 +154,16 @@ def _result(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _call(static: _Static, call: Any, results: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+def _call(static: _Static, call: Any, results: dict[Any, Any], arguments: dict[Any, Any]) -> dict[str, Any]:
     """Results of a kernel by name; ``results`` are the shapes and dtypes of those that are wanted."""
     signature = static.signature
     shared = {a.name for a in signature.arguments if a.axes[:1] != ("N",)}  # they have no batch axis in any call
 
-    def arrays(names: Sequence[str | None], found: dict[str, Any]) -> Iterator[tuple[str | None, Any]]:
-        for name in names:
-            yield name, found.get(name) if name else None
-            if name == "image" and signature.guide:
-                yield from ((parameter, found.get(parameter)) for parameter in signature.parameters)
-
     def letters(arrays: Sequence[tuple[str | None, Any]]) -> str:
         return "".join("-" if a is None else "s" if name in shared else "n" for name, a in arrays)
 
-    written, read = list(arrays(call.results, results)), list(arrays(call.arguments, arguments))
+    written = [(name, results.get(name)) for name in call.results]
+    read = [(name, arguments.get(name)) for name in call.arguments]
     given = [a for _, a in read if a is not None]
     attributes = {
         "operation": static.op,
@@ -194,7 +189,7 @@ def _compute_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
     results = {name: _result(given[name].shape, given[name].dtype, given["grad"]) for name in static.wanted}
     found: dict[str, Any] = {}
     for call in static.signature.backward:
-        if not results.keys().isdisjoint((*call.results, *static.signature.parameters)):
+        if not results.keys().isdisjoint(call.results):
             found |= _call(static, call, results, given)
     return tuple(found[name] for name in static.wanted)
 

@@ -88,10 +88,11 @@ def slice_apply(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    keywords = {"window": window, "align_corners": align_corners}
-    call = SIGNATURE.bind((grid, _given("slice_apply", guide), image, xy), **keywords)
-    if _needs_an_array(call):
-        return slice_apply(grid, guide_luma(image), image, xy=xy, **keywords, out=out)
+    luma = isinstance(guide, LumaGuide)
+    arrays = (grid, None if luma else _given("slice_apply", guide), image, xy)
+    call = SIGNATURE.bind(arrays, window=window, align_corners=align_corners)
+    if luma and _needs_an_array(call):
+        return slice_apply(grid, guide_luma(image), image, xy=xy, window=window, align_corners=align_corners, out=out)
     return call.forward(out)
 
 
@@ -143,14 +144,15 @@ def slice_apply_vjp(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    keywords = {"window": window, "align_corners": align_corners}
-    call = SIGNATURE.bind_vjp((grid, _given("slice_apply_vjp", guide), image, xy), grad, **keywords)
-    if not _needs_an_array(call):
+    luma = isinstance(guide, LumaGuide)
+    arrays = (grid, None if luma else _given("slice_apply_vjp", guide), image, xy)
+    call = SIGNATURE.bind_vjp(arrays, grad, window=window, align_corners=align_corners)
+    if not (luma and _needs_an_array(call)):
         return call.backward(wrt, out)
     wanted = call.gradients(call.wanted(wrt))
     through = ("guide",) if "image" in wanted else ()
-    luma = guide_luma(image)
-    d = slice_apply_vjp(grid, luma, image, grad, xy=xy, **keywords, wrt=(*wanted, *through), out=out)
+    keywords = {"xy": xy, "window": window, "align_corners": align_corners}
+    d = slice_apply_vjp(grid, guide_luma(image), image, grad, **keywords, wrt=(*wanted, *through), out=out)
     if through:
         add = operator.add if out is None else operator.iadd  # into out's
         d = d._replace(guide=None, image=add(d.image, guide_luma_vjp(image, d.guide).image))
@@ -158,14 +160,14 @@ def slice_apply_vjp(
 
 
 def _given(op: str, guide: Any) -> Any:
-    """The guide as kernels take it: none where the image's luma is to guide."""
+    """Kernels take an absent guide for the luma; callers must say so."""
     if guide is None:
         framework_of(op, "guide", guide)  # which refuses it
-    return None if isinstance(guide, LumaGuide) else guide
+    return guide
 
 
 def _needs_an_array(call: Call) -> bool:
     """Whether the luma has to be computed first, as the kernels there take a guide only as an array."""
-    if call.values["guide"] is None and call.sizes["Ci"] != 3:
+    if call.sizes["Ci"] != 3:
         raise ValueError(f"{call.op}: image must have three channels for a LumaGuide, got {call.sizes['Ci']}.")
-    return call.values["guide"] is None and not call.framework.guides_by_luma(call.device)
+    return not call.framework.guides_by_luma(call.device)
