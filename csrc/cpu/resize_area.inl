@@ -200,36 +200,50 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
   }
 }
 
-// to[i] = value(i), rounded to T once; the elements ahead of `to` are prefetched. Compilers vectorise the inner loop.
-template <class T, class F>
-BO_INLINE void round_each(int64_t n, T* BO_RESTRICT to, const F& value) {
-  constexpr int64_t kAtOnce = 16;
-  int64_t i = 0;
-  for (; i + kAtOnce <= n; i += kAtOnce) {
-    prefetch_ahead<kAtOnce * sizeof(T)>(reinterpret_cast<const char*>(to + i));
-    for (int64_t k = i; k < i + kAtOnce; ++k) to[k] = static_cast<T>(value(k));
-  }
-  for (; i < n; ++i) to[i] = static_cast<T>(value(i));
-}
 // to = head·first + tail·second, or head·first where there is no second one
-template <class S, class T>
-BO_INLINE void blend(int64_t n, const S* BO_RESTRICT first, const S* BO_RESTRICT second, double head, double tail,
-                     T* to) {
+BO_INLINE void blend_vectors(int64_t n, const double* first, const double* second, double head, double tail,
+                             double* to) {
+  const Vec<double> a = broadcast(head), b = broadcast(tail);
   if (second) {
-    round_each(n, to, [=](int64_t i) {
-      return mul_add(tail, static_cast<double>(second[i]), head * static_cast<double>(first[i]));
+    for_vectors<double>(n, [=](int64_t i, auto lanes) {
+      lanes.store(to + i, mul_add(b, lanes.load(second + i), a * lanes.load(first + i)));
     });
   } else {
-    round_each(n, to, [=](int64_t i) { return head * static_cast<double>(first[i]); });
+    for_vectors<double>(n, [=](int64_t i, auto lanes) { lanes.store(to + i, a * lanes.load(first + i)); });
   }
 }
-// reduce_across(), where an output pixel has one or two under it, which are here as what they are computed in.
+// The same to the output, whose lines are asked for ahead; to float by way of a few doubles, so that it is rounded
+// once.
+BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, double* to) {
+  constexpr int64_t kAtOnce = 64;
+  for (int64_t i = 0; i < n; i += kAtOnce) {
+    prefetch_ahead<kAtOnce * sizeof(double)>(reinterpret_cast<const char*>(to + i));
+    blend_vectors(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
+  }
+}
+BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, float* to) {
+  constexpr int64_t kAtOnce = 16;
+  alignas(64) double few[kAtOnce];
+  int64_t i = 0;
+  for (; i + kAtOnce <= n; i += kAtOnce) {
+    prefetch_ahead<kAtOnce * sizeof(float)>(reinterpret_cast<const char*>(to + i));
+    blend_vectors(kAtOnce, first + i, second ? second + i : nullptr, head, tail, few);
+    for (int64_t k = 0; k < kAtOnce; ++k) to[i + k] = static_cast<float>(few[k]);
+  }
+  blend_vectors(n - i, first + i, second ? second + i : nullptr, head, tail, few);
+  for (int64_t k = 0; i + k < n; ++k) to[i + k] = static_cast<float>(few[k]);
+}
+// to[i] = scale·from[i], rounded to T
 template <class T>
-void spread_across(const Cover* covers, int64_t count, const T* from, int64_t channels, double* to) {
+BO_INLINE void scale_to(int64_t n, const double* BO_RESTRICT from, double scale, T* BO_RESTRICT to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i] * scale);
+}
+// reduce_across(), where an output pixel has one or two under it.
+inline void spread_across(const Cover* covers, int64_t count, const double* from, int64_t channels, double* to) {
   for (int64_t j = 0; j < count; ++j, to += channels) {
     const Cover& at = covers[j];
-    const T* const first = from + (at.begin - covers[0].begin) * channels;
-    blend(channels, first, at.end - at.begin > 1 ? first + channels : nullptr, at.head, at.tail, to);
+    const double* const first = from + (at.begin - covers[0].begin) * channels;
+    blend_vectors(channels, first, at.end - at.begin > 1 ? first + channels : nullptr, at.head, at.tail, to);
   }
 }
 
@@ -251,9 +265,8 @@ BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   return s;
 }
 
-// Makes the tiles of one thread, from any row on. S, T: how the image is stored, and what it is computed in; A: what
-// rows are added in.
-template <class S, class T, class A>
+// Makes the tiles of one thread, from any row on. S: how the image is stored; A: what rows are added in.
+template <class S, class A>
 class AreaSums {
  public:
   AreaSums(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x, const Strips& strips,
@@ -366,21 +379,30 @@ class AreaSums {
     }
   }
 
+  // Row y of the image, spread across pixel by pixel, where pixels have many channels; false where it is not.
+  bool spread_pixels(int64_t y, double* row) {
+    if constexpr (sizeof(A) == sizeof(double)) {
+      if (channels_ < kManyChannels || x_.out < x_.in) return false;
+      const Cover* const covers = columns_ + left_;
+      const int64_t first = covers[0].begin;
+      WeightedRows<A> one;
+      one.first = image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
+      one.stride = 0;
+      one.count = 1;
+      one.weight[0] = A(1);
+      add_rows(one, covers[count_ - 1].end - first, false);
+      spread_across(covers, count_, rows_sum_, channels_, row);
+      return true;
+    }
+    return false;
+  }
+
   // Row y of the image, spread across; the last two are kept.
   const double* spread(int64_t y) {
     double* const row = spread_ + (y & 1) * (strips_.width * channels_ + kPad);
     if (ready_[y & 1] != y) {
       ready_[y & 1] = y;
-      if (channels_ >= kManyChannels && x_.out >= x_.in && !is_integer(image_.dtype)) {
-        const Cover* const covers = columns_ + left_;
-        const int64_t first = covers[0].begin, pixels = covers[count_ - 1].end - first;
-        const char* const from =
-            image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
-        const T* const source = block_view(block_of(image_, 2), from, pixels, reinterpret_cast<T*>(rows_sum_));
-        spread_across(covers, count_, source, channels_, row);
-      } else {
-        sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1, row);
-      }
+      if (!spread_pixels(y, row)) sum({y, y + 1, 1.0, 1.0, 1.0}, y, y + 1, row);
     }
     return row;
   }
@@ -390,9 +412,7 @@ class AreaSums {
   void put(const double* sums) {
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, target());
     if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, target());
-    const auto scaled = [&, scale = scale_](auto* to) {
-      round_each(numbers_, to, [=](int64_t i) { return sums[i] * scale; });
-    };
+    const auto scaled = [&, scale = scale_](auto* to) { scale_to(numbers_, sums, scale, to); };
     if (single_) {
       put_as<float>(scaled);
     } else {
@@ -441,7 +461,7 @@ class AreaSums {
   int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
 };
 
-template <class S, class T, class A>
+template <class S, class A>
 void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x) {
   const Strips strips = make_strips(out, x);
   Scratch columns_memory, bands_memory;
@@ -451,7 +471,7 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out / kRowsAtOnce, pixels / kGrain));
   if (bands <= 1) {
     for_tile_ranges(strips.count, max_of<int64_t>(pixels, 1), [&](int64_t first, int64_t last) {
-      AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+      AreaSums<S, A> area(out, image, y, x, strips, columns);
       for (int64_t tile = first; tile < last; ++tile) area.make(tile);
     });
     return;
@@ -459,10 +479,10 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t apart = strips.width * out.shape[3];
   double* const parts = bands_memory.take<double>(strips.count * bands * apart);
   for_units(strips.count * bands, [&](int64_t unit) {
-    AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+    AreaSums<S, A> area(out, image, y, x, strips, columns);
     area.make_band(unit / bands, unit % bands, bands, parts, apart);
   });
-  AreaSums<S, T, A> area(out, image, y, x, strips, columns);
+  AreaSums<S, A> area(out, image, y, x, strips, columns);
   for (int64_t tile = 0; tile < strips.count; ++tile) area.add_bands(tile, bands, parts, apart);
 }
 
@@ -470,13 +490,11 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
   if (is_empty(out) || is_empty(image)) return;
   const AreaAxis y = {out.shape[1], image.shape[1], height}, x = {out.shape[2], image.shape[2], width};
   with_compute_type(image.dtype, [&](auto t) {
-    using T = decltype(t);
     with_levels(image.dtype, t, [&](auto storage) {
       using S = decltype(storage);
       // A float holds whole numbers up to 2^24.
       const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
-      with_sums(storage, rows <= (1 << 24) / top,
-                [&](auto sum) { sum_areas_as<S, T, decltype(sum)>(out, image, y, x); });
+      with_sums(storage, rows <= (1 << 24) / top, [&](auto sum) { sum_areas_as<S, decltype(sum)>(out, image, y, x); });
     });
   });
 }
