@@ -40,13 +40,28 @@ def quick(session: nox.Session) -> None:
     session.run("pytest", "--quick", *session.posargs)
 
 
+#: The tests that need frameworks …
+WITH_FRAMEWORKS = (
+    *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "frameworks", "hdrnet", "jax", "readme")),
+    *(f"tests/test_{name}.py" for name in ("torch", "train")),
+    *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
+    "tests/cuda/test_cuda_xla.py",
+)
+#: … and those of the same files that take long and need none.
+WITHOUT = (
+    "tests/test_hdrnet.py::test_a_damaged_model_is_read_or_refused",
+    "tests/test_hdrnet.py::test_a_hostile_model_is_a_sentence_of_the_command",
+    "tests/test_hdrnet.py::test_hostile_models_take_neither_memory_nor_time",
+)
+
+
 @nox.session
 def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX, CuPy, ONNX Runtime or Dask, which are too large to ask of everyone."""
     packages = ("onnxruntime", "onnxscript", "safetensors", "tensorboard", "torch==2.13.0", "jax")
     session.install(".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
-    names = ("frameworks", "torch", "jax", "compat", "gradcheck", "hdrnet", "train", "export", "examples", "readme")
-    session.run("pytest", *(f"tests/test_{name}.py" for name in names), "tests/cuda/test_cuda_xla.py", *session.posargs)
+    tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
+    session.run("pytest", *PARALLEL, *tests, *session.posargs)
 
 
 @nox.session
@@ -122,6 +137,13 @@ def neon(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Plant bugs in the kernels, one at a time, and see each caught by the test that is there for it (g++, x86-64)."""
+    session.install("cmake", "hypothesis", "ml_dtypes", "ninja", "numpy", "pybind11>=3.0,<4", "pytest", "scipy")
+    session.run("python", "tests/cpu_mutants.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time every operation beside its peers and write docs/benchmarks/ (an hour; leave the machine alone)."""
     session.install(".[bench]", "torch==2.13.0", "jax", CUDA)
@@ -192,7 +214,7 @@ def dist(session: nox.Session) -> None:
             session.run("python", "-m", "venv", str(programs.parent))
             session.run(str(programs / "pip"), "install", f"{archive.resolve()}[test]", external=True)
             with session.chdir(unpacked):
-                session.run(str(programs / "pytest"), *session.posargs, external=True)
+                session.run(str(programs / "pytest"), *PARALLEL, *session.posargs, external=True)
 
 
 def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:

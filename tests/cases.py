@@ -91,6 +91,7 @@ WINDOW = {"H": 5, "W": 19, "window": (3, 8, 11, 40)}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "batched": {"N": 2},
+    "batched rows": {"N": 3, "H": 1, "W": 33},
     "3 to 4": {"Co": 4},
     "4 to 3": {"Ci": 4},
     "1 to 1": {"Co": 1, "Ci": 1},
