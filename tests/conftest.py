@@ -67,13 +67,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
     if config.getoption("--quick"):
+        if missing := [name for name in QUICK if not (Path(__file__).parent / name).exists()]:
+            raise pytest.UsageError(f"--quick: conftest.py names files that are not there: {', '.join(missing)}")
         left_out = [item for item in items if not _is_quick(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if _is_quick(item)]
     # One after another, the instruction sets share what was computed for a case; and so does each process of xdist, to
     # which neighbours go.
     place: dict[str, int] = {}
-    items.sort(key=lambda item: place.setdefault(item.nodeid.replace(f"{_isa(item)}", ""), len(place)))
+    items.sort(key=lambda item: place.setdefault(item.nodeid.replace(_isa(item) or "\0", ""), len(place)))
 
 
 def _isa(item: pytest.Item) -> str | None:

@@ -41,6 +41,7 @@ KINKED = ("guide on knots", "guide on knots, corners")
 #: Large for an interpreter: their races are those of smaller ones.
 LARGE = (
     "large",
+    "large, many bands",
     "one long row",
     "one long column",
     "3 to 9",
