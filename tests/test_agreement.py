@@ -41,6 +41,7 @@ from cases import (
     operation,
     python,
     random_like,
+    reference,
 )
 
 import bilateral_ops
@@ -111,6 +112,18 @@ def test_a_mesh_of_the_pixels_own_coordinates_changes_no_bit(subject: str, isa: 
     got, want = (backward(bilateral_ops, subject, given, grad, align_corners=True, **way) for way in ways)
     for name in wrt:
         assert_same_bits(getattr(got, name), getattr(want, name), name)
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+@pytest.mark.parametrize("subject", SAMPLED)
+def test_a_mesh_but_for_one_pixel(subject: str, axis: str, isa: str) -> None:
+    """The one pixel is where its coordinates are."""
+    y, x = np.mgrid[:9, :33]
+    mesh = np.broadcast_to(np.stack([x / 32, y / 8], -1), (2, 9, 33, 2)).copy()
+    mesh[1, 5, 20, "xy".index(axis)] = 0.03
+    given = {**arguments(subject, N=2, H=9, W=33, Gd=8), "xy": mesh}
+    want = forward(reference, subject, given, align_corners=True)
+    assert_forward(forward(bilateral_ops, subject, given, align_corners=True), want, F64)
 
 
 def check_reference(module: Any, subject: str, cases: Collection[str], kinds_to_try: Collection[Kinds]) -> None:

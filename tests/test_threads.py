@@ -195,11 +195,16 @@ def everything():
 bilateral_ops.set_num_threads(4)
 want = everything()
 
+def count_threads():
+    "How many this process has; 4 where nobody tells."
+    return len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else 4
+
 def child_computes(depth=1):
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # a child that hangs dies of it
-        good = everything() == want and everything() == want and (depth == 0 or child_computes(depth - 1))
+        good = everything() == want and everything() == want and count_threads() == 4
+        good = good and (depth == 0 or child_computes(depth - 1))
         os._exit(0 if good else 1)
     good = os.waitpid(child, 0)[1] == 0
     return good and everything() == want
