@@ -140,7 +140,7 @@ def _shrink(photo: Any) -> Any:
     return resize_area(photo, size)
 
 
-def _equalising_guide(luma: Any) -> CurvesGuide:
+def _equalising_guide(luma: Any) -> CurvesGuide[Any]:
     """A curve of the luma half-way to its histogram equalisation: depth cells go where the pixels are."""
     knots = np.linspace(0, 1, KNOTS + 1)
     ranked = np.sort(luma, axis=None)

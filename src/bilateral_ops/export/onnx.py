@@ -235,7 +235,7 @@ def _guide_of(g: _Graph, pixels: _Pixels, guide: Any, image: str) -> str:
         value = pixels.mixed(g, image, _LUMA, [0.0])
     elif isinstance(guide, NNGuide):
         features = g("Relu", pixels.mixed(g, image, guide.w1, guide.b1))
-        value = g("Sigmoid", pixels.mixed(g, features, guide.w2[None], guide.b2[None]))
+        value = g("Sigmoid", pixels.mixed(g, features, guide.w2[None], np.reshape(guide.b2, 1)))
     else:
         # A curve is a layer of one feature a knot. Channels one after the other need less memory.
         value = ""

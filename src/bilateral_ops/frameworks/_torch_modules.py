@@ -58,7 +58,7 @@ class CurvesGuideModule(Module):
     def forward(self, image: Any) -> Any:
         return guide_curves(image, self.ccm, self.ccm_bias, self.shifts, self.slopes, self.mix, self.mix_bias)
 
-    def freeze(self) -> CurvesGuide:
+    def freeze(self) -> CurvesGuide[torch.Tensor]:
         """The parameters as they are now, for :func:`bilateral_ops.enhance`."""
         return CurvesGuide(**_copies(self))
 
@@ -108,7 +108,7 @@ class NNGuideModule(Module):
     def forward(self, image: Any) -> Any:
         return guide_nn(image, self.w1, self.b1, self.w2, self.b2)
 
-    def freeze(self) -> NNGuide:
+    def freeze(self) -> NNGuide[torch.Tensor]:
         """The parameters as they are now, for :func:`bilateral_ops.enhance`."""
         return NNGuide(**_copies(self))
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Literal
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Grid, Image, Like, NamedTuple
 
 
-class ApplyGradients(NamedTuple):
+class ApplyGradients(NamedTuple, FieldsOf[Grid, Image]):
     """Gradients of :func:`apply`; ``None`` where not wanted."""
 
-    coefficients: Any
-    image: Any
+    coefficients: Grid | None
+    image: Image | None
 
 
 SIGNATURE = Signature(
@@ -25,7 +27,12 @@ SIGNATURE = Signature(
 )
 
 
-def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
+def apply(
+    coefficients: Array[Framework],
+    image: Like[Framework, Image],
+    *,
+    out: Array[Framework] | None = None,
+) -> Image:
     """Map every pixel by its own linear or affine matrix.
 
         out[n,y,x,i] = Σ_j A[n,y,x,i,j]·image[n,y,x,j]  (+ A[n,y,x,i,Ci])
@@ -61,7 +68,14 @@ def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
     return SIGNATURE.bind((coefficients, image)).forward(out)
 
 
-def apply_vjp(coefficients: Any, image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> ApplyGradients:
+def apply_vjp(
+    coefficients: Like[Framework, Grid],
+    image: Like[Framework, Image],
+    grad: Array[Framework],
+    *,
+    wrt: tuple[Literal["coefficients", "image"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> ApplyGradients[Grid, Image]:
     """Gradients of :func:`apply`.
 
         d_coefficients[n,y,x,i,j] = grad[n,y,x,i]·image[n,y,x,j]   (1 in the image's place for the offset)

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, Framework, Image, Like
 from ._guide_curves import CurvesGuide
 from ._guide_luma import LumaGuide
 from ._guide_nn import NNGuide
@@ -29,8 +30,14 @@ SIGNATURES = {
 
 
 def enhance(
-    grid: Any, guide: Any, image: Any, *, window: Any = None, align_corners: bool = False, out: Any = None
-) -> Any:
+    grid: Array[Framework],
+    guide: CurvesGuide[Array[Framework]] | NNGuide[Array[Framework]] | LumaGuide,
+    image: Like[Framework, Image],
+    *,
+    window: tuple[int, int, int, int] | None = None,
+    align_corners: bool = False,
+    out: Array[Framework] | None = None,
+) -> Image:
     """Enhance an image in one pass over its pixels: guide, slice, apply. What a full-resolution stream does.
 
         out = slice_apply(grid, guide(image), image)
@@ -74,6 +81,6 @@ def enhance(
     """
     if not isinstance(guide, GUIDES):
         raise TypeError(f"enhance: guide must be a CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}.")
-    parameters = (getattr(guide, field.name) for field in fields(guide))
+    parameters: Any = (getattr(guide, field.name) for field in fields(guide))
     call = SIGNATURES[guide.kind].bind((grid, image, *parameters), window=window, align_corners=align_corners)
     return call.forward(out)

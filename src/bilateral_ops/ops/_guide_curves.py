@@ -1,21 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, Literal
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Parameter, Parameters_co
 
 
-class GuideCurvesGradients(NamedTuple):
+class GuideCurvesGradients(NamedTuple, FieldsOf[Image, Parameter]):
     """Gradients of :func:`guide_curves`; ``None`` where not wanted."""
 
-    image: Any
-    ccm: Any
-    ccm_bias: Any
-    shifts: Any
-    slopes: Any
-    mix: Any
-    mix_bias: Any
+    image: Image | None
+    ccm: Parameter | None
+    ccm_bias: Parameter | None
+    shifts: Parameter | None
+    slopes: Parameter | None
+    mix: Parameter | None
+    mix_bias: Parameter | None
 
 
 SIGNATURE = Signature(
@@ -40,26 +42,39 @@ SIGNATURE = Signature(
 
 
 @dataclass(frozen=True, eq=False)
-class CurvesGuide:
+class CurvesGuide(Generic[Parameters_co]):
     """The parameters of :func:`guide_curves` as a record: what :func:`enhance` takes. Callable on an image."""
 
-    ccm: Any
-    ccm_bias: Any
-    shifts: Any
-    slopes: Any
-    mix: Any
-    mix_bias: Any
+    ccm: Parameters_co
+    ccm_bias: Parameters_co
+    shifts: Parameters_co
+    slopes: Parameters_co
+    mix: Parameters_co
+    mix_bias: Parameters_co | float
 
     kind: ClassVar[str] = "curves"
     signature: ClassVar[Signature] = SIGNATURE
 
-    def __call__(self, image: Any, *, out: Any = None) -> Any:
+    def __call__(
+        self: CurvesGuide[Like[Framework, Parameter]],
+        image: Like[Framework, Image],
+        *,
+        out: Array[Framework] | None = None,
+    ) -> Image | Parameter:
         return guide_curves(image, self.ccm, self.ccm_bias, self.shifts, self.slopes, self.mix, self.mix_bias, out=out)
 
 
 def guide_curves(
-    image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any, *, out: Any = None
-) -> Any:
+    image: Like[Framework, Image],
+    ccm: Like[Framework, Parameter],
+    ccm_bias: Array[Framework],
+    shifts: Array[Framework],
+    slopes: Array[Framework],
+    mix: Array[Framework],
+    mix_bias: Array[Framework] | float,
+    *,
+    out: Array[Framework] | None = None,
+) -> Image | Parameter:
     """HDRnet's learned guide: a colour matrix, a piecewise-linear curve a channel, and a mix of the channels.
 
         q   = ccm·in + ccm_bias                                (row i of ccm makes channel i)
@@ -101,18 +116,18 @@ def guide_curves(
 
 
 def guide_curves_vjp(
-    image: Any,
-    ccm: Any,
-    ccm_bias: Any,
-    shifts: Any,
-    slopes: Any,
-    mix: Any,
-    mix_bias: Any,
-    grad: Any,
+    image: Like[Framework, Image],
+    ccm: Like[Framework, Parameter],
+    ccm_bias: Array[Framework],
+    shifts: Array[Framework],
+    slopes: Array[Framework],
+    mix: Array[Framework],
+    mix_bias: Array[Framework] | float,
+    grad: Array[Framework],
     *,
-    wrt: Any = None,
-    out: Any = None,
-) -> GuideCurvesGradients:
+    wrt: tuple[Literal["image", "ccm", "ccm_bias", "shifts", "slopes", "mix", "mix_bias"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> GuideCurvesGradients[Image, Parameter]:
     """Gradients of :func:`guide_curves`.
 
         d_v          = grad where 0 < Σ_i mix_i·c_i + mix_bias < 1, else 0

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
-class GuideLumaGradients(NamedTuple):
+class GuideLumaGradients(NamedTuple, FieldsOf[Image]):
     """Gradient of :func:`guide_luma`; ``None`` where not wanted."""
 
-    image: Any
+    image: Image | None
 
 
 SIGNATURE = Signature(
@@ -32,10 +38,22 @@ class LumaGuide:
     kind: ClassVar[str] = "luma"
     signature: ClassVar[Signature] = SIGNATURE
 
+    @overload
+    def __call__(
+        self, image: NDArray[np.uint8] | NDArray[np.uint16], *, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def __call__(self, image: Like[Framework, Image], *, out: Array[Framework] | None = None) -> Image: ...
     def __call__(self, image: Any, *, out: Any = None) -> Any:
         return guide_luma(image, out=out)
 
 
+@overload
+def guide_luma(
+    image: NDArray[np.uint8] | NDArray[np.uint16], *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]: ...
+@overload
+def guide_luma(image: Like[Framework, Image], *, out: Array[Framework] | None = None) -> Image: ...
 def guide_luma(image: Any, *, out: Any = None) -> Any:
     """Guide an RGB image by its luma (BT.601).
 
@@ -68,7 +86,13 @@ def guide_luma(image: Any, *, out: Any = None) -> Any:
     return SIGNATURE.bind((image,)).forward(out)
 
 
-def guide_luma_vjp(image: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> GuideLumaGradients:
+def guide_luma_vjp(
+    image: Like[Framework, Image],
+    grad: Array[Framework],
+    *,
+    wrt: tuple[Literal["image"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> GuideLumaGradients[Image]:
     """Gradient of :func:`guide_luma`.
 
         d_image[n,y,x] = (.299, .587, .114)·grad[n,y,x]

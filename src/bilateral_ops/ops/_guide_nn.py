@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, Literal
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Parameter, Parameters_co
 
 
-class GuideNNGradients(NamedTuple):
+class GuideNNGradients(NamedTuple, FieldsOf[Image, Parameter]):
     """Gradients of :func:`guide_nn`; ``None`` where not wanted."""
 
-    image: Any
-    w1: Any
-    b1: Any
-    w2: Any
-    b2: Any
+    image: Image | None
+    w1: Parameter | None
+    b1: Parameter | None
+    w2: Parameter | None
+    b2: Parameter | None
 
 
 SIGNATURE = Signature(
@@ -36,22 +38,32 @@ SIGNATURE = Signature(
 
 
 @dataclass(frozen=True, eq=False)
-class NNGuide:
+class NNGuide(Generic[Parameters_co]):
     """The parameters of :func:`guide_nn` as a record: what :func:`enhance` takes. Callable on an image."""
 
-    w1: Any
-    b1: Any
-    w2: Any
-    b2: Any
+    w1: Parameters_co
+    b1: Parameters_co
+    w2: Parameters_co
+    b2: Parameters_co | float
 
     kind: ClassVar[str] = "nn"
     signature: ClassVar[Signature] = SIGNATURE
 
-    def __call__(self, image: Any, *, out: Any = None) -> Any:
+    def __call__(
+        self: NNGuide[Like[Framework, Parameter]], image: Like[Framework, Image], *, out: Array[Framework] | None = None
+    ) -> Image | Parameter:
         return guide_nn(image, self.w1, self.b1, self.w2, self.b2, out=out)
 
 
-def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None) -> Any:
+def guide_nn(
+    image: Like[Framework, Image],
+    w1: Like[Framework, Parameter],
+    b1: Array[Framework],
+    w2: Array[Framework],
+    b2: Array[Framework] | float,
+    *,
+    out: Array[Framework] | None = None,
+) -> Image | Parameter:
     """HDRnet's pointwise-network guide: one hidden layer a pixel.
 
         out = sigmoid(w2·relu(w1·in + b1) + b2)
@@ -88,8 +100,16 @@ def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None)
 
 
 def guide_nn_vjp(
-    image: Any, w1: Any, b1: Any, w2: Any, b2: Any, grad: Any, *, wrt: Any = None, out: Any = None
-) -> GuideNNGradients:
+    image: Like[Framework, Image],
+    w1: Like[Framework, Parameter],
+    b1: Array[Framework],
+    w2: Array[Framework],
+    b2: Array[Framework] | float,
+    grad: Array[Framework],
+    *,
+    wrt: tuple[Literal["image", "w1", "b1", "w2", "b2"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> GuideNNGradients[Image, Parameter]:
     """Gradients of :func:`guide_nn`.
 
         h = w1·in + b1,   d_v = grad·out·(1 − out),   d_h_f = w2_f·d_v·[h_f > 0]

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .._core.signature import Call, Signature, Sizes, argument
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Scalar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
-class ResizeAreaGradients(NamedTuple):
+class ResizeAreaGradients(NamedTuple, FieldsOf[Image]):
     """Gradient of :func:`resize_area`; ``None`` where not wanted."""
 
-    image: Any
+    image: Image | None
 
 
 SIGNATURE = Signature(
@@ -26,6 +32,22 @@ SIGNATURE = Signature(
 _MOST_PRODUCT = 1 << 62
 
 
+@overload
+def resize_area(
+    image: NDArray[Any],
+    size: tuple[int, int],
+    *,
+    dtype: type[Scalar] | np.dtype[Scalar],
+    out: NDArray[Any] | None = None,
+) -> NDArray[Scalar]: ...
+@overload
+def resize_area(
+    image: NDArray[Any], size: tuple[int, int], *, dtype: str, out: NDArray[Any] | None = None
+) -> NDArray[Any]: ...
+@overload
+def resize_area(
+    image: Like[Framework, Image], size: tuple[int, int], *, dtype: Any = None, out: Array[Framework] | None = None
+) -> Image: ...
 def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
     """Resize an image by exact averages over the area of every pixel of the result.
 
@@ -71,8 +93,13 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
 
 
 def resize_area_vjp(
-    image: Any, grad: Any, *, dtype: Any = None, wrt: Any = None, out: Any = None
-) -> ResizeAreaGradients:
+    image: Like[Framework, Image],
+    grad: Array[Framework],
+    *,
+    dtype: Any = None,
+    wrt: tuple[Literal["image"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> ResizeAreaGradients[Image]:
     """Gradient of :func:`resize_area`.
 
         d_image[n,y,x,c] = Σ_ij w(i,y;H,h) w(j,x;W,w) grad[n,i,j,c]

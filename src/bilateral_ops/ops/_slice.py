@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Literal
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Grid, Like, NamedTuple
 
 
-class SliceGradients(NamedTuple):
+class SliceGradients(NamedTuple, FieldsOf[Grid]):
     """Gradients of :func:`slice`; ``None`` where not wanted or not given."""
 
-    grid: Any
-    guide: Any
-    xy: Any
+    grid: Grid | None
+    guide: Grid | None
+    xy: Grid | None
 
 
 SIGNATURE = Signature(
@@ -29,8 +31,14 @@ SIGNATURE = Signature(
 
 
 def slice(
-    grid: Any, guide: Any, *, xy: Any = None, window: Any = None, align_corners: bool = False, out: Any = None
-) -> Any:
+    grid: Like[Framework, Grid],
+    guide: Array[Framework],
+    *,
+    xy: Array[Framework] | None = None,
+    window: tuple[int, int, int, int] | None = None,
+    align_corners: bool = False,
+    out: Array[Framework] | None = None,
+) -> Grid:
     """Sample a bilateral grid at every pixel (trilinear).
 
         out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c],   τ(t) = max(1−|t|, 0)
@@ -77,16 +85,16 @@ def slice(
 
 
 def slice_vjp(
-    grid: Any,
-    guide: Any,
-    grad: Any,
+    grid: Like[Framework, Grid],
+    guide: Array[Framework],
+    grad: Array[Framework],
     *,
-    xy: Any = None,
-    window: Any = None,
+    xy: Array[Framework] | None = None,
+    window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
-    wrt: Any = None,
-    out: Any = None,
-) -> SliceGradients:
+    wrt: tuple[Literal["grid", "guide", "xy"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> SliceGradients[Grid]:
     """Gradients of :func:`slice`.
 
         d_grid[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) grad[n,y,x,c]

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from .._core.dispatch import framework_of
 from .._core.signature import Call, Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Grid, Image, Like, NamedTuple
 from ._guide_luma import LumaGuide, guide_luma, guide_luma_vjp
 
 
-class SliceApplyGradients(NamedTuple):
+class SliceApplyGradients(NamedTuple, FieldsOf[Grid, Image]):
     """Gradients of :func:`slice_apply`; ``None`` where not wanted or not given."""
 
-    grid: Any
-    guide: Any
-    image: Any
-    xy: Any
+    grid: Grid | None
+    guide: Grid | Image | None
+    image: Image | None
+    xy: Grid | Image | None
 
 
 SIGNATURE = Signature(
@@ -34,15 +36,15 @@ SIGNATURE = Signature(
 
 
 def slice_apply(
-    grid: Any,
-    guide: Any,
-    image: Any,
+    grid: Array[Framework],
+    guide: Array[Framework] | LumaGuide,
+    image: Like[Framework, Image],
     *,
-    xy: Any = None,
-    window: Any = None,
+    xy: Array[Framework] | None = None,
+    window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
-    out: Any = None,
-) -> Any:
+    out: Array[Framework] | None = None,
+) -> Image:
     """Sample a bilateral grid of matrices at every pixel and map the pixel by what is found there, in one pass.
 
         A[n,y,x] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k],   τ(t) = max(1−|t|, 0)      (slice)
@@ -97,17 +99,17 @@ def slice_apply(
 
 
 def slice_apply_vjp(
-    grid: Any,
-    guide: Any,
-    image: Any,
-    grad: Any,
+    grid: Like[Framework, Grid],
+    guide: Array[Framework] | LumaGuide,
+    image: Like[Framework, Image],
+    grad: Array[Framework],
     *,
-    xy: Any = None,
-    window: Any = None,
+    xy: Array[Framework] | None = None,
+    window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
-    wrt: Any = None,
-    out: Any = None,
-) -> SliceApplyGradients:
+    wrt: tuple[Literal["grid", "guide", "image", "xy"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> SliceApplyGradients[Grid, Image]:
     """Gradients of :func:`slice_apply`.
 
         d_A[n,y,x,i,j]   = grad[n,y,x,i]·image[n,y,x,j]   (1 in the image's place for the offset)
@@ -149,10 +151,10 @@ def slice_apply_vjp(
     call = SIGNATURE.bind_vjp(arrays, grad, window=window, align_corners=align_corners)
     if not (luma and _needs_an_array(call)):
         return call.backward(wrt, out)
-    wanted = call.gradients(call.wanted(wrt))
-    through = ("guide",) if "image" in wanted else ()
-    keywords = {"xy": xy, "window": window, "align_corners": align_corners}
-    d = slice_apply_vjp(grid, guide_luma(image), image, grad, **keywords, wrt=(*wanted, *through), out=out)
+    wanted: Any = call.gradients(call.wanted(wrt))
+    through: Any = ("guide",) if "image" in wanted else ()
+    keywords: dict[str, Any] = {"xy": xy, "window": window, "align_corners": align_corners}
+    d: Any = slice_apply_vjp(grid, guide_luma(image), image, grad, **keywords, wrt=(*wanted, *through), out=out)
     if through:
         add = operator.add if out is None else operator.iadd  # into out's
         d = d._replace(guide=None, image=add(d.image, guide_luma_vjp(image, d.guide).image))

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Literal
 
 from .._core.signature import KernelCall, Signature, Sizes, argument
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple
 
 
-class SplatGradients(NamedTuple):
+class SplatGradients(NamedTuple, FieldsOf[Image]):
     """Gradients of :func:`splat`; ``None`` where not wanted or not given."""
 
-    guide: Any
-    values: Any
-    xy: Any
+    guide: Image | None
+    values: Image | None
+    xy: Image | None
 
 
 SIGNATURE = Signature(
@@ -36,15 +38,15 @@ SIGNATURE = Signature(
 
 
 def splat(
-    guide: Any,
-    values: Any,
+    guide: Array[Framework],
+    values: Like[Framework, Image],
     grid_shape: tuple[int, int, int],
     *,
-    xy: Any = None,
-    window: Any = None,
+    xy: Array[Framework] | None = None,
+    window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
-    out: Any = None,
-) -> Any:
+    out: Array[Framework] | None = None,
+) -> Image:
     """Build a bilateral grid from an image: the transpose of :func:`slice`.
 
         out[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) values[n,y,x,c],   τ(t) = max(1−|t|, 0)
@@ -85,16 +87,16 @@ def splat(
 
 
 def splat_vjp(
-    guide: Any,
-    values: Any,
-    grad: Any,
+    guide: Array[Framework],
+    values: Like[Framework, Image],
+    grad: Array[Framework],
     *,
-    xy: Any = None,
-    window: Any = None,
+    xy: Array[Framework] | None = None,
+    window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
-    wrt: Any = None,
-    out: Any = None,
-) -> SplatGradients:
+    wrt: tuple[Literal["guide", "values", "xy"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> SplatGradients[Image]:
     """Gradients of :func:`splat`.
 
         d_values[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grad[n,i,j,k,c]      (grad, sliced)

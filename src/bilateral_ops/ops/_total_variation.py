@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Literal
 
 from .._core.signature import Signature, argument
+from .._core.types import Array, FieldsOf, Framework, Grid, Like, NamedTuple
 
 
-class TotalVariationGradients(NamedTuple):
+class TotalVariationGradients(NamedTuple, FieldsOf[Grid]):
     """Gradient of :func:`total_variation`; ``None`` where not wanted."""
 
-    grid: Any
+    grid: Grid | None
 
 
 SIGNATURE = Signature(
@@ -22,7 +24,9 @@ SIGNATURE = Signature(
 )
 
 
-def total_variation(grid: Any) -> Any:
+def total_variation(
+    grid: Like[Framework, Grid],
+) -> Grid:
     """How rough a bilateral grid is: the mean squared difference of neighbours, summed over its three axes.
 
         out[n] = mean (grid[n,i+1,j,k,c] − grid[n,i,j,k,c])²
@@ -56,7 +60,13 @@ def total_variation(grid: Any) -> Any:
     return SIGNATURE.bind((grid,)).forward(None)
 
 
-def total_variation_vjp(grid: Any, grad: Any, *, wrt: Any = None, out: Any = None) -> TotalVariationGradients:
+def total_variation_vjp(
+    grid: Like[Framework, Grid],
+    grad: Array[Framework],
+    *,
+    wrt: tuple[Literal["grid"], ...] | None = None,
+    out: Mapping[str, Array[Framework] | None] | None = None,
+) -> TotalVariationGradients[Grid]:
     """Gradient of :func:`total_variation`.
 
         d_grid[n,i] = 2·grad[n]·Σ_axes ((grid[n,i] − grid[n,i−1]) − (grid[n,i+1] − grid[n,i])) / count

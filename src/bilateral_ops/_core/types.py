@@ -1,0 +1,91 @@
+"""What type checkers know of arrays, without any framework installed.
+
+An argument is an ``Array[Framework]``, or ``Like[Framework, T]`` where T, its type without its number of axes, is that
+of a result or gradient. Arrays of two frameworks have no ``Framework`` in common. That NumPy's arrays may have several
+dtypes is why one type variable for all arrays would not do: mypy finds ``object`` to be what these have in common.
+"""
+
+from __future__ import annotations
+
+import typing
+from types import resolve_bases
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+__all__ = [
+    "Array",
+    "FieldsOf",
+    "Framework",
+    "Grid",
+    "Image",
+    "Like",
+    "NamedTuple",
+    "Parameter",
+    "Parameters_co",
+    "Scalar",
+]
+
+
+class _Torch(Protocol):
+    def requires_grad_(self, mode: bool = ..., /) -> Any: ...
+
+
+class _JAX(Protocol):
+    def addressable_data(self, index: int, /) -> Any: ...
+
+
+class _CuPy(Protocol):
+    def get(self) -> Any: ...
+
+
+#: What ``all()`` is in a framework: a number in NumPy, an array in the others.
+Framework = TypeVar("Framework", np.bool_, _Torch, _JAX, _CuPy)
+_Framework_co = TypeVar("_Framework_co", covariant=True)
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Array(Protocol[_Framework_co]):
+    """An array of a framework."""
+
+    def all(self) -> _Framework_co: ...
+
+
+class Like(Array[_Framework_co], Protocol[_Framework_co, _T_co]):
+    """An array of a framework, of whose type T a result is."""
+
+    def squeeze(self) -> _T_co: ...
+
+
+# Types of arguments, which results and gradients have. The dtype of a result that may be one of two is said as a union.
+Grid = TypeVar("Grid")
+Image = TypeVar("Image")
+Parameter = TypeVar("Parameter")
+#: A guide's parameters in its record.
+Parameters_co = TypeVar("Parameters_co", bound=Array[Any], covariant=True)
+#: NumPy's dtypes.
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+if TYPE_CHECKING:
+    from typing import Generic as FieldsOf
+    from typing import NamedTuple
+else:
+
+    class _Base:
+        """What ``class X(NamedTuple, FieldsOf[T])`` takes for a base.
+
+        Such a class is a NamedTuple and nothing else: with ``Generic`` as a base, too, Python 3.10 refuses it, and
+        PyTorch's pytrees do not see a named tuple in it. ``X[T]`` is there all the same, as it is of every tuple.
+        """
+
+        def __init__(self, *bases: Any) -> None:
+            self.bases = bases
+
+        def __mro_entries__(self, bases: Any) -> Any:
+            return self.bases
+
+        def __getitem__(self, parameters: Any) -> Any:
+            return self
+
+    NamedTuple = _Base(*resolve_bases((typing.NamedTuple,)))
+    FieldsOf = _Base()
