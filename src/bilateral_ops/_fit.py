@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._core.checks import integers
 from ._core.missing import needed
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .ops._guide_curves import CurvesGuide
+    from .ops._guide_luma import LumaGuide
+    from .ops._guide_nn import NNGuide
+
 #: The residual, as a share of the right side, at which the iterations stop; below it lies rounding.
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 
 
 def fit(
-    guide: Any,
-    image: Any,
-    target: Any,
-    grid_shape: Sequence[int],
+    guide: NDArray[Any] | CurvesGuide[NDArray[Any]] | NNGuide[NDArray[Any]] | LumaGuide,
+    image: NDArray[Any],
+    target: NDArray[Any],
+    grid_shape: tuple[int, int, int],
     *,
     smoothness: float = 3e-4,
     iterations: int = 60,
-    callback: Callable[[int, Any], object] | None = None,
-) -> Any:
+    callback: Callable[[int, NDArray[np.floating[Any]]], object] | None = None,
+) -> NDArray[np.floating[Any]]:
     """Fit the affine bilateral grid that turns ``image`` into ``target``, in the least-squares sense.
 
         minimise  mean((slice_apply(grid, guide, image) − target)²) + smoothness · total_variation(grid)
@@ -126,11 +133,15 @@ def _solve(
     def adjoint(difference: Any) -> Any:
         return slice_apply_vjp(grid, guide, image, difference, wrt=("grid",)).grid / count
 
+    def roughness(grid: Any) -> Any:
+        gradients: Any = total_variation_vjp(grid[np.newaxis], weight)
+        return gradients.grid[0]
+
     def normal(change: Any) -> Any:
         change = change.reshape(shape).astype(dtype, copy=False)
         result = adjoint(slice_apply(change, guide, image))
         if smoothness:
-            result += total_variation_vjp(change[np.newaxis], weight).grid[0]
+            result += roughness(change)
         return result.ravel()
 
     blocks = _inverse_blocks(guide, image, shape, smoothness, count)
@@ -142,7 +153,7 @@ def _solve(
     start = grid.copy()
     right = adjoint(target - slice_apply(start, guide, image)).ravel()
     if smoothness:
-        right -= total_variation_vjp(start[np.newaxis], weight).grid[0].ravel()
+        right -= roughness(start).ravel()
     enough = _TOLERANCE[dtype.name] * float(np.linalg.norm(adjoint(target)))
 
     def step(change: Any) -> None:
@@ -207,7 +218,7 @@ def _unit(name: str, value: Any) -> Any:
     return value
 
 
-def _read(guide: Any, image: Any, target: Any) -> tuple[Any, Any, Any]:
+def _read(guide: Any, image: Any, target: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     guide, image, target = _unit("guide", guide), _unit("image", image), _unit("target", target)
     if guide.ndim not in (2, 3):
         raise ValueError(f"fit: guide must have shape (H, W) or (N, H, W), got {guide.shape}.")
@@ -222,7 +233,8 @@ def _read(guide: Any, image: Any, target: Any) -> tuple[Any, Any, Any]:
         if not np.isfinite(array).all():
             raise ValueError(f"fit: {name} must be finite, got {array[~np.isfinite(array)][0]}.")
     dtype = np.result_type(guide, image, target)
-    return tuple(array.astype(dtype, copy=False) for array in (guide, image, target))
+    guide, image, target = (array.astype(dtype, copy=False) for array in (guide, image, target))
+    return guide, image, target
 
 
 def _grid_shape(grid_shape: Any) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typing
 from types import resolve_bases
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = [
     "Image",
     "Like",
     "NamedTuple",
+    "Number",
     "Parameter",
     "Parameters_co",
     "Scalar",
@@ -57,12 +58,15 @@ class Like(Array[_Framework_co], Protocol[_Framework_co, _T_co]):
     def squeeze(self) -> _T_co: ...
 
 
+#: What may be given for an array without axes.
+Number: TypeAlias = float | np.number[Any]
+
 # Types of arguments, which results and gradients have. The dtype of a result that may be one of two is said as a union.
 Grid = TypeVar("Grid")
 Image = TypeVar("Image")
 Parameter = TypeVar("Parameter")
 #: A guide's parameters in its record.
-Parameters_co = TypeVar("Parameters_co", bound=Array[Any], covariant=True)
+Parameters_co = TypeVar("Parameters_co", bound=Array[object], covariant=True)
 #: NumPy's dtypes.
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -23,6 +23,11 @@ from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
 from ._weights import check_weights, read_model
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .._core.types import Scalar
 
 __all__ = ["Predictor"]
 
@@ -74,7 +79,9 @@ class Predictor:
         config, weights, _ = read_model(SHIPPED if model is None else model)
         return cls(config, weights)
 
-    def __call__(self, image: Any, *, strength: float = 1.0, out: Any = None) -> Any:
+    def __call__(
+        self, image: NDArray[Scalar], *, strength: float = 1.0, out: NDArray[Scalar] | None = None
+    ) -> NDArray[Scalar]:
         """Enhance an image.
 
         Parameters
@@ -103,7 +110,7 @@ class Predictor:
         """
         return 0 if self.config.scales == 1 else _MARGIN
 
-    def low_resolution(self, image: Any) -> Any:
+    def low_resolution(self, image: NDArray[Any]) -> NDArray[np.float32]:
         """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1].
 
         An image without pixels is a ``ValueError``.
@@ -123,14 +130,22 @@ class Predictor:
             )
         return low
 
-    def grid(self, low: Any) -> Any:
+    def grid(self, low: NDArray[np.float32]) -> NDArray[np.float32]:
         """The grid that the network predicts: float32 (S, S, 3) → float32 (Gh, Gw, Gd, 3·scales, 4)."""
         shape = (self.config.net_input, self.config.net_input, 3)
         if np.shape(low) != shape:
             raise ValueError(f"Predictor.grid: low must have shape {shape}, got {np.shape(low)}.")
         return self._network(low)
 
-    def render(self, grid: Any, image: Any, *, strength: float = 1.0, window: Any = None, out: Any = None) -> Any:
+    def render(
+        self,
+        grid: NDArray[np.float32],
+        image: NDArray[Scalar],
+        *,
+        strength: float = 1.0,
+        window: tuple[int, int, int, int] | None = None,
+        out: NDArray[Scalar] | None = None,
+    ) -> NDArray[Scalar]:
         """The full-resolution stream: an image under a grid.
 
         Parameters
@@ -155,12 +170,12 @@ class Predictor:
         if not math.isfinite(number):
             raise ValueError(f"Predictor.render: strength must be a finite number, got {brief(strength, str)}.")
         # At 0 and 1 exactly the one or the other.
-        grid = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
+        mixed: Any = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
         if self.config.scales == 1 or not image.size:
             dtype = np.float64 if image.dtype == np.float64 else np.float32
-            matrices = grid[..., -3:, :].astype(dtype, copy=False)
+            matrices = mixed[..., -3:, :].astype(dtype, copy=False)
             return enhance(matrices, self._guides[0][dtype], image, window=window, out=out)
-        return self._render_scales(grid, image, window, out)
+        return self._render_scales(mixed, image, window, out)
 
     def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:
         if out is not None and (out.shape, out.dtype) != (image.shape, image.dtype):

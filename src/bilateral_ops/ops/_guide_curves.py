@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal
 
 from .._core.signature import Signature, argument
-from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Parameter, Parameters_co
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Number, Parameter, Parameters_co
 
 
 class GuideCurvesGradients(NamedTuple, FieldsOf[Image, Parameter]):
@@ -50,7 +50,7 @@ class CurvesGuide(Generic[Parameters_co]):
     shifts: Parameters_co
     slopes: Parameters_co
     mix: Parameters_co
-    mix_bias: Parameters_co | float
+    mix_bias: Parameters_co | Number
 
     kind: ClassVar[str] = "curves"
     signature: ClassVar[Signature] = SIGNATURE
@@ -71,7 +71,7 @@ def guide_curves(
     shifts: Array[Framework],
     slopes: Array[Framework],
     mix: Array[Framework],
-    mix_bias: Array[Framework] | float,
+    mix_bias: Array[Framework] | Number,
     *,
     out: Array[Framework] | None = None,
 ) -> Image | Parameter:
@@ -122,7 +122,7 @@ def guide_curves_vjp(
     shifts: Array[Framework],
     slopes: Array[Framework],
     mix: Array[Framework],
-    mix_bias: Array[Framework] | float,
+    mix_bias: Array[Framework] | Number,
     grad: Array[Framework],
     *,
     wrt: tuple[Literal["image", "ccm", "ccm_bias", "shifts", "slopes", "mix", "mix_bias"], ...] | None = None,

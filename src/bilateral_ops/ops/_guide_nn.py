@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal
 
 from .._core.signature import Signature, argument
-from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Parameter, Parameters_co
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Number, Parameter, Parameters_co
 
 
 class GuideNNGradients(NamedTuple, FieldsOf[Image, Parameter]):
@@ -44,7 +44,7 @@ class NNGuide(Generic[Parameters_co]):
     w1: Parameters_co
     b1: Parameters_co
     w2: Parameters_co
-    b2: Parameters_co | float
+    b2: Parameters_co | Number
 
     kind: ClassVar[str] = "nn"
     signature: ClassVar[Signature] = SIGNATURE
@@ -60,7 +60,7 @@ def guide_nn(
     w1: Like[Framework, Parameter],
     b1: Array[Framework],
     w2: Array[Framework],
-    b2: Array[Framework] | float,
+    b2: Array[Framework] | Number,
     *,
     out: Array[Framework] | None = None,
 ) -> Image | Parameter:
@@ -104,7 +104,7 @@ def guide_nn_vjp(
     w1: Like[Framework, Parameter],
     b1: Array[Framework],
     w2: Array[Framework],
-    b2: Array[Framework] | float,
+    b2: Array[Framework] | Number,
     grad: Array[Framework],
     *,
     wrt: tuple[Literal["image", "w1", "b1", "w2", "b2"], ...] | None = None,
