@@ -94,7 +94,8 @@ def slice_apply(
     arrays = (grid, None if luma else _given("slice_apply", guide), image, xy)
     call = SIGNATURE.bind(arrays, window=window, align_corners=align_corners)
     if luma and _needs_an_array(call):
-        return slice_apply(grid, guide_luma(image), image, xy=xy, window=window, align_corners=align_corners, out=out)
+        given: Any = guide_luma(image)
+        return slice_apply(grid, given, image, xy=xy, window=window, align_corners=align_corners, out=out)
     return call.forward(out)
 
 
@@ -154,7 +155,8 @@ def slice_apply_vjp(
     wanted: Any = call.gradients(call.wanted(wrt))
     through: Any = ("guide",) if "image" in wanted else ()
     keywords: dict[str, Any] = {"xy": xy, "window": window, "align_corners": align_corners}
-    d: Any = slice_apply_vjp(grid, guide_luma(image), image, grad, **keywords, wrt=(*wanted, *through), out=out)
+    given: Any = guide_luma(image)
+    d: Any = slice_apply_vjp(grid, given, image, grad, **keywords, wrt=(*wanted, *through), out=out)
     if through:
         add = operator.add if out is None else operator.iadd  # into out's
         d = d._replace(guide=None, image=add(d.image, guide_luma_vjp(image, d.guide).image))
