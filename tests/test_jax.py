@@ -537,6 +537,19 @@ def test_many_threads_at_once() -> None:
             tree_same(got, want)
 
 
+def test_subnormal_gradients_are_numpys() -> None:
+    """XLA's threads flush subnormals; kernels that they call do not."""
+    given = arguments("slice_apply", ALL_F32, H=70, W=130, Gd=8)
+    grad = random_like((70, 130, 3), F32) * F32.type(1e-38)
+    want = backward(bilateral_ops, "slice_apply", given, grad)._asdict()
+    del want["xy"]
+    assert any(((value != 0) & (np.abs(value) < np.finfo(F32).tiny)).any() for value in want.values())
+    step = jax.jit(lambda values, grad: backward(bilateral_ops, "slice_apply", values, grad)._asdict())
+    got = step(THROUGH.sent(given), THROUGH.sent(grad))
+    for name, value in want.items():
+        assert_same_bits(np.asarray(got[name]), value, name)
+
+
 def test_two_devices_and_a_fork() -> None:
     """Two CPU devices: a batch that `shard_map` divides, and one that `jit` is handed divided. Then a forked child."""
     code = """

@@ -28,6 +28,7 @@ from cases import (
     arrays,
     assert_forward,
     assert_gradient,
+    assert_same_bits,
     backward,
     backward_example,
     cases_of,
@@ -36,6 +37,7 @@ from cases import (
     forward,
     operation,
     python,
+    random_like,
     replaced,
     tolerance,
 )
@@ -934,3 +936,23 @@ if __name__ == "__main__":
     assert_same(shared[0], shared[1])
     for name, value in alone.items():
         torch.testing.assert_close(shared[0][name], value, msg=name)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_caller_who_flushes_subnormals_gets_the_same_bits() -> None:
+    """After the first call, when there are threads already; and flushes them still, afterwards."""
+    bilateral_ops.set_num_threads(4)
+    given = arguments("slice_apply", ALL_F32, H=150, W=200, Gd=8)
+    tensors = {name: to_torch(value) for name, value in given.items()}
+    grad = to_torch(random_like((150, 200, 3), F32) * F32.type(1e-38))
+    want = backward(bilateral_ops, "slice_apply", tensors, grad)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("PyTorch can't flush subnormals here")
+    try:
+        found = [backward(bilateral_ops, "slice_apply", tensors, grad) for _ in range(20)]
+        assert not (torch.full((8,), 1e-38) * 0.5).any()
+    finally:
+        torch.set_flush_denormal(False)
+    for got in found:
+        for name in ("grid", "guide", "image"):
+            assert_same_bits(from_torch(getattr(got, name)), from_torch(getattr(want, name)), name)
