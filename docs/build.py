@@ -34,6 +34,9 @@ PAGES = {
     "docs/benchmarks/README.md": ("benchmarks.html", "Benchmarks"),
     "CHANGELOG.md": ("changelog.html", "Changelog"),
 }
+#: Packages that are no part of the interface, and those whose modules are not.
+ROOMS = ("bilateral_ops.cli", "bilateral_ops.photo")
+CLOSED = ("bilateral_ops.hdrnet.train",)
 #: Modules that have every operation, and its VJP, without saying so in ``__all__``.
 REFERENCES = [f"bilateral_ops.reference.{name}" for name in ("numpy", "numba", "cupy")]
 
@@ -97,8 +100,9 @@ def write(where: str, text: str) -> None:
 
 def public_modules(name: str) -> list[str]:
     module = importlib.import_module(name)
-    inside = [entry.name for entry in pkgutil.iter_modules(getattr(module, "__path__", ())) if entry.name[0] != "_"]
-    return [name, *(found for each in inside for found in public_modules(f"{name}.{each}"))]
+    path = () if name in CLOSED else getattr(module, "__path__", ())
+    inside = [f"{name}.{entry.name}" for entry in pkgutil.iter_modules(path) if entry.name[0] != "_"]
+    return [name, *(found for each in inside if each not in ROOMS for found in public_modules(each))]
 
 
 def write_page(source: str, where: str, title: str) -> None:
