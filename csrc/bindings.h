@@ -78,19 +78,12 @@ class FromPython<Window> {
   explicit FromPython(Object given) : value(window_of(given)) {}
   const Window value;
 };
-template <class Call>
-class FromPython<In<Call>> {
+template <template <class> class Array, class Call>
+class FromPython<Array<Call>> {  // In or Out
  public:
   using Given = Object;
   explicit FromPython(Object given) : value{given} {}
-  const In<Call> value;
-};
-template <class Call>
-class FromPython<Out<Call>> {
- public:
-  using Given = Object;
-  explicit FromPython(Object given) : value{given} {}
-  const Out<Call> value;
+  const Array<Call> value;
 };
 
 // A guide's parameters, or their gradients, given as (kind, arrays)
