@@ -24,13 +24,15 @@ CUDA_TEST = (
 )
 # On all cores; a process that is done takes tests over that are next to one another, and so share what is computed.
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
+# Few threads in each of them: those of PyTorch would take ten times as long waiting for one another.
+FEW_THREADS = {"BILATERAL_OPS_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Build the package and run its tests."""
     session.install(".[test]", *CUDA_TEST)
-    session.run("pytest", *PARALLEL, *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs, env=FEW_THREADS)
 
 
 @nox.session(reuse_venv=True)
@@ -61,7 +63,7 @@ def frameworks(session: nox.Session) -> None:
     packages = ("onnxruntime", "onnxscript", "safetensors", "tensorboard", "torch==2.13.0", "jax")
     session.install(".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
     tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
-    session.run("pytest", *PARALLEL, *tests, *session.posargs)
+    session.run("pytest", *PARALLEL, *tests, *session.posargs, env=FEW_THREADS)
 
 
 @nox.session
@@ -214,7 +216,8 @@ def dist(session: nox.Session) -> None:
             session.run("python", "-m", "venv", str(programs.parent))
             session.run(str(programs / "pip"), "install", f"{archive.resolve()}[test]", external=True)
             with session.chdir(unpacked):
-                session.run(str(programs / "pytest"), *PARALLEL, *session.posargs, external=True)
+                command = (str(programs / "pytest"), *PARALLEL, *session.posargs)
+                session.run(*command, external=True, env=FEW_THREADS)
 
 
 def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:

@@ -43,8 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long, mostly to compile; runs with --slow")
     if cache := getattr(config, "cache", None):
         _keep_answers(cache.mkdir("answers"))
-    if "PYTEST_XDIST_WORKER" in os.environ:  # many processes with a thread for each processor would only wait
-        bilateral_ops.set_num_threads(min(2, bilateral_ops.get_num_threads()))
 
 
 def _keep_answers(folder: Path) -> None:
