@@ -7,8 +7,8 @@ dtypes is why one type variable for all arrays would not do: mypy finds ``object
 
 from __future__ import annotations
 
-import typing
-from types import resolve_bases
+from collections import namedtuple
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -75,21 +75,22 @@ if TYPE_CHECKING:
     from typing import NamedTuple
 else:
 
-    class _Base:
-        """What ``class X(NamedTuple, FieldsOf[T])`` takes for a base.
+    class _Record(type):
+        """Makes ``class X(NamedTuple, FieldsOf[T])`` a named tuple and nothing else.
 
-        Such a class is a NamedTuple and nothing else: with ``Generic`` as a base, too, Python 3.10 refuses it, and
-        PyTorch's pytrees do not see a named tuple in it. ``X[T]`` is there all the same, as it is of every tuple.
+        With ``Generic`` as a base, too, Python 3.10 would refuse it, and PyTorch's pytrees see no named tuple in it.
         """
 
-        def __init__(self, *bases: Any) -> None:
-            self.bases = bases
+        def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
+            if not bases:
+                return super().__new__(cls, name, bases, namespace)
+            made = namedtuple(name, namespace["__annotations__"], module=namespace["__module__"])  # noqa: PYI024
+            made.__doc__ = namespace["__doc__"]
+            made.__annotations__ = namespace["__annotations__"]
+            return made
 
-        def __mro_entries__(self, bases: Any) -> Any:
-            return self.bases
+    class NamedTuple(metaclass=_Record):
+        pass
 
-        def __getitem__(self, parameters: Any) -> Any:
-            return self
-
-    NamedTuple = _Base(*resolve_bases((typing.NamedTuple,)))
-    FieldsOf = _Base()
+    class FieldsOf:
+        __class_getitem__ = classmethod(GenericAlias)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal
+from typing import ClassVar, Literal
 
 from .._core.signature import Signature, argument
 from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Number, Parameter, Parameters_co
@@ -42,7 +42,7 @@ SIGNATURE = Signature(
 
 
 @dataclass(frozen=True, eq=False)
-class CurvesGuide(Generic[Parameters_co]):
+class CurvesGuide(FieldsOf[Parameters_co]):
     """The parameters of :func:`guide_curves` as a record: what :func:`enhance` takes. Callable on an image."""
 
     ccm: Parameters_co

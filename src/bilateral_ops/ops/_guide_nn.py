@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal
+from typing import ClassVar, Literal
 
 from .._core.signature import Signature, argument
 from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, Number, Parameter, Parameters_co
@@ -38,7 +38,7 @@ SIGNATURE = Signature(
 
 
 @dataclass(frozen=True, eq=False)
-class NNGuide(Generic[Parameters_co]):
+class NNGuide(FieldsOf[Parameters_co]):
     """The parameters of :func:`guide_nn` as a record: what :func:`enhance` takes. Callable on an image."""
 
     w1: Parameters_co
