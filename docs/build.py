@@ -23,6 +23,8 @@ import pdoc.doc
 import pdoc.render
 from pdoc.render_helpers import to_html
 
+from bilateral_ops._core import types
+
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "docs" / "api"
 #: Pages beside the modules': the file, where it goes, its title.
@@ -39,6 +41,9 @@ ROOMS = ("bilateral_ops.cli", "bilateral_ops.photo")
 CLOSED = ("bilateral_ops.hdrnet.train",)
 #: Modules that have every operation, and its VJP, without saying so in ``__all__``.
 REFERENCES = [f"bilateral_ops.reference.{name}" for name in ("numpy", "numba", "cupy")]
+#: Annotations of arrays; a record of arrays, which is shown without their types.
+RECORD = re.compile(r"(\w+Gradients)\[.*\]")
+ARRAYS = re.compile(rf"^Any$|\b(NDArray|{'|'.join(types.__all__)})\b")
 
 
 def main() -> None:
@@ -76,11 +81,12 @@ def main() -> None:
 
 
 def leave_out_noise(module: ModuleType) -> None:
-    """Annotations of arrays as Any, whose docstrings say what they are; what Python says of a NamedTuple's fields."""
+    """Annotations of arrays, whose docstrings say what they are; what Python says of a NamedTuple's fields."""
     classes = [member for member in vars(module).values() if inspect.isclass(member)]
     for member in [*vars(module).values(), *(inside for kind in classes for inside in vars(kind).values())]:
         if inspect.isfunction(member) and member.__module__.startswith("bilateral_ops"):
-            member.__annotations__ = {name: kind for name, kind in member.__annotations__.items() if kind != "Any"}
+            said = {name: RECORD.sub(r"\1", str(kind)) for name, kind in member.__annotations__.items()}
+            member.__annotations__ = {name: kind for name, kind in said.items() if not ARRAYS.search(kind)}
     for kind in classes:
         if kind.__module__ == module.__name__ and hasattr(kind, "_fields"):
             kind.__new__.__doc__ = None
