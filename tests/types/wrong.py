@@ -61,8 +61,8 @@ def two_frameworks_in_records(x: F32, t: Tensor) -> None:
     bo.enhance(x, bo.LumaGuide(), t)  # refused
     bo.enhance(x, bo.NNGuide(x, x, x, 0.5), t)  # refused
     bo.enhance(t, bo.NNGuide(x, x, x, 0.5), t)  # refused
-    bo.enhance(x, bo.CurvesGuide(x, x, x, t, x, 0.5), x)  # refused
-    bo.NNGuide(t, t, t, t)(x)  # refused
+    mixed = bo.CurvesGuide(x, x, x, t, x, 0.5)
+    bo.enhance(x, mixed, x)  # refused
 
 
 def no_arrays(x: F32) -> None:
