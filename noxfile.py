@@ -45,7 +45,7 @@ def quick(session: nox.Session) -> None:
 #: The tests that need frameworks …
 WITH_FRAMEWORKS = (
     *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "frameworks", "hdrnet", "jax", "readme")),
-    *(f"tests/test_{name}.py" for name in ("torch", "train")),
+    *(f"tests/test_{name}.py" for name in ("torch", "train", "types")),
     *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
     "tests/cuda/test_cuda_xla.py",
 )
@@ -64,6 +64,13 @@ def frameworks(session: nox.Session) -> None:
     session.install(".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
     tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
     session.run("pytest", *PARALLEL, *tests, *session.posargs, env=FEW_THREADS)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the API reference, docs/api/index.html, from the docstrings; fails where a public name has none."""
+    session.install(".[docs]", "torch==2.13.0", "jax", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.run("python", "docs/build.py")
 
 
 @nox.session

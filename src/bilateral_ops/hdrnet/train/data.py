@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -230,7 +229,7 @@ def _window(rng: np.random.Generator, length: int, share: float, crop: int) -> t
 
 def _gain(stops: float) -> float:
     """The factor of numbers that are light to the power of 1/2.2, as photographs' nearly are."""
-    return math.exp2(stops / 2.2)
+    return 2.0 ** (stops / 2.2)
 
 
 @functools.lru_cache(maxsize=2)
