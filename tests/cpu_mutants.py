@@ -48,14 +48,14 @@ MUTANTS = {
     # --- Positions
     "pixel centres on the wrong side": Mutant(
         "formulas.h",
-        "a.offset = align_corners ? 0.0 : G - n;",
-        "a.offset = align_corners ? 0.0 : n - G;",
+        "align_corners ? 0.0 : G - n,",
+        "align_corners ? 0.0 : n - G,",
         agreement("forward", "slice", "plain"),
     ),
     "align_corners of one pixel too many": Mutant(
         "formulas.h",
-        "a.size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;",
-        "a.size = align_corners ? (pixels > 1 ? n : 1.0) : 2.0 * n;",
+        "size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;",
+        "size = align_corners ? (pixels > 1 ? n : 1.0) : 2.0 * n;",
         agreement("forward", "slice", "corners"),
     ),
     "a window without its first row": Mutant(

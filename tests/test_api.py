@@ -93,7 +93,7 @@ def test_a_missing_framework_of_a_reference_is_named() -> None:
     [
         ("from bilateral_ops.hdrnet import HDRNet", "bilateral_ops.hdrnet.HDRNet", "torch"),
         ("import bilateral_ops.hdrnet.model", "bilateral_ops.hdrnet.HDRNet", "torch"),
-        ("import bilateral_ops.hdrnet.train", "bilateral_ops.hdrnet.train", "train"),
+        ("from bilateral_ops.hdrnet.train import train", "bilateral_ops.hdrnet.train", "train"),
         ("import bilateral_ops.compat.lib_bilagrid", "bilateral_ops.compat.lib_bilagrid", "torch"),
         ("import bilateral_ops.frameworks.torch", "bilateral_ops.frameworks.torch", "torch"),
     ],

@@ -25,9 +25,9 @@ from damage import HOSTILE, damaged_bytes, damaged_tree  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: E402
-from bilateral_ops.hdrnet import train as training  # noqa: E402
 from bilateral_ops.hdrnet._predict import SHIPPED  # noqa: E402
 from bilateral_ops.hdrnet.train import Options, TrainError, train  # noqa: E402
+from bilateral_ops.hdrnet.train import loop as training  # noqa: E402
 from bilateral_ops.hdrnet.train.data import DataError, Photographs, Samples  # noqa: E402
 from bilateral_ops.hdrnet.train.edits import EDITS, edited  # noqa: E402
 

@@ -81,7 +81,7 @@ MUTANTS = {
         "sum = mul_add(numbers[j * shape.Ci + i], at.d_q[i * width + p], sum)",
         "guide",
         "guide_curves",
-        "window",
+        "many knots",
         AssertionError,
     ),
     "a missing barrier": Mutant(
