@@ -39,10 +39,11 @@ from cases import (
 )
 
 import bilateral_ops
-from bilateral_ops.ops import INTERNAL, OPERATIONS
+from bilateral_ops import LumaGuide
+from bilateral_ops.ops import OPERATIONS
 
-#: Beside the public operations: their forward and VJP take slice_apply's arguments without its guide.
-LUMA = "slice_apply_luma"
+#: Beside the tests' subjects: slice_apply with the image's luma for its guide.
+LUMA = "slice_apply(luma)"
 
 
 def subject_cases(subject: str) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any]]]:
@@ -54,14 +55,14 @@ def subject_cases(subject: str) -> Iterator[tuple[str, Any, dict[str, Any], dict
         for kinds in kinds_of(like):
             given = arguments(like, kinds, **options)
             if subject == LUMA:
-                del given["guide"]
+                given["guide"] = LumaGuide()
             yield case, kinds, given, keywords_of(options)
 
 
 def call(subject: str, given: Mapping[str, Any], grad: Any, keywords: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The results of the forward (grad is None) or of the VJP, by name."""
     name = operation(subject)
-    found = INTERNAL[name] if name in INTERNAL else OPERATIONS[name]
+    found = OPERATIONS[name]
     if name == "total_variation" and grad is None:
         more = {}  # it takes no out
     xy = {"xy": given["xy"]} if "xy" in given else {}
@@ -108,7 +109,7 @@ def all_hashes(subjects: list[str]) -> Iterator[tuple[str, str]]:
     """A hash for every call, with its name."""
     bilateral_ops.set_num_threads(1)
     for subject in subjects:
-        differentiable = subject in DIFFERENTIABLE or subject == LUMA
+        differentiable = operation(subject) in DIFFERENTIABLE
         for case, kinds, given, keywords in subject_cases(subject):
             result = call(subject, given, None, keywords)["result"]
             grad_dtype = F32 if "image" in given and given["image"].dtype.kind == "u" else result.dtype
