@@ -9,8 +9,12 @@
 
 #if defined(__GLIBCXX__) && !defined(_WIN32)
 #define BO_UNWINDS_THREADS
+// A thread that is unwound catches a reference to nothing, which UndefinedBehaviorSanitizer takes for a mistake.
+#define BO_CATCHES_NOTHING __attribute__((no_sanitize("null")))
 #include <cxxabi.h>
 #include <unistd.h>
+#else
+#define BO_CATCHES_NOTHING
 #endif
 
 #include <string>
@@ -27,7 +31,7 @@ using Object = const py::object&;
 // Up to Python 3.13 a daemon's thread that asks for the GIL of an interpreter that exits is ended by unwinding its
 // stack, which would let go of arrays without the GIL. It waits for the process to end instead, as from 3.14 on.
 template <class F>
-void or_wait_for_exit(F&& f) {
+BO_CATCHES_NOTHING void or_wait_for_exit(F&& f) {
 #if defined(BO_UNWINDS_THREADS)
   try {
     f();
