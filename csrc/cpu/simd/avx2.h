@@ -32,8 +32,8 @@ struct Indices<double> {
 
 BO_INLINE Vec<float> load(const float* p) { return {_mm256_loadu_ps(p)}; }
 BO_INLINE Vec<double> load(const double* p) { return {_mm256_loadu_pd(p)}; }
-BO_INLINE void store(float* p, Vec<float> a) { _mm256_storeu_ps(p, a.v); }
-BO_INLINE void store(double* p, Vec<double> a) { _mm256_storeu_pd(p, a.v); }
+BO_INLINE void store(float* p, const Vec<float>& a) { _mm256_storeu_ps(p, a.v); }
+BO_INLINE void store(double* p, const Vec<double>& a) { _mm256_storeu_pd(p, a.v); }
 // Sliding window: eight entries starting n before the middle mask the first n lanes.
 static const int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 BO_INLINE __m256i lane_mask(int64_t n) {
@@ -42,7 +42,7 @@ BO_INLINE __m256i lane_mask(int64_t n) {
 BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
 BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {_mm256_maskload_pd(p, lane_mask(2 * n))}; }
 // Stores 4, 2 and 1 elements: a masked store takes tens of cycles on some processors.
-BO_INLINE void store_n(float* p, Vec<float> a, int64_t n) {
+BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) {
   __m128 rest = _mm256_castps256_ps128(a.v);
   if (n & 4) {
     _mm_storeu_ps(p, rest);
@@ -56,7 +56,7 @@ BO_INLINE void store_n(float* p, Vec<float> a, int64_t n) {
   }
   if (n & 1) _mm_store_ss(p, rest);
 }
-BO_INLINE void store_n(double* p, Vec<double> a, int64_t n) {
+BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) {
   __m128d rest = _mm256_castpd256_pd128(a.v);
   if (n & 2) {
     _mm_storeu_pd(p, rest);
@@ -65,83 +65,98 @@ BO_INLINE void store_n(double* p, Vec<double> a, int64_t n) {
   }
   if (n & 1) _mm_store_sd(p, rest);
 }
-BO_INLINE double reduce_add(Vec<double> a) {
+BO_INLINE double reduce_add(const Vec<double>& a) {
   const __m128d pair = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
   return _mm_cvtsd_f64(_mm_add_sd(pair, _mm_unpackhi_pd(pair, pair)));
 }
-BO_INLINE float reduce_add(Vec<float> a) {
+BO_INLINE float reduce_add(const Vec<float>& a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 BO_INLINE Vec<float> broadcast(float a) { return {_mm256_set1_ps(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {_mm256_set1_pd(a)}; }
-BO_INLINE Vec<float> operator+(Vec<float> a, Vec<float> b) { return {_mm256_add_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator+(Vec<double> a, Vec<double> b) { return {_mm256_add_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator-(Vec<float> a, Vec<float> b) { return {_mm256_sub_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator-(Vec<double> a, Vec<double> b) { return {_mm256_sub_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator*(Vec<float> a, Vec<float> b) { return {_mm256_mul_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator*(Vec<double> a, Vec<double> b) { return {_mm256_mul_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> mul_add(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-BO_INLINE Vec<double> mul_add(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
-BO_INLINE Vec<float> select_equal(Vec<float> x, Vec<float> y, Vec<float> a, Vec<float> b) {
+BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm256_add_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) { return {_mm256_add_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) { return {_mm256_sub_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) { return {_mm256_sub_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) { return {_mm256_mul_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) { return {_mm256_mul_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return {_mm256_fmadd_pd(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_EQ_OQ))};
 }
-BO_INLINE Vec<double> select_equal(Vec<double> x, Vec<double> y, Vec<double> a, Vec<double> b) {
+BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                   const Vec<double>& b) {
   return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_EQ_OQ))};
 }
-BO_INLINE Vec<float> select_greater(Vec<float> x, Vec<float> y, Vec<float> a, Vec<float> b) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
+                                    const Vec<float>& b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ))};
 }
-BO_INLINE Vec<double> select_greater(Vec<double> x, Vec<double> y, Vec<double> a, Vec<double> b) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                     const Vec<double>& b) {
   return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ))};
 }
-BO_INLINE Vec<float> select_greater(Vec<float> x, Vec<float> y, Vec<float> a) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<double> select_greater(Vec<double> x, Vec<double> y, Vec<double> a) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a) {
   return {_mm256_and_pd(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<float> fused_mul_add(Vec<float> a, Vec<float> b, Vec<float> c) { return mul_add(a, b, c); }
-BO_INLINE Vec<double> fused_mul_add(Vec<double> a, Vec<double> b, Vec<double> c) { return mul_add(a, b, c); }
-BO_INLINE Vec<float> operator/(Vec<float> a, Vec<float> b) { return {_mm256_div_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator/(Vec<double> a, Vec<double> b) { return {_mm256_div_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return mul_add(a, b, c);
+}
+BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return mul_add(a, b, c);
+}
+BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm256_div_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm256_div_pd(a.v, b.v)}; }
 // Where an operand is NaN, max returns its second one.
-BO_INLINE Vec<float> relu(Vec<float> a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
-BO_INLINE Vec<double> relu(Vec<double> a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.v)}; }
-BO_INLINE Vec<float> mul_power_of_two(Vec<float> a, Vec<float> n) {
+BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
+BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.v)}; }
+BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))};
 }
-BO_INLINE Vec<double> mul_power_of_two(Vec<double> a, Vec<double> n) {
+BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
   const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
   return {_mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)))};
 }
 // Where an operand is NaN, max and min return their second one.
-BO_INLINE Vec<float> clamp(Vec<float> a, Vec<float> most) {
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
   return {_mm256_min_ps(_mm256_max_ps(a.v, _mm256_setzero_ps()), most.v)};
 }
-BO_INLINE Vec<double> clamp(Vec<double> a, Vec<double> most) {
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
   return {_mm256_min_pd(_mm256_max_pd(a.v, _mm256_setzero_pd()), most.v)};
 }
-BO_INLINE Vec<float> select_inside(Vec<float> a, Vec<float> most, Vec<float> x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
   const __m256 above = _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ);
   return {_mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps(a.v, most.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Vec<double> select_inside(Vec<double> a, Vec<double> most, Vec<double> x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
   const __m256d above = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_GT_OQ);
   return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, most.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Indices<float> to_indices(Vec<float> a) { return {_mm256_cvttps_epi32(a.v)}; }
-BO_INLINE Indices<double> to_indices(Vec<double> a) { return {_mm256_cvttpd_epi32(a.v)}; }
-BO_INLINE Vec<float> to_values(Indices<float> a) { return {_mm256_cvtepi32_ps(a.v)}; }
-BO_INLINE Vec<double> to_values(Indices<double> a) { return {_mm256_cvtepi32_pd(a.v)}; }
-BO_INLINE void store_indices(int32_t* p, Indices<float> a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
-BO_INLINE void store_indices(int32_t* p, Indices<double> a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v); }
-BO_INLINE void accumulate(double* to, Vec<double> a, double weight) {
+BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> to_indices(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
+BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_values(const Indices<double>& a) { return {_mm256_cvtepi32_pd(a.v)}; }
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
+}
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v);
+}
+BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm256_storeu_pd(to, _mm256_fmadd_pd(a.v, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
 }
-BO_INLINE void widen(Vec<float> a, Vec<double>* v) {
+BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0].v = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v));
   v[1].v = _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1));
 }
@@ -152,14 +167,14 @@ BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
   return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))};
 }
 template <int D>
-BO_INLINE Vec<float> lookup(const float* table, Indices<float> index) {
+BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index.v);
   if (D == 8) return {low};
   const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index.v);
   return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index.v, 28)))};
 }
 template <int Bit>
-BO_INLINE Indices<float> set_bit_if_greater(Indices<float> i, Vec<float> x, Vec<float> y) {
+BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   const __m256 greater = _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ);
   return {_mm256_or_si256(i.v, _mm256_and_si256(_mm256_castps_si256(greater), _mm256_set1_epi32(Bit)))};
 }
@@ -223,7 +238,7 @@ BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
 }
 BO_INLINE Vec<float> load_as(U8, const char* p) { return {divide_exactly(load_as(Levels8(), p).v, 255.0f)}; }
-BO_INLINE void store_as(U8, char* p, Vec<float> a) {
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   const __m128i halves = narrow_to_u16(to_level(a.v, 255.0f));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
 }
@@ -231,15 +246,15 @@ BO_INLINE Vec<float> load_as(Levels16, const char* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(load_u16(p)))};
 }
 BO_INLINE Vec<float> load_as(U16, const char* p) { return {divide_exactly(load_as(Levels16(), p).v, 65535.0f)}; }
-BO_INLINE void store_as(U16, char* p, Vec<float> a) { store_u16(p, narrow_to_u16(to_level(a.v, 65535.0f))); }
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, narrow_to_u16(to_level(a.v, 65535.0f))); }
 BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(load_u16(p))}; }
-BO_INLINE void store_as(F16, char* p, Vec<float> a) {
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
   store_u16(p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_u16(p)), 16))};
 }
-BO_INLINE void store_as(BF16, char* p, Vec<float> a) {
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const __m256i u = _mm256_castps_si256(a.v), high = _mm256_srli_epi32(u, 16);
   const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
   const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
@@ -278,7 +293,8 @@ BO_INLINE void transpose4x4(__m256d* v) {
   v[3] = _mm256_permute2f128_pd(ab2, cd2, 0x31);
 }
 // First transposes within halves, then moves the halves to their places.
-BO_INLINE void store_interleaved4(float* to, Vec<float> a, Vec<float> b, Vec<float> c, Vec<float> d) {
+BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                                  const Vec<float>& d) {
   __m256 v[4] = {a.v, b.v, c.v, d.v};
   transpose4x4(v);
   _mm256_storeu_ps(to, _mm256_permute2f128_ps(v[0], v[1], 0x20));
@@ -286,7 +302,8 @@ BO_INLINE void store_interleaved4(float* to, Vec<float> a, Vec<float> b, Vec<flo
   _mm256_storeu_ps(to + 16, _mm256_permute2f128_ps(v[0], v[1], 0x31));
   _mm256_storeu_ps(to + 24, _mm256_permute2f128_ps(v[2], v[3], 0x31));
 }
-BO_INLINE void store_interleaved4(double* to, Vec<double> a, Vec<double> b, Vec<double> c, Vec<double> d) {
+BO_INLINE void store_interleaved4(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                                  const Vec<double>& d) {
   __m256d v[4] = {a.v, b.v, c.v, d.v};
   transpose4x4(v);
   for (int l = 0; l < 4; ++l) _mm256_storeu_pd(to + 4 * l, v[l]);

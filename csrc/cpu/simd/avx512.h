@@ -32,73 +32,86 @@ struct Indices<double> {
 
 BO_INLINE Vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
 BO_INLINE Vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
-BO_INLINE void store(float* p, Vec<float> a) { _mm512_storeu_ps(p, a.v); }
-BO_INLINE void store(double* p, Vec<double> a) { _mm512_storeu_pd(p, a.v); }
+BO_INLINE void store(float* p, const Vec<float>& a) { _mm512_storeu_ps(p, a.v); }
+BO_INLINE void store(double* p, const Vec<double>& a) { _mm512_storeu_pd(p, a.v); }
 BO_INLINE __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {_mm512_maskz_loadu_pd(first_lanes(n), p)}; }
-BO_INLINE void store_n(float* p, Vec<float> a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
-BO_INLINE void store_n(double* p, Vec<double> a, int64_t n) { _mm512_mask_storeu_pd(p, first_lanes(n), a.v); }
-BO_INLINE float reduce_add(Vec<float> a) { return _mm512_reduce_add_ps(a.v); }
-BO_INLINE double reduce_add(Vec<double> a) { return _mm512_reduce_add_pd(a.v); }
+BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }
+BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) { _mm512_mask_storeu_pd(p, first_lanes(n), a.v); }
+BO_INLINE float reduce_add(const Vec<float>& a) { return _mm512_reduce_add_ps(a.v); }
+BO_INLINE double reduce_add(const Vec<double>& a) { return _mm512_reduce_add_pd(a.v); }
 BO_INLINE Vec<float> broadcast(float a) { return {_mm512_set1_ps(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {_mm512_set1_pd(a)}; }
-BO_INLINE Vec<float> operator+(Vec<float> a, Vec<float> b) { return {_mm512_add_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator+(Vec<double> a, Vec<double> b) { return {_mm512_add_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator-(Vec<float> a, Vec<float> b) { return {_mm512_sub_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator-(Vec<double> a, Vec<double> b) { return {_mm512_sub_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator*(Vec<float> a, Vec<float> b) { return {_mm512_mul_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator*(Vec<double> a, Vec<double> b) { return {_mm512_mul_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> mul_add(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-BO_INLINE Vec<double> mul_add(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
-BO_INLINE Vec<float> select_equal(Vec<float> x, Vec<float> y, Vec<float> a, Vec<float> b) {
+BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm512_add_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) { return {_mm512_add_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) { return {_mm512_sub_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) { return {_mm512_sub_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) { return {_mm512_mul_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) { return {_mm512_mul_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
+}
+BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
   return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
 }
-BO_INLINE Vec<double> select_equal(Vec<double> x, Vec<double> y, Vec<double> a, Vec<double> b) {
+BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                   const Vec<double>& b) {
   return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
 }
-BO_INLINE Vec<float> select_greater(Vec<float> x, Vec<float> y, Vec<float> a, Vec<float> b) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
+                                    const Vec<float>& b) {
   return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<double> select_greater(Vec<double> x, Vec<double> y, Vec<double> a, Vec<double> b) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                     const Vec<double>& b) {
   return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<float> fused_mul_add(Vec<float> a, Vec<float> b, Vec<float> c) { return mul_add(a, b, c); }
-BO_INLINE Vec<double> fused_mul_add(Vec<double> a, Vec<double> b, Vec<double> c) { return mul_add(a, b, c); }
-BO_INLINE Vec<float> operator/(Vec<float> a, Vec<float> b) { return {_mm512_div_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator/(Vec<double> a, Vec<double> b) { return {_mm512_div_pd(a.v, b.v)}; }
+BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return mul_add(a, b, c);
+}
+BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return mul_add(a, b, c);
+}
+BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm512_div_ps(a.v, b.v)}; }
+BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm512_div_pd(a.v, b.v)}; }
 // Where an operand is NaN, max returns its second one.
-BO_INLINE Vec<float> relu(Vec<float> a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
-BO_INLINE Vec<double> relu(Vec<double> a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
-BO_INLINE Vec<float> mul_power_of_two(Vec<float> a, Vec<float> n) { return {_mm512_scalef_ps(a.v, n.v)}; }
-BO_INLINE Vec<double> mul_power_of_two(Vec<double> a, Vec<double> n) { return {_mm512_scalef_pd(a.v, n.v)}; }
+BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
+BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
+BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
+  return {_mm512_scalef_pd(a.v, n.v)};
+}
 // Where an operand is NaN, max and min return their second one.
-BO_INLINE Vec<float> clamp(Vec<float> a, Vec<float> most) {
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
   return {_mm512_min_ps(_mm512_max_ps(a.v, _mm512_setzero_ps()), most.v)};
 }
-BO_INLINE Vec<double> clamp(Vec<double> a, Vec<double> most) {
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
   return {_mm512_min_pd(_mm512_max_pd(a.v, _mm512_setzero_pd()), most.v)};
 }
-BO_INLINE Vec<float> select_inside(Vec<float> a, Vec<float> most, Vec<float> x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
   const __mmask16 above = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ);
   return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Vec<double> select_inside(Vec<double> a, Vec<double> most, Vec<double> x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
   const __mmask8 above = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_GT_OQ);
   return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Indices<float> to_indices(Vec<float> a) { return {_mm512_cvttps_epi32(a.v)}; }
-BO_INLINE Indices<double> to_indices(Vec<double> a) { return {_mm512_cvttpd_epi64(a.v)}; }
-BO_INLINE Vec<float> to_values(Indices<float> a) { return {_mm512_cvtepi32_ps(a.v)}; }
-BO_INLINE Vec<double> to_values(Indices<double> a) { return {_mm512_cvtepi64_pd(a.v)}; }
-BO_INLINE void store_indices(int32_t* p, Indices<float> a) { _mm512_storeu_si512(p, a.v); }
-BO_INLINE void store_indices(int32_t* p, Indices<double> a) {
+BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
+BO_INLINE Indices<double> to_indices(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
+BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
+BO_INLINE Vec<double> to_values(const Indices<double>& a) { return {_mm512_cvtepi64_pd(a.v)}; }
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) { _mm512_storeu_si512(p, a.v); }
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
 }
-BO_INLINE void accumulate(double* to, Vec<double> a, double weight) {
+BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   _mm512_storeu_pd(to, _mm512_fmadd_pd(a.v, _mm512_set1_pd(weight), _mm512_loadu_pd(to)));
 }
-BO_INLINE void widen(Vec<float> a, Vec<double>* v) {
+BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0].v = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
   v[1].v = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));
 }
@@ -108,13 +121,13 @@ BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
 }
 template <>
 inline constexpr int kTablesInRegister<float> = 2;
-BO_INLINE Indices<float> second_table(Indices<float> i) { return {_mm512_add_epi32(i.v, _mm512_set1_epi32(8))}; }
+BO_INLINE Indices<float> second_table(const Indices<float>& i) { return {_mm512_add_epi32(i.v, _mm512_set1_epi32(8))}; }
 template <int D>
-BO_INLINE Vec<float> lookup(const float* table, Indices<float> index) {
+BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))};
 }
 template <int D>
-BO_INLINE Vec<double> lookup(const double* table, Indices<double> index) {
+BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
   if (D == 8) return {_mm512_permutexvar_pd(index.v, _mm512_loadu_pd(table))};
   return {_mm512_permutex2var_pd(_mm512_loadu_pd(table), index.v, _mm512_loadu_pd(table + 8))};
 }
@@ -164,11 +177,11 @@ BO_INLINE void interleave3(Vec<double>* v) {
 BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm512_set1_epi32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm512_set1_epi64(i)}; }
 template <int Bit>
-BO_INLINE Indices<float> set_bit_if_greater(Indices<float> i, Vec<float> x, Vec<float> y) {
+BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   return {_mm512_mask_or_epi32(i.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi32(Bit))};
 }
 template <int Bit>
-BO_INLINE Indices<double> set_bit_if_greater(Indices<double> i, Vec<double> x, Vec<double> y) {
+BO_INLINE Indices<double> set_bit_if_greater(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
   return {_mm512_mask_or_epi64(i.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi64(Bit))};
 }
 // v/top, correctly rounded: a product with 1/top, corrected by the remainder
@@ -188,22 +201,24 @@ BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
 }
 BO_INLINE Vec<float> load_as(U8, const char* p) { return {divide_exactly(load_as(Levels8(), p).v, 255.0f)}; }
-BO_INLINE void store_as(U8, char* p, Vec<float> a) {
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(to_level(a.v, 255.0f)));
 }
 BO_INLINE Vec<float> load_as(Levels16, const char* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(load_u16(p)))};
 }
 BO_INLINE Vec<float> load_as(U16, const char* p) { return {divide_exactly(load_as(Levels16(), p).v, 65535.0f)}; }
-BO_INLINE void store_as(U16, char* p, Vec<float> a) { store_u16(p, _mm512_cvtepi32_epi16(to_level(a.v, 65535.0f))); }
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
+  store_u16(p, _mm512_cvtepi32_epi16(to_level(a.v, 65535.0f)));
+}
 BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm512_cvtph_ps(load_u16(p))}; }
-BO_INLINE void store_as(F16, char* p, Vec<float> a) {
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
   store_u16(p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_u16(p)), 16))};
 }
-BO_INLINE void store_as(BF16, char* p, Vec<float> a) {
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const __m512i u = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(u, 16);
   const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
@@ -237,7 +252,8 @@ BO_INLINE void transpose4x4(__m512* v) {
   v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab2, cd2));
 }
 // First transposes within 128-bit blocks, then moves the blocks to their places.
-BO_INLINE void store_interleaved4(float* to, Vec<float> a, Vec<float> b, Vec<float> c, Vec<float> d) {
+BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                                  const Vec<float>& d) {
   __m512 v[4] = {a.v, b.v, c.v, d.v};
   transpose4x4(v);
   const __m512 xy = _mm512_shuffle_f32x4(v[0], v[1], 0x44), xy2 = _mm512_shuffle_f32x4(v[0], v[1], 0xee);
@@ -247,7 +263,8 @@ BO_INLINE void store_interleaved4(float* to, Vec<float> a, Vec<float> b, Vec<flo
   _mm512_storeu_ps(to + 32, _mm512_shuffle_f32x4(xy2, zw2, 0x88));
   _mm512_storeu_ps(to + 48, _mm512_shuffle_f32x4(xy2, zw2, 0xdd));
 }
-BO_INLINE void store_interleaved4(double* to, Vec<double> a, Vec<double> b, Vec<double> c, Vec<double> d) {
+BO_INLINE void store_interleaved4(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                                  const Vec<double>& d) {
   const __m512d ab = _mm512_unpacklo_pd(a.v, b.v), ab2 = _mm512_unpackhi_pd(a.v, b.v);
   const __m512d cd = _mm512_unpacklo_pd(c.v, d.v), cd2 = _mm512_unpackhi_pd(c.v, d.v);
   const __m512d even = _mm512_shuffle_f64x2(ab, cd, 0x44), even2 = _mm512_shuffle_f64x2(ab, cd, 0xee);

@@ -20,7 +20,7 @@ BO_INLINE Vec<T> lerp(const Vec<T>& a, const Vec<T>& b, const Vec<T>& t) {
   return mul_add(t, b - a, a);
 }
 
-BO_INLINE void accumulate(double* to, Vec<float> a, double weight) {
+BO_INLINE void accumulate(double* to, const Vec<float>& a, double weight) {
   constexpr int kParts = Vec<float>::kLanes / Vec<double>::kLanes;
   Vec<double> v[kParts];
   widen(a, v);

@@ -30,11 +30,11 @@ struct Indices<double> {
 
 BO_INLINE Vec<float> load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
 BO_INLINE Vec<double> load(const double* p) { return {vld1q_f64(p), vld1q_f64(p + 2)}; }
-BO_INLINE void store(float* p, Vec<float> a) {
+BO_INLINE void store(float* p, const Vec<float>& a) {
   vst1q_f32(p, a.low);
   vst1q_f32(p + 4, a.high);
 }
-BO_INLINE void store(double* p, Vec<double> a) {
+BO_INLINE void store(double* p, const Vec<double>& a) {
   vst1q_f64(p, a.low);
   vst1q_f64(p + 2, a.high);
 }
@@ -64,56 +64,63 @@ BO_INLINE void store_some(double* p, float64x2_t a, int64_t n) {
 }
 BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {load_some(p, n), load_some(p + 4, n - 4)}; }
 BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {load_some(p, n), load_some(p + 2, n - 2)}; }
-BO_INLINE void store_n(float* p, Vec<float> a, int64_t n) {
+BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) {
   store_some(p, a.low, n);
   store_some(p + 4, a.high, n - 4);
 }
-BO_INLINE void store_n(double* p, Vec<double> a, int64_t n) {
+BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) {
   store_some(p, a.low, n);
   store_some(p + 2, a.high, n - 2);
 }
-BO_INLINE float reduce_add(Vec<float> a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
-BO_INLINE double reduce_add(Vec<double> a) { return vaddvq_f64(vaddq_f64(a.low, a.high)); }
+BO_INLINE float reduce_add(const Vec<float>& a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
+BO_INLINE double reduce_add(const Vec<double>& a) { return vaddvq_f64(vaddq_f64(a.low, a.high)); }
 BO_INLINE Vec<float> broadcast(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
 BO_INLINE Vec<double> broadcast(double a) { return {vdupq_n_f64(a), vdupq_n_f64(a)}; }
-#define BO_BINARY(name, of_floats, of_doubles)                     \
-  BO_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {          \
-    return {of_floats(a.low, b.low), of_floats(a.high, b.high)};   \
-  }                                                                \
-  BO_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {       \
-    return {of_doubles(a.low, b.low), of_doubles(a.high, b.high)}; \
+#define BO_BINARY(name, of_floats, of_doubles)                             \
+  BO_INLINE Vec<float> name(const Vec<float>& a, const Vec<float>& b) {    \
+    return {of_floats(a.low, b.low), of_floats(a.high, b.high)};           \
+  }                                                                        \
+  BO_INLINE Vec<double> name(const Vec<double>& a, const Vec<double>& b) { \
+    return {of_doubles(a.low, b.low), of_doubles(a.high, b.high)};         \
   }
 BO_BINARY(operator+, vaddq_f32, vaddq_f64)
 BO_BINARY(operator-, vsubq_f32, vsubq_f64)
 BO_BINARY(operator*, vmulq_f32, vmulq_f64)
 BO_BINARY(operator/, vdivq_f32, vdivq_f64)
 #undef BO_BINARY
-BO_INLINE Vec<float> mul_add(Vec<float> a, Vec<float> b, Vec<float> c) {
+BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
   return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
 }
-BO_INLINE Vec<double> mul_add(Vec<double> a, Vec<double> b, Vec<double> c) {
+BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
   return {vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
 }
-BO_INLINE Vec<float> select_equal(Vec<float> x, Vec<float> y, Vec<float> a, Vec<float> b) {
+BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
   return {vbslq_f32(vceqq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vceqq_f32(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<double> select_equal(Vec<double> x, Vec<double> y, Vec<double> a, Vec<double> b) {
+BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                   const Vec<double>& b) {
   return {vbslq_f64(vceqq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vceqq_f64(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<float> select_greater(Vec<float> x, Vec<float> y, Vec<float> a, Vec<float> b) {
+BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
+                                    const Vec<float>& b) {
   return {vbslq_f32(vcgtq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vcgtq_f32(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<double> select_greater(Vec<double> x, Vec<double> y, Vec<double> a, Vec<double> b) {
+BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
+                                     const Vec<double>& b) {
   return {vbslq_f64(vcgtq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vcgtq_f64(x.high, y.high), a.high, b.high)};
 }
-BO_INLINE Vec<float> fused_mul_add(Vec<float> a, Vec<float> b, Vec<float> c) { return mul_add(a, b, c); }
-BO_INLINE Vec<double> fused_mul_add(Vec<double> a, Vec<double> b, Vec<double> c) { return mul_add(a, b, c); }
+BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
+  return mul_add(a, b, c);
+}
+BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
+  return mul_add(a, b, c);
+}
 // vmaxq is NaN where an operand is.
-BO_INLINE Vec<float> relu(Vec<float> a) {
+BO_INLINE Vec<float> relu(const Vec<float>& a) {
   const float32x4_t zero = vdupq_n_f32(0.0f);
   return {vmaxq_f32(a.low, zero), vmaxq_f32(a.high, zero)};
 }
-BO_INLINE Vec<double> relu(Vec<double> a) {
+BO_INLINE Vec<double> relu(const Vec<double>& a) {
   const float64x2_t zero = vdupq_n_f64(0.0);
   return {vmaxq_f64(a.low, zero), vmaxq_f64(a.high, zero)};
 }
@@ -123,18 +130,18 @@ BO_INLINE float32x4_t power_of_two(float32x4_t n) {
 BO_INLINE float64x2_t power_of_two(float64x2_t n) {
   return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023)), 52));
 }
-BO_INLINE Vec<float> mul_power_of_two(Vec<float> a, Vec<float> n) {
+BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) {
   return {vmulq_f32(a.low, power_of_two(n.low)), vmulq_f32(a.high, power_of_two(n.high))};
 }
-BO_INLINE Vec<double> mul_power_of_two(Vec<double> a, Vec<double> n) {
+BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
   return {vmulq_f64(a.low, power_of_two(n.low)), vmulq_f64(a.high, power_of_two(n.high))};
 }
 // vmaxnmq ignores a quiet NaN, and vminq returns a quiet NaN for any NaN: together they make it 0.
-BO_INLINE Vec<float> clamp(Vec<float> a, Vec<float> most) {
+BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
   const float32x4_t zero = vdupq_n_f32(0.0f);
   return {vmaxnmq_f32(vminq_f32(a.low, most.low), zero), vmaxnmq_f32(vminq_f32(a.high, most.high), zero)};
 }
-BO_INLINE Vec<double> clamp(Vec<double> a, Vec<double> most) {
+BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
   const float64x2_t zero = vdupq_n_f64(0.0);
   return {vmaxnmq_f64(vminq_f64(a.low, most.low), zero), vmaxnmq_f64(vminq_f64(a.high, most.high), zero)};
 }
@@ -146,32 +153,34 @@ BO_INLINE float64x2_t select_inside(float64x2_t a, float64x2_t most, float64x2_t
   const uint64x2_t inside = vandq_u64(vcgtzq_f64(a), vcgtq_f64(most, a));
   return vreinterpretq_f64_u64(vandq_u64(inside, vreinterpretq_u64_f64(x)));
 }
-BO_INLINE Vec<float> select_inside(Vec<float> a, Vec<float> most, Vec<float> x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
   return {select_inside(a.low, most.low, x.low), select_inside(a.high, most.high, x.high)};
 }
-BO_INLINE Vec<double> select_inside(Vec<double> a, Vec<double> most, Vec<double> x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
   return {select_inside(a.low, most.low, x.low), select_inside(a.high, most.high, x.high)};
 }
-BO_INLINE Indices<float> to_indices(Vec<float> a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
+BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
 // The low 32 bits of four integers
 BO_INLINE int32x4_t narrow(int64x2_t low, int64x2_t high) {
   return vuzp1q_s32(vreinterpretq_s32_s64(low), vreinterpretq_s32_s64(high));
 }
-BO_INLINE Indices<double> to_indices(Vec<double> a) { return {narrow(vcvtq_s64_f64(a.low), vcvtq_s64_f64(a.high))}; }
-BO_INLINE Vec<float> to_values(Indices<float> a) { return {vcvtq_f32_s32(a.low), vcvtq_f32_s32(a.high)}; }
-BO_INLINE Vec<double> to_values(Indices<double> a) {
+BO_INLINE Indices<double> to_indices(const Vec<double>& a) {
+  return {narrow(vcvtq_s64_f64(a.low), vcvtq_s64_f64(a.high))};
+}
+BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {vcvtq_f32_s32(a.low), vcvtq_f32_s32(a.high)}; }
+BO_INLINE Vec<double> to_values(const Indices<double>& a) {
   return {vcvtq_f64_s64(vmovl_s32(vget_low_s32(a.v))), vcvtq_f64_s64(vmovl_high_s32(a.v))};
 }
-BO_INLINE void store_indices(int32_t* p, Indices<float> a) {
+BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
   vst1q_s32(p, a.low);
   vst1q_s32(p + 4, a.high);
 }
-BO_INLINE void store_indices(int32_t* p, Indices<double> a) { vst1q_s32(p, a.v); }
-BO_INLINE void accumulate(double* to, Vec<double> a, double weight) {
+BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) { vst1q_s32(p, a.v); }
+BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   vst1q_f64(to, vfmaq_n_f64(vld1q_f64(to), a.low, weight));
   vst1q_f64(to + 2, vfmaq_n_f64(vld1q_f64(to + 2), a.high, weight));
 }
-BO_INLINE void widen(Vec<float> a, Vec<double>* v) {
+BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0] = {vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)};
   v[1] = {vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)};
 }
@@ -182,12 +191,12 @@ BO_INLINE Indices<double> load_indices(const int32_t* p, double) { return {vld1q
 struct ByteIndices {
   uint8x16_t low, high;
 };
-BO_INLINE ByteIndices byte_indices(Indices<float> k) {
+BO_INLINE ByteIndices byte_indices(const Indices<float>& k) {
   const uint32x4_t first = vdupq_n_u32(0x03020100u), four = vdupq_n_u32(0x04040404u);
   return {vreinterpretq_u8_u32(vmlaq_u32(first, vreinterpretq_u32_s32(k.low), four)),
           vreinterpretq_u8_u32(vmlaq_u32(first, vreinterpretq_u32_s32(k.high), four))};
 }
-BO_INLINE ByteIndices byte_indices(Indices<double> k) {
+BO_INLINE ByteIndices byte_indices(const Indices<double>& k) {
   const uint8x16_t first = vreinterpretq_u8_u64(vdupq_n_u64(0x0706050403020100u));
   const uint32x4_t begin = vmulq_u32(vreinterpretq_u32_s32(k.v), vdupq_n_u32(0x08080808u));
   return {vaddq_u8(vreinterpretq_u8_u32(vzip1q_u32(begin, begin)), first),
@@ -195,7 +204,7 @@ BO_INLINE ByteIndices byte_indices(Indices<double> k) {
 }
 BO_INLINE uint8x16x4_t table_bytes(const void* table) { return vld1q_u8_x4(static_cast<const uint8_t*>(table)); }
 template <int D>
-BO_INLINE Vec<float> lookup(const float* table, Indices<float> index) {
+BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   const ByteIndices i = byte_indices(index);
   if (D == 8) {
     const uint8x16x2_t t = vld1q_u8_x2(reinterpret_cast<const uint8_t*>(table));
@@ -206,7 +215,7 @@ BO_INLINE Vec<float> lookup(const float* table, Indices<float> index) {
 }
 // 16 doubles are two tables. For an index beyond its table tbl returns 0, and tbx keeps the destination's byte.
 template <int D>
-BO_INLINE Vec<double> lookup(const double* table, Indices<double> index) {
+BO_INLINE Vec<double> lookup(const double* table, const Indices<double>& index) {
   const ByteIndices i = byte_indices(index);
   const uint8x16x4_t t = table_bytes(table);
   uint8x16_t low = vqtbl4q_u8(t, i.low), high = vqtbl4q_u8(t, i.high);
@@ -281,12 +290,12 @@ BO_INLINE int32x4_t set_bit_if_greater(int32x4_t i, int32x4_t greater) {
   return vorrq_s32(i, vandq_s32(greater, vdupq_n_s32(Bit)));
 }
 template <int Bit>
-BO_INLINE Indices<float> set_bit_if_greater(Indices<float> i, Vec<float> x, Vec<float> y) {
+BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
   return {set_bit_if_greater<Bit>(i.low, vreinterpretq_s32_u32(vcgtq_f32(x.low, y.low))),
           set_bit_if_greater<Bit>(i.high, vreinterpretq_s32_u32(vcgtq_f32(x.high, y.high)))};
 }
 template <int Bit>
-BO_INLINE Indices<double> set_bit_if_greater(Indices<double> i, Vec<double> x, Vec<double> y) {
+BO_INLINE Indices<double> set_bit_if_greater(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
   return {set_bit_if_greater<Bit>(
       i.v, narrow(vreinterpretq_s64_u64(vcgtq_f64(x.low, y.low)), vreinterpretq_s64_u64(vcgtq_f64(x.high, y.high))))};
 }
@@ -302,28 +311,28 @@ BO_INLINE float32x4_t divide_exactly(float32x4_t v, float top) {
   const float32x4_t r = vdupq_n_f32(1.0f / top), q = vmulq_f32(v, r);
   return vfmaq_f32(q, vfmsq_f32(v, q, vdupq_n_f32(top)), r);
 }
-BO_INLINE Vec<float> divide_exactly(Vec<float> v, float top) {
+BO_INLINE Vec<float> divide_exactly(const Vec<float>& v, float top) {
   return {divide_exactly(v.low, top), divide_exactly(v.high, top)};
 }
 // v·top, rounded to an integer. Conversion and narrowing saturate; NaN becomes 0.
-BO_INLINE uint16x8_t to_level(Vec<float> v, float top) {
+BO_INLINE uint16x8_t to_level(const Vec<float>& v, float top) {
   return vqmovn_high_u32(vqmovn_u32(vcvtnq_u32_f32(vmulq_n_f32(v.low, top))), vcvtnq_u32_f32(vmulq_n_f32(v.high, top)));
 }
 BO_INLINE Vec<float> load_as(Levels8, const char* p) {
   return levels(vmovl_u8(vld1_u8(reinterpret_cast<const uint8_t*>(p))));
 }
 BO_INLINE Vec<float> load_as(U8, const char* p) { return divide_exactly(load_as(Levels8(), p), 255.0f); }
-BO_INLINE void store_as(U8, char* p, Vec<float> a) {
+BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   vst1_u8(reinterpret_cast<uint8_t*>(p), vqmovn_u16(to_level(a, 255.0f)));
 }
 BO_INLINE Vec<float> load_as(Levels16, const char* p) { return levels(load_u16(p)); }
 BO_INLINE Vec<float> load_as(U16, const char* p) { return divide_exactly(load_as(Levels16(), p), 65535.0f); }
-BO_INLINE void store_as(U16, char* p, Vec<float> a) { store_u16(p, to_level(a, 65535.0f)); }
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, to_level(a, 65535.0f)); }
 BO_INLINE Vec<float> load_as(F16, const char* p) {
   const float16x8_t h = vreinterpretq_f16_u16(load_u16(p));
   return {vcvt_f32_f16(vget_low_f16(h)), vcvt_high_f32_f16(h)};
 }
-BO_INLINE void store_as(F16, char* p, Vec<float> a) {
+BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
   store_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a.low), a.high)));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
@@ -331,7 +340,7 @@ BO_INLINE Vec<float> load_as(BF16, const char* p) {
   return {vreinterpretq_f32_u16(vzip1q_u16(zero, h)), vreinterpretq_f32_u16(vzip2q_u16(zero, h))};
 }
 // The upper halves of eight floats plus their rounding increments, which addhn adds and narrows in one instruction
-BO_INLINE void store_as(BF16, char* p, Vec<float> a) {
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
   const uint16x8_t low = vreinterpretq_u16_f32(a.low), high = vreinterpretq_u16_f32(a.high),
                    upper = vuzp2q_u16(low, high);
   const uint32x4_t half = vdupq_n_u32(0x7fff), one = vdupq_n_u32(1);
@@ -361,11 +370,13 @@ BO_INLINE Vec<double> repeat4(const double* p, int64_t n, int) {
 }
 BO_INLINE Vec<float> spread4(const float* p, int v) { return {vdupq_n_f32(p[2 * v]), vdupq_n_f32(p[2 * v + 1])}; }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {vdupq_n_f64(p[v]), vdupq_n_f64(p[v])}; }
-BO_INLINE void store_interleaved4(float* to, Vec<float> a, Vec<float> b, Vec<float> c, Vec<float> d) {
+BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,
+                                  const Vec<float>& d) {
   vst4q_f32(to, float32x4x4_t{{a.low, b.low, c.low, d.low}});
   vst4q_f32(to + 16, float32x4x4_t{{a.high, b.high, c.high, d.high}});
 }
-BO_INLINE void store_interleaved4(double* to, Vec<double> a, Vec<double> b, Vec<double> c, Vec<double> d) {
+BO_INLINE void store_interleaved4(double* to, const Vec<double>& a, const Vec<double>& b, const Vec<double>& c,
+                                  const Vec<double>& d) {
   vst4q_f64(to, float64x2x4_t{{a.low, b.low, c.low, d.low}});
   vst4q_f64(to + 8, float64x2x4_t{{a.high, b.high, c.high, d.high}});
 }
