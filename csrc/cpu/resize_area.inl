@@ -221,17 +221,21 @@ BO_INLINE void blend(int64_t n, const double* first, const double* second, doubl
     blend_vectors(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
   }
 }
-BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, float* to) {
-  constexpr int64_t kAtOnce = 16;
-  alignas(64) double few[kAtOnce];
-  int64_t i = 0;
-  for (; i + kAtOnce <= n; i += kAtOnce) {
-    prefetch_ahead<kAtOnce * sizeof(float)>(reinterpret_cast<const char*>(to + i));
-    blend_vectors(kAtOnce, first + i, second ? second + i : nullptr, head, tail, few);
-    for (int64_t k = 0; k < kAtOnce; ++k) to[i + k] = static_cast<float>(few[k]);
+// (Compilers make vectors of these loops, conversions included.)
+BO_INLINE void round_blend(int64_t n, const double* BO_RESTRICT first, const double* BO_RESTRICT second, double head,
+                           double tail, float* BO_RESTRICT to) {
+  if (second) {
+    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(mul_add(tail, second[i], head * first[i]));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(head * first[i]);
   }
-  blend_vectors(n - i, first + i, second ? second + i : nullptr, head, tail, few);
-  for (int64_t k = 0; i + k < n; ++k) to[i + k] = static_cast<float>(few[k]);
+}
+BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, float* to) {
+  constexpr int64_t kAtOnce = 256;
+  for (int64_t i = 0; i < n; i += kAtOnce) {
+    prefetch_ahead<kAtOnce * sizeof(float)>(reinterpret_cast<const char*>(to + i));
+    round_blend(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
+  }
 }
 // to[i] = scale·from[i], rounded to T
 template <class T>
