@@ -2,7 +2,7 @@
 // (xla.h). Here is a function for each of BO_KERNELS (ops.h), of the kernel's name; its parameters' types say what a
 // caller has to hand over: In, Out, Parameters, OutParameters, Window, bool. The callers derive from these functions.
 //
-// Nothing is checked here but what memory safety needs: src/bilateral_ops/_signature.py has refused every shape and
+// Nothing is checked here but what memory safety needs: src/bilateral_ops/_core/call.py has refused every shape and
 // dtype that does not fit before a call comes this far.
 //
 // A Call is one call of one kind of caller, and has

@@ -6,7 +6,7 @@
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
 //   cpu/dispatch.*  which of those runs
 //   cuda/*.cu       the same for CUDA, one file per operation
-//   calls.h         a caller's arrays to Args; shapes and dtypes were checked before (src/bilateral_ops/_signature.py)
+//   calls.h         a caller's arrays to Args; shapes and dtypes were checked before (src/bilateral_ops/_core/call.py)
 //   bindings.*      the callers from Python: NumPy's arrays, and DLPack's for CUDA
 //   xla.*           the callers from JAX
 //
@@ -59,8 +59,8 @@ struct ApplyGradArgs {
   Tensor coefficients, image, grad;
 };
 
-// slice_apply: both, the coefficients never stored. Without at.guide, on the CPU alone: the
-// guide is luma(image), and d_image has what comes through it, too.
+// slice_apply: both, the coefficients never stored. Without at.guide, which is for the CPU alone, the guide is
+// luma(image), and d_image has what comes through it, too.
 struct SliceApplyArgs {
   Sampling at;
   Tensor out;    // (N,H,W,Co)

@@ -212,8 +212,7 @@ BO_INLINE void blend_vectors(int64_t n, const double* first, const double* secon
     for_vectors<double>(n, [=](int64_t i, auto lanes) { lanes.store(to + i, a * lanes.load(first + i)); });
   }
 }
-// The same to the output, whose lines are asked for ahead; to float by way of a few doubles, so that it is rounded
-// once.
+// The same to the output, whose cache lines are prefetched; in float, each element is rounded once.
 BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, double* to) {
   constexpr int64_t kAtOnce = 64;
   for (int64_t i = 0; i < n; i += kAtOnce) {
@@ -307,10 +306,8 @@ class AreaSums {
     if (is_integer(image_.dtype)) {
       mix(sums_);
       put(sums_);
-    } else if (single_) {
-      put_as<float>(mix);
     } else {
-      put_as<double>(mix);
+      put_floats(mix);
     }
   }
 
@@ -416,11 +413,15 @@ class AreaSums {
   void put(const double* sums) {
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, target());
     if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, target());
-    const auto scaled = [&, scale = scale_](auto* to) { scale_to(numbers_, sums, scale, to); };
+    put_floats([&, scale = scale_](auto* to) { scale_to(numbers_, sums, scale, to); });
+  }
+  // Calls write(to) with `to` of the type that the output is computed in.
+  template <class F>
+  void put_floats(const F& write) {
     if (single_) {
-      put_as<float>(scaled);
+      put_as<float>(write);
     } else {
-      put_as<double>(scaled);
+      put_as<double>(write);
     }
   }
   // write(to) has the tile's elements in what the output is computed in: where they belong, or on the way there.
