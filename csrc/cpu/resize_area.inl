@@ -348,7 +348,7 @@ class AreaSums {
       const int64_t stop = min_of(first + strips_.block, last);
       for (int64_t y = begin; y < end; y += kRowsAtOnce) {
         WeightedRows<A> some;
-        some.first = image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
+        some.first = address_of(image_, n_, y, first);
         some.stride = image_.strides[1];
         some.count = min_of(kRowsAtOnce, end - y);
         for (int64_t r = 0; r < some.count; ++r) some.weight[r] = static_cast<A>(rows.weight(y + r));
@@ -387,7 +387,7 @@ class AreaSums {
       const Cover* const covers = columns_ + left_;
       const int64_t first = covers[0].begin;
       WeightedRows<A> one;
-      one.first = image_.data + n_ * image_.strides[0] + y * image_.strides[1] + first * image_.strides[2];
+      one.first = address_of(image_, n_, y, first);
       one.stride = 0;
       one.count = 1;
       one.weight[0] = A(1);
@@ -408,7 +408,7 @@ class AreaSums {
     return row;
   }
 
-  char* target() const { return out_.data + n_ * out_.strides[0] + row_ * out_.strides[1] + left_ * out_.strides[2]; }
+  char* target() const { return address_of(out_, n_, row_, left_); }
   // A tile's sums, to their place
   void put(const double* sums) {
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, target());
