@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -29,6 +30,7 @@ from .options import Options
 
 with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     import torch
+    import torch.distributed.nn  # before there is a process group: its functions' defaults would keep that one
     from torch import distributed
     from torch.nn import functional as F
     from torch.nn.parallel import DistributedDataParallel
@@ -143,6 +145,9 @@ class _Team:
         try:
             yield cls(distributed.get_rank(), size)
         finally:
+            # The group's threads end with it, and it with DistributedDataParallel's cycles of references. A thread
+            # that frees a tensor after Python has ended aborts the process.
+            gc.collect()
             distributed.destroy_process_group()
 
     @property
@@ -191,6 +196,7 @@ class _Trainer:
         self.before = [_psnr(image, target) for _, image, target in self.heldout] if self.heldout and team.leads else []
 
     def close(self) -> None:
+        self.parallel = self.model
         if self.log:
             self.log.close()
 
