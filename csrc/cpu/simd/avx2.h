@@ -5,8 +5,9 @@
 
 #include "generic.h"
 
-// Keeps three vectors in registers: g++ would load them from memory again for every blend.
-#define BO_IN_REGISTERS(x, y, z) asm("" : "+v"(x), "+v"(y), "+v"(z))
+#define BO_MM(op) _mm256_##op
+#define BO_COMPARE(type, x, y, how) _mm256_cmp_##type(x, y, how)
+#define BO_SELECT(type, mask, a, b) _mm256_blendv_##type(b, a, mask)
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -30,10 +31,18 @@ struct Indices<double> {
   __m128i v;
 };
 
-BO_INLINE Vec<float> load(const float* p) { return {_mm256_loadu_ps(p)}; }
-BO_INLINE Vec<double> load(const double* p) { return {_mm256_loadu_pd(p)}; }
-BO_INLINE void store(float* p, const Vec<float>& a) { _mm256_storeu_ps(p, a.v); }
-BO_INLINE void store(double* p, const Vec<double>& a) { _mm256_storeu_pd(p, a.v); }
+BO_INLINE __m128i load_u8(const char* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+BO_INLINE __m128i load_u16(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+BO_INLINE void store_u16(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops
+
+#include "x86.h"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
 // Sliding window: eight entries starting n before the middle mask the first n lanes.
 static const int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 BO_INLINE __m256i lane_mask(int64_t n) {
@@ -74,52 +83,12 @@ BO_INLINE float reduce_add(const Vec<float>& a) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-BO_INLINE Vec<float> broadcast(float a) { return {_mm256_set1_ps(a)}; }
-BO_INLINE Vec<double> broadcast(double a) { return {_mm256_set1_pd(a)}; }
-BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm256_add_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) { return {_mm256_add_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) { return {_mm256_sub_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) { return {_mm256_sub_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) { return {_mm256_mul_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) { return {_mm256_mul_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
-}
-BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return {_mm256_fmadd_pd(a.v, b.v, c.v)};
-}
-BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
-  return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_EQ_OQ))};
-}
-BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                   const Vec<double>& b) {
-  return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_EQ_OQ))};
-}
-BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
-                                    const Vec<float>& b) {
-  return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ))};
-}
-BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                     const Vec<double>& b) {
-  return {_mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ))};
-}
 BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
 BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a) {
   return {_mm256_and_pd(_mm256_cmp_pd(x.v, y.v, _CMP_GT_OQ), a.v)};
 }
-BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return mul_add(a, b, c);
-}
-BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return mul_add(a, b, c);
-}
-BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm256_div_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm256_div_pd(a.v, b.v)}; }
-// Where an operand is NaN, max returns its second one.
-BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm256_max_ps(_mm256_setzero_ps(), a.v)}; }
-BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm256_max_pd(_mm256_setzero_pd(), a.v)}; }
 BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) {
   const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))};
@@ -128,33 +97,21 @@ BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& 
   const __m256i biased = _mm256_add_epi64(_mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n.v)), _mm256_set1_epi64x(1023));
   return {_mm256_mul_pd(a.v, _mm256_castsi256_pd(_mm256_slli_epi64(biased, 52)))};
 }
-// Where an operand is NaN, max and min return their second one.
-BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
-  return {_mm256_min_ps(_mm256_max_ps(a.v, _mm256_setzero_ps()), most.v)};
-}
-BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
-  return {_mm256_min_pd(_mm256_max_pd(a.v, _mm256_setzero_pd()), most.v)};
-}
-BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& limit, const Vec<float>& x) {
   const __m256 above = _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ);
-  return {_mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps(a.v, most.v, _CMP_LT_OQ)), x.v)};
+  return {_mm256_and_ps(_mm256_and_ps(above, _mm256_cmp_ps(a.v, limit.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& limit, const Vec<double>& x) {
   const __m256d above = _mm256_cmp_pd(a.v, _mm256_setzero_pd(), _CMP_GT_OQ);
-  return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, most.v, _CMP_LT_OQ)), x.v)};
+  return {_mm256_and_pd(_mm256_and_pd(above, _mm256_cmp_pd(a.v, limit.v, _CMP_LT_OQ)), x.v)};
 }
-BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {_mm256_cvttps_epi32(a.v)}; }
 BO_INLINE Indices<double> to_indices(const Vec<double>& a) { return {_mm256_cvttpd_epi32(a.v)}; }
-BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {_mm256_cvtepi32_ps(a.v)}; }
 BO_INLINE Vec<double> to_values(const Indices<double>& a) { return {_mm256_cvtepi32_pd(a.v)}; }
 BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
 }
 BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v);
-}
-BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
-  _mm256_storeu_pd(to, _mm256_fmadd_pd(a.v, _mm256_set1_pd(weight), _mm256_loadu_pd(to)));
 }
 BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0].v = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v));
@@ -178,7 +135,6 @@ BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<f
   const __m256 greater = _mm256_cmp_ps(x.v, y.v, _CMP_GT_OQ);
   return {_mm256_or_si256(i.v, _mm256_and_si256(_mm256_castps_si256(greater), _mm256_set1_epi32(Bit)))};
 }
-BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm256_set1_epi32(i)}; }
 // As in avx512.h: 3 and 8 have no common divisor either.
 BO_INLINE void deinterleave3(Vec<float>* v) {
   __m256 x = v[0].v, y = v[1].v, z = v[2].v;
@@ -217,40 +173,15 @@ BO_INLINE void interleave3(Vec<double>* v) {
   v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
   v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
 }
-// v/top, correctly rounded: a product with 1/top, corrected by the remainder
-BO_INLINE __m256 divide_exactly(__m256 v, float top) {
-  const __m256 r = _mm256_set1_ps(1.0f / top), q = _mm256_mul_ps(v, r);
-  return _mm256_fmadd_ps(_mm256_fnmadd_ps(q, _mm256_set1_ps(top), v), r, q);
-}
-// v·top, rounded to an integer and saturated; NaN becomes 0, max's second operand.
-BO_INLINE __m256i to_level(__m256 v, float top) {
-  const __m256 t = _mm256_set1_ps(top);
-  return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v, t), _mm256_setzero_ps()), t));
-}
-BO_INLINE __m128i load_u16(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-BO_INLINE void store_u16(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
 // Eight integers below 2^16 as 16 bits each
 BO_INLINE __m128i narrow_to_u16(__m256i v) {
   return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
-BO_INLINE Vec<float> load_as(Levels8, const char* p) {
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
-}
-BO_INLINE Vec<float> load_as(U8, const char* p) { return {divide_exactly(load_as(Levels8(), p).v, 255.0f)}; }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
-  const __m128i halves = narrow_to_u16(to_level(a.v, 255.0f));
+  const __m128i halves = narrow_to_u16(to_level(a, 255.0f));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
 }
-BO_INLINE Vec<float> load_as(Levels16, const char* p) {
-  return {_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(load_u16(p)))};
-}
-BO_INLINE Vec<float> load_as(U16, const char* p) { return {divide_exactly(load_as(Levels16(), p).v, 65535.0f)}; }
-BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, narrow_to_u16(to_level(a.v, 65535.0f))); }
-BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm256_cvtph_ps(load_u16(p))}; }
-BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
-  store_u16(p, _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, narrow_to_u16(to_level(a, 65535.0f))); }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_u16(p)), 16))};
 }
@@ -273,17 +204,7 @@ BO_INLINE Vec<float> spread4(const float* p, int v) {
   return {_mm256_setr_m128(_mm_set1_ps(p[2 * v]), _mm_set1_ps(p[2 * v + 1]))};
 }
 BO_INLINE Vec<double> spread4(const double* p, int v) { return {_mm256_set1_pd(p[v])}; }
-// Transpose the 4 × 4 elements in each half of four vectors of floats, and those of four vectors of doubles.
-BO_INLINE void transpose4x4(__m256* v) {
-  const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1])),
-                ab2 = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
-  const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3])),
-                cd2 = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
-  v[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab, cd));
-  v[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab, cd));
-  v[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(ab2, cd2));
-  v[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(ab2, cd2));
-}
+// Transposes the 4 × 4 elements of four vectors.
 BO_INLINE void transpose4x4(__m256d* v) {
   const __m256d ab = _mm256_unpacklo_pd(v[0], v[1]), ab2 = _mm256_unpackhi_pd(v[0], v[1]);
   const __m256d cd = _mm256_unpacklo_pd(v[2], v[3]), cd2 = _mm256_unpackhi_pd(v[2], v[3]);

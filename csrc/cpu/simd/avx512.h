@@ -5,8 +5,9 @@
 
 #include "generic.h"
 
-// Keeps three vectors in registers: g++ would load them from memory again for every blend.
-#define BO_IN_REGISTERS(x, y, z) asm("" : "+v"(x), "+v"(y), "+v"(z))
+#define BO_MM(op) _mm512_##op
+#define BO_COMPARE(type, x, y, how) _mm512_cmp_##type##_mask(x, y, how)
+#define BO_SELECT(type, mask, a, b) _mm512_mask_mov_##type(b, mask, a)
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -30,10 +31,18 @@ struct Indices<double> {
   __m512i v;
 };
 
-BO_INLINE Vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
-BO_INLINE Vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
-BO_INLINE void store(float* p, const Vec<float>& a) { _mm512_storeu_ps(p, a.v); }
-BO_INLINE void store(double* p, const Vec<double>& a) { _mm512_storeu_pd(p, a.v); }
+BO_INLINE __m128i load_u8(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+BO_INLINE __m256i load_u16(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+BO_INLINE void store_u16(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+
+}  // namespace BO_ISA
+}  // namespace bilateral_ops
+
+#include "x86.h"
+
+namespace bilateral_ops {
+inline namespace BO_ISA {
+
 BO_INLINE __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {_mm512_maskz_loadu_pd(first_lanes(n), p)}; }
@@ -41,75 +50,23 @@ BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) { _mm512_mask_s
 BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) { _mm512_mask_storeu_pd(p, first_lanes(n), a.v); }
 BO_INLINE float reduce_add(const Vec<float>& a) { return _mm512_reduce_add_ps(a.v); }
 BO_INLINE double reduce_add(const Vec<double>& a) { return _mm512_reduce_add_pd(a.v); }
-BO_INLINE Vec<float> broadcast(float a) { return {_mm512_set1_ps(a)}; }
-BO_INLINE Vec<double> broadcast(double a) { return {_mm512_set1_pd(a)}; }
-BO_INLINE Vec<float> operator+(const Vec<float>& a, const Vec<float>& b) { return {_mm512_add_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator+(const Vec<double>& a, const Vec<double>& b) { return {_mm512_add_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator-(const Vec<float>& a, const Vec<float>& b) { return {_mm512_sub_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator-(const Vec<double>& a, const Vec<double>& b) { return {_mm512_sub_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> operator*(const Vec<float>& a, const Vec<float>& b) { return {_mm512_mul_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator*(const Vec<double>& a, const Vec<double>& b) { return {_mm512_mul_pd(a.v, b.v)}; }
-BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
-}
-BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return {_mm512_fmadd_pd(a.v, b.v, c.v)};
-}
-BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
-  return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
-}
-BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                   const Vec<double>& b) {
-  return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
-}
-BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
-                                    const Vec<float>& b) {
-  return {_mm512_mask_mov_ps(b.v, _mm512_cmp_ps_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
-}
-BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                     const Vec<double>& b) {
-  return {_mm512_mask_mov_pd(b.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), a.v)};
-}
-BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return mul_add(a, b, c);
-}
-BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return mul_add(a, b, c);
-}
-BO_INLINE Vec<float> operator/(const Vec<float>& a, const Vec<float>& b) { return {_mm512_div_ps(a.v, b.v)}; }
-BO_INLINE Vec<double> operator/(const Vec<double>& a, const Vec<double>& b) { return {_mm512_div_pd(a.v, b.v)}; }
-// Where an operand is NaN, max returns its second one.
-BO_INLINE Vec<float> relu(const Vec<float>& a) { return {_mm512_max_ps(_mm512_setzero_ps(), a.v)}; }
-BO_INLINE Vec<double> relu(const Vec<double>& a) { return {_mm512_max_pd(_mm512_setzero_pd(), a.v)}; }
 BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
   return {_mm512_scalef_pd(a.v, n.v)};
 }
-// Where an operand is NaN, max and min return their second one.
-BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
-  return {_mm512_min_ps(_mm512_max_ps(a.v, _mm512_setzero_ps()), most.v)};
-}
-BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
-  return {_mm512_min_pd(_mm512_max_pd(a.v, _mm512_setzero_pd()), most.v)};
-}
-BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
+BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& limit, const Vec<float>& x) {
   const __mmask16 above = _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ);
-  return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
+  return {_mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(above, a.v, limit.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
+BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& limit, const Vec<double>& x) {
   const __mmask8 above = _mm512_cmp_pd_mask(a.v, _mm512_setzero_pd(), _CMP_GT_OQ);
-  return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, most.v, _CMP_LT_OQ), x.v)};
+  return {_mm512_maskz_mov_pd(_mm512_mask_cmp_pd_mask(above, a.v, limit.v, _CMP_LT_OQ), x.v)};
 }
-BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {_mm512_cvttps_epi32(a.v)}; }
 BO_INLINE Indices<double> to_indices(const Vec<double>& a) { return {_mm512_cvttpd_epi64(a.v)}; }
-BO_INLINE Vec<float> to_values(const Indices<float>& a) { return {_mm512_cvtepi32_ps(a.v)}; }
 BO_INLINE Vec<double> to_values(const Indices<double>& a) { return {_mm512_cvtepi64_pd(a.v)}; }
 BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) { _mm512_storeu_si512(p, a.v); }
 BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
-}
-BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
-  _mm512_storeu_pd(to, _mm512_fmadd_pd(a.v, _mm512_set1_pd(weight), _mm512_loadu_pd(to)));
 }
 BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0].v = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
@@ -174,7 +131,6 @@ BO_INLINE void interleave3(Vec<double>* v) {
   v[1].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x24, y), 0x49, z);
   v[2].v = _mm512_mask_mov_pd(_mm512_mask_mov_pd(x, 0x49, y), 0x92, z);
 }
-BO_INLINE Indices<float> broadcast_index(int32_t i, float) { return {_mm512_set1_epi32(i)}; }
 BO_INLINE Indices<double> broadcast_index(int32_t i, double) { return {_mm512_set1_epi64(i)}; }
 template <int Bit>
 BO_INLINE Indices<float> set_bit_if_greater(const Indices<float>& i, const Vec<float>& x, const Vec<float>& y) {
@@ -184,36 +140,11 @@ template <int Bit>
 BO_INLINE Indices<double> set_bit_if_greater(const Indices<double>& i, const Vec<double>& x, const Vec<double>& y) {
   return {_mm512_mask_or_epi64(i.v, _mm512_cmp_pd_mask(x.v, y.v, _CMP_GT_OQ), i.v, _mm512_set1_epi64(Bit))};
 }
-// v/top, correctly rounded: a product with 1/top, corrected by the remainder
-BO_INLINE __m512 divide_exactly(__m512 v, float top) {
-  const __m512 r = _mm512_set1_ps(1.0f / top), q = _mm512_mul_ps(v, r);
-  return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, _mm512_set1_ps(top), v), r, q);
-}
-// v·top, rounded to an integer and saturated; NaN becomes 0, max's second operand.
-BO_INLINE __m512i to_level(__m512 v, float top) {
-  const __m512 t = _mm512_set1_ps(top);
-  return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(v, t), _mm512_setzero_ps()), t));
-}
-BO_INLINE __m256i load_u16(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-BO_INLINE void store_u16(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
-BO_INLINE Vec<float> load_as(Levels8, const char* p) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
-}
-BO_INLINE Vec<float> load_as(U8, const char* p) { return {divide_exactly(load_as(Levels8(), p).v, 255.0f)}; }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(to_level(a.v, 255.0f)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(to_level(a, 255.0f)));
 }
-BO_INLINE Vec<float> load_as(Levels16, const char* p) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(load_u16(p)))};
-}
-BO_INLINE Vec<float> load_as(U16, const char* p) { return {divide_exactly(load_as(Levels16(), p).v, 65535.0f)}; }
 BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
-  store_u16(p, _mm512_cvtepi32_epi16(to_level(a.v, 65535.0f)));
-}
-BO_INLINE Vec<float> load_as(F16, const char* p) { return {_mm512_cvtph_ps(load_u16(p))}; }
-BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
-  store_u16(p, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_u16(p, _mm512_cvtepi32_epi16(to_level(a, 65535.0f)));
 }
 BO_INLINE Vec<float> load_as(BF16, const char* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_u16(p)), 16))};
@@ -239,17 +170,6 @@ BO_INLINE Vec<float> spread4(const float* p, int) {
 BO_INLINE Vec<double> spread4(const double* p, int v) {
   const __m512i lanes = _mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1);
   return {_mm512_permutexvar_pd(lanes, _mm512_castpd128_pd512(_mm_loadu_pd(p + 2 * v)))};
-}
-// Transposes the 4 × 4 elements in each 128-bit block of four vectors.
-BO_INLINE void transpose4x4(__m512* v) {
-  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(v[0], v[1])),
-                ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(v[0], v[1]));
-  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(v[2], v[3])),
-                cd2 = _mm512_castps_pd(_mm512_unpackhi_ps(v[2], v[3]));
-  v[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
-  v[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
-  v[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab2, cd2));
-  v[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab2, cd2));
 }
 // First transposes within 128-bit blocks, then moves the blocks to their places.
 BO_INLINE void store_interleaved4(float* to, const Vec<float>& a, const Vec<float>& b, const Vec<float>& c,

@@ -28,16 +28,6 @@ struct Indices<double> {
   int32x4_t v;
 };
 
-BO_INLINE Vec<float> load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
-BO_INLINE Vec<double> load(const double* p) { return {vld1q_f64(p), vld1q_f64(p + 2)}; }
-BO_INLINE void store(float* p, const Vec<float>& a) {
-  vst1q_f32(p, a.low);
-  vst1q_f32(p + 4, a.high);
-}
-BO_INLINE void store(double* p, const Vec<double>& a) {
-  vst1q_f64(p, a.low);
-  vst1q_f64(p + 2, a.high);
-}
 // One register: its first n elements, where n may be less than 1 or more than it has.
 BO_INLINE float32x4_t load_some(const float* p, int64_t n) {
   if (n > 3) return vld1q_f32(p);
@@ -62,103 +52,76 @@ BO_INLINE void store_some(double* p, float64x2_t a, int64_t n) {
   if (n > 1) return vst1q_f64(p, a);
   if (n > 0) vst1q_lane_f64(p, a, 0);
 }
-BO_INLINE Vec<float> load_n(const float* p, int64_t n) { return {load_some(p, n), load_some(p + 4, n - 4)}; }
-BO_INLINE Vec<double> load_n(const double* p, int64_t n) { return {load_some(p, n), load_some(p + 2, n - 2)}; }
-BO_INLINE void store_n(float* p, const Vec<float>& a, int64_t n) {
-  store_some(p, a.low, n);
-  store_some(p + 4, a.high, n - 4);
-}
-BO_INLINE void store_n(double* p, const Vec<double>& a, int64_t n) {
-  store_some(p, a.low, n);
-  store_some(p + 2, a.high, n - 2);
-}
-BO_INLINE float reduce_add(const Vec<float>& a) { return vaddvq_f32(vaddq_f32(a.low, a.high)); }
-BO_INLINE double reduce_add(const Vec<double>& a) { return vaddvq_f64(vaddq_f64(a.low, a.high)); }
-BO_INLINE Vec<float> broadcast(float a) { return {vdupq_n_f32(a), vdupq_n_f32(a)}; }
-BO_INLINE Vec<double> broadcast(double a) { return {vdupq_n_f64(a), vdupq_n_f64(a)}; }
-#define BO_BINARY(name, of_floats, of_doubles)                             \
-  BO_INLINE Vec<float> name(const Vec<float>& a, const Vec<float>& b) {    \
-    return {of_floats(a.low, b.low), of_floats(a.high, b.high)};           \
-  }                                                                        \
-  BO_INLINE Vec<double> name(const Vec<double>& a, const Vec<double>& b) { \
-    return {of_doubles(a.low, b.low), of_doubles(a.high, b.high)};         \
-  }
-BO_BINARY(operator+, vaddq_f32, vaddq_f64)
-BO_BINARY(operator-, vsubq_f32, vsubq_f64)
-BO_BINARY(operator*, vmulq_f32, vmulq_f64)
-BO_BINARY(operator/, vdivq_f32, vdivq_f64)
-#undef BO_BINARY
-BO_INLINE Vec<float> mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)};
-}
-BO_INLINE Vec<double> mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return {vfmaq_f64(c.low, a.low, b.low), vfmaq_f64(c.high, a.high, b.high)};
-}
-BO_INLINE Vec<float> select_equal(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a, const Vec<float>& b) {
-  return {vbslq_f32(vceqq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vceqq_f32(x.high, y.high), a.high, b.high)};
-}
-BO_INLINE Vec<double> select_equal(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                   const Vec<double>& b) {
-  return {vbslq_f64(vceqq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vceqq_f64(x.high, y.high), a.high, b.high)};
-}
-BO_INLINE Vec<float> select_greater(const Vec<float>& x, const Vec<float>& y, const Vec<float>& a,
-                                    const Vec<float>& b) {
-  return {vbslq_f32(vcgtq_f32(x.low, y.low), a.low, b.low), vbslq_f32(vcgtq_f32(x.high, y.high), a.high, b.high)};
-}
-BO_INLINE Vec<double> select_greater(const Vec<double>& x, const Vec<double>& y, const Vec<double>& a,
-                                     const Vec<double>& b) {
-  return {vbslq_f64(vcgtq_f64(x.low, y.low), a.low, b.low), vbslq_f64(vcgtq_f64(x.high, y.high), a.high, b.high)};
-}
-BO_INLINE Vec<float> fused_mul_add(const Vec<float>& a, const Vec<float>& b, const Vec<float>& c) {
-  return mul_add(a, b, c);
-}
-BO_INLINE Vec<double> fused_mul_add(const Vec<double>& a, const Vec<double>& b, const Vec<double>& c) {
-  return mul_add(a, b, c);
-}
-// vmaxq is NaN where an operand is.
-BO_INLINE Vec<float> relu(const Vec<float>& a) {
-  const float32x4_t zero = vdupq_n_f32(0.0f);
-  return {vmaxq_f32(a.low, zero), vmaxq_f32(a.high, zero)};
-}
-BO_INLINE Vec<double> relu(const Vec<double>& a) {
-  const float64x2_t zero = vdupq_n_f64(0.0);
-  return {vmaxq_f64(a.low, zero), vmaxq_f64(a.high, zero)};
-}
 BO_INLINE float32x4_t power_of_two(float32x4_t n) {
   return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
 }
 BO_INLINE float64x2_t power_of_two(float64x2_t n) {
   return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023)), 52));
 }
-BO_INLINE Vec<float> mul_power_of_two(const Vec<float>& a, const Vec<float>& n) {
-  return {vmulq_f32(a.low, power_of_two(n.low)), vmulq_f32(a.high, power_of_two(n.high))};
-}
-BO_INLINE Vec<double> mul_power_of_two(const Vec<double>& a, const Vec<double>& n) {
-  return {vmulq_f64(a.low, power_of_two(n.low)), vmulq_f64(a.high, power_of_two(n.high))};
-}
-// vmaxnmq ignores a quiet NaN, and vminq returns a quiet NaN for any NaN: together they make it 0.
-BO_INLINE Vec<float> clamp(const Vec<float>& a, const Vec<float>& most) {
-  const float32x4_t zero = vdupq_n_f32(0.0f);
-  return {vmaxnmq_f32(vminq_f32(a.low, most.low), zero), vmaxnmq_f32(vminq_f32(a.high, most.high), zero)};
-}
-BO_INLINE Vec<double> clamp(const Vec<double>& a, const Vec<double>& most) {
-  const float64x2_t zero = vdupq_n_f64(0.0);
-  return {vmaxnmq_f64(vminq_f64(a.low, most.low), zero), vmaxnmq_f64(vminq_f64(a.high, most.high), zero)};
-}
-BO_INLINE float32x4_t select_inside(float32x4_t a, float32x4_t most, float32x4_t x) {
-  const uint32x4_t inside = vandq_u32(vcgtzq_f32(a), vcgtq_f32(most, a));
+BO_INLINE float32x4_t select_inside(float32x4_t a, float32x4_t limit, float32x4_t x) {
+  const uint32x4_t inside = vandq_u32(vcgtzq_f32(a), vcgtq_f32(limit, a));
   return vreinterpretq_f32_u32(vandq_u32(inside, vreinterpretq_u32_f32(x)));
 }
-BO_INLINE float64x2_t select_inside(float64x2_t a, float64x2_t most, float64x2_t x) {
-  const uint64x2_t inside = vandq_u64(vcgtzq_f64(a), vcgtq_f64(most, a));
+BO_INLINE float64x2_t select_inside(float64x2_t a, float64x2_t limit, float64x2_t x) {
+  const uint64x2_t inside = vandq_u64(vcgtzq_f64(a), vcgtq_f64(limit, a));
   return vreinterpretq_f64_u64(vandq_u64(inside, vreinterpretq_u64_f64(x)));
 }
-BO_INLINE Vec<float> select_inside(const Vec<float>& a, const Vec<float>& most, const Vec<float>& x) {
-  return {select_inside(a.low, most.low, x.low), select_inside(a.high, most.high, x.high)};
-}
-BO_INLINE Vec<double> select_inside(const Vec<double>& a, const Vec<double>& most, const Vec<double>& x) {
-  return {select_inside(a.low, most.low, x.low), select_inside(a.high, most.high, x.high)};
-}
+
+// What floats and doubles have in common. vmaxq is NaN where an operand is. vmaxnmq ignores a quiet NaN, and vminq
+// returns a quiet NaN for any NaN: together they make it 0.
+#define BO_BINARY(T, name, op) \
+  BO_INLINE Vec<T> name(const Vec<T>& a, const Vec<T>& b) { return {op(a.low, b.low), op(a.high, b.high)}; }
+#define BO_SELECT(T, f, name, compare)                                                                           \
+  BO_INLINE Vec<T> name(const Vec<T>& x, const Vec<T>& y, const Vec<T>& a, const Vec<T>& b) {                    \
+    return {vbslq_##f(compare(x.low, y.low), a.low, b.low), vbslq_##f(compare(x.high, y.high), a.high, b.high)}; \
+  }
+#define BO_ARITHMETIC(T, f)                                                                                        \
+  BO_INLINE Vec<T> load(const T* p) { return {vld1q_##f(p), vld1q_##f(p + Vec<T>::kLanes / 2)}; }                  \
+  BO_INLINE void store(T* p, const Vec<T>& a) {                                                                    \
+    vst1q_##f(p, a.low);                                                                                           \
+    vst1q_##f(p + Vec<T>::kLanes / 2, a.high);                                                                     \
+  }                                                                                                                \
+  BO_INLINE Vec<T> load_n(const T* p, int64_t n) {                                                                 \
+    constexpr int kHalf = Vec<T>::kLanes / 2;                                                                      \
+    return {load_some(p, n), load_some(p + kHalf, n - kHalf)};                                                     \
+  }                                                                                                                \
+  BO_INLINE void store_n(T* p, const Vec<T>& a, int64_t n) {                                                       \
+    constexpr int kHalf = Vec<T>::kLanes / 2;                                                                      \
+    store_some(p, a.low, n);                                                                                       \
+    store_some(p + kHalf, a.high, n - kHalf);                                                                      \
+  }                                                                                                                \
+  BO_INLINE T reduce_add(const Vec<T>& a) { return vaddvq_##f(vaddq_##f(a.low, a.high)); }                         \
+  BO_INLINE Vec<T> broadcast(T a) { return {vdupq_n_##f(a), vdupq_n_##f(a)}; }                                     \
+  BO_BINARY(T, operator+, vaddq_##f)                                                                               \
+  BO_BINARY(T, operator-, vsubq_##f)                                                                               \
+  BO_BINARY(T, operator*, vmulq_##f)                                                                               \
+  BO_BINARY(T, operator/, vdivq_##f)                                                                               \
+  BO_INLINE Vec<T> mul_add(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) {                                    \
+    return {vfmaq_##f(c.low, a.low, b.low), vfmaq_##f(c.high, a.high, b.high)};                                    \
+  }                                                                                                                \
+  BO_INLINE Vec<T> fused_mul_add(const Vec<T>& a, const Vec<T>& b, const Vec<T>& c) { return mul_add(a, b, c); }   \
+  BO_SELECT(T, f, select_equal, vceqq_##f)                                                                         \
+  BO_SELECT(T, f, select_greater, vcgtq_##f)                                                                       \
+  BO_INLINE Vec<T> select_inside(const Vec<T>& a, const Vec<T>& limit, const Vec<T>& x) {                          \
+    return {select_inside(a.low, limit.low, x.low), select_inside(a.high, limit.high, x.high)};                    \
+  }                                                                                                                \
+  BO_INLINE Vec<T> relu(const Vec<T>& a) {                                                                         \
+    const auto zero = vdupq_n_##f(T(0));                                                                           \
+    return {vmaxq_##f(a.low, zero), vmaxq_##f(a.high, zero)};                                                      \
+  }                                                                                                                \
+  BO_INLINE Vec<T> clamp(const Vec<T>& a, const Vec<T>& highest) {                                                 \
+    const auto zero = vdupq_n_##f(T(0));                                                                           \
+    return {vmaxnmq_##f(vminq_##f(a.low, highest.low), zero), vmaxnmq_##f(vminq_##f(a.high, highest.high), zero)}; \
+  }                                                                                                                \
+  BO_INLINE Vec<T> mul_power_of_two(const Vec<T>& a, const Vec<T>& n) {                                            \
+    return a * Vec<T>{power_of_two(n.low), power_of_two(n.high)};                                                  \
+  }
+BO_ARITHMETIC(float, f32)
+BO_ARITHMETIC(double, f64)
+#undef BO_ARITHMETIC
+#undef BO_SELECT
+#undef BO_BINARY
+
 BO_INLINE Indices<float> to_indices(const Vec<float>& a) { return {vcvtq_s32_f32(a.low), vcvtq_s32_f32(a.high)}; }
 // The low 32 bits of four integers
 BO_INLINE int32x4_t narrow(int64x2_t low, int64x2_t high) {
