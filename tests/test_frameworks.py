@@ -319,10 +319,13 @@ def test_arrays_of_two_frameworks_do_not_mix(kernels: FakeKernels) -> None:
     refused(TypeError, sentence, "slice_apply", given, out=FakeArray(given["image"], 0))
 
 
-def test_without_cuda_kernels_the_sentence_says_what_to_do(no_kernels: None) -> None:
+def test_without_cuda_kernels_the_sentence_says_why_and_what_to_do(
+    no_kernels: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bilateral_ops._cpu, "cuda_missing", "no nvcc was found")
     sentence = (
-        "guide_luma: image is on cuda:0, and this bilateral_ops was built without CUDA; install it from source where "
-        "nvcc is found, or pass cupy.asnumpy(image)."
+        "guide_luma: image is on cuda:0, and this bilateral_ops was built without CUDA (no nvcc was found); install it "
+        "from source where nvcc works, or pass cupy.asnumpy(image)."
     )
     refused(RuntimeError, sentence, "guide_luma", {"image": FakeArray(example("guide_luma")["image"], 0)})
 

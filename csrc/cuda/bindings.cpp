@@ -17,6 +17,7 @@ namespace py = pybind11;
 
 namespace bilateral_ops {
 const char* cuda_compiler();
+const char* cuda_architectures();
 int cuda_device_count(const char* operation);
 }  // namespace bilateral_ops
 
@@ -179,7 +180,7 @@ PYBIND11_MODULE(BO_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled CUDA kernels of bilateral_ops; its functions trust their arguments.";
   m.attr("__version__") = BO_VERSION;
   m.attr("compiler") = bo::cuda_compiler();
-  m.attr("architectures") = BO_ARCHITECTURES;
+  m.attr("architectures") = bo::cuda_architectures();
   m.def("device_count", [] { return bo::cuda_device_count("device_count"); });
   bo::define_kernels<DeviceCall, int64_t, const py::object&>(m);
   bo::define_handlers(m, bo::xla::cuda_handlers());

@@ -16,6 +16,26 @@ const char* cuda_compiler() {
       __CUDACC_VER_BUILD__);
 }
 
+const char* cuda_architectures() { return BO_ARCHITECTURES; }
+
+void fail(const char* operation, cudaError_t error) {
+  std::string reason = std::string("CUDA says \"") + cudaGetErrorString(error) + "\" (error " +
+                       std::to_string(static_cast<int>(error)) + ").";
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
+    int device = 0, major = 0, minor = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    const std::string capability = std::to_string(major) + "." + std::to_string(minor),
+                      wanted = std::to_string(10 * major + minor);
+    reason = "the kernels are built for " + std::string(cuda_architectures()) +
+             ", which this device, of compute capability " + capability + ", cannot run" +
+             (error == cudaErrorUnsupportedPtxVersion ? " with its driver, which is older than the compiler" : "") +
+             "; build bilateral_ops from source with CUDAARCHS=" + wanted + " in the environment.";
+  }
+  throw std::runtime_error(std::string(operation) + ": " + reason);
+}
+
 int cuda_device_count(const char* operation) {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

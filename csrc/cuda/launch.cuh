@@ -22,10 +22,8 @@ namespace bilateral_ops {
 constexpr size_t kSharedBytes = 48 << 10;
 constexpr int64_t kMostBlocks = 0x7fffffff;  // in a grid's first dimension
 
-[[noreturn]] inline void fail(const char* operation, cudaError_t error) {
-  throw std::runtime_error(std::string(operation) + ": CUDA says \"" + cudaGetErrorString(error) + "\" (error " +
-                           std::to_string(static_cast<int>(error)) + ").");
-}
+// Throws what an error means for the caller.
+[[noreturn]] void fail(const char* operation, cudaError_t error);
 
 // Puts a kernel on the stream. Blocks that share the work among them however many they are may be fewer than asked for.
 template <class... Parameters>

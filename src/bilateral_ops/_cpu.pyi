@@ -4,6 +4,7 @@ from typing import Any
 
 __version__: str
 compiler: str
+cuda_missing: str  # why the module _cuda was not built; empty where it was
 xla_handlers: dict[str, Any]  # capsules, by the kernel's name
 
 def num_threads() -> int: ...

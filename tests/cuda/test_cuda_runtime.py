@@ -144,6 +144,18 @@ def test_an_error_of_a_launch_becomes_an_exception(subject: str, device: Any, on
         assert device.state.last == 0
 
 
+@pytest.mark.parametrize(("error", "why"), [(209, "cannot run;"), (222, "cannot run with its driver, which is older")])
+def test_a_device_that_it_is_not_built_for(error: int, why: str, device: Any, on_device: Through) -> None:
+    device.state.injected = error
+    sentence = (
+        rf"^slice: the kernels are built for \S.*, which this device, of compute capability (\d+)\.(\d), {why}.*"
+        r"from source with CUDAARCHS=\1\2 in the environment\.$"
+    )
+    with pytest.raises(RuntimeError, match=sentence):
+        forward(on_device, "slice", forward_example("slice", "plain", ALL_F32).arguments)
+    assert device.state.last == 0
+
+
 def test_without_a_driver(device: Any, on_device: Through) -> None:
     device.state.driver = 0
     with pytest.raises(RuntimeError, match=r"^slice: .*driver"):

@@ -87,7 +87,7 @@ def _cuda_support() -> str:
     try:
         kernels = _dlpack.kernels()
     except ModuleNotFoundError:
-        return "not built (this is a CPU package)"
+        return f"not built ({_cpu.cuda_missing})"
     except ImportError as error:
         return f"built, but can't be loaded ({error})"
     try:

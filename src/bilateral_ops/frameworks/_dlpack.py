@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _cpu
 from . import _numpy
 
 _MODULE = "bilateral_ops._cuda"
@@ -31,13 +32,13 @@ def require(op: str, name: str, device: Any, remedy: str) -> None:
         kernels()
     except ModuleNotFoundError:
         raise RuntimeError(
-            f"{op}: {name} is on {device}, and this bilateral_ops was built without CUDA; install it from source where "
-            f"nvcc is found, or {remedy}."
+            f"{op}: {name} is on {device}, and this bilateral_ops was built without CUDA ({_cpu.cuda_missing}); install "
+            f"it from source where nvcc works, or {remedy}."
         ) from None
     except ImportError as error:
         raise RuntimeError(
             f"{op}: {name} is on {device}, and the CUDA kernels of bilateral_ops can't be loaded ({error}); install it "
-            f"again where nvcc is found, or {remedy}."
+            f"again where nvcc works, or {remedy}."
         ) from error
 
 
