@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suite import PEERS
 
 import bilateral_ops
 from bilateral_ops import _cpu as _core
@@ -40,7 +41,7 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
-    for name in ("numpy", *_bench.PEERS):
+    for name in ("numpy", *PEERS):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 
+import bilateral_ops
 from bilateral_ops.cli import bench as _bench
 
 SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (3000, 4000)}
+#: What the package is measured beside, where it is installed.
+PEERS = ("numba", "halide", "torch", "jax", "numpy")
 #: Where nothing is timed.
 TINY = {"96x64": (64, 96)}
 
@@ -28,6 +33,13 @@ def assert_close(got: list[Any], want: list[Any], tolerance: float) -> None:
             assert np.abs(a.astype(np.int64) - b).max() <= 1
         else:
             assert np.linalg.norm((a - b).ravel()) <= tolerance * np.linalg.norm(b.ravel())
+
+
+def peer(name: str, given: _bench.Problem) -> Callable[[], Any] | None:
+    """A peer's call, as ``bench.peer``, which has those of the command, and of those in ``peers``."""
+    if name in ("halide", "jax"):
+        return import_module(f"peers.{name}").prepare(given, bilateral_ops.get_num_threads())
+    return _bench.peer(name, given)
 
 
 def require_memory(name: str, backward: bool, height: int, width: int) -> None:

@@ -12,7 +12,7 @@ import bilateral_ops
 from bilateral_ops.cli import bench as _bench
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
-hdrnet = pytest.importorskip("bilateral_ops.cli.bench.hdrnet")
+hdrnet = pytest.importorskip("peers.hdrnet")
 
 WAYS = ("bilateral_ops", "torch")
 

@@ -11,7 +11,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 import pytest
-from suite import TINY, assert_close, require_memory, sizes
+import suite
+from suite import PEERS, TINY, assert_close, require_memory, sizes
 
 from bilateral_ops.cli import bench as _bench
 from bilateral_ops.cli.bench import Problem
@@ -26,7 +27,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         pytest.param(name, backward, size, peer, id=f"{name}{'_vjp' * backward}-{size}-{peer}")
         for name, backward in _bench.CALLS
         for size in sizes(metafunc.config)
-        for peer in ("bilateral_ops", *_bench.PEERS)
+        for peer in ("bilateral_ops", *PEERS)
         if size not in SLOW.get(peer, ()) or (name == "enhance" and peer == "torch")
     ]
     metafunc.parametrize(("name", "backward", "size", "peer"), given)
@@ -65,7 +66,7 @@ def test_operation(
         function, beside = beside[peer], {"streaming": beside["streaming"]}
         function()
     else:
-        found = _bench.peer(peer, given)
+        found = suite.peer(peer, given)
         if found is None:
             pytest.skip(f"{peer}: not written for this operation")
         function = found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from suite import SIZES, TINY, require_memory
 
@@ -79,7 +80,8 @@ def test_streaming_bound(benchmark: Any, timed: Callable[..., None], size: str) 
     height, width = next(iter(TINY.values())) if benchmark.disabled else SIZES[size]
     read, written = 16 * height * width, 12 * height * width
     benchmark.group = "streaming bound"
-    beside = {"copy": _bench.copying(read, written)}
+    half = (read + written) // 16
+    beside = {"copy": _bench.copies(np.ones(half, np.int64), np.zeros(half, np.int64))}
     function = _bench.streaming(read, written)
     function()
     timed(function, beside, call="streaming", size=size, bytes=read + written, scan="bound")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,19 +16,22 @@ import bilateral_ops
 from bilateral_ops.cli import bench as _bench
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
-ways = pytest.importorskip("bilateral_ops.cli.bench.torch")
+training = pytest.importorskip("peers.training")
 
+FOLDER = str(Path(__file__).parent)
 WAYS = ("bilateral_ops", "torch")
-#: The steps, and the modules of ``bilateral_ops.cli.bench`` whose ``training_step(way, height, width, threads)`` it is.
-STEPS = {"training step": "torch", "lib_bilagrid step": "lib_bilagrid"}
+#: The steps, and the modules of ``peers`` whose ``training_step(way, height, width, threads)`` it is.
+STEPS = {"training step": "training", "lib_bilagrid step": "lib_bilagrid"}
 SIZE = "1920x1080"
 #: Calls that are timed together, as one is over too soon.
 CALLS = 200
 
 #: Runs in a fresh process, which a small step has warmed: whatever the large one adds to its peak is the step's own.
 _MEASURE = """
+import sys
+sys.path.insert(0, {folder!r})
 import bilateral_ops
-from bilateral_ops.cli.bench.{module} import training_step
+from peers.{module} import training_step
 
 def status(field):
     text = open("/proc/self/status").read()
@@ -52,7 +56,7 @@ def size_of(benchmark: Any) -> tuple[int, int]:
 @pytest.mark.parametrize("call", STEPS)
 def test_training_step(benchmark: Any, timed: Callable[..., None], call: str, way: str) -> None:
     size, threads = size_of(benchmark), bilateral_ops.get_num_threads()
-    training_step = import_module(f"bilateral_ops.cli.bench.{STEPS[call]}").training_step
+    training_step = import_module(f"peers.{STEPS[call]}").training_step
     package, step = (training_step(each, *size, threads) for each in ("bilateral_ops", way))
     assert_close(_bench.results(step()), _bench.results(package()), 1e-4)
     benchmark.group = f"{call} in PyTorch {SIZE}"
@@ -68,7 +72,9 @@ def test_training_steps_peak_memory(benchmark: Any, call: str, way: str) -> None
 
     def added() -> int:
         # Large blocks are given back when they are freed, as they are where the C library is not GNU's.
-        finished = python(_MEASURE.format(module=STEPS[call], given=given), timeout=300, MALLOC_MMAP_THRESHOLD_="65536")
+        finished = python(
+            _MEASURE.format(folder=FOLDER, module=STEPS[call], given=given), timeout=300, MALLOC_MMAP_THRESHOLD_="65536"
+        )
         assert finished.returncode == 0, finished.stderr
         return int(finished.stdout)
 
@@ -78,7 +84,7 @@ def test_training_steps_peak_memory(benchmark: Any, call: str, way: str) -> None
 
 
 def test_a_tiny_calls_overhead(benchmark: Any, timed: Callable[..., None]) -> None:
-    call, beside = ways.tiny_call()
+    call, beside = training.tiny_call()
     assert_close(_bench.results(call()), _bench.results(beside["numpy"]()), 1e-6)
 
     def repeated(function: Callable[[], Any]) -> Callable[[], None]:

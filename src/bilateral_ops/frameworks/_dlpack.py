@@ -32,8 +32,8 @@ def require(op: str, name: str, device: Any, remedy: str) -> None:
         kernels()
     except ModuleNotFoundError:
         raise RuntimeError(
-            f"{op}: {name} is on {device}, and this bilateral_ops was built without CUDA ({_cpu.cuda_missing}); install "
-            f"it from source where nvcc works, or {remedy}."
+            f"{op}: {name} is on {device}, and this bilateral_ops was built without CUDA ({_cpu.cuda_missing}); "
+            f"install it from source where nvcc works, or {remedy}."
         ) from None
     except ImportError as error:
         raise RuntimeError(

@@ -30,8 +30,6 @@ from ...ops import OPERATIONS
 
 #: 16 × 16 × 8 cells of 3 × 4 matrices; curves of 16 knots, networks of 16 features; images reduced to 256 × 256.
 GRID: dict[str, Any] = {"Gh": 16, "Gw": 16, "Gd": 8, "Co": 3, "Ci": 3, "K": 16, "F": 16, "size": (256, 256)}
-#: What the package is measured beside, where it is installed.
-PEERS = ("numba", "halide", "torch", "jax", "numpy")
 #: Every operation in both directions: (name, backward).
 CALLS = tuple((name, back) for name, op in OPERATIONS.items() for back in (False, True) if not back or op.vjp)
 
@@ -168,7 +166,9 @@ def peer(name: str, given: Problem) -> Callable[[], Any] | None:
     if name in ("numpy", "numba"):
         module = import_module(f"bilateral_ops.reference.{name}")
         return given.call(module, given.out() if name == "numba" else None)
-    return import_module(f"bilateral_ops.cli.bench.{name}").prepare(given, bilateral_ops.get_num_threads())
+    from . import torch
+
+    return torch.prepare(given, bilateral_ops.get_num_threads())
 
 
 def missing(name: str) -> str | None:
@@ -210,7 +210,7 @@ def streaming(read: int, written: int) -> Callable[[], Any]:
     if not missing("numba"):
         loop = _compiled_loop()
         return lambda: loop(source, target, chunks)
-    return _copies(source, target)
+    return copies(source, target)
 
 
 @cache
@@ -235,7 +235,7 @@ def _compiled_loop() -> Any:
     return loop
 
 
-def _copies(source: Any, target: Any) -> Callable[[], Any]:
+def copies(source: Any, target: Any) -> Callable[[], Any]:
     """The same bytes in NumPy, one large part a thread."""
     threads = bilateral_ops.get_num_threads()
     pool = ThreadPoolExecutor(threads)
@@ -250,12 +250,6 @@ def _copies(source: Any, target: Any) -> Callable[[], Any]:
             np.bitwise_xor.reduce(a[both:])
 
     return lambda: list(pool.map(part, range(threads)))
-
-
-def copying(read: int, written: int) -> Callable[[], Any]:
-    """NumPy copying in threads, half as many bytes from as to: what the streaming bound is held against."""
-    half = max(1, (read + written) // 16)
-    return _copies(np.ones(half, np.int64), np.zeros(half, np.int64))
 
 
 # --- time

@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-import bilateral_ops
-
-from . import Problem, problem
+from . import Problem
 
 PIXELWISE = ("image", "coefficients", "values", "grad")
 
@@ -56,47 +54,6 @@ def _tensor(name: str, value: Any, device: str) -> Any:
     if name not in PIXELWISE or tensor.ndim < 3:
         return tensor
     return tensor.movedim((0, 1), (-2, -1)).contiguous().movedim((-2, -1), (0, 1))
-
-
-def training_step(way: str, height: int, width: int, threads: int) -> Callable[[], list[Any]]:
-    """Forward and backward of guide, slice and apply: ``bilateral_ops`` recorded by autograd, or ``torch`` as above.
-
-    A photograph of that size, planar, batch 1; the gradients are those of the grid and of the guide's parameters.
-    """
-    torch.set_num_threads(threads)
-    curves, sliced = problem("guide_curves", False, 1, 1), problem("slice_apply", True, height, width)
-    image, grad = (_tensor(name, sliced.arguments[name], "cpu") for name in ("image", "grad"))
-    grad = grad.abs()  # else the sums over all pixels cancel, to where float32 has few digits left
-    grid = _tensor("grid", sliced.arguments["grid"], "cpu").requires_grad_()
-    parameters = [
-        _tensor(name, value, "cpu").requires_grad_() for name, value in curves.arguments.items() if name != "image"
-    ]
-    ways = {
-        "bilateral_ops": (bilateral_ops.guide_curves, bilateral_ops.slice_apply),
-        "torch": (_guide_curves, _slice_apply),
-    }
-    guide, apply = ways[way]
-
-    def step() -> list[Any]:
-        out = apply(grid, guide(image, *parameters), image)
-        return list(torch.autograd.grad(out, [grid, *parameters], grad))
-
-    return step
-
-
-def tiny_call() -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
-    """A slice_apply of 16 × 16 pixels in PyTorch, and beside it PyTorch's own part of it, and the call in NumPy.
-
-    PyTorch's part: to make the result, and to lend four tensors' memory.
-    """
-    given = problem("slice_apply", False, 16, 16)
-    tensors = [torch.from_numpy(value) for value in given.arguments.values()]
-
-    def own() -> Any:
-        result = torch.empty((16, 16, 3), dtype=torch.float32, device=tensors[0].device)
-        return [tensor.detach().numpy() for tensor in (result, *tensors)]
-
-    return lambda: bilateral_ops.slice_apply(*tensors), {"torch": own, "numpy": given.call(bilateral_ops)}
 
 
 def _slice(grid: Any, guide: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import Problem
+from bilateral_ops.cli.bench import Problem
 
 
 def prepare(given: Problem, threads: int) -> Callable[[], Any] | None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn.functional import grid_sample
 
-from ...compat.lib_bilagrid import BilateralGrid, slice, total_variation_loss
-from . import problem
+from bilateral_ops.cli.bench import problem
+from bilateral_ops.compat.lib_bilagrid import BilateralGrid, slice, total_variation_loss
 
 _VIEWS, _VIEW, _ROUGHNESS = 8, 5, 10.0
 

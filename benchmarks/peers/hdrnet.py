@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...hdrnet import Config, Predictor
-from ...hdrnet.model import HDRNet
-from . import problem
-from .torch import _enhance
+from bilateral_ops.cli.bench import problem
+from bilateral_ops.cli.bench.torch import _enhance
+from bilateral_ops.hdrnet import Config, Predictor
+from bilateral_ops.hdrnet.model import HDRNet
 
 
 def photograph(height: int, width: int) -> Any:
