@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import bilateral_ops as bo
+from bilateral_ops.compat import hdrnet, lib_bilagrid
+from bilateral_ops.frameworks.torch import CurvesGuideModule, NNGuideModule, SliceApplyModule
+from bilateral_ops.hdrnet import HDRNet
 
 
 def pytorch(t: torch.Tensor, p: torch.nn.Parameter) -> None:
@@ -18,6 +21,21 @@ def pytorch(t: torch.Tensor, p: torch.nn.Parameter) -> None:
     assert_type(bo.slice_apply_vjp(t, t, t, t, out={"grid": t}).guide, torch.Tensor | None)
     assert_type(bo.resize_area(t, (2, 3), dtype=torch.float32), torch.Tensor)
     assert_type(bo.enhance(t, bo.NNGuide(t, t, t, t), t), torch.Tensor)
+    assert_type(hdrnet.bilateral_slice_apply_nchw(p, t, t), torch.Tensor)
+    assert_type(hdrnet.unpack_coefficients(t, 8), torch.Tensor)
+    bo.gradcheck(torch.nn.functional.relu, (t,))
+
+
+def modules(t: torch.Tensor) -> None:
+    grids = lib_bilagrid.BilateralGrid(3)
+    assert_type(lib_bilagrid.slice(grids, None, t, 0)["rgb"], torch.Tensor)
+    assert_type(grids.forward(None, t, idx=t), torch.Tensor)
+    assert_type(CurvesGuideModule(device="cpu", dtype=torch.float64).freeze(), bo.CurvesGuide[torch.Tensor])
+    assert_type(SliceApplyModule(NNGuideModule()).forward(t, t, window=(0, 0, 8, 8)), torch.Tensor)
+    assert_type(HDRNet(device=torch.device("cpu")).render(t, t), torch.Tensor)
+    lib_bilagrid.slice(grids, None, t, "0")  # refused
+    SliceApplyModule(t)  # refused
+    HDRNet(dtype=t)  # refused
 
 
 def jax_arrays(j: jax.Array) -> None:
@@ -26,6 +44,8 @@ def jax_arrays(j: jax.Array) -> None:
     assert_type(bo.slice_vjp(j, j, j).grid, jax.Array | None)
     assert_type(bo.resize_area(j, (2, 3), dtype=jnp.float32), jax.Array)
     assert_type(bo.NNGuide(j, j, j, 0.5)(j), jax.Array)
+    assert_type(hdrnet.bilateral_slice(j, j), jax.Array)
+    bo.gradcheck(jnp.tanh, (j,))
 
 
 def both(x: NDArray[np.float32], t: torch.Tensor, j: jax.Array) -> None:

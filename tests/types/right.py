@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import bilateral_ops as bo
-from bilateral_ops.hdrnet import Predictor
+from bilateral_ops.compat import hdrnet
+from bilateral_ops.export import onnx
+from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, read_model, write_model
 
 F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
@@ -94,6 +96,56 @@ def numpy_alone(x: F32, image: U8) -> None:
     predictor = Predictor.load()
     assert_type(predictor(image, out=image), U8)
     assert_type(predictor.render(predictor.grid(predictor.low_resolution(x)), x, window=(0, 0, 8, 8)), F32)
+
+
+def layer(matrix: F32, vector: F32) -> F32:
+    return matrix @ vector
+
+
+def layer_vjp(matrix: F32, vector: F32, grad: F32) -> tuple[F32, F32]:
+    return grad[:, None] * vector, matrix.T @ grad
+
+
+def two_results(t: Tensor) -> tuple[Tensor, Tensor]:
+    return t, t
+
+
+def checks(x: F32, t: Tensor) -> None:
+    assert_type(bo.gradcheck(bo.slice_apply, (x, bo.LumaGuide(), x), wrt="grid"), bo.GradcheckReport)
+    bo.gradcheck(bo.guide_luma, {"image": x})
+    bo.gradcheck(layer, [x, x], vjp=layer_vjp, wrt=("matrix",), rtol=1e-5, seed=1)
+    bo.gradcheck(layer, (x, x), vjp=lambda matrix, vector, grad: {"matrix": matrix, "vector": None})
+    bo.gradcheck(bo.slice, (x, x), vjp=bo.slice_vjp)
+    bo.gradcheck(two_results, (t,))
+    bo.gradcheck(lambda x: 2.0 * x, (0.5,), vjp=lambda x, grad: 2.0 * grad)
+    print([row.error for row in bo.gradcheck(layer, (x, x), vjp=layer_vjp).rows])
+
+
+def compatible(x: F32, image: U8, t: Tensor) -> None:
+    assert_type(hdrnet.bilateral_slice(x, x, name="slice"), F32)
+    assert_type(hdrnet.bilateral_slice_nchw(t, t), Tensor)
+    assert_type(hdrnet.bilateral_slice_apply(x, x, image, has_offset=False), U8)
+    assert_type(hdrnet.bilateral_slice_apply_nchw(t, t, t), Tensor)
+    assert_type(hdrnet.apply(x, image), U8)
+    assert_type(hdrnet.apply_nchw(x, x, False), F32)
+    assert_type(hdrnet.unpack_coefficients(t, 8, "z_out_in", channels_first=True), Tensor)
+    assert_type(hdrnet.unpack_coefficients(x, 8), F32)
+
+
+def exported(x: F32, t: Tensor) -> None:
+    guide = bo.NNGuide(t, t, t, 0.5)
+    full = onnx.enhance(x.shape, guide, form="GatherND", layout="NCHW", image="uint8", grid="float16", opset=17)
+    onnx.save(onnx.behind("network.onnx", full, output="grid"), "whole.onnx")
+    onnx.slice_apply((16, 16, 8, 3, 4), Ci=3, window=True, align_corners=True)
+
+
+def models(t: Tensor) -> None:
+    config, weights, metadata = read_model("model.safetensors")
+    assert_type(config, Config)
+    assert_type(weights, dict[str, F32])
+    write_model("copy.safetensors", config, weights, metadata=metadata, dtype="float16")
+    write_model("copy.safetensors", config, {"coefficients.prediction.bias": t})
+    assert_type(Predictor(config, from_hdrnet(weights, config)), Predictor)
 
 
 def another_framework(t: Tensor) -> None:

@@ -4,7 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bilateral_ops as bo
-from bilateral_ops.hdrnet import Predictor
+from bilateral_ops.compat import hdrnet
+from bilateral_ops.export import onnx
+from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, write_model
 
 F32 = NDArray[np.float32]
 
@@ -55,6 +57,10 @@ def two_frameworks(x: F32, t: Tensor, j: Array) -> None:
     bo.resize_area_vjp(x, t)  # refused
     bo.fit(x, x, t, (8, 8, 4))  # refused
     Predictor.load()(t)  # refused
+    hdrnet.bilateral_slice(x, t)  # refused
+    hdrnet.bilateral_slice_apply(x, t, t)  # refused
+    hdrnet.bilateral_slice_nchw(t, j)  # refused
+    hdrnet.apply_nchw(x, t)  # refused
 
 
 def two_frameworks_in_records(x: F32, t: Tensor) -> None:
@@ -74,6 +80,15 @@ def no_arrays(x: F32) -> None:
     bo.enhance(x, x, x)  # refused
     bo.slice_apply(x, bo.NNGuide(x, x, x, 0.5), x)  # refused
     bo.slice_apply(x, None, x)  # refused
+    bo.gradcheck(bo.slice, x)  # refused
+    bo.gradcheck(bo.slice, "grid")  # refused
+    bo.gradcheck(lambda x: "a sentence", (x,))  # refused
+    hdrnet.apply(0.5, x)  # refused
+    hdrnet.unpack_coefficients([1.0], 8)  # refused
+    onnx.enhance(x, bo.LumaGuide())  # refused
+    onnx.enhance(x.shape, x)  # refused
+    from_hdrnet({"inference/guide/ccm": [1.0]}, Config())  # refused
+    write_model("model.safetensors", Config(), x)  # refused
 
 
 def other_arguments(x: F32) -> None:
@@ -89,3 +104,13 @@ def other_arguments(x: F32) -> None:
     bo.resize_area(x, 2)  # refused
     bo.fit(x, x, x, (8, 8))  # refused
     Predictor.load().render(x, x, window=(0, 0))  # refused
+    bo.gradcheck("slice", (x, x))  # refused
+    bo.gradcheck(bo.slice, (x, x), vjp=x)  # refused
+    bo.gradcheck(bo.slice, (x, x), vjp=lambda grid, guide, grad: "a sentence")  # refused
+    bo.gradcheck(bo.slice, (x, x), wrt=0)  # refused
+    hdrnet.apply(x, x, has_affine_term="yes")  # refused
+    hdrnet.unpack_coefficients(x, 8, "out_z_in")  # refused
+    onnx.slice_apply((1, 2, 3, 4, 5), form="Gather")  # refused
+    onnx.slice_apply((1, 2, 3, 4, 5), layout="HWC")  # refused
+    onnx.slice_apply((1, 2, 3, 4, 5), image="float64")  # refused
+    onnx.save("model.onnx")  # refused

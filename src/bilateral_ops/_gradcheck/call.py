@@ -90,11 +90,9 @@ class _Jax(_NumPy):
     has_autograd = True
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        try:
-            from jax.experimental import enable_x64
-        except ImportError:  # it has moved in later versions
-            enable_x64 = self.module.enable_x64
-        scope: contextlib.AbstractContextManager[Any] = enable_x64(True)
+        experimental: Any = import_module("jax.experimental")
+        where = experimental if hasattr(experimental, "enable_x64") else self.module  # in later versions
+        scope: contextlib.AbstractContextManager[Any] = where.enable_x64(True)
         return scope
 
     def is_float(self, value: Any) -> bool:

@@ -12,10 +12,11 @@ Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, and the operators
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from .._core.types import Array, Framework, Grid, Image, Like
 from ..ops._apply import apply as _apply
 from ..ops._slice import slice as _slice
 from ..ops._slice_apply import slice_apply as _slice_apply
@@ -31,9 +32,10 @@ __all__ = [
     "unpack_coefficients",
 ]
 
+_Layout: TypeAlias = Literal["in_out_z", "out_in_z", "z_out_in", "matrix_offset_z", "z_matrix_offset"]
 # Where a convolution's channels hold the matrix entries, from the slowest axis to the fastest; None for the axis that
 # counts the nine entries of the matrices and then the three of the offset.
-_ORDERS: dict[str, tuple[str | None, ...]] = {
+_ORDERS: dict[_Layout, tuple[str | None, ...]] = {
     "in_out_z": ("in", "out", "z"),
     "out_in_z": ("out", "in", "z"),
     "z_out_in": ("z", "out", "in"),
@@ -44,7 +46,7 @@ LAYOUTS = tuple(_ORDERS)
 """The names of layouts that :func:`unpack_coefficients` knows."""
 
 
-def bilateral_slice(grid: Any, guide: Any, name: object = None) -> Any:
+def bilateral_slice(grid: Like[Framework, Grid], guide: Array[Framework], name: object = None) -> Grid:
     """Sample a bilateral grid at every pixel: :func:`bilateral_ops.slice` at pixel centres.
 
     Parameters
@@ -67,7 +69,13 @@ def bilateral_slice(grid: Any, guide: Any, name: object = None) -> Any:
     return _slice(grid, guide)
 
 
-def bilateral_slice_apply(grid: Any, guide: Any, input_image: Any, has_offset: bool = True, name: object = None) -> Any:
+def bilateral_slice_apply(
+    grid: Array[Framework],
+    guide: Array[Framework],
+    input_image: Like[Framework, Image],
+    has_offset: bool = True,
+    name: object = None,
+) -> Image:
     """Sample a bilateral grid of matrices at every pixel and map the pixel: :func:`bilateral_ops.slice_apply`.
 
     Parameters
@@ -97,7 +105,7 @@ def bilateral_slice_apply(grid: Any, guide: Any, input_image: Any, has_offset: b
     return _slice_apply(matrices, guide, input_image)
 
 
-def apply(sliced: Any, input_image: Any, has_affine_term: bool = True) -> Any:
+def apply(sliced: Array[Framework], input_image: Like[Framework, Image], has_affine_term: bool = True) -> Image:
     """Map every pixel by its own matrix: :func:`bilateral_ops.apply`.
 
     Parameters
@@ -124,7 +132,7 @@ def apply(sliced: Any, input_image: Any, has_affine_term: bool = True) -> Any:
     return _apply(_matrices("apply", "sliced", sliced, rank, input_image, has_affine_term), input_image)
 
 
-def bilateral_slice_nchw(grid: Any, guide: Any) -> Any:
+def bilateral_slice_nchw(grid: Like[Framework, Grid], guide: Array[Framework]) -> Grid:
     """:func:`bilateral_slice` with channels first.
 
     Parameters
@@ -138,10 +146,12 @@ def bilateral_slice_nchw(grid: Any, guide: Any) -> Any:
         A view; in memory channels are last.
     """
     batched = _batched(guide, 2)
-    return _channels_first(_slice(_grid_channels_last(grid, batched), guide), batched)
+    return _channels_first(_slice(_channels_last(grid, batched, 3), guide), batched)
 
 
-def bilateral_slice_apply_nchw(grid: Any, guide: Any, input_image: Any, has_offset: bool = True) -> Any:
+def bilateral_slice_apply_nchw(
+    grid: Array[Framework], guide: Array[Framework], input_image: Like[Framework, Image], has_offset: bool = True
+) -> Image:
     """:func:`bilateral_slice_apply` with channels first.
 
     Parameters
@@ -157,12 +167,12 @@ def bilateral_slice_apply_nchw(grid: Any, guide: Any, input_image: Any, has_offs
     """
     batched = _batched(guide, 2)
     image = _channels_last(input_image, batched)
-    grid = _grid_channels_last(grid, batched)
-    matrices = _matrices("bilateral_slice_apply_nchw", "grid", grid, 4 + batched, image, has_offset)
+    packed = _channels_last(grid, batched, 3)
+    matrices = _matrices("bilateral_slice_apply_nchw", "grid", packed, 4 + batched, image, has_offset)
     return _channels_first(_slice_apply(matrices, guide, image), batched)
 
 
-def apply_nchw(sliced: Any, input_image: Any, has_affine_term: bool = True) -> Any:
+def apply_nchw(sliced: Array[Framework], input_image: Like[Framework, Image], has_affine_term: bool = True) -> Image:
     """:func:`apply` with channels first.
 
     Parameters
@@ -182,8 +192,14 @@ def apply_nchw(sliced: Any, input_image: Any, has_affine_term: bool = True) -> A
 
 
 def unpack_coefficients(
-    features: Any, depth: int, layout: str = "in_out_z", *, n_out: int = 3, n_in: int = 4, channels_first: bool = False
-) -> Any:
+    features: Like[object, Grid],
+    depth: int,
+    layout: _Layout = "in_out_z",
+    *,
+    n_out: int = 3,
+    n_in: int = 4,
+    channels_first: bool = False,
+) -> Grid:
     """Make a grid of matrices of the channels of a network's last convolution.
 
         layout              channel of entry (out, in) in depth z, with L = n_in columns
@@ -216,7 +232,8 @@ def unpack_coefficients(
     if layout not in _ORDERS:
         raise ValueError(f"unpack_coefficients: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
     axis = 1 if channels_first else 3
-    shape = tuple(features.shape)
+    packed: Any = features
+    shape = tuple(packed.shape)
     wanted = depth * n_out * n_in
     if len(shape) != 4 or shape[axis] != wanted:
         axes = "(N, C, gh, gw)" if channels_first else "(N, gh, gw, C)"
@@ -228,7 +245,7 @@ def unpack_coefficients(
         raise ValueError(f"unpack_coefficients: n_in must be 1 or more for the offset of {layout}, got {n_in}.")
     sizes = {"in": n_in, "out": n_out, "z": depth, None: n_out * n_in}
     order = _ORDERS[layout]
-    split = features.reshape(*shape[:axis], *(sizes[name] for name in order), *shape[axis + 1 :])
+    split = packed.reshape(*shape[:axis], *(sizes[name] for name in order), *shape[axis + 1 :])
     places = {name: axis + i for i, name in enumerate(order)}
     lead = (0, 1, 2) if axis == 3 else (0, axis + len(order), axis + len(order) + 1)
     if None not in places:
@@ -269,22 +286,16 @@ def _batched(array: Any, rank: int) -> int:
     return int(len(array.shape) > rank)
 
 
-def _channels_last(array: Any, batched: int) -> Any:
-    """(N, *C, H, W) to (N, H, W, *C)."""
-    rank, lead = len(array.shape), tuple(range(batched))
-    return _permuted(array, (*lead, rank - 2, rank - 1, *range(batched, rank - 2)))
-
-
-def _grid_channels_last(grid: Any, batched: int) -> Any:
-    """(N, *C, gd, gh, gw) to (N, gh, gw, gd, *C)."""
-    rank, lead = len(grid.shape), tuple(range(batched))
-    return _permuted(grid, (*lead, rank - 2, rank - 1, rank - 3, *range(batched, rank - 3)))
+def _channels_last(array: Any, batched: int, axes: int = 2) -> Any:
+    """(N, *C, H, W) to (N, H, W, *C); with three axes, (N, *C, gd, gh, gw) to (N, gh, gw, gd, *C)."""
+    rank = len(array.shape)
+    places = (rank - 2, rank - 1, rank - 3)[:axes]
+    return _permuted(array, (*range(batched), *places, *range(batched, rank - axes)))
 
 
 def _channels_first(array: Any, batched: int) -> Any:
     """(N, H, W, *C) to (N, *C, H, W)."""
-    lead = tuple(range(batched))
-    return _permuted(array, (*lead, *range(batched + 2, len(array.shape)), batched, batched + 1))
+    return _permuted(array, (*range(batched), *range(batched + 2, len(array.shape)), batched, batched + 1))
 
 
 def _permuted(array: Any, axes: tuple[int, ...]) -> Any:

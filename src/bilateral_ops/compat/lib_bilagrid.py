@@ -88,7 +88,9 @@ class BilateralGrid(nn.Module):
         """:func:`total_variation_loss` of the grids."""
         return total_variation_loss(self.grids)
 
-    def forward(self, grid_xy: torch.Tensor | None, rgb: torch.Tensor, idx: Any = None) -> torch.Tensor:
+    def forward(
+        self, grid_xy: torch.Tensor | None, rgb: torch.Tensor, idx: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         """Look the grids' matrices up, as ``lib_bilagrid`` does. (``fused_bilagrid``'s returns colours: :func:`slice`.)
 
         Parameters
@@ -107,7 +109,7 @@ class BilateralGrid(nn.Module):
         return _lookup("BilateralGrid", self.grids, grid_xy, rgb, index).matrices()
 
 
-class Sliced(Mapping[str, Any]):
+class Sliced(Mapping[str, torch.Tensor]):
     """What :func:`slice` returns: ``"rgb"``, and ``"rgb_affine_mats"``, which is computed when first read."""
 
     def __init__(self, lookup: _Lookup) -> None:
@@ -116,7 +118,7 @@ class Sliced(Mapping[str, Any]):
         self._lookup = lookup.kept()
         self._versions = self._lookup.versions()
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> torch.Tensor:
         if key == "rgb_affine_mats" and key not in self._values:
             for (name, now), then in zip(self._lookup.versions().items(), self._versions.values()):
                 if now != then:
@@ -139,7 +141,7 @@ def slice(
     bil_grids: BilateralGrid,
     xy: torch.Tensor | None,
     rgb: torch.Tensor,
-    grid_idx: Any,
+    grid_idx: torch.Tensor | int,
     compute_coords_grad: bool = False,
     actual_height: int | None = None,
     actual_width: int | None = None,

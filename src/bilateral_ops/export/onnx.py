@@ -43,13 +43,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from .. import _cpu
 from .._core.checks import integers
 from .._core.missing import needed
+from .._core.types import Array, Framework
 from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
@@ -57,196 +58,19 @@ from ..ops._guide_nn import NNGuide
 
 with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
+
+    from ._graph import FORMS, KINDS, LAYOUTS, Graph, Pixels, along, guide_of, in_depth
 
 __all__ = ["behind", "enhance", "save", "slice_apply"]
 
+_Form: TypeAlias = Literal["GridSample", "GatherND"]
+_Layout: TypeAlias = Literal["NHWC", "NCHW"]
+_Image: TypeAlias = Literal["float32", "float16", "uint8", "uint16"]
+_Grid: TypeAlias = Literal["float32", "float16"]
 #: The oldest opset that has a form's operators as they are used here.
 _OLDEST = {"GridSample": 20, "GatherND": 13}
-_LAYOUTS = {"NHWC": ("N", "H", "W", "C"), "NCHW": ("N", "C", "H", "W")}
 _GRID_AXES = ("N", "Gh", "Gw", "Gd", "Co", "L")
-_KINDS = {
-    "float16": TensorProto.FLOAT16,
-    "float32": TensorProto.FLOAT,
-    "uint8": TensorProto.UINT8,
-    "uint16": TensorProto.UINT16,
-}
-_LUMA = ((0.299, 0.587, 0.114),)  # BT.601
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Building a graph
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class _Graph:
-    """Nodes and constants as they are made. ``g(operator, *inputs)`` adds a node and returns its output's name.
-
-    An input is a name, or an array or number, which becomes a constant.
-    """
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: dict[tuple[Any, ...], Any] = {}
-        self.part = ""
-
-    def __call__(self, operator: str, *inputs: Any, output: str | None = None, **attributes: Any) -> str:
-        name = f"{self.part}/{operator}_{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        output = output or name
-        self.nodes.append(helper.make_node(operator, names, [output], name=name, **attributes))
-        return output
-
-    def constant(self, value: Any) -> str:
-        array = np.asarray(value)
-        array = np.array(array, np.int64 if array.dtype.kind == "i" else np.float32)
-        key = (array.dtype, array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, f"constant_{len(self.constants)}")
-        return str(self.constants[key].name)
-
-    def size(self, value: str, axis: int) -> str:
-        return self("Gather", self("Shape", value), axis, axis=0)
-
-    def cast(self, value: str, kind: str) -> str:
-        return self("Cast", value, to=_KINDS[kind])
-
-    def between(self, low: str, high: str, t: str) -> str:
-        """low + t·(high − low)"""
-        return self("Add", low, self("Mul", t, self("Sub", high, low)))
-
-
-class _Pixels:
-    """What depends on whether channels come first or last in the arrays that the graph computes with."""
-
-    def __init__(self, first: bool) -> None:
-        self.first = first
-        self.axes = _LAYOUTS["NCHW" if first else "NHWC"]
-
-    def mixed(self, g: _Graph, image: str, weights: Any, bias: Any) -> str:
-        """Σ_j weights[i,j]·in_j + bias_i at every pixel."""
-        if self.first:
-            return g("Conv", image, np.asarray(weights)[..., None, None], bias)
-        return g("Add", g("MatMul", image, np.asarray(weights).T), bias)
-
-    def applied(self, g: _Graph, matrix: str, image: str, affine: bool) -> str:
-        """The matrices times the image: (N,Co,L,H,W) and (N,Ci,H,W), or (N,H,W,Co,L) and (N,H,W,Ci)."""
-        channel = self.axes.index("C")
-        if affine:
-            pads = [0] * 8
-            pads[4 + channel] = 1
-            image = g("Pad", image, pads, 1.0)
-        products = g("Mul", matrix, g("Unsqueeze", image, [channel]))
-        return g("ReduceSum", products, [channel + 1], keepdims=0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The sampling rule
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _along(g: _Graph, count: str, first: Any, full: str, cells: int, align_corners: bool) -> tuple[str, str]:
-    """Positions of a row's pixels on an axis of cells, clamped, as (whole numbers, what to divide them by)."""
-    i = g("Add", g("Range", 0, count, 1), first)
-    if align_corners:
-        of = g("Sub", full, 1)
-        p = g("Mul", i, cells - 1)
-    else:
-        of = g("Mul", full, 2)
-        p = g("Sub", g("Mul", g("Add", g("Mul", i, 2), 1), cells), full)
-    of = g("Max", of, 1)  # of one pixel, or none
-    return g("Min", g("Max", p, 0), g("Mul", of, cells - 1)), of
-
-
-def _in_depth(g: _Graph, guide: str, cells: int, align_corners: bool) -> str:
-    """Positions of a guide's values, clamped, in float32."""
-    u = g("Clip", guide, 0.0, 1.0)
-    if align_corners:
-        return g("Mul", u, float(cells - 1))
-    return g("Clip", g("Sub", g("Mul", u, float(cells)), 0.5), 0.0, float(cells - 1))
-
-
-def _by_grid_sample(g: _Graph, grid: str, position: Sequence[Any], sizes: Sequence[int], guide: str) -> str:
-    """The matrices (N,Co,L,H,W) of a grid (N,Co,L,Gd,Gh,Gw)."""
-    (y, of_y), (x, of_x), z = position
-    Gh, Gw, Gd, Co, L = sizes
-
-    def spanned(p: str, of: str, cells: int) -> str:
-        # From 0 … cells − 1 to GridSample's −1 … 1, which align_corners=1 takes back there.
-        of = g("Mul", of, max(cells - 1, 1))
-        return g("Div", g.cast(g("Sub", g("Mul", p, 2), of), "float32"), g.cast(of, "float32"))
-
-    places = g("Unsqueeze", g("Sub", g("Mul", z, 2 / max(Gd - 1, 1)), 1.0), [1, 4])  # N 1 H W 1
-    shape = g("Shape", places)
-    columns = g("Unsqueeze", spanned(x, of_x, Gw), [1])
-    rows = g("Unsqueeze", spanned(y, of_y, Gh), [1, 2])
-    places = g("Concat", g("Expand", columns, shape), g("Expand", rows, shape), places, axis=-1)
-    volume = g("Reshape", grid, [0, Co * L, Gd, Gh, Gw])
-    sampled = g("GridSample", volume, places, mode="linear", padding_mode="border", align_corners=1)
-    size = g("Shape", guide)
-    height, width = g("Gather", size, [1], axis=0), g("Gather", size, [2], axis=0)
-    return g("Reshape", sampled, g("Concat", [0, Co, L], height, width, axis=0))
-
-
-def _by_gather(g: _Graph, grid: str, position: Sequence[Any], sizes: Sequence[int], guide: str) -> str:
-    """The matrices (N,H,W,Co,L) of a grid (N,Gh,Gw,Gd,Co,L)."""
-    (y, of_y), (x, of_x), z = position
-    Gh, Gw, Gd, Co, L = sizes
-
-    def cells(p: str, of: str, count: int) -> tuple[str, str, str]:
-        below = g("Div", p, of)
-        t = g("Div", g.cast(g("Sub", p, g("Mul", below, of)), "float32"), g.cast(of, "float32"))
-        return below, g("Min", g("Add", below, 1), count - 1), t
-
-    # A row of the image lies between two rows of cells: these are interpolated once for all its pixels.
-    below, above, t = cells(y, of_y, Gh)
-    t = g("Unsqueeze", t, [1, 2, 3])
-    flat = g("Reshape", grid, [0, Gh, Gw, Gd, Co * L])
-    rows = g.between(g("Gather", flat, below, axis=1), g("Gather", flat, above, axis=1), t)
-    rows = g("Reshape", rows, g("Concat", g("Gather", g("Shape", guide), [0, 1], axis=0), [Gw * Gd, Co * L], axis=0))
-
-    k = g("Cast", g("Floor", z), to=TensorProto.INT64)
-    k_above = g("Min", g("Add", k, 1), Gd - 1)
-    t_z = g("Unsqueeze", g("Sub", z, g.cast(k, "float32")), [3])
-    left, right, t_x = cells(x, of_x, Gw)
-
-    def cell(j: str, depth: str) -> str:
-        places = g("Unsqueeze", g("Add", g("Mul", j, Gd), depth), [3])
-        return g("GatherND", rows, places, batch_dims=2)
-
-    def column(j: str) -> str:
-        return g.between(cell(j, k), cell(j, k_above), t_z)
-
-    sampled = g.between(column(left), column(right), g("Unsqueeze", t_x, [1]))
-    return g("Reshape", sampled, g("Concat", g("Shape", guide), [Co, L], axis=0))
-
-
-_FORMS: dict[str, Any] = {"GridSample": _by_grid_sample, "GatherND": _by_gather}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Guides
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _guide_of(g: _Graph, pixels: _Pixels, guide: Any, image: str) -> str:
-    """The guide (N,H,W) of an image."""
-    if isinstance(guide, LumaGuide):
-        value = pixels.mixed(g, image, _LUMA, [0.0])
-    elif isinstance(guide, NNGuide):
-        features = g("Relu", pixels.mixed(g, image, guide.w1, guide.b1))
-        value = g("Sigmoid", pixels.mixed(g, features, guide.w2[None], np.reshape(guide.b2, 1)))
-    else:
-        # A curve is a layer of one feature a knot. Channels one after the other need less memory.
-        value = ""
-        for i, mix in enumerate(guide.mix):
-            weights = np.repeat(guide.ccm[i : i + 1], len(guide.shifts[i]), 0)
-            knots = g("Relu", pixels.mixed(g, image, weights, guide.ccm_bias[i] - guide.shifts[i]))
-            bias = np.zeros(1) if value else guide.mix_bias[None]
-            curve = pixels.mixed(g, knots, mix * guide.slopes[i : i + 1], bias)
-            value = g("Add", value, curve) if value else curve
-        value = g("Clip", value, 0.0, 1.0)
-    return g("Squeeze", value, [pixels.axes.index("C")])
 
 
 def _checked_guide(op: str, guide: Any) -> tuple[Any, int]:
@@ -261,24 +85,19 @@ def _checked_guide(op: str, guide: Any) -> tuple[Any, int]:
     return record, channels
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Models
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def enhance(
-    grid_shape: Any,
-    guide: Any,
+    grid_shape: Sequence[int],
+    guide: CurvesGuide[Array[Framework]] | NNGuide[Array[Framework]] | LumaGuide,
     *,
-    form: str = "GridSample",
-    layout: str = "NHWC",
+    form: _Form = "GridSample",
+    layout: _Layout = "NHWC",
     grid_axes: str = "N Gh Gw Gd Co L",
-    image: str = "float32",
-    grid: str = "float32",
+    image: _Image = "float32",
+    grid: _Grid = "float32",
     window: bool = False,
     align_corners: bool = False,
     opset: int = 20,
-) -> Any:
+) -> onnx.ModelProto:
     """Make the model of :func:`bilateral_ops.enhance`: guide, slice and apply.
 
         out = enhance(grid, guide, image)
@@ -335,18 +154,18 @@ def enhance(
 
 
 def slice_apply(
-    grid_shape: Any,
+    grid_shape: Sequence[int],
     *,
     Ci: int = 3,
-    form: str = "GridSample",
-    layout: str = "NHWC",
+    form: _Form = "GridSample",
+    layout: _Layout = "NHWC",
     grid_axes: str = "N Gh Gw Gd Co L",
-    image: str = "float32",
-    grid: str = "float32",
+    image: _Image = "float32",
+    grid: _Grid = "float32",
     window: bool = False,
     align_corners: bool = False,
     opset: int = 20,
-) -> Any:
+) -> onnx.ModelProto:
     """Make the model of :func:`bilateral_ops.slice_apply`: for a guide that something else computes.
 
         out = slice_apply(grid, guide, image)
@@ -390,11 +209,11 @@ def _model(
     window: bool,
     align_corners: bool,
     opset: int,
-) -> Any:
+) -> onnx.ModelProto:
     for name, value, choice in (
-        ("form", form, tuple(_FORMS)),
-        ("layout", layout, tuple(_LAYOUTS)),
-        ("image", image_kind, tuple(_KINDS)),
+        ("form", form, tuple(FORMS)),
+        ("layout", layout, tuple(LAYOUTS)),
+        ("image", image_kind, tuple(KINDS)),
         ("grid", grid_kind, ("float32", "float16")),
     ):
         if value not in choice:
@@ -411,8 +230,8 @@ def _model(
     groups = _groups(op, grid_axes)
     sizes = dict(zip(_GRID_AXES[1:], shape))
 
-    g = _Graph()
-    pixels = _Pixels(first=form == "GridSample")
+    g = Graph()
+    pixels = Pixels(first=form == "GridSample")
     order = ("N", "Co", "L", "Gd", "Gh", "Gw") if pixels.first else _GRID_AXES
     matrices = _grid_in(g, groups, sizes, order, grid_kind)
     picture = _image_in(g, pixels, layout, image_kind)
@@ -421,7 +240,7 @@ def _model(
         value = "guide"
     else:
         g.part = "guide"
-        value = _guide_of(g, pixels, guide, picture)
+        value = guide_of(g, pixels, guide, picture)
 
     g.part = "slice"
     # Runtimes differ in what they make of NaN as a position: it becomes one, and the result NaN afterwards.
@@ -433,11 +252,11 @@ def _model(
         whole = tuple(g("Gather", "window", n, axis=0) for n in range(4))
     top, left, full_height, full_width = whole
     position = (
-        _along(g, height, top, full_height, sizes["Gh"], align_corners),
-        _along(g, width, left, full_width, sizes["Gw"], align_corners),
-        _in_depth(g, value, sizes["Gd"], align_corners),
+        along(g, height, top, full_height, sizes["Gh"], align_corners),
+        along(g, width, left, full_width, sizes["Gw"], align_corners),
+        in_depth(g, value, sizes["Gd"], align_corners),
     )
-    matrix = _FORMS[form](g, matrices, position, shape, value)
+    matrix = FORMS[form](g, matrices, position, shape, value)
 
     g.part = "apply"
     result = pixels.applied(g, matrix, picture, affine=shape[4] > channels)
@@ -445,20 +264,19 @@ def _model(
     _image_out(g, pixels, layout, image_kind, result)
 
     # A network that this is put behind may call the sizes of its own image H and W.
-    height_name, width_name = "full_H", "full_W"
+    free = {"H": "full_H", "W": "full_W"}
 
     def picture_info(name: str, count: int) -> Any:
-        free = {"C": count, "H": height_name, "W": width_name}
-        dimensions = [free.get(axis, axis) for axis in _LAYOUTS[layout]]
-        return helper.make_tensor_value_info(name, _KINDS[image_kind], dimensions)
+        dimensions = [count if axis == "C" else free.get(axis, axis) for axis in LAYOUTS[layout]]
+        return helper.make_tensor_value_info(name, KINDS[image_kind], dimensions)
 
     sized = [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
     inputs = [
-        helper.make_tensor_value_info("grid", _KINDS[grid_kind], sized, f"the bilateral grid, {grid_axes}"),
+        helper.make_tensor_value_info("grid", KINDS[grid_kind], sized, f"the bilateral grid, {grid_axes}"),
         picture_info("image", channels),
     ]
     if guide is None:
-        inputs.insert(1, helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["N", height_name, width_name]))
+        inputs.insert(1, helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["N", *free.values()]))
     if window:
         meaning = "top, left, full_height, full_width"
         inputs.append(helper.make_tensor_value_info("window", TensorProto.INT64, [4], meaning))
@@ -512,26 +330,26 @@ def _groups(op: str, text: str) -> list[list[str]]:
     )
 
 
-def _grid_in(g: _Graph, groups: list[list[str]], sizes: dict[str, int], order: Sequence[str], kind: str) -> str:
+def _grid_in(g: Graph, groups: list[list[str]], sizes: dict[str, int], order: Sequence[str], kind: str) -> str:
     """The input ``grid`` in float32, its axes in this order."""
     g.part = "grid"
     flat = [axis for group in groups for axis in group]
     # −1 is the batch: 0 would take the size of the input's axis in that place.
     split = g("Reshape", "grid", [sizes.get(axis, -1) for axis in flat])
-    arranged = g("Transpose", split, perm=[flat.index(axis) for axis in order])
+    arranged = g.arranged(split, flat, order)
     return arranged if kind == "float32" else g.cast(arranged, "float32")
 
 
-def _image_in(g: _Graph, pixels: _Pixels, layout: str, kind: str) -> str:
+def _image_in(g: Graph, pixels: Pixels, layout: str, kind: str) -> str:
     """The input ``image`` in float32, its axes as it is computed with."""
     g.part = "image"
     value = "image" if kind == "float32" else g.cast("image", "float32")
     if kind.startswith("uint"):
         value = g("Div", value, float(np.iinfo(kind).max))
-    return _arranged(g, value, _LAYOUTS[layout], pixels.axes)
+    return g.arranged(value, LAYOUTS[layout], pixels.axes)
 
 
-def _image_out(g: _Graph, pixels: _Pixels, layout: str, kind: str, value: str) -> None:
+def _image_out(g: Graph, pixels: Pixels, layout: str, kind: str, value: str) -> None:
     """Make the output ``out``."""
     g.part = "out"
     if kind.startswith("uint"):
@@ -540,15 +358,17 @@ def _image_out(g: _Graph, pixels: _Pixels, layout: str, kind: str, value: str) -
         value = g("Clip", g("Round", g("Mul", value, top)), 0.0, top)
     if kind != "float32":
         value = g.cast(value, kind)
-    value = _arranged(g, value, pixels.axes, _LAYOUTS[layout])
+    value = g.arranged(value, pixels.axes, LAYOUTS[layout])
     g("Identity", value, output="out")
 
 
-def _arranged(g: _Graph, value: str, axes: Sequence[str], wanted: Sequence[str]) -> str:
-    return value if axes == wanted else g("Transpose", value, perm=[axes.index(axis) for axis in wanted])
-
-
-def behind(network: Any, full: Any, *, output: str | None = None, prefix: str = "") -> Any:
+def behind(
+    network: onnx.ModelProto | str | os.PathLike[str],
+    full: onnx.ModelProto,
+    *,
+    output: str | None = None,
+    prefix: str = "",
+) -> onnx.ModelProto:
     """Put a model of this module behind a network that predicts its grid, as one model.
 
     Parameters
@@ -640,6 +460,6 @@ def _names(model: Any) -> set[str]:
     return made | {value.name for value in (*graph.input, *graph.initializer)}
 
 
-def save(model: Any, path: Any) -> None:
+def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     """Write a model to a file, conventionally ``.onnx``."""
     onnx.save(model, os.fspath(path))

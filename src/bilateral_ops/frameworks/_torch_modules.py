@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import Module, Parameter, init
@@ -13,6 +13,8 @@ from ..ops._guide_curves import CurvesGuide, guide_curves
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide, guide_nn
 from ..ops._slice_apply import slice_apply
+
+Device: TypeAlias = torch.device | str | int | None
 
 
 class CurvesGuideModule(Module):
@@ -33,9 +35,11 @@ class CurvesGuideModule(Module):
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1; initial values as in google/hdrnet.
     """
 
-    def __init__(self, channels: int = 3, knots: int = 16, *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, channels: int = 3, knots: int = 16, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        options = {"device": device, "dtype": dtype}
+        options: Any = {"device": device, "dtype": dtype}
         self.ccm = Parameter(torch.empty(channels, channels, **options))
         self.ccm_bias = Parameter(torch.empty(channels, **options))
         self.shifts = Parameter(torch.empty(channels, knots, **options))
@@ -55,7 +59,7 @@ class CurvesGuideModule(Module):
         self.mix.fill_(1 / channels)
         self.mix_bias.zero_()
 
-    def forward(self, image: Any) -> Any:
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         return guide_curves(image, self.ccm, self.ccm_bias, self.shifts, self.slopes, self.mix, self.mix_bias)
 
     def freeze(self) -> CurvesGuide[torch.Tensor]:
@@ -86,9 +90,11 @@ class NNGuideModule(Module):
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4.1; initial values as in google/hdrnet.
     """
 
-    def __init__(self, channels: int = 3, features: int = 16, *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, channels: int = 3, features: int = 16, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        options = {"device": device, "dtype": dtype}
+        options: Any = {"device": device, "dtype": dtype}
         self.w1 = Parameter(torch.empty(features, channels, **options))
         self.b1 = Parameter(torch.empty(features, **options))
         self.w2 = Parameter(torch.empty(features, **options))
@@ -105,7 +111,7 @@ class NNGuideModule(Module):
         self.b1.zero_()
         self.b2.zero_()
 
-    def forward(self, image: Any) -> Any:
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         return guide_nn(image, self.w1, self.b1, self.w2, self.b2)
 
     def freeze(self) -> NNGuide[torch.Tensor]:
@@ -131,16 +137,23 @@ class SliceApplyModule(Module):
         The sampling rule, as in :func:`bilateral_ops.slice`.
     """
 
-    def __init__(self, guide: Any = None, *, align_corners: bool = False) -> None:
+    def __init__(
+        self,
+        guide: Module | CurvesGuide[torch.Tensor] | NNGuide[torch.Tensor] | LumaGuide | None = None,
+        *,
+        align_corners: bool = False,
+    ) -> None:
         super().__init__()
-        self.guide = LumaGuide() if guide is None else guide
+        self.guide: Any = LumaGuide() if guide is None else guide
         self.align_corners = align_corners
 
-    def forward(self, grid: Any, image: Any, *, window: Any = None) -> Any:
+    def forward(
+        self, grid: torch.Tensor, image: torch.Tensor, *, window: tuple[int, int, int, int] | None = None
+    ) -> torch.Tensor:
         """grid (N, Gh, Gw, Gd, Co, Ci[+1]), image (N, H, W, Ci) → (N, H, W, Co); ``window`` as of ``slice_apply``."""
         return slice_apply(grid, self.guide(image), image, window=window, align_corners=self.align_corners)
 
-    def freeze(self) -> Any:
+    def freeze(self) -> CurvesGuide[torch.Tensor] | NNGuide[torch.Tensor] | LumaGuide:
         """The guide's record as it is now, for :func:`bilateral_ops.enhance`; ``TypeError`` where it has none."""
         if isinstance(self.guide, GUIDES):
             return self.guide

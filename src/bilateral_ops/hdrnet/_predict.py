@@ -27,7 +27,7 @@ from ._weights import check_weights, read_model
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .._core.types import Scalar
+    from .._core.types import Array, Scalar
 
 __all__ = ["Predictor"]
 
@@ -65,7 +65,7 @@ class Predictor:
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
 
-    def __init__(self, config: Config, weights: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, weights: Mapping[str, Array[object]]) -> None:
         check_weights("Predictor", config, weights)
         self.config = config
         self._network = _Network(config, weights)

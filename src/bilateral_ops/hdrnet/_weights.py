@@ -8,13 +8,18 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from .._core.checks import brief
 from ..photo.whole import whole
 from ._config import Config, layers, parse_json, shapes
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    from .._core.types import Array
 
 __all__ = ["from_hdrnet", "read_model", "write_model"]
 
@@ -38,7 +43,7 @@ class _Entry:
     end: int
 
 
-def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, Any], dict[str, str]]:
+def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, NDArray[np.float32]], dict[str, str]]:
     """Read a model file.
 
     Parameters
@@ -162,10 +167,10 @@ def _check_places(wrong: Callable[[str], ValueError], entries: dict[str, _Entry]
 def write_model(
     file: str | os.PathLike[str],
     config: Config,
-    weights: Mapping[str, Any],
+    weights: Mapping[str, Array[object]],
     *,
     metadata: Mapping[str, str] | None = None,
-    dtype: Any = np.float32,
+    dtype: DTypeLike = np.float32,
 ) -> None:
     """Write a model file: safetensors, with the configuration in their metadata.
 
@@ -252,7 +257,9 @@ def _check_numbers(operation: str, name: str, array: Any) -> None:
         raise ValueError(f"{operation}: {name} must not be negative, got {array.min()}.")
 
 
-def from_hdrnet(variables: Mapping[str, Any], config: Config, *, scope: str = "inference") -> dict[str, Any]:
+def from_hdrnet(
+    variables: Mapping[str, Array[object]], config: Config, *, scope: str = "inference"
+) -> dict[str, NDArray[np.float32]]:
     """Weights trained with the original code (google/hdrnet, TensorFlow) as those of this package.
 
         reader = tensorflow.train.load_checkpoint(folder)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import resize_area
 from .._core.missing import needed
 from ..compat.hdrnet import unpack_coefficients
 from ..ops._guide_luma import guide_luma
-from ..ops._guide_nn import guide_nn
+from ..ops._guide_nn import NNGuide, guide_nn
 from ..ops._slice_apply import slice_apply
 from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
 from ._predict import Predictor
@@ -23,6 +23,11 @@ with needed("bilateral_ops.hdrnet.HDRNet", "torch", "torch"):
     from torch.nn import functional as F
 
     from ..frameworks.torch import CurvesGuideModule, NNGuideModule
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from ..frameworks._torch_modules import Device
 
 __all__ = ["HDRNet"]
 
@@ -54,7 +59,9 @@ class HDRNet(Module):
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
 
-    def __init__(self, config: Config | None = None, *, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self, config: Config | None = None, *, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.config = Config() if config is None else config
         if not isinstance(self.config, Config):
@@ -102,13 +109,13 @@ class HDRNet(Module):
         file: str | os.PathLike[str],
         *,
         metadata: Mapping[str, str] | None = None,
-        dtype: Any = "float32",
+        dtype: DTypeLike = "float32",
     ) -> None:
         """Write a model file: :func:`write_model` of this network."""
         write_model(file, self.config, self._arrays(), metadata=metadata, dtype=dtype)
 
     @classmethod
-    def load(cls, file: str | os.PathLike[str], *, device: Any = None, dtype: Any = None) -> HDRNet:
+    def load(cls, file: str | os.PathLike[str], *, device: Device = None, dtype: torch.dtype | None = None) -> HDRNet:
         """The network of a model file, in training mode; errors are those of :func:`read_model`."""
         config, weights, _ = read_model(file)
         model = cls(config)
@@ -226,11 +233,11 @@ class NormalizedNNGuide(NNGuideModule):
             self.running_var.lerp_(variance * (len(pixels) / max(len(pixels) - 1, 1)), _MOMENTUM)
         return mean, variance
 
-    def freeze(self) -> Any:
+    def freeze(self) -> NNGuide[torch.Tensor]:
         """The parameters as they are now, the running mean and variance among them."""
         frozen = super().freeze()
         factor = torch.rsqrt(self.running_var + NORM_EPSILON)
-        return type(frozen)(frozen.w1 * factor[:, None], frozen.b1 - self.running_mean * factor, frozen.w2, frozen.b2)
+        return NNGuide(frozen.w1 * factor[:, None], frozen.b1 - self.running_mean * factor, frozen.w2, frozen.b2)
 
 
 class _LumaGuide(Module):
