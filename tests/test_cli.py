@@ -17,6 +17,7 @@ import pytest
 import bilateral_ops
 from bilateral_ops import _gradcheck
 from bilateral_ops import cli as _cli
+from bilateral_ops.cli import CommandError
 from bilateral_ops.cli.bench import short
 from bilateral_ops.hdrnet import Predictor
 from bilateral_ops.ops import OPERATIONS
@@ -106,7 +107,7 @@ import bilateral_ops.cli as cli
 def fail(_):
     print("a line")
     raise {}
-cli._run = fail
+cli._COMMANDS["info"] = fail
 cli.main(["info"])
 """
     for error in ("RuntimeError('a bug')", "BrokenPipeError('of another pipe')"):
@@ -344,7 +345,7 @@ def test_a_damaged_photograph_is_a_sentence(image, demo, name):
         path.write_bytes(changed if n % 4 else data[:at])
         try:
             assert demo._read(str(path)).ndim == 3
-        except demo.DemoError as error:
+        except CommandError as error:
             said.append(str(error).removeprefix(f"demo: PHOTO must be an image file, got {str(path)!r}, which "))
     assert said
     assert [words for words in said if not re.match(r"(is (damaged|truncated|empty)|has |is (of )?no )", words)] == []

@@ -256,7 +256,7 @@ def checkpoint(trained, tmp_path):
 
     def go_on():
         options = Options(**QUICK, steps=3, resume=True)
-        with closing(training._Trainer(pairs, tmp_path / "m", TINY, options, training._Team())) as trainer:
+        with closing(training._Trainer(pairs, tmp_path / "m", TINY, options, training.Team())) as trainer:
             trainer.run()
             return trainer.step
 

@@ -6,7 +6,6 @@ A backward call is ``jax.vjp`` compiled whole, of whose forward pass XLA keeps w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import jax
@@ -20,11 +19,7 @@ def prepare(given: Problem, threads: int) -> Callable[[], Any] | None:
     function = _FORWARD.get(given.name)
     if function is None:
         return None
-    values = dict(given.arguments)
-    if given.name == "enhance":
-        guide = values.pop("guide")
-        values |= {field.name: getattr(guide, field.name) for field in fields(guide)}
-    arrays = {name: jnp.asarray(value) for name, value in values.items()}
+    arrays = {name: jnp.asarray(value) for name, value in given.arrays.items()}
     if not given.backward:
         compiled = jax.jit(function)
         return lambda: jax.block_until_ready(compiled(**arrays))

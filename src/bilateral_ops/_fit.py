@@ -126,7 +126,8 @@ def _solve(
     """Improve ``grid`` in place for one image."""
     from . import slice_apply, slice_apply_vjp, total_variation_vjp
 
-    cg, linear_operator = _scipy()
+    with needed("fit", "scipy", "fit"):
+        from scipy.sparse.linalg import LinearOperator, cg
     shape, dtype, count = grid.shape, grid.dtype, target.size
     weight = np.full(1, smoothness / 2, dtype)
 
@@ -162,12 +163,12 @@ def _solve(
 
     size = grid.size
     cg(
-        linear_operator((size, size), matvec=normal, dtype=dtype),
+        LinearOperator((size, size), matvec=normal, dtype=dtype),
         right,
         rtol=0.0,
         atol=enough,
         maxiter=iterations,
-        M=linear_operator((size, size), matvec=precondition, dtype=dtype),
+        M=LinearOperator((size, size), matvec=precondition, dtype=dtype),
         callback=step,
     )
 
@@ -194,12 +195,6 @@ def _inverse_blocks(guide: Any, image: Any, shape: tuple[int, ...], smoothness: 
     ridge = smoothness * stiffness + 1e-6 * traces + 1e-9 * max(float(traces.mean()), np.finfo(np.float64).tiny)
     blocks += ridge[..., np.newaxis, np.newaxis] * np.eye(shape[-1])
     return np.linalg.inv(blocks.reshape(-1, *blocks.shape[-2:])).astype(image.dtype)
-
-
-def _scipy() -> tuple[Any, Any]:
-    with needed("fit", "scipy", "fit"):
-        from scipy.sparse.linalg import LinearOperator, cg
-    return cg, LinearOperator
 
 
 # --- checks

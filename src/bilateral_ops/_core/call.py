@@ -54,7 +54,8 @@ class Call:
         self.sizes: dict[str, Any] = dict(sizes) if sizes else {}
         if signature.chooses_dtype:
             self.keywords = {"dtype": dtype}
-        self._owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
+        #: The argument that said the size of an axis.
+        self.owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
         given = [a for a in signature.arguments if not (a.optional and self.values.get(a.name) is None)]
         if "grad" in values:
             given.append(Argument("grad", signature.result, "grad"))
@@ -65,7 +66,8 @@ class Call:
         self._find_device()
         self._check_dtypes()
         self._check_shapes()
-        self._expected = self._expect()
+        #: Shape and dtype of a forward call's result.
+        self.result = self._expect()
         #: The arguments that have gradients: those that were given, and are no integers.
         self._floats = tuple(n for n in signature.names if self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
 
@@ -183,10 +185,9 @@ class Call:
                 self._refuse(a)
         for axis in ("Gh", "Gw", "Gd"):
             if axis in self.sizes and not 1 <= self.sizes[axis] <= _MOST_CELLS:
-                owner = self._owners[axis]
                 got = tuple(self.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
                 raise ValueError(
-                    f"{self.op}: {owner} must have 1 to {_MOST_CELLS} cells on every grid axis, "
+                    f"{self.op}: {self.owners[axis]} must have 1 to {_MOST_CELLS} cells on every grid axis, "
                     f"got (Gh, Gw, Gd) = {got}."
                 )
 
@@ -232,17 +233,17 @@ class Call:
             if not name.isdigit():
                 if self.sizes.setdefault(name, size) != size:
                     return False
-                self._owners.setdefault(name, a.name)
+                self.owners.setdefault(name, a.name)
         if channels is not None:
             if self.sizes.setdefault("*C", channels) != channels:
                 return False
-            self._owners.setdefault("*C", a.name)
+            self.owners.setdefault("*C", a.name)
         return True
 
     def _refuse(self, a: Argument) -> None:
         axes = tuple(fixed_size(axis) or axis for axis in self._axes(a.axes))
         # What this argument itself said of an axis is no reason to refuse it.
-        known = {axis: size for axis, size in self.sizes.items() if self._owners.get(axis, a.name) != a.name}
+        known = {axis: size for axis, size in self.sizes.items() if self.owners.get(axis, a.name) != a.name}
         expected: list[Any] = []
         owners: list[str] = []
         for axis in axes:
@@ -251,7 +252,7 @@ class Call:
                 expected.append(axis if axis.isdigit() else "*")
                 continue
             size = known[name]
-            owners.append(self._owners[name])
+            owners.append(self.owners[name])
             if axis == "*C":
                 expected.extend(size)
             else:
@@ -271,13 +272,10 @@ class Call:
         """Check ``window=(top, left, full_height, full_width)`` and ``align_corners``."""
         if not isinstance(align_corners, (bool, np.bool_)):
             raise TypeError(f"{self.op}: align_corners must be a bool, got {type(align_corners).__name__}.")
-        align_corners = bool(align_corners)
-        if window is not None:
-            window = self._window(window, self.values.get("xy"))
-        return {"window": window, "align_corners": align_corners}
+        return {"window": None if window is None else self._window(window), "align_corners": bool(align_corners)}
 
-    def _window(self, window: Any, xy: Any) -> tuple[int, int, int, int]:
-        if xy is not None:
+    def _window(self, window: Any) -> tuple[int, int, int, int]:
+        if self.values.get("xy") is not None:
             raise ValueError(f"{self.op}: window must be None where xy is given, got {brief(window)}.")
         top, left, height, width = integers(
             self.op, "window", "four integers (top, left, full_height, full_width)", 4, window
@@ -295,10 +293,6 @@ class Call:
             )
         return whole
 
-    def result(self) -> tuple[tuple[int, ...], str]:
-        """Shape and dtype of a forward call's result."""
-        return self._expected
-
     def _expect(self) -> tuple[tuple[int, ...], str]:
         sizes = self.sizes
         shape: list[int] = []
@@ -306,13 +300,6 @@ class Call:
             shape.extend(sizes[axis] if axis == "*C" else (sizes[axis],))
         dtype = self.dtypes[self.signature.like] if self.signature.keeps_integers else self.float_dtype
         return tuple(shape), self.keywords.get("dtype") or dtype
-
-    def _result(self, out: Any) -> Any:
-        """Check ``out``, or allocate the result."""
-        shape, dtype = self.result()
-        if out is None:
-            return self._empty("the result", shape, dtype)
-        return self._checked_out("out", out, shape, dtype)
 
     def _empty(self, what: str, shape: tuple[int, ...], dtype: str) -> Any:
         try:
@@ -385,19 +372,15 @@ class Call:
                 raise ValueError(f"{self.op}: out[{name!r}] must be left out, as wrt does not name {name}.")
         return {name: array for name, array in out.items() if array is not None}
 
-    def owner(self, axis: str) -> str:
-        """The argument that said the size of an axis."""
-        return self._owners[axis]
-
     # ---------------------------------------------------------------------------------------------------------- kernels
 
     def forward(self, out: Any) -> Any:
         """The result, which a kernel writes unless the framework records the call."""
         if (record := self.framework.record) and (recorded := record(self, out)) is not None:
             return recorded
-        result = self._result(out)
-        self._run(self.signature.forward, {"out": result})
-        return result
+        out = self._empty("the result", *self.result) if out is None else self._checked_out("out", out, *self.result)
+        self._run(self.signature.forward, {"out": out})
+        return out
 
     def backward(self, wrt: Any, out: Any) -> Any:
         """The record of gradients, which kernels write unless the framework records the call."""

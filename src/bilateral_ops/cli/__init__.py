@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields
-from importlib import import_module
 from typing import Any
 
 
@@ -172,46 +171,43 @@ def _add_option(
         parser.add_argument(flag, type=kind, metavar=metavar, choices=choices, help=text)
 
 
-def _train(said: dict[str, Any]) -> bool:
+class CommandError(Exception):
+    """What keeps a command from running, in one sentence."""
+
+
+def _said(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name != "command"}
+
+
+def _train(options: argparse.Namespace) -> bool:
+    from .._core.missing import missing
     from ..hdrnet._config import Config
     from ..hdrnet.train.data import DataError
     from ..hdrnet.train.options import Options
 
-    for module, library in (
-        ("torch", "PyTorch"),
-        ("PIL", "Pillow"),
-        ("imagecodecs", "imagecodecs"),
-        ("skimage", "scikit-image"),
-        ("tqdm", "tqdm"),
-    ):
-        try:
-            import_module(module)
-        except ImportError:
-            stop = f"train: {library} is not installed; run pip install 'bilateral_ops[train]'."
-            raise SystemExit(_stop(stop)) from None
+    if lacking := missing("train", "torch", "PIL", "imagecodecs", "skimage", "tqdm"):
+        raise CommandError(f"train: {lacking}.")
     from ..hdrnet.train import TrainError, train
 
+    said = _said(options)
     network = {item.name: said.pop(item.name) for item in fields(Config) if item.name in said}
     pairs, out = said.pop("pairs"), said.pop("out")
     try:
         Options(**said)
         config = Config(**network) if network or "init" not in said else None
     except ValueError as error:
-        raise SystemExit(_stop(str(error))) from None
+        raise CommandError(error) from None
     try:
         train(pairs, out, config=config, **said)
     except (TrainError, DataError) as error:
-        raise SystemExit(_stop(str(error))) from None
+        raise CommandError(error) from None
     return True
 
 
-def _demo(photo: str | None, out: str) -> bool:
-    from .demo import DemoError, run
+def _demo(options: argparse.Namespace) -> bool:
+    from .demo import run
 
-    try:
-        return run(photo, out)
-    except DemoError as error:
-        raise SystemExit(_stop(str(error))) from None
+    return run(options.photo, options.out)
 
 
 def _size(text: str) -> int:
@@ -237,23 +233,14 @@ def _enhance(options: argparse.Namespace) -> bool:
 
     for number in before:
         signal.signal(number, end)
+    said = _said(options)
+    video = VideoOptions(*(said.pop(name) for name in ("smoothing", "codec", "crf")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a file's line says what is wrong with it
-            results = enhance_files(
-                options.inputs,
-                options.out,
-                model=options.model,
-                strength=options.strength,
-                compare=options.compare,
-                overwrite=options.overwrite,
-                memory_limit=options.memory_limit,
-                quality=options.quality,
-                video=VideoOptions(options.smoothing, options.codec, options.crf),
-                progress=True,
-            )
+            results = enhance_files(**said, video=video, progress=True)
     except EnhanceError as error:
-        raise SystemExit(_stop(f"enhance: {error}.")) from None
+        raise CommandError(f"enhance: {error}.") from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -261,14 +248,14 @@ def _enhance(options: argparse.Namespace) -> bool:
     return all(result.error is None for result in results)
 
 
-def _info() -> bool:
+def _info(_: argparse.Namespace) -> bool:
     from .._core.settings import show_config
 
     show_config()
     return True
 
 
-def _gradcheck() -> bool:
+def _gradcheck(_: argparse.Namespace) -> bool:
     from .._gradcheck import check_operations, table
 
     reports = check_operations()
@@ -278,13 +265,20 @@ def _gradcheck() -> bool:
     return not wrong
 
 
-def _bench(size: str, threads: int | None, file: str | None) -> bool:
-    from .bench.short import BenchError, run
+def _bench(options: argparse.Namespace) -> bool:
+    from .bench.short import run
 
-    try:
-        return run(size, threads, file)
-    except BenchError as error:
-        raise SystemExit(_stop(str(error))) from None
+    return run(options.size, options.threads, options.json)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], bool]] = {
+    "demo": _demo,
+    "enhance": _enhance,
+    "train": _train,
+    "info": _info,
+    "gradcheck": _gradcheck,
+    "bench": _bench,
+}
 
 
 def _stop(sentence: str) -> int:
@@ -307,7 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 options = _parser().parse_args(arguments)
                 command = f"{options.command}: "
-                code = 0 if _run(options) else 1
+                code = 0 if _COMMANDS[options.command](options) else 1
+            except CommandError as error:
+                code = _stop(str(error))
             except SystemExit:
                 sys.stdout.flush()  # what fails when Python ends can't be said any more
                 raise
@@ -354,20 +350,6 @@ class _Output:
             return call(*arguments)
         except OSError as error:
             raise _OutputError(error) from error
-
-
-def _run(options: argparse.Namespace) -> bool:
-    if options.command == "demo":
-        return _demo(options.photo, options.out)
-    if options.command == "enhance":
-        return _enhance(options)
-    if options.command == "train":
-        return _train({name: value for name, value in vars(options).items() if name != "command"})
-    if options.command == "info":
-        return _info()
-    if options.command == "gradcheck":
-        return _gradcheck()
-    return _bench(options.size, options.threads, options.json)
 
 
 def _discard_output() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import _fit, _gradcheck
+from .._core.missing import missing
 from .._core.settings import get_num_threads
 from ..hdrnet import Predictor
 from ..hdrnet.train.edits import LUMA, clahe
@@ -23,7 +24,8 @@ from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._resize_area import resize_area
-from ..photo.images import DAMAGED, ImageError, check_empty, check_size, open_picture, psnr, reading
+from ..photo.images import DAMAGED, ImageError, check_empty, check_size, open_picture, psnr, reading, reason, reduced
+from . import CommandError
 
 GRID = (16, 16, 8)
 LOW = 256  # pixels on the long side of the low-resolution pair
@@ -32,10 +34,6 @@ KNOTS = 16
 #: Photographs smaller than this are tiled for the timing, so that it is the pixels that are timed.
 TIMED_PIXELS = 2_000_000
 RUNS = 9
-
-
-class DemoError(Exception):
-    """What keeps the demo from running, in one sentence."""
 
 
 @dataclass
@@ -53,10 +51,16 @@ class Result:
     psnr_before: float
     psnr_after: float
 
+    def curve(self) -> tuple[Any, Any]:
+        """Greys, and their guide."""
+        greys = np.linspace(0, 1, 256, dtype=np.float32)
+        return greys, self.guide(np.repeat(greys[np.newaxis, :, np.newaxis], 3, axis=-1))[0]
+
 
 def run(photo: str | None, out: str) -> bool:
     """Run the demo, print what it finds, and write its pictures; false where a gradient check fails."""
-    _require_extras()
+    if lacking := missing("demo", "scipy", "skimage", "matplotlib", "numba", "tqdm"):
+        raise CommandError(f"demo: {lacking}.")
     before, name = _default_photo() if photo is None else (_read(photo), Path(photo).name)
     folder = _folder(out)
     height, width = before.shape[:2]
@@ -102,7 +106,8 @@ def _edit(before: Any, progress: _Progress) -> Result:
     progress.stage("making the target")
     target = clahe(full, clip_limit=0.02)
     progress.step()
-    low, low_target = _shrink(full), _shrink(target)
+    size = reduced(full.shape, LOW)
+    low, low_target = resize_area(full, size), resize_area(target, size)
     shape = (min(GRID[0], low.shape[0]), min(GRID[1], low.shape[1]), GRID[2])
     guides: dict[str, Any] = {"luma": LumaGuide(), "curves": _equalising_guide(low @ LUMA)}
     grids, fits = {}, {}
@@ -117,7 +122,7 @@ def _edit(before: Any, progress: _Progress) -> Result:
     progress.stage("applying the grid")
     after = enhance(grids[chosen], guides[chosen], before)
     progress.step()
-    written = _bytes(target)
+    written = np.rint(target * 255).astype(np.uint8)
     return Result(
         before=before,
         target=written,
@@ -130,14 +135,6 @@ def _edit(before: Any, progress: _Progress) -> Result:
         psnr_before=psnr(before, written),
         psnr_after=psnr(after, written),
     )
-
-
-def _shrink(photo: Any) -> Any:
-    """Average over areas, down to ``LOW`` pixels on the long side."""
-    height, width = photo.shape[:2]
-    scale = min(1.0, LOW / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    return resize_area(photo, size)
 
 
 def _equalising_guide(luma: Any) -> CurvesGuide[Any]:
@@ -206,22 +203,6 @@ def _median_time(function: Callable[..., Any], arguments: tuple[Any, ...]) -> fl
 # --- files
 
 
-def _require_extras() -> None:
-    from importlib import import_module
-
-    for module, library in (
-        ("scipy", "SciPy"),
-        ("skimage", "scikit-image"),
-        ("matplotlib", "Matplotlib"),
-        ("numba", "Numba"),
-        ("tqdm", "tqdm"),
-    ):
-        try:
-            import_module(module)
-        except ImportError:
-            raise DemoError(f"demo: {library} is not installed; run pip install 'bilateral_ops[demo]'.") from None
-
-
 def _folder(out: str) -> Path:
     """The folder to write to, made and tried before anything is computed."""
     folder = Path(out)
@@ -235,12 +216,8 @@ def _folder(out: str) -> Path:
     return folder
 
 
-def _unwritable(path: Any, error: OSError) -> DemoError:
-    return DemoError(f"demo: --out must be a folder that can be written to, got {str(path)!r} ({_why(error)}).")
-
-
-def _why(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(".") or type(error).__name__
+def _unwritable(path: Any, error: OSError) -> CommandError:
+    return CommandError(f"demo: --out must be a folder that can be written to, got {str(path)!r} ({reason(error)}).")
 
 
 def _default_photo() -> tuple[Any, str]:
@@ -251,22 +228,24 @@ def _default_photo() -> tuple[Any, str]:
     try:
         return np.ascontiguousarray(stereo_motorcycle()[0][..., :3]), "stereo_motorcycle (scikit-image)"
     except Exception as error:
-        raise DemoError(f"demo: scikit-image lacks its motorcycle photograph ({_why(error)}); name a PHOTO.") from None
+        raise CommandError(
+            f"demo: scikit-image lacks its motorcycle photograph ({reason(error)}); name a PHOTO."
+        ) from None
 
 
 def _read(photo: str) -> Any:
     """A photograph file as uint8 RGB: turned upright, grey made RGB, transparency dropped, 16 bits cut to 8."""
     path = Path(photo)
     if not path.exists():
-        raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, but there is none.")
+        raise CommandError(f"demo: PHOTO must be an image file, got {photo!r}, but there is none.")
     if path.is_dir():
-        raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, which is a folder.")
+        raise CommandError(f"demo: PHOTO must be an image file, got {photo!r}, which is a folder.")
     try:
         with warnings.catch_warnings(), reading(DAMAGED):
             warnings.simplefilter("ignore")  # the sentence says what is wrong
             return _decoded(path)
     except ImageError as error:
-        raise DemoError(f"demo: PHOTO must be an image file, got {photo!r}, which {error}.") from None
+        raise CommandError(f"demo: PHOTO must be an image file, got {photo!r}, which {error}.") from None
 
 
 def _decoded(path: Path) -> Any:
@@ -292,10 +271,6 @@ def _decoded(path: Path) -> Any:
     if image.mode == "P":
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
-
-
-def _bytes(photo: Any) -> Any:
-    return np.rint(photo * 255).astype(np.uint8)
 
 
 def _write(path: Path, pixels: Any) -> None:
@@ -348,12 +323,14 @@ def _heading(part: Any, text: str) -> None:
     part.suptitle(text, x=0.009, ha="left", fontsize=16, fontweight="bold")
 
 
-def _picture(axes: Any, title: str) -> None:
+def _titled(axes: Any, title: str) -> None:
     axes.set_title(title, loc="left", color=_INK)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
+
+
+def _picture(axes: Any, title: str) -> None:
+    _titled(axes, title)
+    axes.set(xticks=[], yticks=[])
 
 
 def _bar_below(axes: Any, shown: Any, ticks: Any) -> None:
@@ -392,8 +369,7 @@ def _draw_guide(result: Result, part: Any) -> None:
     _bar_below(left, shown, [0, 0.25, 0.5, 0.75, 1])
 
     luma = (result.before.astype(np.float32) / 255 @ LUMA).ravel()
-    greys = np.linspace(0, 1, 256, dtype=np.float32)
-    curve = result.guide(np.repeat(greys[np.newaxis, :, np.newaxis], 3, axis=-1))[0]
+    greys, curve = result.curve()
     for k in range(depths):
         middle.axhspan(k / depths, (k + 1) / depths, color=colors((k + 0.5) / depths), alpha=0.35, linewidth=0)
     counts, edges = np.histogram(luma, bins=64, range=(0, 1))
@@ -401,13 +377,11 @@ def _draw_guide(result: Result, part: Any) -> None:
     middle.plot(greys, curve, color=_INK, linewidth=2.5)
     middle.set(xlim=(0, 1), ylim=(0, 1), xlabel="luma (its histogram in grey)", ylabel="guide")
     middle.set_yticks(np.arange(depths + 1) / depths, ["0", *[""] * (depths - 1), "1"])
-    middle.set_title(f"from luma to the guide, across {depths} depths", loc="left")
+    _titled(middle, f"from luma to the guide, across {depths} depths")
     middle.set_box_aspect(_aspect(result))
     middle.tick_params(colors=_FAINT, length=0)
     middle.xaxis.label.set_color(_FAINT)
     middle.yaxis.label.set_color(_FAINT)
-    for side in middle.spines.values():
-        side.set_visible(False)
 
     difference = np.abs(result.after.astype(np.int16) - result.target).max(axis=-1)
     steps = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -424,8 +398,7 @@ def _draw_slices(result: Result, part: Any, rows: int, columns: int) -> None:
     from ..ops._splat import splat
 
     height, width, depths = result.grid.shape[:3]
-    greys = np.linspace(0, 1, 256, dtype=np.float32)
-    curve = result.guide(np.repeat(greys[np.newaxis, :, np.newaxis], 3, axis=-1))[0]
+    greys, curve = result.curve()
     grey = np.interp((np.arange(depths) + 0.5) / depths, curve, greys)
     guide, ones = result.guide(result.low), np.ones((*result.low.shape[:2], 1), np.float32)
     pixels = splat(guide, ones, (height, width, depths))

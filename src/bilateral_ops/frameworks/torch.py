@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .._core.checks import INTEGERS
+from .._core.checks import FLOATS, INTEGERS
 from .._core.missing import needed
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
@@ -63,11 +63,8 @@ if not hasattr(torch.library, "register_autograd"):
 
 ARRAY = torch.Tensor
 
-_NAMES = {
-    dtype: str(dtype).removeprefix("torch.")
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.uint16)
-}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_DTYPES = {name: getattr(torch, name) for name in (*FLOATS, *INTEGERS)}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _STANDS_IN = "one that only stands for its numbers, or whose storage was freed"
 
 
@@ -169,7 +166,7 @@ def _in_memory(tensor: Any) -> bool:
 
 def _require_memory(call: Any) -> None:
     for name, tensor in call.values.items():
-        if tensor is not None and not tensor.data_ptr() and tensor.numel() and not tensor._is_zerotensor():
+        if tensor is not None and not _in_memory(tensor) and not tensor._is_zerotensor():
             raise TypeError(
                 f"{call.op}: {name} must be a tensor in memory, got {_STANDS_IN}; pass a copy made of its numbers."
             )
@@ -229,7 +226,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
     if why == _FORWARD:
-        rounds = forward and call.result()[1] in INTEGERS
+        rounds = forward and call.result[1] in INTEGERS
         if not rounds:
             return _by_formula_alone(call, given, wrt)
         operator = operator.op  # a rounded result has no slope
@@ -351,6 +348,7 @@ class _Operator:
     ) -> None:
         self.name = name
         self.parameters = [text.partition("=")[0].rpartition(" ")[2] for text in declared]
+        self.tensors = {name for text, name in zip(declared, self.parameters) if text.startswith("Tensor")}
         self.compute = compute
         self.signature_of = signature_of
         #: The same for ``torch.func``, which does not see the gradients that operators have.
@@ -367,8 +365,15 @@ class _Operator:
         if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5; what ``function`` has serves 2.4, too
             torch.library.register_vmap(qualified, self._vmap, lib=_library)
 
-    def differentiable(self, prepare: Callable[..., None], backward: Callable[..., Any]) -> None:
-        """``prepare(ctx, inputs, output)`` keeps what ``backward(ctx, *gradients)`` needs."""
+    def differentiable(self, backward: Callable[..., Any]) -> None:
+        """``backward(ctx, *gradients)`` finds tensors by name in ``ctx.saved``, and other arguments in ``ctx.rest``."""
+
+        def prepare(ctx: Any, inputs: Any, output: Any) -> None:
+            values = self.named(inputs)
+            ctx.saved = [key for key in self.parameters if key in self.tensors]
+            ctx.save_for_backward(*(values[key] for key in ctx.saved))
+            ctx.rest = {key: value for key, value in values.items() if key not in self.tensors}
+
         torch.library.register_autograd(
             f"bilateral_ops::{self.name}",
             lambda ctx, grads: backward(ctx, *grads) if isinstance(grads, list) else backward(ctx, grads),
@@ -428,9 +433,8 @@ class _Operator:
             # Of no members there is one of zeros, which says what shape results have.
             members = range(size) if size else (None,)
             each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in members]
-            if not size:
-                return _over_results(lambda r: r[None][:0], each[0]), _over_results(lambda r: 0, each[0])
-            return _over_results(lambda *members: torch.stack(members), *each), _over_results(lambda r: 0, each[0])
+            stacked = _over_results(lambda *members: torch.stack(members)[:size], *each)
+            return stacked, _over_results(lambda r: 0, stacked)
 
         lead = signature.lead_of(values)
         shape = list(values[lead.name].shape)
@@ -516,7 +520,6 @@ def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any
 def _define(operation: Any) -> None:
     """An operation and its VJP as operators that know each other."""
     name, signature = operation.name, operation.signature
-    names = signature.names
     keywords = (*_SAMPLING * signature.sampled, *("str? dtype=None",) * signature.chooses_dtype)
     tensors = [f"Tensor{'?' * a.optional} {a.name}" for a in signature.arguments]
     if signature.sizes:
@@ -534,24 +537,9 @@ def _define(operation: Any) -> None:
     def compute_vjp(**values: Any) -> list[Any]:
         return [gradient for gradient in operation.vjp(**as_called(values)) if gradient is not None]
 
-    forward = _Operator(name, declared, "Tensor", compute, lambda values: signature)
-    vjp = _Operator(
-        f"{name}_vjp",
-        [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"],
-        "Tensor[]",
-        compute_vjp,
-        lambda values: signature,
-    )
-
-    def prepare(operator: _Operator) -> Callable[..., None]:
-        def keep(ctx: Any, inputs: Any, output: Any) -> None:
-            values = operator.named(inputs)
-            saved = [key for key in operator.parameters if key in (*names, "grad")]
-            ctx.save_for_backward(*(values[key] for key in saved))
-            ctx.saved = saved
-            ctx.rest = {key: value for key, value in values.items() if key not in saved}
-
-        return keep
+    declared_vjp = [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"]
+    forward = _Operator(name, declared, "Tensor", compute, lambda _: signature)
+    vjp = _Operator(f"{name}_vjp", declared_vjp, "Tensor[]", compute_vjp, lambda _: signature)
 
     def backward(ctx: Any, grad: Any) -> Any:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
@@ -577,8 +565,8 @@ def _define(operation: Any) -> None:
         # As many as were given: PyTorch takes no None for an argument that was left out.
         return tuple(found.get(key) for key, _ in zip(vjp.parameters, ctx.needs_input_grad))
 
-    forward.differentiable(prepare(forward), backward)
-    vjp.differentiable(prepare(vjp), backward_vjp)
+    forward.differentiable(backward)
+    vjp.differentiable(backward_vjp)
 
 
 def _define_enhance() -> None:
@@ -608,6 +596,5 @@ _define_enhance()
 def allow_in_graphs() -> None:
     """Have ``torch.compile`` put calls into its graphs as they are; what they do it finds out from the operators."""
     for operation in ops.OPERATIONS.values():
-        for function in (operation.function, operation.vjp):
-            if function is not None:
-                torch.compiler.allow_in_graph(function)
+        for function in filter(None, (operation.function, operation.vjp)):
+            torch.compiler.allow_in_graph(function)

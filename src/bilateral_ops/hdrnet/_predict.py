@@ -188,8 +188,9 @@ class Predictor:
         rendered: list[Any] = []
         for guide in self._guides:
             if places:
-                level = _resize(level, places[-1], half := _half(places[-1]))
-                window = _window(half)
+                rows, columns = half = _half(places[-1])
+                level = _resize(level, places[-1], half)
+                window = rows.start, columns.start, rows.full, columns.full
             matrices, grid = grid[..., -3:, :], grid[..., :-3, :]
             rendered.append(enhance(matrices.astype(dtype, copy=False), guide[dtype], level, window=window))
             places.append(_place(level, window))
@@ -343,14 +344,9 @@ def _checked(image: Any) -> Any:
     return image
 
 
-def _unit(image: Any) -> float:
-    """What an image's number 1 means."""
-    return 1 / int(np.iinfo(image.dtype).max) if dtype_of(image) in INTEGERS else 1.0
-
-
 def _floats(image: Any, dtype: Any) -> Any:
     if dtype_of(image) in INTEGERS:
-        return np.multiply(image, dtype(_unit(image)), dtype=dtype)
+        return np.multiply(image, dtype(1 / int(np.iinfo(image.dtype).max)), dtype=dtype)
     return image.astype(dtype, copy=False)
 
 
@@ -390,11 +386,6 @@ def _place(image: Any, window: Any) -> _Place:
     height, width = image.shape[:2]
     top, left, full_height, full_width = (0, 0, height, width) if window is None else window
     return _Span(top, height, full_height), _Span(left, width, full_width)
-
-
-def _window(place: _Place) -> tuple[int, int, int, int]:
-    rows, columns = place
-    return rows.start, columns.start, rows.full, columns.full
 
 
 def _half(place: _Place) -> _Place:

@@ -143,7 +143,7 @@ def resize_area_vjp(
 
 
 def _check(call: Call) -> None:
-    for name, rows, columns in (("image", "H", "W"), (call.owner("h"), "h", "w")):
+    for name, rows, columns in (("image", "H", "W"), (call.owners["h"], "h", "w")):
         got = call.sizes[rows], call.sizes[columns]
         if min(got) < 1:
             raise ValueError(
@@ -153,5 +153,5 @@ def _check(call: Call) -> None:
         product = call.sizes[before] * call.sizes[after]
         if product > _MOST_PRODUCT:
             raise ValueError(
-                f"{call.op}: {call.owner(after)} must have {before}·{after} at most {_MOST_PRODUCT}, got {product}."
+                f"{call.op}: {call.owners[after]} must have {before}·{after} at most {_MOST_PRODUCT}, got {product}."
             )

@@ -9,7 +9,7 @@ import re
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -519,8 +519,10 @@ class Averages:
         return self._sums.astype(np.float32)
 
 
-def compared_size(height: int, width: int) -> tuple[int, int]:
-    scale = min(1, COMPARED / max(height, width))
+def reduced(shape: Sequence[int], side: int) -> tuple[int, int]:
+    """The size of an image of this shape whose longer side is not to have more pixels than that."""
+    height, width = shape[:2]
+    scale = min(1, side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

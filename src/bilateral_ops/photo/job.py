@@ -13,26 +13,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from .._core.checks import brief, real
+from .._core.missing import missing
 from .._core.settings import get_num_threads
 from ..hdrnet._predict import Predictor
 from ..ops._guide_luma import guide_luma
 from . import images as _images
 from .images import (
+    COMPARED,
     Averages,
     ImageError,
     Picture,
     ahead,
     colours,
-    compared_size,
     open_picture,
     reason,
+    reduced,
     write_comparison,
 )
 from .video import VideoOptions, enhance_video
@@ -151,8 +152,8 @@ def enhance_files(
     Grey pictures stay grey: the model sees them as RGB, and the luma of its result is written. Alpha is kept as it is;
     palettes become RGB. Pictures are turned upright, and say so; other metadata and the ICC profile are kept.
     """
-    for module in ("PIL", "tifffile", "imagecodecs", "tqdm"):
-        _require(module, "enhance")
+    if lacking := missing("enhance", "PIL", "tifffile", "imagecodecs", "tqdm"):
+        raise EnhanceError(lacking)
     if memory_limit < 2 * BASE:
         raise EnhanceError(f"--memory-limit must be at least {2 * BASE // 10**6}MB, got {memory_limit} bytes")
     number = real(strength)
@@ -166,7 +167,8 @@ def enhance_files(
     jobs = _plan(inputs, Path(out), compare, overwrite)
     for job in jobs:
         if job.video:
-            _require("av", "video")
+            if lacking := missing("video", "av"):
+                raise EnhanceError(lacking)
             codec, most = video.encoder(job.target.suffix)
             if video.crf is not None and most is not None and not 0 <= video.crf <= most:
                 raise EnhanceError(f"--crf must be from 0 to {most} for {codec}, got {brief(video.crf)}")
@@ -178,14 +180,6 @@ def enhance_files(
         memory = _Memory(memory_limit - BASE)
         work = _Work(predictor, strength, quality, video, memory, bar.step)
         return _run(jobs, work, bar)
-
-
-def _require(module: str, extra: str) -> None:
-    try:
-        import_module(module)
-    except ImportError:
-        name = {"PIL": "Pillow", "av": "PyAV"}.get(module, module)
-        raise EnhanceError(f"{name} is not installed; run pip install 'bilateral_ops[{extra}]'") from None
 
 
 def report(results: Sequence[Enhanced]) -> str:
@@ -353,13 +347,15 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
                 ((_, pixels),) = picture.bands()
                 low = predictor.low_resolution(colours(picture, pixels))
             else:
-                averages = Averages(height, width, low_size(predictor))
+                averages = Averages(height, width, (predictor.config.net_input,) * 2)
                 for top, band in work.checked(ahead(picture.bands())):
                     averages.add(top, colours(picture, band))
                     work.step(job, len(band) / height / 2)
                 low = averages.result
             grid = predictor.grid(low)
-            shown = [Averages(height, width, compared_size(height, width)) for _ in range(2)] if comparison else []
+            shown = (
+                [Averages(height, width, reduced((height, width), COMPARED)) for _ in range(2)] if comparison else []
+            )
 
             def rendered() -> Iterator[tuple[int, Any]]:
                 bands = picture.bands()
@@ -432,11 +428,6 @@ def _surrounded(bands: Iterable[tuple[int, Any]], margin: int) -> Iterator[tuple
         waiting = top, band
     if waiting is not None:
         yield joined(None)
-
-
-def low_size(predictor: Any) -> tuple[int, int]:
-    side = predictor.config.net_input
-    return side, side
 
 
 # --- tools

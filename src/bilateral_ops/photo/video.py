@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .images import ImageError, ahead, check_empty, check_size, reading, reason, write_comparison
+from .images import ImageError, ahead, check_empty, check_size, reading, reason, unit, write_comparison
 
 #: The mean difference of two low-resolution frames from which they are of two scenes: of values in [0, 1], about what
 #: scene detectors take for a cut; camera moves and lights stay below a half of it.
@@ -121,7 +121,7 @@ class _Transcoding:
     @property
     def middle(self) -> list[Any]:
         """The middle frame before and after, floats in [0, 1]."""
-        return [image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max) for image in self.shown]
+        return [unit(image) for image in self.shown]
 
     def run(self) -> Iterator[tuple[int, float]]:
         self.made.metadata.update(self.given.metadata)

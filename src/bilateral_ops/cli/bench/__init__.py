@@ -57,6 +57,14 @@ class Problem:
         given = self.arguments if out is None else {**self.arguments, "out": out}
         return lambda: function(**given)
 
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The arguments with the fields of a guide record, the curves', in its place."""
+        values = dict(self.arguments)
+        if self.name == "enhance":
+            values |= vars(values.pop("guide"))
+        return values
+
     @cached_property
     def expected(self) -> list[Any]:
         """The package's results."""

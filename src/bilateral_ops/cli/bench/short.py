@@ -16,6 +16,7 @@ import bilateral_ops
 from ... import _cpu
 from ..._core.checks import brief
 from ..._core.settings import MOST_THREADS
+from .. import CommandError
 from . import (
     CALLS,
     available_memory,
@@ -37,18 +38,14 @@ SECONDS = 0.5  # a call's rounds, together
 BYTES, ROWS = 500, 20
 
 
-class BenchError(Exception):
-    """What keeps the command from running, in one sentence."""
-
-
 def run(size: str, threads: int | None, file: str | None) -> bool:
     """Time everything, print a table, and write it as JSON where a file is named."""
     width, height = _size(size)
     count = bilateral_ops.get_num_threads() if threads is None else threads
     if not 1 <= count <= MOST_THREADS:
-        raise BenchError(f"bench: --threads must be from 1 to {MOST_THREADS}, got {brief(count)}.")
+        raise CommandError(f"bench: --threads must be from 1 to {MOST_THREADS}, got {brief(count)}.")
     if BYTES * width * (height + ROWS) > available_memory():
-        raise BenchError(f"bench: --size must be of an image that fits in memory, got {size!r}.")
+        raise CommandError(f"bench: --size must be of an image that fits in memory, got {size!r}.")
     use_threads(count)
     if file is not None:
         _write(file, "")  # tried before anything is computed
@@ -115,7 +112,7 @@ def _measure(name: str, backward: bool, height: int, width: int) -> dict[str, An
 def _size(size: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d{0,999})[x×]([1-9]\d{0,999})", size)
     if not match:
-        raise BenchError(f"bench: --size must be WIDTHxHEIGHT, such as 1920x1080, got {size!r}.")
+        raise CommandError(f"bench: --size must be WIDTHxHEIGHT, such as 1920x1080, got {size!r}.")
     return int(match[1]), int(match[2])
 
 
@@ -123,7 +120,7 @@ def _write(file: str, text: str) -> None:
     try:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise BenchError(
+        raise CommandError(
             f"bench: --json must be a file that can be written, got {file!r} ({error.strerror})."
         ) from None
 

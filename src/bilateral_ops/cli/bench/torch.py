@@ -10,7 +10,6 @@ part alone: the forward pass before it is not timed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,7 @@ def prepare(given: Problem, threads: int, device: str = "cpu") -> Callable[[], A
         return None  # grid_sample has no second derivative
     if given.name == "resize_area":
         return None  # its pooling counts whole pixels: another average, unless the sizes divide
-    values = dict(given.arguments)
-    if given.name == "enhance":
-        guide = values.pop("guide")
-        values |= {field.name: getattr(guide, field.name) for field in fields(guide)}
-    tensors = {name: _tensor(name, value, device) for name, value in values.items()}
+    tensors = {name: _tensor(name, value, device) for name, value in given.arrays.items()}
     grad = tensors.pop("grad", None)
 
     def function() -> Any:

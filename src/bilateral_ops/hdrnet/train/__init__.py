@@ -6,7 +6,7 @@
     result.after.psnr, result.before.psnr       # of held-out photographs: the model's result, the photograph
 
 ``loop`` trains, and is imported when it is asked for, as it needs PyTorch; ``options``, ``data`` (photographs and
-samples of them), ``edits`` (what to learn) and ``checkpoint`` are what it is made of.
+samples of them), ``edits`` (what to learn), ``team`` (processes) and ``checkpoint`` are what it is made of.
 
 Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.4 and 4.
 """

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -20,7 +17,7 @@ from ... import __version__, resize_area, set_num_threads
 from ..._core.checks import brief
 from ..._core.missing import needed
 from ...compat.hdrnet import unpack_coefficients
-from ...photo.images import psnr, unit
+from ...photo.images import psnr, reduced, unit
 from ...photo.whole import whole
 from .._config import Config
 from .._predict import Predictor
@@ -30,14 +27,13 @@ from .options import Options
 
 with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     import torch
-    import torch.distributed.nn  # before there is a process group: its functions' defaults would keep that one
-    from torch import distributed
     from torch.nn import functional as F
     from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader
 
     from ..model import HDRNet
     from . import checkpoint as _checkpoint
+    from .team import Stop, Team
 with needed("bilateral_ops.hdrnet.train", "tqdm", "train"):
     from tqdm import tqdm
 
@@ -121,50 +117,13 @@ def train(
     """
     said = Options(**options)
     with ExitStack() as stack:
-        team = stack.enter_context(_Team.joined())
+        team = stack.enter_context(Team.joined())
         trainer = stack.enter_context(closing(_Trainer(Path(pairs), Path(out), config, said, team)))
         return trainer.run()
 
 
-@dataclass(frozen=True)
-class _Team:
-    """The processes that train together."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    @contextmanager
-    def joined(cls) -> Iterator[_Team]:
-        """As torchrun's environment says."""
-        size = int(os.environ.get("WORLD_SIZE", "1"))
-        if size == 1 or distributed.is_initialized():
-            yield cls() if size == 1 else cls(distributed.get_rank(), distributed.get_world_size())
-            return
-        distributed.init_process_group("gloo")
-        try:
-            yield cls(distributed.get_rank(), size)
-        finally:
-            # The group's threads end with it, and it with DistributedDataParallel's cycles of references. A thread
-            # that frees a tensor after Python has ended aborts the process.
-            gc.collect()
-            distributed.destroy_process_group()
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-    def agree(self, number: float) -> float:
-        """The first process's number."""
-        if self.size == 1:
-            return number
-        shared = torch.tensor([number], dtype=torch.float64)
-        distributed.broadcast(shared, 0)
-        return float(shared)
-
-
 class _Trainer:
-    def __init__(self, pairs: Path, out: Path, config: Config | None, options: Options, team: _Team) -> None:
+    def __init__(self, pairs: Path, out: Path, config: Config | None, options: Options, team: Team) -> None:
         self.options, self.team, self.out = options, team, out
         self.checkpoint = Path(options.checkpoint or f"{out}.checkpoint")
         _writable(out, "OUT")
@@ -203,7 +162,7 @@ class _Trainer:
     def run(self) -> Result:
         options = self.options
         self._say(_introduction(self.photographs, self.heldout, self.before, self.step))
-        with _Stop.asked_for(self.team) as stop, closing(self._bar()) as bar:
+        with Stop.asked_for(self.team) as stop, closing(self._bar()) as bar:
             if self.step == 0 and not self._done():
                 self._measure(bar)
             for image, target in () if self._done() else self._batches():
@@ -234,7 +193,7 @@ class _Trainer:
                 first += together
 
         samples: Any = Samples(self.photographs, options)  # has all of a Dataset that is used
-        endless: Any = _Endless(numbers())
+        endless: Any = numbers()
         loader: Any = DataLoader(
             samples,
             batch_sampler=endless,
@@ -446,40 +405,6 @@ class _Trainer:
         bar.update(1 if self.options.minutes is None else min(self._time(), bar.total or 0) - bar.n)
 
 
-class _Endless:
-    """Lists of numbers for a DataLoader."""
-
-    def __init__(self, numbers: Iterator[list[int]]) -> None:
-        self.numbers = numbers
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.numbers
-
-
-class _Stop:
-    """Whether Ctrl-C was pressed, once: the second time interrupts at once."""
-
-    asked = False
-
-    @classmethod
-    @contextmanager
-    def asked_for(cls, team: _Team) -> Iterator[_Stop]:
-        stop = cls()
-        if team.size > 1 or threading.current_thread() is not threading.main_thread():
-            yield stop
-            return
-
-        def ask(*_: Any) -> None:
-            stop.asked = True
-            signal.signal(signal.SIGINT, earlier)
-
-        earlier = signal.signal(signal.SIGINT, ask)
-        try:
-            yield stop
-        finally:
-            signal.signal(signal.SIGINT, earlier)
-
-
 # --- what a training starts with
 
 
@@ -625,9 +550,7 @@ def _decibels(loss: float) -> str:
 
 def _picture(*images: Any) -> Any:
     """Images beside one another, uint8, small."""
-    height, width = images[0].shape[:2]
-    scale = min(1, _PICTURE_SIDE / max(height, width))
-    size = (max(1, round(scale * height)), max(1, round(scale * width)))
+    size = reduced(images[0].shape, _PICTURE_SIDE)
     row = np.concatenate([resize_area(unit(image), size) for image in images], axis=1)
     return np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)
 
