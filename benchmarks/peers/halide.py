@@ -7,9 +7,6 @@ and multiplying in vectors of pixels; gathering each coefficient for a vector of
 compiled once, tried on the problem's own arrays, and the fastest is the peer.
 """
 
-# Halide's expressions are untyped.
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 from collections.abc import Callable

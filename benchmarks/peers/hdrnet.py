@@ -1,8 +1,5 @@
 """HDRnet's whole pipeline on a photograph, uint8 in and out: with this package, and the same model in PyTorch alone."""
 
-# PyTorch's own functions are typed in part only.
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 from collections.abc import Callable

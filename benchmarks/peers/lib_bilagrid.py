@@ -3,9 +3,6 @@
 Forward, loss of roughness, backward to grids and colours; one image, with a mesh of pixel centres as trainers pass it.
 """
 
-# PyTorch's own functions are typed in part only.
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -22,9 +22,6 @@ to ``xy`` where asked for.
 Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024.
 """
 
-# PyTorch's own functions are typed in part only.
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 import math

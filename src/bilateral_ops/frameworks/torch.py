@@ -26,9 +26,6 @@ arguments are read where they lie. Of a subclass that overrides ``__torch_dispat
 every other subclass is a tensor like any, and results are plain.
 """
 
-# PyTorch's own functions are typed in part only.
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 import functools

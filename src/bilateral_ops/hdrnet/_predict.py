@@ -188,8 +188,8 @@ class Predictor:
         rendered: list[Any] = []
         for guide in self._guides:
             if places:
-                rows, columns = half = _half(places[-1])
-                level = _resize(level, places[-1], half)
+                rows, columns = (span.half() for span in places[-1])
+                level = _resize(level, places[-1], (rows, columns))
                 window = rows.start, columns.start, rows.full, columns.full
             matrices, grid = grid[..., -3:, :], grid[..., :-3, :]
             rendered.append(enhance(matrices.astype(dtype, copy=False), guide[dtype], level, window=window))
@@ -386,11 +386,6 @@ def _place(image: Any, window: Any) -> _Place:
     height, width = image.shape[:2]
     top, left, full_height, full_width = (0, 0, height, width) if window is None else window
     return _Span(top, height, full_height), _Span(left, width, full_width)
-
-
-def _half(place: _Place) -> _Place:
-    rows, columns = place
-    return rows.half(), columns.half()
 
 
 def _resize(image: Any, source: _Place, target: _Place) -> Any:

@@ -201,7 +201,11 @@ def write_model(
     with np.errstate(over="ignore"):  # infinity is refused below
         arrays = {name: np.asarray(_numpy(value), kind, order="C") for name, value in weights.items()}
     check_weights("write_model", config, arrays)
-    header: dict[str, Any] = {"__metadata__": {**_strings(metadata or {}), _CONFIG: config.to_json()}}
+    metadata = metadata or {}
+    for name, value in metadata.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"write_model: metadata must be strings by name, got {brief(name)}: {brief(value)[:40]}.")
+    header: dict[str, Any] = {"__metadata__": {**metadata, _CONFIG: config.to_json()}}
     offset = 0
     for name, array in arrays.items():
         end = offset + array.nbytes
@@ -215,13 +219,6 @@ def write_model(
         stream.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
             stream.write(array.tobytes())
-
-
-def _strings(metadata: Mapping[str, str]) -> Mapping[str, str]:
-    for name, value in metadata.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(f"write_model: metadata must be strings by name, got {brief(name)}: {brief(value)[:40]}.")
-    return metadata
 
 
 def check_weights(operation: str, config: Config, weights: Mapping[str, Any]) -> None:

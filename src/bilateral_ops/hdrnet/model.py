@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import resize_area
@@ -67,7 +68,8 @@ class HDRNet(Module):
         if not isinstance(self.config, Config):
             raise TypeError(f"HDRNet: config must be a Config, got {type(config).__name__}.")
         self.coefficients = Coefficients(self.config)
-        make = {"curves": _curves_guide, "nn": NormalizedNNGuide, "luma": _LumaGuide}[self.config.guide]
+        makers: Any = {"curves": partial(CurvesGuideModule, 3), "nn": NormalizedNNGuide, "luma": _LumaGuide}
+        make = makers[self.config.guide]
         self.guides = ModuleList(make(self.config.guide_complexity) for _ in range(self.config.scales))
         self.to(device=device, dtype=dtype)
 
@@ -246,10 +248,6 @@ class _LumaGuide(Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return guide_luma(image)
-
-
-def _curves_guide(knots: int) -> Module:
-    return CurvesGuideModule(knots=knots)
 
 
 def _resize(image: torch.Tensor, size: Any) -> torch.Tensor:

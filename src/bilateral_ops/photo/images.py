@@ -281,15 +281,16 @@ class _Whole(Picture):
     def bands(self) -> Iterator[tuple[int, Any]]:
         if self._decoded is None:
             with reading(self.wrong):
-                self._decoded = self._decode()
+                self._decoded = np.array(turn(self._decode(), self.metadata.orientation), order="C")
         yield 0, self._decoded
 
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
         ((_, pixels),) = bands
-        self._encode(path, pixels, quality)
+        self._encode(path, np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels), quality)
 
     @abstractmethod
-    def _decode(self) -> Any: ...
+    def _decode(self) -> Any:
+        """The pixels as they are stored, (height, width, channels)."""
 
     @abstractmethod
     def _encode(self, path: Path, pixels: Any, quality: int | None) -> None: ...
@@ -333,8 +334,7 @@ class _Pillow(_Whole):
 
     def _decode(self) -> Any:
         image = self.image.convert("RGB") if self.image.mode == "RGBX" else self.image
-        pixels = turn(np.asarray(image).reshape(*image.size[::-1], self.channels), self.metadata.orientation)
-        return np.array(pixels, order="C")
+        return np.asarray(image).reshape(*image.size[::-1], self.channels)
 
     def _save(self, path: Path, pixels: Any, kind: str, **options: Any) -> None:
         from PIL import Image
@@ -343,9 +343,7 @@ class _Pillow(_Whole):
         known = {"icc_profile": self.icc, "exif": self.metadata.exif, "xmp": self.metadata.xmp, "dpi": info.get("dpi")}
         options |= {name: value for name, value in known.items() if value}
         with path.open("wb") as file:  # a file, not a buffer, so that Pillow encodes without the GIL
-            Image.fromarray(np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels)).save(
-                file, kind, **options
-            )
+            Image.fromarray(pixels).save(file, kind, **options)
 
 
 @functools.cache
@@ -432,7 +430,8 @@ class _Png(_Whole):
         if samples is None:
             raise ImageError(f"is damaged: it has colours of type {colour}, which PNG has not")
         check_data(path.stat().st_size, DEFLATED, height, width, bits * samples)
-        exif, xmp = (next((d for k, d in self._chunks if k == kind and d.startswith(p)), None) for kind, p in _PNG_META)
+        exif = next((data for kind, data in self._chunks if kind == b"eXIf"), None)
+        xmp = next((data for kind, data in self._chunks if kind == b"iTXt" and data.startswith(_PNG_XMP)), None)
         self.metadata = Metadata(exif, xmp)
         alpha = colour in (4, 6) or b"tRNS" in kinds
         self._shape(height, width, (3 if colour & 2 else 1) + alpha, np.uint16 if bits == 16 else np.uint8)
@@ -450,14 +449,12 @@ class _Png(_Whole):
 
         pixels = imagecodecs.png_decode(self.path.read_bytes())
         # Greys with one transparent shade and the like come as RGBA or with the alpha they need.
-        turned = turn(pixels.reshape(*pixels.shape[:2], -1), self.metadata.orientation)
-        return np.array(turned[..., : self.channels] if turned.shape[-1] != self.channels else turned, order="C")
+        return pixels.reshape(*pixels.shape[:2], -1)[..., : self.channels]
 
     def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
         import imagecodecs
 
-        encoded = imagecodecs.png_encode(np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels))
-        replaced = {b"eXIf": self.metadata.exif}
+        encoded = imagecodecs.png_encode(pixels)
         header = len(_PNG) + 25
         with path.open("wb") as file:
             file.write(encoded[:header])
@@ -466,12 +463,10 @@ class _Png(_Whole):
                     continue
                 if kind == b"iTXt" and data.startswith(_PNG_XMP):
                     data = self.metadata.xmp or data
-                data = replaced.get(kind) or data
+                elif kind == b"eXIf":
+                    data = self.metadata.exif or data
                 file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
             file.write(encoded[header:])
-
-
-_PNG_META = ((b"eXIf", b""), (b"iTXt", _PNG_XMP))
 
 
 def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:

@@ -154,7 +154,7 @@ class _Transcoding:
     def _decoded(self) -> Iterator[tuple[str, Any, Any]]:
         with reading("is damaged: its frames cannot be decoded"):
             rate, frames = self.video.average_rate or 25, 0
-            deep = "rgb48le" if _bits(self.video) > 8 else "rgb24"
+            bits = max(component.bits for component in self.video.format.components)
             for packet in self.given.demux():
                 if packet.stream.index == self.video.index:
                     for frame in packet.decode():
@@ -163,7 +163,9 @@ class _Transcoding:
                             frame.time_base = self.video.time_base
                             frame.pts = round(frames / rate / frame.time_base)
                         frames += 1
-                        yield "frame", frame, _upright(frame.to_ndarray(format=deep), frame.rotation)
+                        pixels = frame.to_ndarray(format="rgb48le" if bits > 8 else "rgb24")
+                        # Players turn it by so many degrees counterclockwise.
+                        yield "frame", frame, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
                 elif packet.dts is not None and packet.stream.type in COPIED:
                     yield "packet", packet, None
 
@@ -249,10 +251,6 @@ def _duration(given: Any, video: Any) -> float:
     return given.duration / 1e6 if given.duration and len(given.streams) == 1 else 0.0
 
 
-def _bits(video: Any) -> int:
-    return max(component.bits for component in video.format.components)
-
-
 def _pixel_format(encoder: Any, given: str, height: int, width: int) -> str:
     """The given video's, where the encoder has it; else the nearest that every player has."""
     known = [form.name for form in encoder.codec.video_formats or ()]
@@ -261,8 +259,3 @@ def _pixel_format(encoder: Any, given: str, height: int, width: int) -> str:
     if given in known and not (odd and "420" in given):
         return given
     return "yuv444p" if odd else "yuv420p"
-
-
-def _upright(pixels: Any, rotation: int) -> Any:
-    """A frame as players show it, turned by so many degrees counterclockwise."""
-    return np.ascontiguousarray(np.rot90(pixels, round(rotation / 90) % 4))

@@ -4,9 +4,6 @@ Axes are in this package's order; in memory pixels are planar, as PyTorch's imag
 part alone: the forward pass before it is not timed.
 """
 
-# PyTorch's own functions are typed in part only.
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 from collections.abc import Callable

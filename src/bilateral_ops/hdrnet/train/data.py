@@ -154,7 +154,8 @@ class Samples:
         (top, height), (left, width) = (_window(rng, length, share, options.crop) for length in image.shape[:2])
         mirror = rng.random(2) < 0.5
         turns = int(rng.integers(4))
-        gain = np.float32(_gain(rng.uniform(-options.stops, options.stops)))
+        # The factor of numbers that are light to the power of 1/2.2, as photographs' nearly are.
+        gain = np.float32(2.0 ** (rng.uniform(-options.stops, options.stops) / 2.2))
 
         def cut(pixels: Any) -> Any:
             crop = resize_area(pixels[top : top + height, left : left + width], (options.crop, options.crop))
@@ -225,11 +226,6 @@ def _window(rng: np.random.Generator, length: int, share: float, crop: int) -> t
     """Begin and length of a window: a share of an axis, and not below the crop's pixels where the axis has these."""
     size = min(length, max(round(share * length), crop))
     return int(rng.integers(length - size + 1)), size
-
-
-def _gain(stops: float) -> float:
-    """The factor of numbers that are light to the power of 1/2.2, as photographs' nearly are."""
-    return 2.0 ** (stops / 2.2)
 
 
 @functools.lru_cache(maxsize=2)

@@ -161,7 +161,9 @@ class _Trainer:
 
     def run(self) -> Result:
         options = self.options
-        self._say(_introduction(self.photographs, self.heldout, self.before, self.step))
+        text = f"{len(self.photographs)} pairs to train on, {len(self.heldout) if self.heldout else 'none'} held out"
+        text += f" (unedited {np.mean(self.before):.2f} dB)" if self.before else ""
+        self._say(text + (f"; going on after step {self.step}" if self.step else ""))
         with Stop.asked_for(self.team) as stop, closing(self._bar()) as bar:
             if self.step == 0 and not self._done():
                 self._measure(bar)
@@ -366,22 +368,24 @@ class _Trainer:
     # --- what is said
 
     def _finish(self) -> Result:
-        scores: list[float] = []
+        agree, out = self.team.agree, self.out
         if self.team.leads:
             self._write()
-            if self.heldout:
-                predictor = Predictor(self.model.config, {n: w.numpy() for n, w in self.best["weights"].items()})
-                photographs = tqdm(range(len(self.heldout)), "SSIM", leave=False, disable=self._hidden)
-                scores = [
-                    float(x) for x in np.mean([_scores(predictor, *self.heldout[i]) for i in photographs], axis=0)
-                ]
-        step = self.best["step"] if self.heldout else self.step
-        if self.heldout:
-            numbers = [self.team.agree(scores[i] if scores else 0) for i in range(4)]
-            result = Result(int(self.team.agree(step)), self.step, Score(*numbers[:2]), Score(*numbers[2:]))
-        else:
-            result = Result(step, self.step, None, None)
-        self._say(_conclusion(result, self.out))
+        if not self.heldout:
+            self._say(f"wrote {out}, of the last step, {self.step}")
+            return Result(self.step, self.step, None, None)
+        scores = [0.0] * 4
+        if self.team.leads:
+            predictor = Predictor(self.model.config, {n: w.numpy() for n, w in self.best["weights"].items()})
+            photographs = tqdm(range(len(self.heldout)), "SSIM", leave=False, disable=self._hidden)
+            scores = [float(x) for x in np.mean([_scores(predictor, *self.heldout[i]) for i in photographs], axis=0)]
+        scores = [agree(score) for score in scores]
+        before, after = Score(*scores[:2]), Score(*scores[2:])
+        result = Result(int(agree(self.best["step"])), self.step, before, after)
+        self._say(
+            f"held out: {after.psnr:.2f} dB, SSIM {after.ssim:.4f}; "
+            f"unedited {before.psnr:.2f} dB, SSIM {before.ssim:.4f}\nwrote {out}, the best, of step {result.step}"
+        )
         return result
 
     @property
@@ -553,19 +557,3 @@ def _picture(*images: Any) -> Any:
     size = reduced(images[0].shape, _PICTURE_SIDE)
     row = np.concatenate([resize_area(unit(image), size) for image in images], axis=1)
     return np.rint(np.clip(row, 0, 1) * 255).astype(np.uint8)
-
-
-def _introduction(photographs: Photographs, heldout: Photographs | None, before: list[float], step: int) -> str:
-    text = f"{len(photographs)} pairs to train on, {len(heldout) if heldout else 'none'} held out"
-    text += f" (unedited {np.mean(before):.2f} dB)" if before else ""
-    return text + (f"; going on after step {step}" if step else "")
-
-
-def _conclusion(result: Result, out: Path) -> str:
-    if not (result.before and result.after):
-        return f"wrote {out}, of the last step, {result.steps}"
-    before, after = result.before, result.after
-    return (
-        f"held out: {after.psnr:.2f} dB, SSIM {after.ssim:.4f}; unedited {before.psnr:.2f} dB, SSIM {before.ssim:.4f}\n"
-        f"wrote {out}, the best, of step {result.step}"
-    )
