@@ -1,14 +1,13 @@
-"""Random arguments for every operation: what the gradcheck table, the tests and the benchmarks call them with."""
+"""Random arguments for every operation, by its signature: for the gradcheck table, the tests and the benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-#: Operations with a guide array, which also take ``xy``.
-_SAMPLED = ("slice", "slice_apply", "splat")
+from ._core.signature import Argument
+from .ops import OPERATIONS
 
 
 def arguments(
@@ -40,27 +39,34 @@ def arguments(
     cells are met. ``C`` are the channel axes of ``slice`` and ``splat``; by default ``(Co, Ci + offset)``.
     ``size`` is what ``resize_area`` makes of ``(H, W)``.
     """
+    operation = OPERATIONS[name].signature
+    if operation is None:
+        raise ValueError(f"{name} has a signature for each kind of guide")
+    if xy and "xy" not in operation.names:
+        raise ValueError(f"{name} takes no xy")
     rng = np.random.default_rng(seed)
     image_dtype = np.dtype(image_kind)
     integer = image_dtype.kind == "u"
     other = np.dtype(kind) if kind is not None else np.dtype(np.float32) if integer else image_dtype
-    batch = () if N is None else (N,)
     columns = Ci + bool(offset)
-    channels = (Co, columns) if C is None else tuple(C)
+    axes: dict[str, tuple[int, ...]] = {
+        "N": (N or 1,) if operation.always_batched else () if N is None else (N,),
+        "*C": (Co, columns) if C is None else tuple(C),
+        "Ci[+1]": (columns,),
+    }
+    sizes = {"H": H, "W": W, "Gh": Gh, "Gw": Gw, "Gd": Gd, "Co": Co, "Ci": Ci, "K": K, "F": F, "2": 2}
+    sizes |= zip("hw", size)
+    axes |= {axis: (length,) for axis, length in sizes.items()}
 
-    def normal(*shape: int, scale: float = 1.0) -> Any:
-        return (scale * rng.standard_normal(shape)).astype(other)
-
-    def image() -> Any:
-        if integer:
-            return rng.integers(0, np.iinfo(image_dtype).max, (*batch, H, W, Ci), image_dtype, endpoint=True)
-        return rng.random((*batch, H, W, Ci)).astype(image_dtype)
-
-    def guide() -> Any:
-        return rng.uniform(*guide_range, (*batch, H, W)).astype(other)
-
-    def coordinates() -> dict[str, Any]:
-        return {"xy": rng.uniform(-0.1, 1.1, (*batch, H, W, 2)).astype(other)} if xy else {}
+    def drawn(a: Argument) -> Any:
+        shape = tuple(length for axis in a.axes for length in axes[axis.partition("=")[0]])
+        if a.role == "image" and integer:
+            return rng.integers(0, np.iinfo(image_dtype).max, shape, image_dtype, endpoint=True)
+        if a.role == "image":
+            return rng.random(shape).astype(image_dtype)
+        if a.role == "guide":
+            return rng.uniform(*((-0.1, 1.1) if a.name == "xy" else guide_range), shape).astype(other)
+        return rng.standard_normal(shape).astype(other)
 
     def curves() -> dict[str, Any]:
         ccm = np.eye(Ci) + 0.1 * rng.standard_normal((Ci, Ci))
@@ -68,38 +74,18 @@ def arguments(
         slopes, mix = rng.standard_normal((Ci, K)), rng.uniform(0.2, 0.5, Ci)
         # Middle grey becomes middle grey: some pixels are clipped to 0 or 1, but not most.
         grey = mix @ (slopes * np.maximum((ccm.sum(1) / 2 + ccm_bias)[:, None] - shifts, 0)).sum(1)
-        parameters = {"ccm": ccm, "ccm_bias": ccm_bias, "shifts": shifts, "slopes": slopes, "mix": mix}
-        return {name: v.astype(other) for name, v in {**parameters, "mix_bias": np.asarray(0.5 - grey)}.items()}
+        return dict(zip(operation.parameters, (ccm, ccm_bias, shifts, slopes, mix, 0.5 - grey)))
 
     def network() -> dict[str, Any]:
-        return {
-            "w1": normal(F, Ci),
-            "b1": normal(F, scale=0.2),
-            "w2": normal(F),
-            "b2": np.asarray(-0.1, other),
-        }
+        w1, b1, w2 = rng.standard_normal((F, Ci)), 0.2 * rng.standard_normal(F), rng.standard_normal(F)
+        return dict(zip(operation.parameters, (w1, b1, w2, -0.1)))
 
-    make: Mapping[str, Any] = {
-        "slice": lambda: {"grid": normal(*batch, Gh, Gw, Gd, *channels), "guide": guide(), **coordinates()},
-        "apply": lambda: {"coefficients": normal(*batch, H, W, Co, columns), "image": image()},
-        "slice_apply": lambda: {
-            "grid": normal(*batch, Gh, Gw, Gd, Co, columns),
-            "guide": guide(),
-            "image": image(),
-            **coordinates(),
-        },
-        "guide_curves": lambda: {"image": image(), **curves()},
-        "guide_nn": lambda: {"image": image(), **network()},
-        "guide_luma": lambda: {"image": image()},
-        "splat": lambda: {
-            "guide": guide(),
-            "values": normal(*batch, H, W, *channels),
-            "grid_shape": (Gh, Gw, Gd),
-            **coordinates(),
-        },
-        "total_variation": lambda: {"grid": normal(N or 1, Gh, Gw, Gd, *channels)},
-        "resize_area": lambda: {"image": image(), "size": size},
-    }
-    if xy and name not in _SAMPLED:
-        raise ValueError(f"{name} takes no xy")
-    return dict(make[name]())
+    # Parameters of a guide go together; all other arguments are what their roles and axes say.
+    given = {a.name: drawn(a) for a in operation.arguments if a.role != "parameter" and a.name != "xy"}
+    parameters = {"curves": curves, "nn": network}.get(operation.guide, dict)()
+    given |= {parameter: np.asarray(value, other) for parameter, value in parameters.items()}
+    if operation.sizes:
+        given[operation.sizes.name] = tuple(sizes[axis] for axis in operation.sizes.axes)
+    if xy:
+        given["xy"] = drawn(operation.arguments[operation.names.index("xy")])
+    return given
