@@ -60,6 +60,7 @@ class Call:
         if "grad" in values:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
+        self._arrays = [a for a in given if a.axes or not isinstance(self.values[a.name], NUMBERS)]
         #: Arguments given as numbers, and the dtype that they are to have.
         self.numbers: dict[str, str] = {}
         self._find_framework()
@@ -95,10 +96,8 @@ class Call:
 
     def _find_framework(self) -> None:
         self.framework: Any = None
-        for a in self._given:
+        for a in self._arrays:
             value = self.values[a.name]
-            if not a.axes and isinstance(value, NUMBERS):
-                continue
             if not a.axes and not hasattr(value, "dtype"):
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
             framework = framework_of(self.op, a.name, value)
@@ -115,11 +114,8 @@ class Call:
         if locate is None:
             return
         first = ""
-        for a in self._given:
-            value = self.values[a.name]
-            if not a.axes and isinstance(value, NUMBERS):
-                continue
-            device = locate(self.op, a.name, value)
+        for a in self._arrays:
+            device = locate(self.op, a.name, self.values[a.name])
             if not first:
                 first, self.device = a.name, device
             elif device != self.device:
