@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,7 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 _U32, _U64 = np.uint32, np.uint64
 
 
+@cache
 def dtype_of(kind: str) -> np.dtype[Any]:
     """The NumPy dtype of a PTX type; of bits: unsigned."""
     if kind == "pred":

@@ -8,6 +8,7 @@ there.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,8 +120,9 @@ class Batch:
         self.shared_bytes = self.dynamic_start + launch.dynamic_shared if launch.dynamic_shared else kernel.shared_bytes
         self.shared = Private(self.shared_bytes, self.slots)
         self.local = Private(kernel.local_bytes, n)
+        self.banks = {size: np.empty((rows, n), f"u{size}") for size, rows in code.rows.items() if rows}
         self.namespace = self._bind()
-        self.functions = [self.namespace[f"block_{i}"] for i in range(len(kernel.blocks))]
+        self.functions: dict[int, Callable[[Mask], None]] = {}
 
     # --- names that translated code uses -----------------------------------------------------------------------------
 
@@ -133,16 +135,12 @@ class Batch:
             names[method] = getattr(self, method)
         names.update(active_lanes=self.active_lanes, n=n, dynamic_start=self.dynamic_start, variable=self._variables())
         names.update(code.constants)
-        banks = {size: np.empty((rows, n), f"u{size}") for size, rows in code.rows.items() if rows}
-        for name, view in code.views.items():
-            size, row = code.row_of[view.register]
-            item = np.dtype(view.dtype).itemsize
-            names[name] = banks[size][row].view(view.dtype)[view.part :: size // item]
+        addresses = {size: bank.ctypes.data for size, bank in self.banks.items()}
         self._kept = []
         for name, target in code.addresses.items():
             if target in code.row_of:
                 size, row = code.row_of[target]
-                names[name] = banks[size][row].ctypes.data
+                names[name] = addresses[size] + row * n * size
             else:
                 value = np.array([names[target]])
                 self._kept.append(value)
@@ -151,8 +149,20 @@ class Batch:
             names[name] = self.parameters[offset : offset + np.dtype(dtype).itemsize].view(dtype)[0]
         for name in code.specials:
             names[name] = self._special(name)
-        exec(code.program, names)
         return names
+
+    def _function(self, at: int) -> Callable[[Mask], None]:
+        """A block of code, to which the registers that it names are bound when it is first run."""
+        if at not in self.functions:
+            code, names = self.code, self.namespace
+            for name in code.blocks[at].views:
+                view = code.views[name]
+                size, row = code.row_of[view.register]
+                item = np.dtype(view.dtype).itemsize
+                names[name] = self.banks[size][row].view(view.dtype)[view.part :: size // item]
+            exec(code.blocks[at].program, names)
+            self.functions[at] = names[f"block_{at}"]
+        return self.functions[at]
 
     def _special(self, name: str) -> Any:
         register, _, axis = name.partition("_")
@@ -209,7 +219,7 @@ class Batch:
                 m = union(m, held.pop(at))
             if at == len(blocks):
                 continue  # past the end
-            block = blocks[at]
+            block, function = blocks[at], self._function(at)
             if block and block[0].is_collective and not (m is True and self.whole_warps):
                 m, rest = self._ready(block[0], m)
                 if rest is not None:
@@ -217,7 +227,7 @@ class Batch:
                 if m is None:
                     continue
             try:
-                self.functions[at](m)
+                function(m)
             except KernelError as error:
                 raise self._located(error, block) from None
             last = block[-1]

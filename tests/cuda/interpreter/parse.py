@@ -67,9 +67,7 @@ class Kernel:
     def register_type(self, name: str) -> str | None:
         """The declared type of a register; None where the name is none."""
         found = self.registers.get(name)
-        if found is None and (family := re.fullmatch(r"(%[A-Za-z_]+)\d+", name)):
-            found = self.families.get(family[1])
-        return found
+        return self.families.get(name.rstrip("0123456789")) if found is None and name[-1:].isdigit() else found
 
 
 def parse(text: str) -> dict[str, Kernel]:
@@ -142,6 +140,8 @@ def _parameters(kernel: Kernel, text: str) -> None:
 _LABEL = re.compile(r"([A-Za-z_$][\w$]*):")
 _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.S)
 _VARIABLE = re.compile(r"\.(shared|local)\s+\.align\s+(\d+)\s+\.(\w+)\s+([\w$]+)(?:\[(\d+)\])?")
+_SPACE = re.compile(r"\s*")
+_NAME = re.compile(r"%[\w$]+")
 _INSTRUCTION = re.compile(r"(?:@(!?)(%[\w$]+)\s+)?([a-z]\w*(?:(?:\.|::)[\w]+)*)\s*(.*)", re.S)
 
 
@@ -150,7 +150,7 @@ def _body(kernel: Kernel, text: str, at: int) -> None:
     scopes: list[dict[str, str]] = [{}]  # a register of an inner scope → its name in the kernel
     kernel.blocks.append([])
     while True:
-        at = re.compile(r"\s*").match(text, at).end()  # type: ignore[union-attr]
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         if text[at] == "{":
             scopes.append({})
             at += 1
@@ -208,8 +208,10 @@ def _statement(kernel: Kernel, statement: str, scopes: list[dict[str, str]]) -> 
     def unique_name(name: re.Match[str]) -> str:
         return next((scope[name[0]] for scope in reversed(scopes) if name[0] in scope), name[0])
 
-    predicate = re.sub(r"%[\w$]+", unique_name, match[2]) if match[2] else None
-    operands = re.sub(r"%[\w$]+", unique_name, match[4])
+    predicate, operands = match[2], match[4]
+    if any(scopes[1:]):
+        predicate = predicate and _NAME.sub(unique_name, predicate)
+        operands = _NAME.sub(unique_name, operands)
     opcode = tuple(match[3].replace("::", ".").split("."))
     instruction = Instruction(opcode, tuple(_split(operands)), predicate, match[1] == "!", statement)
     # Lanes meet at the start of a block, and part at its end.
@@ -222,10 +224,9 @@ def _statement(kernel: Kernel, statement: str, scopes: list[dict[str, str]]) -> 
 
 def _split(operands: str) -> Iterator[str]:
     """At the commas that are in no bracket."""
-    depth, start = 0, 0
-    for i, character in enumerate(operands + ","):
-        depth += (character in "{[(") - (character in "}])")
-        if character == "," and depth == 0:
-            if part := operands[start:i].strip():
-                yield part
-            start = i + 1
+    part, depth = "", 0
+    for piece in operands.split(","):
+        part = f"{part},{piece}" if depth else piece
+        depth += sum(map(piece.count, "{[(")) - sum(map(piece.count, "}])"))
+        if depth == 0 and (part := part.strip()):
+            yield part

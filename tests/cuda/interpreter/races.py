@@ -69,38 +69,36 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
     for entry in entries:
         while unit > 1 and (entry[1] % unit).any():
             unit //= 2
-    columns: list[list[Any]] = [[] for _ in range(7)]  # unit, block, thread, epoch, warp epoch, kind, entry
-    for number, (kind, offset, size, block, thread, epoch, warp_epoch, _) in enumerate(entries):
-        count = size // unit
-        places = (offset[:, None] // unit + np.arange(count)).reshape(-1)
-        columns[0].append(places)
-        for column, values in zip(columns[1:5], (block, thread, epoch, warp_epoch)):
-            column.append(np.repeat(values, count))
-        columns[5].append(np.full(len(places), kind, np.int8))
-        columns[6].append(np.full(len(places), number, np.int32))
-    place, block, thread, epoch, warp_epoch, kind, number = (np.concatenate(column) for column in columns)
+    low = min(int(entry[1].min()) for entry in entries) // unit
+    count = max((int(entry[1].max()) + entry[2] - 1) // unit for entry in entries) + 1 - low
 
-    # Only places that were written to, by one of several threads.
-    low = int(place.min())
-    written = np.zeros(int(place.max()) - low + 1, bool)
-    written[place[kind != LOAD] - low] = True
-    chosen = written[place - low]
-    place, block, thread, epoch, warp_epoch, kind, number = (
-        v[chosen] for v in (place, block, thread, epoch, warp_epoch, kind, number)
-    )
-    if len(place) == 0:
+    def spread(entry: tuple[Any, ...], values: Any) -> Any:
+        """A value per access as one per unit that it covers."""
+        return np.repeat(values, entry[2] // unit)
+
+    # Only places that were written to, and accessed by several threads.
+    places, threads = [], []
+    written, several = np.zeros(count, bool), np.zeros(count, bool)
+    last = np.empty(count, np.int64)  # a thread that accessed each
+    for entry in entries:
+        kind, offset, size, block, thread = entry[:5]
+        places.append((offset[:, None] // unit + np.arange(-low, size // unit - low)).reshape(-1))
+        threads.append(spread(entry, block.astype(np.int64) * 2048 + thread))
+        last[places[-1]] = threads[-1]
+        if kind != LOAD:
+            written[places[-1]] = True
+    for at, who in zip(places, threads):
+        several[at[last[at] != who]] = True
+    contested = written & several
+    if not contested.any():
         return
-    who = block.astype(np.int64) * 2048 + thread
-    first = np.empty(len(written), np.int64)
-    first[place - low] = who  # any one of them
-    several = np.zeros(len(written), bool)
-    several[place[first[place - low] != who] - low] = True
-    chosen = several[place - low]
-    if not chosen.any():
-        return
-    place, block, thread, epoch, warp_epoch, kind, number, who = (
-        v[chosen] for v in (place, block, thread, epoch, warp_epoch, kind, number, who)
-    )
+    columns: list[list[Any]] = [[] for _ in range(8)]
+    for number, (entry, at, who) in enumerate(zip(entries, places, threads)):
+        chosen = contested[at]
+        fixed = np.full(len(at), entry[0], np.int8), np.full(len(at), number, np.int32)
+        for column, values in zip(columns, (at, who, *(spread(entry, values) for values in entry[3:7]), *fixed)):
+            column.append(values[chosen])
+    place, who, block, thread, epoch, warp_epoch, kind, number = (np.concatenate(column) for column in columns)
 
     def fail(group: Any) -> None:
         write = int(group[np.flatnonzero(kind[group] != LOAD)[0]])

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,24 @@ class View:
 
 
 @dataclass
+class Block:
+    """A translated block: `def block_7(m):`, compiled when it is first run, as many blocks of a kernel never are."""
+
+    number: int
+    source: str
+    views: set[str]  # those of `Code.views` that it names
+
+    @cached_property
+    def program(self) -> CodeType:
+        return compile(self.source, f"<block {self.number}>", "exec")
+
+
+@dataclass
 class Code:
     """A translated kernel."""
 
     kernel: Kernel
-    source: str = ""
-    program: Any = None
+    blocks: list[Block] = field(default_factory=list)
     views: dict[str, View] = field(default_factory=dict)  # name → what it must be bound to
     addresses: dict[str, str] = field(default_factory=dict)  # name → register or constant whose address it is
     constants: dict[str, Any] = field(default_factory=dict)
@@ -66,19 +80,19 @@ class Translator:
         self.kernel = kernel
         self.code = Code(kernel)
         self.lines: list[str] = []
+        self.named: set[str] = set()  # views, in this block
+        self.constant_names: dict[Any, str] = {}
         self.known = self._parameter_addresses()
 
     def translate(self) -> Code:
         for index, block in enumerate(self.kernel.blocks):
-            self.lines.append(f"def block_{index}(m):")
-            self.lines.append("    pass")
+            self.lines, self.named = [f"def block_{index}(m):", "    pass"], set()
             for instruction in block:
                 try:
                     self._instruction(instruction)
                 except (Unsupported, KeyError, ValueError, IndexError) as error:
                     raise Unsupported(f"{self.kernel.name}: {instruction.text}: {error!r}") from error
-        self.code.source = "\n".join(self.lines) + "\n"
-        self.code.program = compile(self.code.source, f"<{self.kernel.name}>", "exec")
+            self.code.blocks.append(Block(index, "\n".join(self.lines) + "\n", self.named))
         return self.code
 
     def _parameter_addresses(self) -> dict[str, int]:
@@ -112,19 +126,15 @@ class Translator:
             raise Unsupported(f"{register} is narrower than {dtype}")
         name = f"r{size}_{row}_{dtype.replace('?', 'b')}" + (f"_{part}" if part else "")
         code.views[name] = View(register, dtype, part)
+        self.named.add(name)
         return name
 
     def constant(self, value: Any) -> str:
-        for name, known in self.code.constants.items():
-            if known is value or (
-                isinstance(value, np.generic)
-                and isinstance(known, np.generic)
-                and (known.dtype, known.tobytes()) == (value.dtype, value.tobytes())
-            ):
-                return name
-        name = f"k{len(self.code.constants)}"
-        self.code.constants[name] = value
-        return name
+        key = (value.dtype, value.tobytes()) if isinstance(value, np.generic) else id(value)
+        if key not in self.constant_names:
+            name = self.constant_names[key] = f"k{len(self.constant_names)}"
+            self.code.constants[name] = value
+        return self.constant_names[key]
 
     def read(self, operand: str, kind: str) -> str:
         """An operand's value as a PTX type."""
