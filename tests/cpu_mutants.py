@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from scratch import ROOT, Package, copied, run
 
 
 @dataclass(frozen=True)
@@ -409,29 +409,11 @@ def text_of(mutant: Mutant) -> str:
     return text.replace(mutant.old, mutant.new)
 
 
-class Package:
-    """The package, built in a folder as it is."""
+class Unplanted(Package):
+    """The package as it is, of which parts are compiled once more."""
 
     def __init__(self, folder: Path) -> None:
-        import pybind11
-
-        self.root, self.build = folder, folder / "build"
-        for name in ("csrc", "src"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
-        shutil.copy(ROOT / "CMakeLists.txt", folder)
-        options = {
-            "BILATERAL_OPS_CUDA": "off",
-            "CMAKE_BUILD_TYPE": "None",
-            "CMAKE_CXX_FLAGS": "-O0",
-            "Python_EXECUTABLE": sys.executable,
-            "SKBUILD_PROJECT_VERSION": "0",
-            "pybind11_DIR": pybind11.get_cmake_dir(),
-        }
-        given = [f"-D{name}={value}" for name, value in options.items()]
-        subprocess.run(["cmake", "-S", folder, "-B", self.build, "-G", "Ninja", *given], check=True)
-        subprocess.run(["ninja", "-C", self.build], check=True)
-        (self.module,) = self.build.glob("_core.*")
-        shutil.copy(self.module, folder / "src" / "bilateral_ops")
+        super().__init__(copied(folder))
         listed = ["ninja", "-C", self.build, "-t", "commands"]
         self.commands = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.splitlines()
 
@@ -451,18 +433,11 @@ class Package:
         return folder / "src"
 
 
-def run(source: Path, tests: Sequence[str], isa: str = "") -> subprocess.CompletedProcess[str]:
-    """pytest on the package in this folder; ``isa``: what tests run with that do not choose an instruction set."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(source), "BILATERAL_OPS_ISA": isa}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-
-def verdict(package: Package, mutant: Mutant) -> str:
+def verdict(package: Unplanted, mutant: Mutant) -> str:
     """What became of the bug; nothing where its test has seen it."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            finished = run(package.with_bug(mutant, Path(folder)), [mutant.caught_by], mutant.isa)
+            finished = run(package.with_bug(mutant, Path(folder)), [mutant.caught_by], isa=mutant.isa)
         except subprocess.CalledProcessError as error:
             return f"does not compile: {error.stderr}"
         except subprocess.TimeoutExpired:
@@ -479,7 +454,7 @@ def main(texts: Sequence[str]) -> str | None:
     for mutant in chosen.values():
         text_of(mutant)
     with tempfile.TemporaryDirectory() as folder:
-        package = Package(Path(folder))
+        package = Unplanted(Path(folder))
         finished = run(package.root / "src", sorted({mutant.caught_by for mutant in chosen.values()}))
         if finished.returncode != 0:
             return f"without a bug the tests must pass:\n{finished.stdout}{finished.stderr}"
