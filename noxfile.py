@@ -153,6 +153,14 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def added(session: nox.Session) -> None:
+    """Add an operation to a copy of the sources as CONTRIBUTING.md says, build it and run the tests of it."""
+    packages = ("cmake", "hypothesis", "ml_dtypes", "ninja", "numba", "numpy", "pybind11>=3.0,<4", "pytest", "scipy")
+    session.install(*packages, "torch==2.13.0", "jax")
+    session.run("python", "tests/added_operation.py")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time every operation beside its peers and write docs/benchmarks/ (an hour; leave the machine alone)."""
     session.install(".[bench]", "torch==2.13.0", "jax", CUDA)

@@ -211,6 +211,19 @@ OPTIONS = {
     "enhance(nn)": _ENHANCE | _NN,
     "enhance(luma)": _ENHANCE - {"Ci"},
 }
+#: Axes of arguments, and of a gradient, that may have any size (batched, with Co = 4 and no offset column).
+FREE: dict[str, dict[str, tuple[int, ...]]] = {
+    "slice": {"grid": (1, 2, 3, 4, 5)},
+    "apply": {"coefficients": (3, 4)},
+    "slice_apply": {"grid": (1, 2, 3, 4, 5)},
+    "guide_curves": {"image": (0, 1, 2)},
+    "guide_nn": {"image": (0, 1, 2)},
+    "guide_luma": {"image": (0, 1, 2)},
+    "splat": {"values": (3, 4), "grad": (1, 2, 3)},
+    "total_variation": {"grid": (0, 1, 2, 3, 4, 5)},
+    "resize_area": {"image": (0, 1, 2, 3), "grad": (1, 2)},
+    **{key: {"grid": (1, 2, 3, 4, 5), "image": (1, 2)} for key in GUIDES},
+}
 
 
 @functools.cache

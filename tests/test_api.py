@@ -20,6 +20,7 @@ from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.reference import numpy as reference
 
 EACH = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
+#: Promised: they stay.
 NAMES = (
     "slice",
     "apply",
@@ -42,8 +43,8 @@ def parameters(function: Any) -> list[tuple[str, Any, Any]]:
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-def test_the_operations_are_those_of_the_table() -> None:
-    assert sorted(OPERATIONS) == sorted(NAMES)
+def test_the_promised_operations_are_there() -> None:
+    assert set(NAMES) <= set(OPERATIONS)
     assert [name for name, operation in OPERATIONS.items() if operation.vjp is None] == ["enhance"]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from added_operation import ADDITIONS, NAME, text_of
 
 ROOT = Path(__file__).parent.parent
 TEXT = ROOT / "CONTRIBUTING.md"
@@ -54,3 +56,16 @@ def test_an_operation_is_added_in_few_files() -> None:
     (said,) = re.findall(r"\*\*an operation\*\*, in (\d+) files", text)
     files = [file for file in listed("an operation", "total_variation") if not file.startswith("tests/")]
     assert len(files) == int(said) <= 14
+
+
+def test_an_operation_is_added_in_these_files() -> None:
+    """`nox -s added` sees that nothing else is needed."""
+    example = "tests/added_operation.py"
+    assert {addition.file for addition in ADDITIONS} == set(listed("an operation", NAME)) - {example}
+
+
+@pytest.mark.parametrize("addition", ADDITIONS, ids=lambda addition: addition.file)
+def test_an_operation_can_be_added(addition: Any) -> None:
+    text_of(addition)
+    if not addition.before:
+        assert not (ROOT / addition.file).exists()
