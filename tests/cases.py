@@ -159,7 +159,7 @@ CASES: dict[str, dict[str, Any]] = {
     "window of the end": {"H": 2, "W": 3, "Gw": 7, "window": (2**33 - 2, 2**40 - 3, 2**33, 2**40)},
     **{f"width {w}": {"H": 2, "W": w, "Gw": 3 if w < 100 else 16} for w in WIDTHS},
     "one long row": {"H": 1, "W": 3001, "Gw": 5},
-    "one long column": {"H": 1999, "W": 1, "Gh": 6},
+    "one long column": {"H": 699, "W": 1, "Gh": 6},  # most bands, of tiles of one pixel
     "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
     "large, many bands": {"H": 300, "W": 70},
     # A few pixels a cell, whose sums may lie in the result.

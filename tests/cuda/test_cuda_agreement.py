@@ -42,6 +42,7 @@ KINKED = ("guide on knots", "guide on knots, corners")
 LARGE = (
     "large",
     "large, many bands",
+    "large, many cells",
     "one long row",
     "one long column",
     "3 to 9",
@@ -49,6 +50,7 @@ LARGE = (
     "many channels",
     "wide many channels",
     "many rows",
+    "to float64, many rows",
     "long rows",
     "to one pixel",
     "enlarged far",
