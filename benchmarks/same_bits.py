@@ -30,8 +30,8 @@ from cases import (
     arguments,
     arrays,
     cases_of,
+    dtypes_of,
     keywords_of,
-    kinds_of,
     laid_out,
     operation,
     random_like,
@@ -52,11 +52,11 @@ def subject_cases(subject: str) -> Iterator[tuple[str, Any, dict[str, Any], dict
     for case, options in cases_of(like).items():
         if subject == LUMA and options.get("Ci", 3) != 3:
             continue
-        for kinds in kinds_of(like):
-            given = arguments(like, kinds, **options)
+        for dtypes in dtypes_of(like):
+            given = arguments(like, dtypes, **options)
             if subject == LUMA:
                 given["guide"] = LumaGuide()
-            yield case, kinds, given, keywords_of(options)
+            yield case, dtypes, given, keywords_of(options)
 
 
 def call(subject: str, given: Mapping[str, Any], grad: Any, keywords: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def all_hashes(subjects: list[str]) -> Iterator[tuple[str, str]]:
     bilateral_ops.set_num_threads(1)
     for subject in subjects:
         differentiable = operation(subject) in DIFFERENTIABLE
-        for case, kinds, given, keywords in subject_cases(subject):
+        for case, dtypes, given, keywords in subject_cases(subject):
             result = call(subject, given, None, keywords)["result"]
             grad_dtype = F32 if "image" in given and given["image"].dtype.kind == "u" else result.dtype
             grads = (None, random_like(result.shape, grad_dtype)) if differentiable else (None,)
@@ -119,7 +119,7 @@ def all_hashes(subjects: list[str]) -> Iterator[tuple[str, str]]:
                 for grad in grads:
                     direction = "forward" if grad is None else "vjp"
                     for way, made in hashes_of(subject, given, grad, keywords):
-                        yield f"{subject} {direction}, {kinds}, {case}, {isa}, {way}", made
+                        yield f"{subject} {direction}, {dtypes}, {case}, {isa}, {way}", made
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cases import ALL_F32, F16, F32, U8, Kinds
+from cases import ALL_F32, F16, F32, U8, Dtypes
 from suite import SIZES, TINY, require_memory
 from test_memory import READABLE, added
 
@@ -16,20 +16,22 @@ CALLS = {
     "enhance": ("enhance(curves)", False),
 }
 LAYOUTS = ("interleaved", "channels first", "flipped", "cropped")
-KINDS = (ALL_F32, Kinds(F16, F32, F16), Kinds(U8, F32, F32))
+DTYPES = (ALL_F32, Dtypes(F16, F32, F16), Dtypes(U8, F32, F32))
 #: Every layout and dtype at one size, every size in one layout and dtype.
 CASES = [
-    *((call, "4000x3000", layout, kinds) for call in CALLS for layout in LAYOUTS for kinds in KINDS),
+    *((call, "4000x3000", layout, dtypes) for call in CALLS for layout in LAYOUTS for dtypes in DTYPES),
     *((call, size, "interleaved", ALL_F32) for call in CALLS for size in (*SIZES, *GIGANTIC) if size != "4000x3000"),
 ]
 
 
 @READABLE
-@pytest.mark.parametrize(("call", "size", "layout", "kinds"), CASES, ids=["-".join(map(str, case)) for case in CASES])
-def test_peak_memory(benchmark: Any, call: str, size: str, layout: str, kinds: Kinds) -> None:
+@pytest.mark.parametrize(("call", "size", "layout", "dtypes"), CASES, ids=["-".join(map(str, case)) for case in CASES])
+def test_peak_memory(benchmark: Any, call: str, size: str, layout: str, dtypes: Dtypes) -> None:
     shape = next(iter(TINY.values())) if benchmark.disabled else {**SIZES, **GIGANTIC}[size]
     subject, backward = CALLS[call]
     require_memory(call.removesuffix("_vjp"), backward, *shape)
     benchmark.group = "peak memory (the time is the child process's)"
-    taken = benchmark.pedantic(added, (subject, kinds, layout, backward), {"size": shape})
-    benchmark.extra_info.update(call=call, size=size, layout=layout, dtype=str(kinds.image), added=taken, scan="memory")
+    taken = benchmark.pedantic(added, (subject, dtypes, layout, backward), {"size": shape})
+    benchmark.extra_info.update(
+        call=call, size=size, layout=layout, dtype=str(dtypes.image), added=taken, scan="memory"
+    )

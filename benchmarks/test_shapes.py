@@ -61,7 +61,7 @@ class Case(NamedTuple):
     subject: str
     backward: bool
     shape: str
-    kinds: cases.Kinds
+    dtypes: cases.Dtypes
 
     def __str__(self) -> str:
         return f"{self.subject}{'_vjp' * self.backward}"
@@ -73,9 +73,9 @@ def _cases() -> list[Case]:
         relevant = cases.OPTIONS[subject] | ({"layout"} if "H" in cases.OPTIONS[subject] else set())
         for backward in (False, True) if subject in cases.DIFFERENTIABLE else (False,):
             found += [
-                Case(subject, backward, shape, kinds)
+                Case(subject, backward, shape, dtypes)
                 for shape, options in SHAPES.items()
-                for kinds in (cases.ALL_F32, cases.ALL_F64)
+                for dtypes in (cases.ALL_F32, cases.ALL_F64)
                 if options.keys() <= relevant and (subject, shape) != _HUGE
             ]
     return found
@@ -97,7 +97,7 @@ def _calls(case: Case, size: tuple[int, int]) -> dict[str, Callable[..., Any]]:
     layout = options.pop("layout", None)
     options = {name: value for name, value in options.items() if name in cases.OPTIONS[case.subject]}
     keywords = cases.keywords_of(options)
-    given = cases.arguments(case.subject, case.kinds, **options)
+    given = cases.arguments(case.subject, case.dtypes, **options)
     given = cases.replaced(
         given, **{n: _laid_out(a, layout) for n, a in cases.arrays(given).items() if n in _PIXELWISE}
     )
@@ -119,7 +119,7 @@ def _calls(case: Case, size: tuple[int, int]) -> dict[str, Callable[..., Any]]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = [
-        pytest.param(case, size, id=f"{case}-{case.shape}-{case.kinds}-{size}".replace(" ", "_"))
+        pytest.param(case, size, id=f"{case}-{case.shape}-{case.dtypes}-{size}".replace(" ", "_"))
         for case in _cases()
         for size in sizes(metafunc.config, SIZES)
     ]
@@ -144,7 +144,7 @@ def test_shape(
         scan="shapes",
         call=str(case),
         shape=case.shape,
-        dtype=str(case.kinds),
+        dtype=str(case.dtypes),
         size=size,
         pixels=height * width,
     )

@@ -1,7 +1,7 @@
 """What do the tests call the operations with, and how far from the reference may an answer be?
 
 A *subject* is an operation, ``enhance`` once for each kind of guide. A *case* is a named set of options: sizes for
-``bilateral_ops._samples``, keywords of the operation, special contents. *Kinds* are the dtypes of the image, of the
+``bilateral_ops._samples``, keywords of the operation, special contents. *Dtypes* are the dtypes of the image, of the
 grid and parameters, and of the guide array.
 """
 
@@ -35,7 +35,7 @@ U8, U16 = map(np.dtype, (np.uint8, np.uint16))
 SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Subjects and kinds
+# Subjects and dtypes
 # ---------------------------------------------------------------------------------------------------------------------
 
 GUIDES = {
@@ -56,29 +56,29 @@ def operation(subject: str) -> str:
     return subject.partition("(")[0]
 
 
-class Kinds(NamedTuple):
+class Dtypes(NamedTuple):
     image: np.dtype  # of the image, and so of the result; of everything where there is no image
     rest: np.dtype  # of the grid, coefficients and parameters
     guide: np.dtype  # of the guide array and xy
 
     def __str__(self) -> str:
-        return "-".join(dict.fromkeys(kind.name for kind in self))
+        return "-".join(dict.fromkeys(dtype.name for dtype in self))
 
 
-ALL_F32, ALL_F64 = Kinds(F32, F32, F32), Kinds(F64, F64, F64)
+ALL_F32, ALL_F64 = Dtypes(F32, F32, F32), Dtypes(F64, F64, F64)
 
 
-def kinds_of(subject: str) -> list[Kinds]:
+def dtypes_of(subject: str) -> list[Dtypes]:
     """Every combination of dtypes that the subject takes."""
-    one_kind = [ALL_F32, ALL_F64, Kinds(F16, F16, F16), Kinds(BF16, BF16, BF16)]
-    beside_f32 = [Kinds(image, F32, F32) for image in (F16, BF16, U8, U16)]
+    one_dtype = [ALL_F32, ALL_F64, Dtypes(F16, F16, F16), Dtypes(BF16, BF16, BF16)]
+    beside_f32 = [Dtypes(image, F32, F32) for image in (F16, BF16, U8, U16)]
     if subject in ("slice", "splat", "total_variation"):
-        return one_kind
+        return one_dtype
     if subject in ("guide_luma", "resize_area"):
-        return one_kind + beside_f32[2:]
+        return one_dtype + beside_f32[2:]
     if subject == "slice_apply":
-        beside_f32 += [Kinds(F16, F32, F16), Kinds(BF16, F32, BF16)]
-    return one_kind + beside_f32
+        beside_f32 += [Dtypes(F16, F32, F16), Dtypes(BF16, F32, BF16)]
+    return one_dtype + beside_f32
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -241,10 +241,10 @@ def cases_of(subject: str) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def arguments(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str, Any]:
+def arguments(subject: str, dtypes: Dtypes = ALL_F64, **options: Any) -> dict[str, Any]:
     """The subject's arguments by name, for a case's options."""
     special = {key: options.pop(key, None) for key in _SPECIAL}
-    options = {"image_kind": kinds.image, "kind": kinds.rest, **options}
+    options = {"image_kind": dtypes.image, "kind": dtypes.rest, **options}
     if subject in GUIDES:
         guide, record = GUIDES[subject]
         parameters = _samples.arguments(guide, **options)
@@ -255,7 +255,7 @@ def arguments(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str,
         result = _saturated(_samples.arguments(subject, **options), special["saturated"])
 
     for name in ("grid", "coefficients"):
-        if name in result and kinds.image.kind == "u":  # near the identity, so that few results saturate
+        if name in result and dtypes.image.kind == "u":  # near the identity, so that few results saturate
             matrix = result[name]
             result[name] = (np.eye(*matrix.shape[-2:]) + 0.1 * matrix.astype(F64)).astype(matrix.dtype)
         if name in result and special["ones"]:
@@ -272,7 +272,7 @@ def arguments(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str,
             first = xy.reshape(-1, *xy.shape[-3:])[0]
             xy[..., 0], xy[..., 1] = np.sort(first[0, :, 0]), np.sort(first[:, 0, 1])[:, None]
         for name in {"guide", "xy"} & set(result):
-            result[name] = result[name].astype(kinds.guide)
+            result[name] = result[name].astype(dtypes.guide)
     return result
 
 
@@ -286,11 +286,11 @@ def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key in ("window", "align_corners", "dtype")}
 
 
-def result_dtype(subject: str, kinds: Kinds, dtype: str | None = None) -> np.dtype:
+def result_dtype(subject: str, dtypes: Dtypes, dtype: str | None = None) -> np.dtype:
     """The dtype of a result; ``dtype`` is the keyword."""
     if dtype is not None:
         return np.dtype(dtype)
-    return F32 if subject.startswith("guide") and kinds.image.kind == "u" else kinds.image
+    return F32 if subject.startswith("guide") and dtypes.image.kind == "u" else dtypes.image
 
 
 def random_like(shape: tuple[int, ...], dtype: np.dtype, seed: int = 1) -> Any:
@@ -378,14 +378,14 @@ def half_ulp(values: Any, dtype: Any) -> Any:
     return np.ldexp(0.5, np.maximum(exponent, info.minexp) - info.nmant)
 
 
-def _assert_kind(got: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+def _assert_dtype_and_shape(got: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
     assert isinstance(got, np.ndarray), f"{where}: {type(got)}"
     assert (got.dtype, got.shape) == (dtype, shape), where
 
 
 def assert_forward(got: Any, want: Any, dtype: Any, where: str = "") -> None:
     """``got``, of this dtype, is the unrounded float64 ``want`` to the table's tolerance."""
-    _assert_kind(got, dtype, want.shape, where)
+    _assert_dtype_and_shape(got, dtype, want.shape, where)
     if got.size == 0:
         return
     if got.dtype.kind == "u":
@@ -406,7 +406,7 @@ def assert_forward(got: Any, want: Any, dtype: Any, where: str = "") -> None:
 
 def assert_gradient(got: Any, want: Any, contributions: Any, dtype: Any, where: str = "") -> None:
     """``got``, of this dtype, is the float64 ``want`` to the table's tolerance."""
-    _assert_kind(got, dtype, want.shape, where)
+    _assert_dtype_and_shape(got, dtype, want.shape, where)
     error = np.linalg.norm(got.astype(F64) - want)
     bound = tolerance(dtype).backward * np.linalg.norm(contributions) + np.linalg.norm(half_ulp(want, dtype))
     assert error <= bound, f"{where}: gradient off by {error:.3g}, allowed {bound:.3g}"
@@ -417,7 +417,7 @@ def assert_same_bits(got: Any, want: Any, where: str = "") -> None:
     if want is None:
         return
     got, want = np.asarray(got), np.asarray(want)
-    _assert_kind(got, want.dtype, want.shape, where)
+    _assert_dtype_and_shape(got, want.dtype, want.shape, where)
     got, want = (np.ascontiguousarray(a).reshape(-1).view(f"u{a.dtype.itemsize}") for a in (got, want))
     wrong = np.flatnonzero(got != want)
     assert len(wrong) == 0, f"{where}: {len(wrong)} of {want.size} differ in their bits, first at flat index {wrong[0]}"
@@ -579,10 +579,10 @@ def _answer(compute: Callable[[], Any], subject: str, given: Mapping[str, Any], 
 
 
 @functools.cache
-def forward_example(subject: str, case: str, kinds: Kinds) -> Example:
+def forward_example(subject: str, case: str, dtypes: Dtypes) -> Example:
     options = cases_of(subject)[case]
-    given, keywords = arguments(subject, kinds, **options), keywords_of(options)
-    dtype = result_dtype(subject, kinds, keywords.get("dtype"))
+    given, keywords = arguments(subject, dtypes, **options), keywords_of(options)
+    dtype = result_dtype(subject, dtypes, keywords.get("dtype"))
     return Example(given, keywords, dtype, _result(subject, given, keywords))
 
 
@@ -591,12 +591,12 @@ def _result(subject: str, given: dict[str, Any], keywords: dict[str, Any]) -> An
 
 
 @functools.cache
-def backward_example(subject: str, case: str, kinds: Kinds) -> Example:
+def backward_example(subject: str, case: str, dtypes: Dtypes) -> Example:
     options = cases_of(subject)[case]
     keywords = keywords_of(options)
-    given = clear_of_kinks(subject, arguments(subject, kinds, **options), keywords.get("align_corners", False))
+    given = clear_of_kinks(subject, arguments(subject, dtypes, **options), keywords.get("align_corners", False))
     result = _result(subject, given, keywords)
-    dtype = result_dtype(subject, kinds, keywords.get("dtype"))
+    dtype = result_dtype(subject, dtypes, keywords.get("dtype"))
     grad = random_like(result.shape, F32 if dtype.kind == "u" else dtype)
 
     def differentiate() -> tuple[Any, Any]:

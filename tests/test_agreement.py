@@ -26,7 +26,7 @@ from cases import (
     SAMPLED,
     SUBJECTS,
     U8,
-    Kinds,
+    Dtypes,
     arguments,
     arrays,
     assert_forward,
@@ -35,9 +35,9 @@ from cases import (
     backward,
     backward_example,
     cases_of,
+    dtypes_of,
     forward,
     forward_example,
-    kinds_of,
     operation,
     python,
     random_like,
@@ -64,24 +64,24 @@ def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
     return pytest.mark.parametrize(("subject", "case"), pairs, ids=[f"{subject}: {case}" for subject, case in pairs])
 
 
-def _kinds(subject: str, case: str) -> list[Kinds]:
-    """All kinds; of the images that are large for the reference, the two that compute differently."""
+def _dtypes(subject: str, case: str) -> list[Dtypes]:
+    """All dtypes; of the images that are large for the reference, the two that compute differently."""
     large = case.startswith(("one long", "large"))
-    return [kinds for kinds in kinds_of(subject) if not large or kinds in (ALL_F32, ALL_F64)]
+    return [dtypes for dtypes in dtypes_of(subject) if not large or dtypes in (ALL_F32, ALL_F64)]
 
 
 @_pairs(SUBJECTS)
 def test_forward(subject: str, case: str, backend: Any) -> None:
-    for kinds in _kinds(subject, case):
-        example = forward_example(subject, case, kinds)
+    for dtypes in _dtypes(subject, case):
+        example = forward_example(subject, case, dtypes)
         got = forward(backend, subject, example.arguments, **example.keywords)
-        assert_forward(got, example.result, example.dtype, f"{kinds}")
+        assert_forward(got, example.result, example.dtype, f"{dtypes}")
 
 
 @_pairs(DIFFERENTIABLE, without=KINKED)
 def test_backward(subject: str, case: str, backend: Any) -> None:
-    for kinds in _kinds(subject, case):
-        example = backward_example(subject, case, kinds)
+    for dtypes in _dtypes(subject, case):
+        example = backward_example(subject, case, dtypes)
         names = OPERATIONS[subject].arguments
         ways: list[tuple[str, ...]] = [names]
         if "xy" in example.arguments:  # whose own gradient keeps kernels from the faster way
@@ -90,7 +90,7 @@ def test_backward(subject: str, case: str, backend: Any) -> None:
             got = backward(backend, subject, example.arguments, example.grad, **example.keywords, wrt=wrt)
             assert got._fields == names
             for name, gradient in got._asdict().items():
-                where = f"{kinds} {name} of {wrt}"
+                where = f"{dtypes} {name} of {wrt}"
                 if name not in example.arguments or name not in wrt or example.arguments[name].dtype.kind == "u":
                     assert gradient is None, where
                     continue
@@ -126,24 +126,24 @@ def test_a_mesh_but_for_one_pixel(subject: str, axis: str, isa: str) -> None:
     assert_forward(forward(bilateral_ops, subject, given, align_corners=True), want, F64)
 
 
-def check_reference(module: Any, subject: str, cases: Collection[str], kinds_to_try: Collection[Kinds]) -> None:
+def check_reference(module: Any, subject: str, cases: Collection[str], dtypes_to_try: Collection[Dtypes]) -> None:
     for case in cases_of(subject):
         if case not in cases or case in KINKED:
             continue
-        for kinds in kinds_of(subject):
-            if kinds not in kinds_to_try:
+        for dtypes in dtypes_of(subject):
+            if dtypes not in dtypes_to_try:
                 continue
-            example = forward_example(subject, case, kinds)
+            example = forward_example(subject, case, dtypes)
             got = forward(module, subject, example.arguments, **example.keywords)
-            assert_forward(got, example.result, example.dtype, f"{case} {kinds}")
+            assert_forward(got, example.result, example.dtype, f"{case} {dtypes}")
             if subject not in DIFFERENTIABLE:
                 continue
-            example = backward_example(subject, case, kinds)
+            example = backward_example(subject, case, dtypes)
             gradients = backward(module, subject, example.arguments, example.grad, **example.keywords)._asdict()
             for name, array in arrays(example.arguments).items():
                 if array.dtype.kind != "u":
                     want, bound = getattr(example.gradients, name), example.contributions[name]
-                    assert_gradient(gradients[name], want, bound, array.dtype, f"{case} {kinds} {name}")
+                    assert_gradient(gradients[name], want, bound, array.dtype, f"{case} {dtypes} {name}")
 
 
 def test_numba_reference_interpreted() -> None:
@@ -155,7 +155,7 @@ from test_agreement import FEW, USUAL, check_reference
 from bilateral_ops.reference import numba
 for subject in SUBJECTS:
     try:
-        check_reference(numba, subject, FEW, kinds_of(subject))
+        check_reference(numba, subject, FEW, dtypes_of(subject))
         check_reference(numba, subject, USUAL, [ALL_F64])
     except Exception as error:
         raise AssertionError(subject) from error
@@ -166,7 +166,7 @@ for subject in SUBJECTS:
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_cupy_reference_with_numpy(subject: str) -> None:
-    check_reference(CUPY_REFERENCE, subject, USUAL, kinds_of(subject))
+    check_reference(CUPY_REFERENCE, subject, USUAL, dtypes_of(subject))
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
@@ -218,7 +218,7 @@ def test_numba_reference_compiled(subject: str) -> None:
         "no rows",
         "large",
     )
-    check_reference(numba, subject, cases, (ALL_F32, ALL_F64, Kinds(U8, F32, F32)))
+    check_reference(numba, subject, cases, (ALL_F32, ALL_F64, Dtypes(U8, F32, F32)))
 
 
 def test_an_error_of_one_tolerance_would_be_seen() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from cases import ALL_F32, ALL_F64, BF16, F32, GUIDES, SUBJECTS, Kinds, arguments, arrays, replaced
+from cases import ALL_F32, ALL_F64, BF16, F32, GUIDES, SUBJECTS, Dtypes, arguments, arrays, replaced
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_sources_are_part_of_the_question(asked: list[Any], monkeypatch: pyt
 
 
 def test_half_an_answer_is_none(asked: list[Any], tmp_path: Path) -> None:
-    given = arguments("slice", Kinds(BF16, BF16, BF16))
+    given = arguments("slice", Dtypes(BF16, BF16, BF16))
     ask(asked, "slice", given)
     (file,) = (tmp_path / "answers").iterdir()
     for size in (0, 1, 100):

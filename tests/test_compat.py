@@ -783,10 +783,10 @@ def test_derivatives_of_any_order_and_transforms(lib: ModuleType) -> None:
     torch.testing.assert_close(many, torch.stack([want, colors(2 * grids, rgb)]))
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_colours_of_16_bits_beside_grids_of_32(kind: str, lib: ModuleType) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_colours_of_16_bits_beside_grids_of_32(dtype: str, lib: ModuleType) -> None:
     grids = grids_of(lib, dtype="float32")
-    rgb, xy = colors_and_places((4, 5), kind)
+    rgb, xy = colors_and_places((4, 5), dtype)
     out = lib.slice(grids, xy, rgb, 1)["rgb"]
     assert out.dtype == rgb.dtype
     out.sum().backward()

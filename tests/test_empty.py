@@ -23,7 +23,7 @@ from cases import (
     SUBJECTS,
     U8,
     U16,
-    Kinds,
+    Dtypes,
     arguments,
     as_float64,
     assert_forward,
@@ -53,10 +53,10 @@ REFUSED = {"resize_area": ("H", "W", "h", "w"), "guide_luma": ("Ci",), "enhance(
 SIZES = {"N": 2, "H": 3, "W": 5, "Gh": 2, "Gw": 3, "Gd": 4, "Co": 3, "Ci": 3, "K": 2, "F": 2}
 
 
-def _with_empty(subject: str, kinds: Kinds, axes: tuple[str, ...]) -> dict[str, Any]:
+def _with_empty(subject: str, dtypes: Dtypes, axes: tuple[str, ...]) -> dict[str, Any]:
     """Arguments with these axes empty; an axis that the subject does not have changes nothing."""
     options: dict[str, Any] = SIZES | {axis: 0 for axis in axes if axis in SIZES}
-    given = arguments(subject, kinds, **options)
+    given = arguments(subject, dtypes, **options)
     if subject == "total_variation" and "N" in axes:
         given["grid"] = given["grid"][:0]
     for name in ("grid", "values"):
@@ -85,11 +85,14 @@ def _sentence(name: str) -> str:
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_operations(subject: str, axes: tuple[str, ...], isa: str) -> None:
     takes_bytes = subject not in ("slice", "splat", "total_variation")
-    kinds_to_try = [ALL_F32, ALL_F64, Kinds(F16, F16, F16)] + [Kinds(U8, F32, F32), Kinds(U16, F32, F32)] * takes_bytes
+    dtypes_to_try = [ALL_F32, ALL_F64, Dtypes(F16, F16, F16)] + [
+        Dtypes(U8, F32, F32),
+        Dtypes(U16, F32, F32),
+    ] * takes_bytes
     refused = _grids(subject, axes) or bool(set(REFUSED.get(subject, ())) & set(axes))
-    for kinds, count in itertools.product(kinds_to_try, (1, 3)):
+    for dtypes, count in itertools.product(dtypes_to_try, (1, 3)):
         bilateral_ops.set_num_threads(count)
-        given = _with_empty(subject, kinds, axes)
+        given = _with_empty(subject, dtypes, axes)
         if refused:
             with pytest.raises(ValueError, match=_sentence(operation(subject))):
                 forward(bilateral_ops, subject, given)
@@ -99,7 +102,7 @@ def test_operations(subject: str, axes: tuple[str, ...], isa: str) -> None:
                     backward(bilateral_ops, subject, given, grad)
             continue
         got = forward(bilateral_ops, subject, given)
-        dtype = result_dtype(subject, kinds)
+        dtype = result_dtype(subject, dtypes)
         assert_forward(got, forward(reference, subject, as_float64(given)), dtype)
         if operation(subject) not in DIFFERENTIABLE:
             continue
@@ -113,13 +116,13 @@ def test_operations(subject: str, axes: tuple[str, ...], isa: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0, 3)], ids=str)
 def test_compiled_functions_refuse_what_they_would_never_end_with(shape: tuple[int, ...], isa: str) -> None:
     """Whatever a caller should forget to check."""
-    for kind in (F32, F64, U8):
-        pixels = np.zeros((4, 4, 3), kind)
+    for dtype in (F32, F64, U8):
+        pixels = np.zeros((4, 4, 3), dtype)
         with pytest.raises(ValueError, match="an image without pixels"):
-            _cpu.resize_area_forward(pixels, np.zeros(shape, kind))
-        if kind != U8:
+            _cpu.resize_area_forward(pixels, np.zeros(shape, dtype))
+        if dtype != U8:
             with pytest.raises(ValueError, match="an image without pixels"):
-                _cpu.resize_area_backward(pixels, pixels, np.zeros(shape, kind))
+                _cpu.resize_area_backward(pixels, pixels, np.zeros(shape, dtype))
     pixels, no_window = np.zeros((4, 4), F32), None
     for cells in ((0, 2, 2), (2, 0, 2), (2, 2, 0)):
         grid = np.zeros((*cells, 3), F32)
@@ -138,13 +141,13 @@ def predictor(request: pytest.FixtureRequest) -> Predictor:
     return Predictor(config, weights_of(config))
 
 
-@pytest.mark.parametrize("kind", [U8, U16, F16, F32, F64], ids=str)
+@pytest.mark.parametrize("dtype", [U8, U16, F16, F32, F64], ids=str)
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0, 3)], ids=str)
-def test_a_predictor(predictor: Predictor, shape: tuple[int, ...], kind: Any) -> None:
-    image = np.zeros(shape, kind)
+def test_a_predictor(predictor: Predictor, shape: tuple[int, ...], dtype: Any) -> None:
+    image = np.zeros(shape, dtype)
     result = predictor(image)
-    assert (result.shape, result.dtype) == (shape, kind)
-    out = np.zeros(shape, kind)
+    assert (result.shape, result.dtype) == (shape, dtype)
+    out = np.zeros(shape, dtype)
     assert predictor(image, out=out, strength=0.5) is out
     with pytest.raises(ValueError, match=r"^Predictor\.low_resolution: image must have pixels to average, got shape"):
         predictor.low_resolution(image)
@@ -154,7 +157,7 @@ def test_a_predictor(predictor: Predictor, shape: tuple[int, ...], kind: Any) ->
     with pytest.raises(ValueError, match=r"^enhance: window "):
         predictor.render(grid, image, window=(7, 8, 6, 7))
     with pytest.raises(ValueError, match=r"^Predictor: image must have shape \(H, W, 3\), got "):
-        predictor(np.zeros((5, 5, 0), kind))
+        predictor(np.zeros((5, 5, 0), dtype))
     with pytest.raises(ValueError, match=r"^Predictor\.grid: low must have shape "):
         predictor.grid(np.zeros((0, 32, 3), F32))
 

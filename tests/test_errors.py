@@ -19,7 +19,7 @@ from cases import (
     GUIDES,
     SUBJECTS,
     U8,
-    Kinds,
+    Dtypes,
     LumaGuide,
     arguments,
     arrays,
@@ -35,15 +35,15 @@ from numpy.lib.stride_tricks import as_strided
 import bilateral_ops
 
 SIZE = {"N": 2, "H": 5, "W": 7}
-BYTES, HALF = Kinds(U8, F32, F32), Kinds(F16, F32, F32)
+BYTES, HALF = Dtypes(U8, F32, F32), Dtypes(F16, F32, F32)
 
 
-def call(subject: str, *, vjp: bool = False, kinds: Kinds = ALL_F32, **changes: Any) -> Any:
+def call(subject: str, *, vjp: bool = False, dtypes: Dtypes = ALL_F32, **changes: Any) -> Any:
     """A call with arguments or keywords changed: to a value, or to a function of the right argument."""
-    given = arguments(subject, kinds, **SIZE, xy=changes.pop("with_xy", False))
+    given = arguments(subject, dtypes, **SIZE, xy=changes.pop("with_xy", False))
     if vjp:
         shape = forward(bilateral_ops, subject, given).shape
-        given["grad"] = random_like(shape, F32 if kinds.image.kind == "u" else kinds.image)
+        given["grad"] = random_like(shape, F32 if dtypes.image.kind == "u" else dtypes.image)
     keywords = {}
     for name, value in changes.items():
         if name in given or name == "xy":
@@ -229,7 +229,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "ccm must have shape (Ci, Ci) = (3, 3) to match image, got (4, 4).",
     ),
-    # Kinds of numbers
+    # Dtypes of numbers
     ("slice", {"grid": to("i4")}, TypeError, f"grid must be {_FLOATS}, got int32."),
     ("slice", {"grid": to(">f4")}, TypeError, f"grid must be {_FLOATS}, got byte-swapped float32."),
     ("slice", {"grid": to(object)}, TypeError, f"grid must be {_FLOATS}, got object."),
@@ -247,38 +247,38 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("slice_apply", {"grid": to("f8")}, TypeError, "grid must be float32 to match image, got float64."),
     (
         "slice_apply",
-        {"kinds": BYTES, "grid": to("f8")},
+        {"dtypes": BYTES, "grid": to("f8")},
         TypeError,
         "grid must be float32 to match an integer image, got float64.",
     ),
     (
         "slice_apply",
-        {"kinds": BYTES, "guide": to("f2")},
+        {"dtypes": BYTES, "guide": to("f2")},
         TypeError,
         "guide must be float32 to match an integer image, got float16.",
     ),
     (
         "slice_apply",
-        {"kinds": HALF, "grid": to(BF16)},
+        {"dtypes": HALF, "grid": to(BF16)},
         TypeError,
         "grid must be float16 or float32 to match image, got bfloat16.",
     ),
     (
         "slice_apply",
-        {"kinds": HALF, "guide": to("f8")},
+        {"dtypes": HALF, "guide": to("f8")},
         TypeError,
         "guide must be float16 or float32 to match image, got float64.",
     ),
-    ("slice_apply", {"kinds": Kinds(F16, F16, F32)}, TypeError, "guide must be float16 to match image, got float32."),
+    ("slice_apply", {"dtypes": Dtypes(F16, F16, F32)}, TypeError, "guide must be float16 to match image, got float32."),
     (
         "slice_apply_vjp",
-        {"kinds": HALF, "grad": to("f4")},
+        {"dtypes": HALF, "grad": to("f4")},
         TypeError,
         "grad must be float16 to match image, got float32.",
     ),
     (
         "slice_apply_vjp",
-        {"kinds": BYTES, "grad": to("f8")},
+        {"dtypes": BYTES, "grad": to("f8")},
         TypeError,
         "grad must be float32 to match an integer image, got float64.",
     ),
@@ -290,7 +290,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         TypeError,
         "w1 must be float32 to match image, got float64.",
     ),
-    # Kinds of objects
+    # Dtypes of objects
     ("slice", {"guide": [[1.0]]}, TypeError, "guide must be a NumPy, CuPy, PyTorch or JAX array, got list."),
     ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
     ("slice_apply", {"image": 3.0}, TypeError, "image must be a NumPy, CuPy, PyTorch or JAX array, got float."),
@@ -458,7 +458,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     (
         "slice_apply_vjp",
-        {"kinds": BYTES, "out": {"image": zeros(2, 5, 7, 3)}},
+        {"dtypes": BYTES, "out": {"image": zeros(2, 5, 7, 3)}},
         ValueError,
         "out['image'] must be left out, as image has no gradient here.",
     ),
@@ -509,16 +509,16 @@ def test_sentence_says(subject: str, changes: dict[str, Any], error: Any, parts:
         assert part in str(raised.value), part
 
 
-@pytest.mark.parametrize("kind", [F16, BF16, F32], ids=str)
-def test_a_number_is_refused_where_it_would_become_infinite(kind: Any) -> None:
-    info = ml_dtypes.finfo(kind)
+@pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=str)
+def test_a_number_is_refused_where_it_would_become_infinite(dtype: Any) -> None:
+    info = ml_dtypes.finfo(dtype)
     halfway = float(info.max) + 0.5 * float(2 ** (info.maxexp - 1 - info.nmant))  # to the next power of two
 
     def call_with(value: float) -> Any:
-        return call("guide_nn", kinds=Kinds(kind, kind, kind), w2=np.zeros(4, kind), b2=value)
+        return call("guide_nn", dtypes=Dtypes(dtype, dtype, dtype), w2=np.zeros(4, dtype), b2=value)
 
     assert (call_with(-np.nextafter(halfway, 0)) == 0).all()
-    with pytest.raises(ValueError, match=f"guide_nn: b2 must be in {kind.name}'s range, got -"):
+    with pytest.raises(ValueError, match=f"guide_nn: b2 must be in {dtype.name}'s range, got -"):
         call_with(-halfway)
     assert (call_with(-np.inf) == 0).all()
 

@@ -16,7 +16,7 @@ from cases import (
     F64,
     SANITIZED,
     U8,
-    Kinds,
+    Dtypes,
     arguments,
     assert_gradient,
     assert_same_bits,
@@ -46,10 +46,10 @@ CHUNKS = ((13, 20, 7), (11, 30, 22, 1), (3,))
 THREADS = {"scheduler": "threads", "num_workers": 3}
 
 
-@pytest.mark.parametrize("kinds", [ALL_F32, Kinds(U8, F32, F32)], ids=["float32", "uint8"])
+@pytest.mark.parametrize("dtypes", [ALL_F32, Dtypes(U8, F32, F32)], ids=["float32", "uint8"])
 @pytest.mark.parametrize("subject", ["enhance(curves)", "enhance(luma)"])
-def test_tiles_of_an_enhanced_image_equal_the_whole(tiles: Any, subject: str, kinds: Kinds) -> None:
-    given = arguments(subject, kinds, H=40, W=64, Gh=5, Gw=6, Gd=8, Co=4)
+def test_tiles_of_an_enhanced_image_equal_the_whole(tiles: Any, subject: str, dtypes: Dtypes) -> None:
+    given = arguments(subject, dtypes, H=40, W=64, Gh=5, Gw=6, Gd=8, Co=4)
     whole = bilateral_ops.enhance(**given)
     image = da.from_array(given["image"], chunks=CHUNKS)
     lazy = tiles.enhanced(given["grid"], given["guide"], image)

@@ -16,7 +16,7 @@ from cases import (
     GUIDES,
     U8,
     U16,
-    Kinds,
+    Dtypes,
     arguments,
     as_float64,
     assert_forward,
@@ -76,8 +76,8 @@ def run(made: Any, given: dict[str, Any], window: Any = None) -> Any:
     return out if batched else out[0]
 
 
-def small(subject: str = "enhance(curves)", kinds: Kinds = ALL_F32, **options: Any) -> dict[str, Any]:
-    return arguments(subject, kinds, **{"N": 2, "H": 9, "W": 11, "Gh": 3, "Gw": 4, "Gd": 5, **options})
+def small(subject: str = "enhance(curves)", dtypes: Dtypes = ALL_F32, **options: Any) -> dict[str, Any]:
+    return arguments(subject, dtypes, **{"N": 2, "H": 9, "W": 11, "Gh": 3, "Gw": 4, "Gd": 5, **options})
 
 
 @pytest.mark.parametrize(("subject", "case", "form"), EACH_CASE)
@@ -91,28 +91,28 @@ def test_a_model_equals_the_specification(subject: str, case: str, form: str) ->
 @FORM
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_evaluator_of_the_standard_computes_the_same(subject: str, form: str) -> None:
-    for kinds in (ALL_F32, Kinds(U8, F32, F32)):
-        given = small(subject, kinds, H=4)
-        made = model_of(given, form=form, image=kinds.image.name, align_corners=True, window=True)
+    for dtypes in (ALL_F32, Dtypes(U8, F32, F32)):
+        given = small(subject, dtypes, H=4)
+        made = model_of(given, form=form, image=dtypes.image.name, align_corners=True, window=True)
         out = run(evaluator.ReferenceEvaluator(made), given, (0, 0, 4, 11))
         want = forward(reference, subject, as_float64(given), align_corners=True)
-        assert_forward(out, want, kinds.image)
+        assert_forward(out, want, dtypes.image)
 
 
 @FORM
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize(
-    "kinds", [Kinds(U8, F32, F32), Kinds(U16, F32, F32), Kinds(F16, F32, F32), Kinds(F16, F16, F16)]
+    "dtypes", [Dtypes(U8, F32, F32), Dtypes(U16, F32, F32), Dtypes(F16, F32, F32), Dtypes(F16, F16, F16)]
 )
 @pytest.mark.parametrize("subject", GUIDES)
-def test_kinds_of_images_and_layouts(subject: str, kinds: Kinds, layout: str, form: str) -> None:
-    given = small(subject, kinds)
+def test_kinds_of_images_and_layouts(subject: str, dtypes: Dtypes, layout: str, form: str) -> None:
+    given = small(subject, dtypes)
     # Parameters are kept in float32, which every 16-bit float is.
-    made = session(model_of(given, form=form, layout=layout, image=kinds.image.name, grid=kinds.rest.name))
+    made = session(model_of(given, form=form, layout=layout, image=dtypes.image.name, grid=dtypes.rest.name))
     first = layout == "NCHW"
     out = run(made, {**given, "image": np.moveaxis(given["image"], -1, 1) if first else given["image"]})
     want = forward(reference, subject, as_float64(given))
-    assert_forward(np.moveaxis(out, 1, -1) if first else out, want, kinds.image)
+    assert_forward(np.moveaxis(out, 1, -1) if first else out, want, dtypes.image)
 
 
 @FORM
@@ -174,7 +174,7 @@ def test_special_values_in_the_guide(form: str) -> None:
 
 @FORM
 def test_nan_becomes_zero_in_an_integer_image(form: str) -> None:
-    given = small("slice_apply", Kinds(U8, F32, F32))
+    given = small("slice_apply", Dtypes(U8, F32, F32))
     given["guide"][1, 0, 0] = np.nan
     out = run(session(model_of(given, form=form, image="uint8")), given)
     assert_forward(out, np.nan_to_num(forward(reference, "slice_apply", as_float64(given))), U8)

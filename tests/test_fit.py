@@ -124,22 +124,22 @@ def test_smoothness_smooths_and_fills_empty_cells():
     np.testing.assert_allclose(filled, np.broadcast_to(0.5 * np.eye(3, 4), filled.shape), atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16", "uint8", "uint16"])
-def test_other_kinds_of_numbers_are_read_as_float32(kind):
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint8", "uint16"])
+def test_other_dtypes_are_read_as_float32(dtype):
     _, image, _ = problem(H=12, W=10)
-    if kind == "bfloat16":
+    if dtype == "bfloat16":
         image = image.astype(pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16)
-    elif kind == "float16":
+    elif dtype == "float16":
         image = image.astype(np.float16)
     else:
-        image = (image * np.iinfo(kind).max).astype(kind)
-    unit = image.astype(np.float32) / (np.iinfo(kind).max if kind.startswith("u") else 1)
+        image = (image * np.iinfo(dtype).max).astype(dtype)
+    unit = image.astype(np.float32) / (np.iinfo(dtype).max if dtype.startswith("u") else 1)
     target = 0.5 * unit
     found = fit(bilateral_ops.LumaGuide()(unit), image, target, CELLS, iterations=5)
     assert found.dtype == np.float32
     assert np.array_equal(found, fit(bilateral_ops.LumaGuide()(unit), unit, target, CELLS, iterations=5))
     by_record = fit(bilateral_ops.LumaGuide(), image, target, CELLS, iterations=5)
-    np.testing.assert_allclose(by_record, found, atol=2e-2 if "float" in kind else 1e-4)
+    np.testing.assert_allclose(by_record, found, atol=2e-2 if "float" in dtype else 1e-4)
 
 
 def test_float64_anywhere_means_float64():

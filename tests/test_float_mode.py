@@ -18,7 +18,7 @@ from cases import (
     OPERATIONS,
     SUBJECTS,
     U8,
-    Kinds,
+    Dtypes,
     arguments,
     assert_same_bits,
     backward,
@@ -97,8 +97,8 @@ def gradient(subject: str, given: dict[str, Any], scale: float) -> Any:
 def test_the_callers_mode_changes_no_bit(subject: str, name: str, isa: str) -> None:
     """Of ordinary numbers and subnormal gradients, with every number of threads."""
     takes_bytes = subject not in ("slice", "splat", "total_variation")
-    for kinds, scale in ((ALL_F32, 1.0), (ALL_F32, 1e-38), (Kinds(U8, F32, F32), 1.0))[: 3 if takes_bytes else 2]:
-        given = arguments(subject, kinds, H=70, W=130, Gd=8)
+    for dtypes, scale in ((ALL_F32, 1.0), (ALL_F32, 1e-38), (Dtypes(U8, F32, F32), 1.0))[: 3 if takes_bytes else 2]:
+        given = arguments(subject, dtypes, H=70, W=130, Gd=8)
         bilateral_ops.set_num_threads(2)
         grad = gradient(subject, given, scale)
         want = everything(subject, given, grad)
@@ -107,7 +107,7 @@ def test_the_callers_mode_changes_no_bit(subject: str, name: str, isa: str) -> N
             with mode(MODES[name]):
                 got = everything(subject, given, grad)
             for key, value in want.items():
-                assert_same_bits(got[key], value, f"{kinds}, {scale}, {count} threads: {key}")
+                assert_same_bits(got[key], value, f"{dtypes}, {scale}, {count} threads: {key}")
 
 
 @pytest.mark.parametrize("name", MODES)

@@ -41,9 +41,9 @@ from cases import (
     assert_same_bits,
     backward,
     backward_example,
+    dtypes_of,
     forward,
     forward_example,
-    kinds_of,
     operation,
     python,
     random_like,
@@ -55,8 +55,8 @@ from bilateral_ops import LumaGuide
 from bilateral_ops._core import dispatch as _dispatch
 from bilateral_ops.frameworks import _dlpack
 
-EVERY = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
-ALL = pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
+EVERY = [(subject, dtypes) for subject in SUBJECTS for dtypes in dtypes_of(subject)]
+ALL = pytest.mark.parametrize(("subject", "dtypes"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
 SIZE = {"N": 2, "H": 5, "W": 19}
 
 
@@ -257,9 +257,9 @@ def test_empty_axes_are_numpys(subject: str, options: dict[str, Any], name: str)
 
 
 @ALL
-def test_cupy_arrays_go_to_the_cuda_kernels(subject: str, kinds: Any, kernels: FakeKernels) -> None:
+def test_cupy_arrays_go_to_the_cuda_kernels(subject: str, dtypes: Any, kernels: FakeKernels) -> None:
     for options in ({}, {"xy": True}) if subject in ("slice", "slice_apply", "splat") else ({},):
-        assert_same_as_numpy(fake_cupy_on(1), subject, arguments(subject, kinds, **SIZE, **options))
+        assert_same_as_numpy(fake_cupy_on(1), subject, arguments(subject, dtypes, **SIZE, **options))
     assert {call.stream for call in kernels.calls} == {1001}
     assert {array.device.id for array in FAKE_CUPY.allocated} == {1}
     assert all(call.workspace.dtype == np.uint8 and call.workspace.shape == (256,) for call in kernels.calls)
@@ -433,8 +433,8 @@ def through(request: pytest.FixtureRequest, kernels: FakeKernels) -> Through:
 
 
 def test_out_may_be_the_image_and_no_other_input(through: Through) -> None:
-    for kinds in kinds_of("slice_apply"):
-        given = arguments("slice_apply", kinds, **SIZE)
+    for dtypes in dtypes_of("slice_apply"):
+        given = arguments("slice_apply", dtypes, **SIZE)
         want, image = forward(bilateral_ops, "slice_apply", given), given["image"].copy()
         assert_same_bits(forward(through, "slice_apply", {**given, "image": image}, out=image), want)
         assert_same_bits(image, want)
@@ -484,10 +484,10 @@ def test_empty_arrays_overlap_nothing(through: Through) -> None:
 
 
 @ALL
-def test_pytorch_tensors_on_the_cpu(subject: str, kinds: Any) -> None:
+def test_pytorch_tensors_on_the_cpu(subject: str, dtypes: Any) -> None:
     pytest.importorskip("torch")
     for options in ({}, {"xy": True}) if subject in ("slice", "slice_apply", "splat") else ({},):
-        assert_same_as_numpy(torch_on("cpu"), subject, arguments(subject, kinds, **SIZE, **options))
+        assert_same_as_numpy(torch_on("cpu"), subject, arguments(subject, dtypes, **SIZE, **options))
 
 
 def test_pytorch_tensors_of_any_strides() -> None:
@@ -503,9 +503,9 @@ def test_pytorch_tensors_of_any_strides() -> None:
 
 def test_pytorch_numbers_and_parameters() -> None:
     torch = pytest.importorskip("torch")
-    for kind in (np.float32, BF16):
+    for dtype in (np.float32, BF16):
         given = {**example("guide_nn"), "b2": 0.3}
-        given = {name: a.astype(kind) if isinstance(a, np.ndarray) else a for name, a in given.items()}
+        given = {name: a.astype(dtype) if isinstance(a, np.ndarray) else a for name, a in given.items()}
         want = forward(bilateral_ops, "guide_nn", given)
         assert_same_bits(forward(torch_on("cpu"), "guide_nn", given), want)
     parameter = torch.nn.Parameter(to_torch(example("slice")["grid"]))
@@ -594,7 +594,7 @@ def torch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77 if entered[-1] else 0))
     monkeypatch.setattr(torch, "empty", allocate)
-    monkeypatch.setattr(framework, "number", lambda value, kind, device: on_device(torch.tensor(value)))
+    monkeypatch.setattr(framework, "number", lambda value, dtype, device: on_device(torch.tensor(value)))
 
     def lent(tensor: Any) -> Any:
         assert not tensor.requires_grad, "DLPack would refuse it"

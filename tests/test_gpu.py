@@ -21,9 +21,9 @@ from cases import (
     assert_same_bits,
     backward,
     backward_example,
+    dtypes_of,
     forward,
     forward_example,
-    kinds_of,
     random_like,
 )
 
@@ -79,12 +79,12 @@ def test_layout_does_not_matter(subject: str, on_device: Any) -> None:
 
 
 def test_out_may_be_the_image(on_device: Any) -> None:
-    for kinds in kinds_of("slice_apply"):
-        given = arguments("slice_apply", kinds, **SIZE)
+    for dtypes in dtypes_of("slice_apply"):
+        given = arguments("slice_apply", dtypes, **SIZE)
         want = forward(on_device, "slice_apply", given)
         sent = on_device.sent(given)
         assert forward(bilateral_ops, "slice_apply", sent, out=sent["image"]) is sent["image"]
-        assert_same_bits(on_device.fetched(sent["image"]), want, f"{kinds}")
+        assert_same_bits(on_device.fetched(sent["image"]), want, f"{dtypes}")
 
 
 def test_the_current_stream_is_used_and_nothing_waits(on_device: Any) -> None:
@@ -125,18 +125,20 @@ def test_cupy_reference(subject: str, on_device: Any) -> None:
     reference = pytest.importorskip("bilateral_ops.reference.cupy")
     through = type(on_device)(cupy.asarray, cupy.asnumpy, reference)
     for case in ("plain", "batched", "no rows"):
-        for kinds in kinds_of(subject):
-            example = forward_example(subject, case, kinds)
+        for dtypes in dtypes_of(subject):
+            example = forward_example(subject, case, dtypes)
             got = forward(through, subject, example.arguments)
-            assert_forward(got, example.result, example.dtype, f"{case} {kinds}")
+            assert_forward(got, example.result, example.dtype, f"{case} {dtypes}")
             if subject not in DIFFERENTIABLE:
                 continue
-            example = backward_example(subject, case, kinds)
+            example = backward_example(subject, case, dtypes)
             gradients = backward(through, subject, example.arguments, example.grad)._asdict()
             for name, want in example.gradients._asdict().items():
                 if gradients[name] is not None:
                     dtype = example.arguments[name].dtype
-                    assert_gradient(gradients[name], want, example.contributions[name], dtype, f"{case} {kinds} {name}")
+                    assert_gradient(
+                        gradients[name], want, example.contributions[name], dtype, f"{case} {dtypes} {name}"
+                    )
 
 
 def test_the_benchmark_of_a_device_runs_dry(monkeypatch: pytest.MonkeyPatch) -> None:

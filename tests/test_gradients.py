@@ -17,7 +17,7 @@ from cases import (
     SAMPLED,
     U8,
     U16,
-    Kinds,
+    Dtypes,
     arguments,
     arrays,
     as_float64,
@@ -26,9 +26,9 @@ from cases import (
     backward_example,
     cases_of,
     clear_of_kinks,
+    dtypes_of,
     forward,
     keywords_of,
-    kinds_of,
     random_like,
     reference,
 )
@@ -158,19 +158,21 @@ def test_every_partial_derivative_is_the_quotient_of_differences(subject: str, c
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# wrt, out, kinds
+# wrt, out, dtypes
 # ---------------------------------------------------------------------------------------------------------------------
 
-EVERY = [(subject, kinds) for subject in DIFFERENTIABLE for kinds in kinds_of(subject)]
+EVERY = [(subject, dtypes) for subject in DIFFERENTIABLE for dtypes in dtypes_of(subject)]
 
 
-@pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
+@pytest.mark.parametrize(("subject", "dtypes"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
 @pytest.mark.parametrize("ways", ["wide", "xy"])
-def test_each_gradient_alone_has_the_bits_of_all_together(subject: str, kinds: Kinds, ways: str, backend: Any) -> None:
+def test_each_gradient_alone_has_the_bits_of_all_together(
+    subject: str, dtypes: Dtypes, ways: str, backend: Any
+) -> None:
     xy = subject in SAMPLED and ways == "xy"
-    given = arguments(subject, kinds, N=2, H=5, W=37, Co=3 if ways == "wide" else 4, xy=xy)
+    given = arguments(subject, dtypes, N=2, H=5, W=37, Co=3 if ways == "wide" else 4, xy=xy)
     result = forward(backend, subject, given)
-    grad = random_like(result.shape, F32 if kinds.image.kind == "u" else result.dtype)
+    grad = random_like(result.shape, F32 if dtypes.image.kind == "u" else result.dtype)
     together = backward(backend, subject, given, grad)
     fields = together._fields
     floats = {name for name, array in arrays(given).items() if array.dtype.kind != "u"}
@@ -205,13 +207,13 @@ def test_out_is_filled_and_returned(subject: str) -> None:
             assert_same_bits(out[chosen[0]], getattr(want, chosen[0]))
 
 
-@pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64, Kinds(F16, F16, F16)], ids=str)
+@pytest.mark.parametrize("dtypes", [ALL_F32, ALL_F64, Dtypes(F16, F16, F16)], ids=str)
 @pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if "image" in arguments(s)])
 @pytest.mark.parametrize("width", [33, 300])
 @pytest.mark.usefixtures("isa")
-def test_the_images_gradient_may_be_written_over_the_image(subject: str, kinds: Kinds, width: int) -> None:
-    given = arguments(subject, kinds, N=2, W=width)
-    grad = random_like(forward(bilateral_ops, subject, given).shape, kinds.image)
+def test_the_images_gradient_may_be_written_over_the_image(subject: str, dtypes: Dtypes, width: int) -> None:
+    given = arguments(subject, dtypes, N=2, W=width)
+    grad = random_like(forward(bilateral_ops, subject, given).shape, dtypes.image)
     want = backward(bilateral_ops, subject, given, grad)
     image = given["image"].copy()
     got = backward(bilateral_ops, subject, {**given, "image": image}, grad, out={"image": image})
@@ -220,10 +222,10 @@ def test_the_images_gradient_may_be_written_over_the_image(subject: str, kinds: 
         assert_same_bits(getattr(got, name), getattr(want, name), name)
 
 
-@pytest.mark.parametrize("kind", [U8, U16], ids=str)
-@pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if U8 in {k.image for k in kinds_of(s)}])
-def test_the_gradient_by_an_integer_result_is_by_its_value_in_0_to_1(subject: str, kind: Any, backend: Any) -> None:
-    given = arguments(subject, Kinds(kind, F32, F32))
+@pytest.mark.parametrize("dtype", [U8, U16], ids=str)
+@pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if U8 in {k.image for k in dtypes_of(s)}])
+def test_the_gradient_by_an_integer_result_is_by_its_value_in_0_to_1(subject: str, dtype: Any, backend: Any) -> None:
+    given = arguments(subject, Dtypes(dtype, F32, F32))
     in_floats = {**given, "image": as_float64(given)["image"].astype(F32)}
     grad = random_like(forward(backend, subject, given).shape, F32)
     got, want = (backward(backend, subject, a, grad)._asdict() for a in (given, in_floats))
@@ -239,7 +241,7 @@ def test_the_gradient_by_an_integer_result_is_by_its_value_in_0_to_1(subject: st
 @pytest.mark.parametrize(("subject", "name"), [("guide_curves", "mix_bias"), ("guide_nn", "b2")])
 @pytest.mark.parametrize("dtype", [F16, F32, F64], ids=str)
 def test_scalars_may_be_python_or_numpy_numbers(subject: str, name: str, dtype: Any, backend: Any) -> None:
-    given = arguments(subject, Kinds(dtype, dtype, dtype), W=17)
+    given = arguments(subject, Dtypes(dtype, dtype, dtype), W=17)
     grad = random_like(forward(backend, subject, given).shape, dtype)
     given[name] = np.asarray(0.25, dtype)
     want, gradients = forward(backend, subject, given), backward(backend, subject, given, grad)

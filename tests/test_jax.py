@@ -22,15 +22,15 @@ from cases import (
     SUBJECTS,
     U8,
     WINDOW,
-    Kinds,
+    Dtypes,
     arguments,
     arrays,
     assert_same_bits,
     backward,
     clear_of_kinks,
+    dtypes_of,
     fields,
     forward,
-    kinds_of,
     python,
     random_like,
     tolerance,
@@ -46,8 +46,8 @@ framework = pytest.importorskip("bilateral_ops.frameworks.jax")
 formulas = pytest.importorskip("bilateral_ops.frameworks._formulas")
 check_grads = pytest.importorskip("jax.test_util").check_grads
 
-EVERY = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
-ALL = pytest.mark.parametrize(("subject", "kinds"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
+EVERY = [(subject, dtypes) for subject in SUBJECTS for dtypes in dtypes_of(subject)]
+ALL = pytest.mark.parametrize(("subject", "dtypes"), EVERY, ids=[f"{s}-{k}" for s, k in EVERY])
 SIZE = {"N": 2, "H": 5, "W": 19}
 TINY = {"H": 3, "W": 4, "Gh": 2, "Gw": 3, "Gd": 3}
 
@@ -67,10 +67,10 @@ def configured() -> Iterator[None]:
 THROUGH = Through(jnp.asarray, np.asarray)
 
 
-def split(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
+def split(subject: str, dtypes: Dtypes = ALL_F64, **options: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """JAX arrays by name, those of a guide record too, and the operation as a function of their dict."""
-    given = arguments(subject, kinds, **options)
-    if subject in DIFFERENTIABLE and kinds == ALL_F64:
+    given = arguments(subject, dtypes, **options)
+    if subject in DIFFERENTIABLE and dtypes == ALL_F64:
         given = clear_of_kinks(subject, given)
     record = given.get("guide") if subject in GUIDES else None
     static = {name: value for name, value in given.items() if not isinstance(value, np.ndarray)}
@@ -84,8 +84,8 @@ def split(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> tuple[dict[st
     return values, function
 
 
-def sent(subject: str, kinds: Kinds = ALL_F32, **options: Any) -> dict[str, Any]:
-    return THROUGH.sent(arguments(subject, kinds, **options))
+def sent(subject: str, dtypes: Dtypes = ALL_F32, **options: Any) -> dict[str, Any]:
+    return THROUGH.sent(arguments(subject, dtypes, **options))
 
 
 def tree_same(got: Any, want: Any) -> None:
@@ -103,18 +103,18 @@ def tree_close(got: Any, want: Any) -> None:
 
 
 @ALL
-def test_results_and_gradients_have_numpys_bits(subject: str, kinds: Kinds) -> None:
+def test_results_and_gradients_have_numpys_bits(subject: str, dtypes: Dtypes) -> None:
     variants: list[dict[str, Any]] = [{}, SIZE, {"N": 0}]
     if subject in SAMPLED:
         variants += [{"xy": True, "align_corners": True}]
     for options in variants:
-        given = arguments(subject, kinds, **options)
+        given = arguments(subject, dtypes, **options)
         keywords = {"align_corners": True} if "align_corners" in options else {}
         want = forward(bilateral_ops, subject, given, **keywords)
         assert_same_bits(forward(THROUGH, subject, given, **keywords), want)
         if subject not in DIFFERENTIABLE:
             continue
-        grad = random_like(want.shape, F32 if kinds.image.kind == "u" else kinds.image)
+        grad = random_like(want.shape, F32 if dtypes.image.kind == "u" else dtypes.image)
         expected = backward(bilateral_ops, subject, given, grad, **keywords)
         got = backward(THROUGH, subject, given, grad, **keywords)
         assert type(got) is type(expected)
@@ -288,7 +288,7 @@ def test_the_vjps_compose_with_grad() -> None:
 @pytest.mark.parametrize("subject", ["apply", "slice_apply", "guide_curves", "guide_nn"])
 def test_gradients_beside_integer_images(subject: str) -> None:
     """A result in integers has no slope; a guide of an integer image has one along its parameters."""
-    values, function = split(subject, Kinds(U8, F32, F32), **TINY)
+    values, function = split(subject, Dtypes(U8, F32, F32), **TINY)
     image = values.pop("image")
     got = jax.grad(lambda v: function({**v, "image": image}).astype("f4").sum())(values)
     if not subject.startswith("guide"):

@@ -15,14 +15,14 @@ from cases import (
     GUIDES,
     LAYOUTS,
     SUBJECTS,
-    Kinds,
+    Dtypes,
     Vessel,
     arguments,
     arrays,
     assert_same_bits,
     backward,
+    dtypes_of,
     forward,
-    kinds_of,
     laid_out,
     random_like,
     replaced,
@@ -32,21 +32,21 @@ from hypothesis import strategies as st
 
 import bilateral_ops
 
-KINDS = [(subject, kinds) for subject in SUBJECTS for kinds in kinds_of(subject)]
-ALL = pytest.mark.parametrize(("subject", "kinds"), KINDS, ids=[f"{s}-{k}" for s, k in KINDS])
+DTYPES = [(subject, dtypes) for subject in SUBJECTS for dtypes in dtypes_of(subject)]
+ALL = pytest.mark.parametrize(("subject", "dtypes"), DTYPES, ids=[f"{s}-{k}" for s, k in DTYPES])
 SIZE = {"N": 2, "H": 5, "W": 37, "Co": 4, "Ci": 3}
 
 
-def examples_of(subject: str, kinds: Kinds) -> Iterator[dict[str, Any]]:
+def examples_of(subject: str, dtypes: Dtypes) -> Iterator[dict[str, Any]]:
     """Calls that go different ways: a grid for many pixels a cell, one for few, coordinates; 3 × 4 matrices."""
-    yield with_grad(subject, arguments(subject, kinds, **SIZE))
+    yield with_grad(subject, arguments(subject, dtypes, **SIZE))
     if subject == "slice_apply":
         for depth in (8, 18):
-            yield with_grad(subject, arguments(subject, kinds, **{**SIZE, "Co": 3, "Gd": depth}))
+            yield with_grad(subject, arguments(subject, dtypes, **{**SIZE, "Co": 3, "Gd": depth}))
     if subject in ("slice", "slice_apply", "splat", *GUIDES):
-        yield with_grad(subject, arguments(subject, kinds, **SIZE, Gw=11, Gd=17))
+        yield with_grad(subject, arguments(subject, dtypes, **SIZE, Gw=11, Gd=17))
     if subject in ("slice", "slice_apply", "splat"):
-        yield with_grad(subject, arguments(subject, kinds, **SIZE, xy=True))
+        yield with_grad(subject, arguments(subject, dtypes, **SIZE, xy=True))
 
 
 def with_grad(subject: str, example: dict[str, Any]) -> dict[str, Any]:
@@ -79,8 +79,8 @@ def assert_same(got: dict[str, Any], want: dict[str, Any], where: str) -> None:
 
 
 @ALL
-def test_every_layout_of_every_input_gives_the_same_bits(subject: str, kinds: Kinds) -> None:
-    for example in examples_of(subject, kinds):
+def test_every_layout_of_every_input_gives_the_same_bits(subject: str, dtypes: Dtypes) -> None:
+    for example in examples_of(subject, dtypes):
         want = call(subject, example)
         changed = {layout: {} for layout in LAYOUTS}
         for name, array in arrays(example).items():
@@ -95,8 +95,8 @@ def test_every_layout_of_every_input_gives_the_same_bits(subject: str, kinds: Ki
 
 
 @ALL
-def test_broadcast_inputs_give_the_same_bits_as_their_copies(subject: str, kinds: Kinds) -> None:
-    for example in examples_of(subject, kinds):
+def test_broadcast_inputs_give_the_same_bits_as_their_copies(subject: str, dtypes: Dtypes) -> None:
+    for example in examples_of(subject, dtypes):
         for name, array in arrays(example).items():
             views = [np.broadcast_to(array.take([0], axis), array.shape) for axis in range(array.ndim)]
             for view in (*views, np.broadcast_to(array.reshape(-1)[0], array.shape)):
@@ -105,8 +105,8 @@ def test_broadcast_inputs_give_the_same_bits_as_their_copies(subject: str, kinds
 
 
 @ALL
-def test_out_of_every_layout_is_filled_and_nothing_beside_it(subject: str, kinds: Kinds) -> None:
-    for example in examples_of(subject, kinds):
+def test_out_of_every_layout_is_filled_and_nothing_beside_it(subject: str, dtypes: Dtypes) -> None:
+    for example in examples_of(subject, dtypes):
         want = {name: value for name, value in call(subject, example).items() if value is not None}
         if subject == "total_variation":
             del want["result"]  # it has no out
@@ -122,14 +122,14 @@ def test_out_of_every_layout_is_filled_and_nothing_beside_it(subject: str, kinds
 @pytest.mark.parametrize("subject", [s for s in SUBJECTS if s in ("apply", "slice_apply") or s in GUIDES])
 @pytest.mark.parametrize("layout", [None, *LAYOUTS])
 def test_out_may_be_the_image_itself(subject: str, layout: str | None) -> None:
-    for kinds in kinds_of(subject):
-        example = arguments(subject, kinds, **{**SIZE, "Co": 3})
+    for dtypes in dtypes_of(subject):
+        example = arguments(subject, dtypes, **{**SIZE, "Co": 3})
         want = forward(bilateral_ops, subject, example)
         image = laid_out(example["image"], layout) if layout else example["image"].copy()
         for out in (image, image[...]):
             image[...] = example["image"]
             assert forward(bilateral_ops, subject, {**example, "image": image}, out=out) is out
-            assert_same_bits(out, want, f"{layout} {kinds}")
+            assert_same_bits(out, want, f"{layout} {dtypes}")
 
 
 @pytest.mark.parametrize("dtype", [F16, F32], ids=str)
@@ -178,8 +178,8 @@ def examples(draw: Any) -> tuple[str, dict[str, Any], dict[str, Any]]:
         sizes["C"] = tuple(draw(st.lists(SMALL, min_size=1, max_size=2)))
     if subject in ("slice", "slice_apply", "splat"):
         sizes["xy"] = draw(st.booleans())
-    kinds = draw(st.sampled_from(kinds_of(subject)))
-    example = with_grad(subject, arguments(subject, kinds, **sizes))
+    dtypes = draw(st.sampled_from(dtypes_of(subject)))
+    example = with_grad(subject, arguments(subject, dtypes, **sizes))
 
     def layout(array: Any) -> Any:
         broadcast = tuple(draw(st.booleans()) and draw(st.booleans()) for _ in array.shape)

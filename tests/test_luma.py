@@ -12,7 +12,7 @@ from cases import (
     F32,
     U8,
     U16,
-    Kinds,
+    Dtypes,
     arguments,
     assert_same_bits,
     cases_of,
@@ -25,25 +25,25 @@ from bilateral_ops import LumaGuide, guide_luma, guide_luma_vjp, slice_apply, sl
 
 LUMA = LumaGuide()
 CASES = {name: options for name, options in cases_of("slice_apply").items() if options.get("Ci", 3) == 3}
-KINDS = [ALL_F32, ALL_F64, Kinds(U8, F32, F32), Kinds(U16, F32, F32)]
+DTYPES = [ALL_F32, ALL_F64, Dtypes(U8, F32, F32), Dtypes(U16, F32, F32)]
 
 
-def luma_arguments(kinds: Kinds, options: dict[str, Any]) -> dict[str, Any]:
-    given = arguments("slice_apply", kinds, **options)
+def luma_arguments(dtypes: Dtypes, options: dict[str, Any]) -> dict[str, Any]:
+    given = arguments("slice_apply", dtypes, **options)
     del given["guide"]
     return given
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kinds", KINDS, ids=str)
-def test_same_bits_as_in_two_steps(kinds: Kinds, case: str, isa: str) -> None:
-    given, keywords = luma_arguments(kinds, CASES[case]), keywords_of(CASES[case])
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_same_bits_as_in_two_steps(dtypes: Dtypes, case: str, isa: str) -> None:
+    given, keywords = luma_arguments(dtypes, CASES[case]), keywords_of(CASES[case])
     grid, image, xy = given["grid"], given["image"], given.get("xy")
     guide = guide_luma(image)
     out = slice_apply(grid, LUMA, image, xy=xy, **keywords)
     assert_same_bits(out, slice_apply(grid, guide, image, xy=xy, **keywords))
 
-    grad = random_like(out.shape, F32 if kinds.image.kind == "u" else kinds.image)
+    grad = random_like(out.shape, F32 if dtypes.image.kind == "u" else dtypes.image)
     got = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, **keywords)
     want = slice_apply_vjp(grid, guide, image, grad, xy=xy, **keywords)
     assert_same_bits(got.grid, want.grid)
@@ -51,7 +51,7 @@ def test_same_bits_as_in_two_steps(kinds: Kinds, case: str, isa: str) -> None:
         assert got.xy is None
     else:
         assert_same_bits(got.xy, want.xy)
-    if kinds.image.kind == "u":
+    if dtypes.image.kind == "u":
         assert got.image is None
     else:
         assert_same_bits(got.image, want.image + guide_luma_vjp(image, want.guide).image)
@@ -62,16 +62,16 @@ def test_same_bits_as_in_two_steps(kinds: Kinds, case: str, isa: str) -> None:
             assert_same_bits(getattr(alone, name), getattr(wanted, name))
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_the_luma_of_16_bits_is_not_rounded(kind: str, isa: str) -> None:
-    kinds = Kinds(np.dtype(kind), F32, np.dtype(kind))
-    given = luma_arguments(kinds, {"N": 2, "H": 9, "W": 70, "Gd": 8})
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_luma_of_16_bits_is_not_rounded(dtype: str, isa: str) -> None:
+    dtypes = Dtypes(np.dtype(dtype), F32, np.dtype(dtype))
+    given = luma_arguments(dtypes, {"N": 2, "H": 9, "W": 70, "Gd": 8})
     grid, image = given["grid"], given["image"]
     exact = image.astype(F32)
-    assert_same_bits(slice_apply(grid, LUMA, image), slice_apply(grid, LUMA, exact).astype(kind))
+    assert_same_bits(slice_apply(grid, LUMA, image), slice_apply(grid, LUMA, exact).astype(dtype))
     grad = random_like(image.shape, image.dtype)
     got, want = slice_apply_vjp(grid, LUMA, image, grad), slice_apply_vjp(grid, LUMA, exact, grad.astype(F32))
-    assert_same_bits(got.image, want.image.astype(kind))
+    assert_same_bits(got.image, want.image.astype(dtype))
     assert_same_bits(got.grid, want.grid)
 
 

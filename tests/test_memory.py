@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import ALL_F32, DIFFERENTIABLE, F16, F32, GUIDES, SANITIZED, U8, Kinds, python
+from cases import ALL_F32, DIFFERENTIABLE, F16, F32, GUIDES, SANITIZED, U8, Dtypes, python
 
 READABLE = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 PLAIN = pytest.mark.skipif(SANITIZED, reason="AddressSanitizer's own memory grows")
@@ -25,7 +25,7 @@ import bilateral_ops
 from cases import *
 
 subject, names, layout, backwards, planted = json.loads(sys.argv[1])
-kinds = Kinds(*map(np.dtype, names))
+dtypes = Dtypes(*map(np.dtype, names))
 
 def peak():
     status = open("/proc/self/status").read()
@@ -46,9 +46,9 @@ def spread(array, height, width):
     return view
 
 def call(height, width, measured):
-    small = arguments(subject, kinds, H=2, W=2, Gh=16, Gw=16, Gd=8, C=(3,))
+    small = arguments(subject, dtypes, H=2, W=2, Gh=16, Gw=16, Gd=8, C=(3,))
     pixelwise = ("image", "guide", "coefficients", "values", "grad")
-    grad = random_like(forward(bilateral_ops, subject, small).shape, F32 if kinds.image.kind == "u" else kinds.image)
+    grad = random_like(forward(bilateral_ops, subject, small).shape, F32 if dtypes.image.kind == "u" else dtypes.image)
     inputs = {**small, "grad": grad} if backwards else small
     spreads = {k for k in pixelwise if isinstance(inputs.get(k), np.ndarray)}
     spreads -= {"grad"} if subject == "resize_area" else set()
@@ -78,15 +78,15 @@ print(call(*json.loads(sys.argv[2]), True))
 
 FORWARD = ("apply", "slice_apply", "guide_curves", "resize_area", *GUIDES)
 BACKWARD = tuple(name for name in DIFFERENTIABLE if name not in ("slice", "splat", "total_variation"))
-KINDS = (ALL_F32, Kinds(F16, F32, F16), Kinds(U8, F32, F32))
+DTYPES = (ALL_F32, Dtypes(F16, F32, F16), Dtypes(U8, F32, F32))
 LAYOUTS = ("channels first", "flipped", "cropped")
 CALLS = [
     *((subject, ALL_F32, False, "channels first") for subject in ("slice", "splat")),
     *(
-        (subject, kinds, backwards, layout)
+        (subject, dtypes, backwards, layout)
         for backwards, subjects in ((False, FORWARD), (True, BACKWARD))
         for subject in subjects
-        for i, kinds in enumerate(KINDS)
+        for i, dtypes in enumerate(DTYPES)
         for layout in (LAYOUTS if subject == "slice_apply" else LAYOUTS[i : i + 1])
     ),
 ]
@@ -94,14 +94,14 @@ CALLS = [
 
 def added(
     subject: str,
-    kinds: Kinds,
+    dtypes: Dtypes,
     layout: str,
     backwards: bool,
     planted: bool = False,
     size: tuple[int, int] = SIZE,
 ) -> int:
     """Bytes that a call on a large image adds to the peak of its process."""
-    chosen = json.dumps([subject, [kind.name for kind in kinds], layout, backwards, planted])
+    chosen = json.dumps([subject, [dtype.name for dtype in dtypes], layout, backwards, planted])
     finished = python(f"import sys; sys.argv[1:] = {[chosen, json.dumps(size)]!r}\n{_MEASURE}", timeout=300)
     assert finished.returncode == 0, finished.stderr
     return int(finished.stdout)
@@ -110,20 +110,20 @@ def added(
 @READABLE
 @PLAIN
 @pytest.mark.parametrize(
-    ("subject", "kinds", "backwards", "layout"),
+    ("subject", "dtypes", "backwards", "layout"),
     CALLS,
     ids=[f"{s}{'_vjp' * b}-{k}-{layout}" for s, k, b, layout in CALLS],
 )
-def test_no_copy_of_the_image_is_made(subject: str, kinds: Kinds, backwards: bool, layout: str) -> None:
-    assert added(subject, kinds, layout, backwards) < BOUND
+def test_no_copy_of_the_image_is_made(subject: str, dtypes: Dtypes, backwards: bool, layout: str) -> None:
+    assert added(subject, dtypes, layout, backwards) < BOUND
 
 
 @READABLE
 @PLAIN
-@pytest.mark.parametrize("kinds", KINDS, ids=str)
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
 @pytest.mark.parametrize("backwards", [False, True], ids=["forward", "vjp"])
-def test_a_planted_copy_would_be_seen(kinds: Kinds, backwards: bool) -> None:
-    assert added("slice_apply", kinds, "channels first", backwards, planted=True) > BOUND
+def test_a_planted_copy_would_be_seen(dtypes: Dtypes, backwards: bool) -> None:
+    assert added("slice_apply", dtypes, "channels first", backwards, planted=True) > BOUND
 
 
 _HUGE = """

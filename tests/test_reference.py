@@ -13,7 +13,7 @@ from cases import (
     GUIDES,
     U8,
     U16,
-    Kinds,
+    Dtypes,
     arguments,
     as_float64,
     assert_forward,
@@ -53,7 +53,7 @@ def test_a_constant_grid_gives_that_constant_exactly(constant: float, dtype: Any
 
 @pytest.mark.parametrize("subject", GUIDES)
 def test_a_constant_matrix_is_applied_exactly_whatever_the_guide(subject: str) -> None:
-    given = arguments(subject, Kinds(F32, F32, F32), H=9, W=33)
+    given = arguments(subject, Dtypes(F32, F32, F32), H=9, W=33)
     given["grid"][...] = np.eye(3, 4, dtype=F32)
     assert_same_bits(bilateral_ops.enhance(**given), given["image"])
 
@@ -164,12 +164,12 @@ def test_total_variation_of_a_ramp_is_the_sum_of_its_squared_slopes(module: Any)
 
 @MODULES
 @pytest.mark.parametrize(
-    "kinds", [Kinds(F64, F64, F64), Kinds(F32, F32, F32), Kinds(np.dtype("u1"), F32, F32)], ids=str
+    "dtypes", [Dtypes(F64, F64, F64), Dtypes(F32, F32, F32), Dtypes(np.dtype("u1"), F32, F32)], ids=str
 )
 @pytest.mark.parametrize("subject", GUIDES)
-def test_enhance_is_slice_apply_with_the_guide_of_the_image(module: Any, subject: str, kinds: Kinds) -> None:
+def test_enhance_is_slice_apply_with_the_guide_of_the_image(module: Any, subject: str, dtypes: Dtypes) -> None:
     window = {"window": (2, 4, 20, 80), "align_corners": True}
-    given = arguments(subject, kinds, N=2, H=9, W=37)
+    given = arguments(subject, dtypes, N=2, H=9, W=37)
     name, _ = GUIDES[subject]
     parameters = {n: getattr(given["guide"], n) for n in arguments(name) if n != "image"}
     guide = getattr(module, name)(given["image"], **parameters)
@@ -178,24 +178,24 @@ def test_enhance_is_slice_apply_with_the_guide_of_the_image(module: Any, subject
         module.slice_apply(given["grid"], guide, given["image"], **window),
         module.enhance(**given, **window),
     ):
-        dtype = F64 if module is specification and kinds.image.kind == "f" else kinds.image
+        dtype = F64 if module is specification and dtypes.image.kind == "f" else dtypes.image
         assert_forward(result, exact, dtype)
 
 
 @pytest.mark.parametrize("subject", GUIDES)
 def test_a_guide_record_is_called_on_an_image(subject: str) -> None:
     name, record = GUIDES[subject]
-    given = arguments(name, Kinds(F32, F32, F32))
+    given = arguments(name, Dtypes(F32, F32, F32))
     image = given.pop("image")
     assert_same_bits(record(**given)(image), getattr(bilateral_ops, name)(image, **given))
 
 
 def test_integer_results_of_the_reference_are_its_rounded_floats() -> None:
-    for kind in (np.dtype(np.uint8), np.dtype(np.uint16)):
-        given = arguments("slice_apply", Kinds(kind, F32, F32))
+    for dtype in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        given = arguments("slice_apply", Dtypes(dtype, F32, F32))
         exact = forward(specification, "slice_apply", as_float64(given))
         assert exact.min() < 0 < 1 < exact.max()
-        assert_forward(forward(specification, "slice_apply", given), exact, kind)
+        assert_forward(forward(specification, "slice_apply", given), exact, dtype)
 
 
 def shares(size: int, count: int) -> Any:
@@ -243,7 +243,7 @@ def test_areas_of_whole_ratios_are_means_of_blocks(module: Any) -> None:
 @pytest.mark.parametrize(("H", "W", "h", "w"), RESIZED)
 def test_an_integer_area_is_exactly_rounded(module: Any, dtype: Any, H: int, W: int, h: int, w: int, isa: str) -> None:
     """To nearest even, at ties too: half of the levels here are at one where areas are of two pixels."""
-    image = arguments("resize_area", Kinds(dtype, F32, F32), H=H, W=W)["image"]
+    image = arguments("resize_area", Dtypes(dtype, F32, F32), H=H, W=W)["image"]
     total = np.einsum("iy,jx,yxc->ijc", shares(H, h), shares(W, w), image.astype(np.int64), optimize=True)
     level, rest = np.divmod(total, H * W)
     want = level + ((2 * rest > H * W) | ((2 * rest == H * W) & (level % 2 == 1)))
@@ -258,7 +258,7 @@ def test_an_integer_area_is_exactly_rounded(module: Any, dtype: Any, H: int, W: 
 @pytest.mark.parametrize("Ci", [1, 3, 20])
 def test_a_float_area_is_rounded_once(dtype: Any, H: int, W: int, h: int, w: int, Ci: int, isa: str) -> None:
     """Enlarged and reduced: float32 is within half a unit in the last place, but for the rounding of double."""
-    image = arguments("resize_area", Kinds(dtype, F32, F32), H=H, W=W, Ci=Ci)["image"]
+    image = arguments("resize_area", Dtypes(dtype, F32, F32), H=H, W=W, Ci=Ci)["image"]
     weights = shares(H, h) / H, shares(W, w) / W
     white = np.iinfo(dtype).max if dtype.kind == "u" else 1
     want = np.einsum("iy,jx,yxc->ijc", *weights, image.astype(F64) / white, optimize=True)
@@ -272,7 +272,7 @@ def test_a_float_area_is_rounded_once(dtype: Any, H: int, W: int, h: int, w: int
 @pytest.mark.parametrize(("H", "W"), [(4001, 1501), (1 << 16, 61)])
 def test_an_average_of_millions_of_pixels_is_accurate(H: int, W: int, dtype: Any, isa: str) -> None:
     """Float32's own sums would be off in the third digit, and off by levels."""
-    row = arguments("resize_area", Kinds(dtype, F32, F32), H=1, W=W)["image"]
+    row = arguments("resize_area", Dtypes(dtype, F32, F32), H=1, W=W)["image"]
     image = np.broadcast_to(row, (H, W, 3))
     mean = row.astype(F64).mean(1)
     got = bilateral_ops.resize_area(image, (1, 1))[0]

@@ -20,15 +20,15 @@ from cases import (
     SUBJECTS,
     U8,
     U16,
-    Kinds,
+    Dtypes,
     arguments,
     arrays,
     as_float64,
     assert_forward,
     assert_same_bits,
     backward,
+    dtypes_of,
     forward,
-    kinds_of,
     operation,
     random_like,
     reference,
@@ -78,7 +78,7 @@ PIXELWISE = [
 @pytest.mark.parametrize(("subject", "name"), PIXELWISE)
 @FLOATS
 def test_a_bad_pixel_spoils_no_other(subject: str, name: str, dtype: Any, value: float, size: dict[str, int]) -> None:
-    given = arguments(subject, Kinds(dtype, dtype, dtype), **size, **({"xy": True} if name == "xy" else {}))
+    given = arguments(subject, Dtypes(dtype, dtype, dtype), **size, **({"xy": True} if name == "xy" else {}))
     good = forward(bilateral_ops, subject, given)
     given[name][PIXEL] = value
     got = forward(bilateral_ops, subject, given)
@@ -95,7 +95,7 @@ def test_a_bad_pixel_spoils_no_other(subject: str, name: str, dtype: Any, value:
 @FLOATS
 def test_a_bad_pixel_reaches_the_areas_that_it_has_a_share_of(dtype: Any, size: tuple[int, int], value: float) -> None:
     """Forward and backward, where a pixel ends at the border of an area, too."""
-    given = arguments("resize_area", Kinds(dtype, dtype, dtype), N=2, H=5, W=37, size=size)
+    given = arguments("resize_area", Dtypes(dtype, dtype, dtype), N=2, H=5, W=37, size=size)
     bad_row = np.zeros((2, 5, 37, 3))
     bad_row[PIXEL][1] = 1
     reached = specification.resize_area(bad_row, size) > 0
@@ -120,9 +120,9 @@ def test_a_bad_pixel_reaches_the_areas_that_it_has_a_share_of(dtype: Any, size: 
 
 @SIZED
 @pytest.mark.parametrize("subject", ["slice_apply", "enhance(curves)", "enhance(nn)"])
-@pytest.mark.parametrize("kind", [U8, U16], ids=str)
-def test_nan_in_an_integer_image_is_zero(subject: str, kind: Any, size: dict[str, int]) -> None:
-    given = arguments(subject, Kinds(kind, F32, F32), **size)
+@pytest.mark.parametrize("dtype", [U8, U16], ids=str)
+def test_nan_in_an_integer_image_is_zero(subject: str, dtype: Any, size: dict[str, int]) -> None:
+    given = arguments(subject, Dtypes(dtype, F32, F32), **size)
     given["grid"][...] += 0.5
     if subject == "slice_apply":
         good = forward(bilateral_ops, subject, given)
@@ -249,7 +249,7 @@ def test_far_coordinates_clamp(subject: str, dtype: Any, depth: int, align_corne
     top = float(ml_dtypes.finfo(dtype).max)
     sizes = {"H": 2, "W": 35, "Gh": 2 if depth > 1 else 1, "Gw": 3, "Gd": depth}
     for name in ("guide", "xy"):
-        given = arguments(subject, Kinds(dtype, dtype, dtype), **sizes, xy=name == "xy")
+        given = arguments(subject, Dtypes(dtype, dtype, dtype), **sizes, xy=name == "xy")
         grad = random_like(forward(bilateral_ops, subject, given).shape, dtype)
         for near, far in ((1.5, (3.0, 1e4, top, np.inf)), (-0.5, (-3.0, -1e4, -top, -np.inf))):
             at = {**given, name: np.full_like(given[name], near)}
@@ -274,9 +274,9 @@ def test_whatever_the_numbers_are_nothing_crashes(subject: str, dtype: Any, valu
     info = np.finfo(dtype)
     number = {"max": info.max, "-max": -info.max, "tiny": info.smallest_subnormal}.get(value)
     number = dtype.type(value if number is None else number)
-    calls = [arguments(subject, Kinds(dtype, dtype, dtype), H=3, W=37)]
+    calls = [arguments(subject, Dtypes(dtype, dtype, dtype), H=3, W=37)]
     if subject in SAMPLED:
-        calls.append(arguments(subject, Kinds(dtype, dtype, dtype), H=3, W=37, xy=True))
+        calls.append(arguments(subject, Dtypes(dtype, dtype, dtype), H=3, W=37, xy=True))
     for given, names in ((a, names) for a in calls for names in (*([name] for name in arrays(a)), list(arrays(a)))):
         grad = random_like(forward(bilateral_ops, subject, given).shape, dtype)
         bad = replaced(given, **{name: np.full_like(given[name], number) for name in names})
@@ -374,14 +374,14 @@ def test_a_sigmoid_far_out_is_flat_and_finite() -> None:
 def test_empty_images_and_batches(subject: str, empty: dict[str, int]) -> None:
     if subject == "resize_area" and empty != {"N": 0}:
         pytest.skip("an image of no rows or no columns has no average: test_errors.py")
-    for kinds in kinds_of(subject):
-        given = arguments(subject, kinds, **{"N": 2, "H": 3, "W": 4, **empty})
+    for dtypes in dtypes_of(subject):
+        given = arguments(subject, dtypes, **{"N": 2, "H": 3, "W": 4, **empty})
         want = forward(reference, subject, as_float64(given))
         got = forward(bilateral_ops, subject, given)
-        assert_forward(got, want, result_dtype(subject, kinds))
+        assert_forward(got, want, result_dtype(subject, dtypes))
         if operation(subject) not in DIFFERENTIABLE:
             continue
-        grad = np.ones(want.shape, F32 if kinds.image.kind == "u" else kinds.image)
+        grad = np.ones(want.shape, F32 if dtypes.image.kind == "u" else dtypes.image)
         for name, gradient in backward(bilateral_ops, subject, given, grad)._asdict().items():
             if gradient is not None:
                 assert gradient.shape == given[name].shape

@@ -20,7 +20,7 @@ from cases import (
     SANITIZED,
     SUBJECTS,
     U8,
-    Kinds,
+    Dtypes,
     arguments,
     assert_same_bits,
     backward,
@@ -43,12 +43,12 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def everything(subject: str, kinds: Kinds = ALL_F32, **options: Any) -> dict[str, Any]:
+def everything(subject: str, dtypes: Dtypes = ALL_F32, **options: Any) -> dict[str, Any]:
     """The result and every gradient of a call on random arguments."""
-    given = arguments(subject, kinds, **options)
+    given = arguments(subject, dtypes, **options)
     results = {"result": forward(bilateral_ops, subject, given)}
     if OPERATIONS[operation(subject)].vjp:
-        grad = random_like(results["result"].shape, F32 if kinds.image == U8 else results["result"].dtype)
+        grad = random_like(results["result"].shape, F32 if dtypes.image == U8 else results["result"].dtype)
         results |= backward(bilateral_ops, subject, given, grad)._asdict()
     return results
 
@@ -58,15 +58,15 @@ def everything(subject: str, kinds: Kinds = ALL_F32, **options: Any) -> dict[str
 )
 def test_the_number_of_threads_changes_no_bit(subject: str, size: str, isa: str) -> None:
     takes_bytes = subject not in ("slice", "splat", "total_variation")
-    for kinds in (ALL_F32, ALL_F64, Kinds(U8, F32, F32) if takes_bytes else Kinds(F16, F16, F16)):
+    for dtypes in (ALL_F32, ALL_F64, Dtypes(U8, F32, F32) if takes_bytes else Dtypes(F16, F16, F16)):
         bilateral_ops.set_num_threads(1)
-        want = everything(subject, kinds, **SIZES[size])
+        want = everything(subject, dtypes, **SIZES[size])
         for count in (2, 7):
             bilateral_ops.set_num_threads(count)
             assert bilateral_ops.get_num_threads() == count
-            got = everything(subject, kinds, **SIZES[size])
+            got = everything(subject, dtypes, **SIZES[size])
             for name, value in want.items():
-                assert_same_bits(got[name], value, f"{kinds}, {count} threads: {name}")
+                assert_same_bits(got[name], value, f"{dtypes}, {count} threads: {name}")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 40), (40, 1)], ids=str)

@@ -20,8 +20,8 @@ from cases import (
     assert_same_bits,
     backward,
     contributions,
+    dtypes_of,
     forward,
-    kinds_of,
     random_like,
     reference,
 )
@@ -59,14 +59,14 @@ def crop(given: dict[str, Any], place: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("subject", ["slice", "slice_apply", *GUIDES])
 def test_tiles_of_the_result_equal_the_whole(subject: str, plan: str, align_corners: bool) -> None:
     sizes, rows, columns = PLANS[plan]
-    for kinds in kinds_of(subject):
-        given = arguments(subject, kinds, **{"N": 2, "Co": 4, **sizes})
+    for dtypes in dtypes_of(subject):
+        given = arguments(subject, dtypes, **{"N": 2, "Co": 4, **sizes})
         whole = forward(bilateral_ops, subject, given, align_corners=align_corners)
         as_window = (0, 0, sizes["H"], sizes["W"])
         assert_same_bits(forward(bilateral_ops, subject, given, window=as_window, align_corners=align_corners), whole)
         for place, window in tiles(sizes["H"], sizes["W"], rows, columns):
             tile = forward(bilateral_ops, subject, crop(given, place), window=window, align_corners=align_corners)
-            assert_same_bits(tile, whole[place], f"{kinds} {window}")
+            assert_same_bits(tile, whole[place], f"{dtypes} {window}")
 
 
 @PLAN
@@ -74,10 +74,10 @@ def test_tiles_of_the_result_equal_the_whole(subject: str, plan: str, align_corn
 @pytest.mark.parametrize("subject", SAMPLED)
 def test_tiles_of_the_gradients_equal_the_whole(subject: str, plan: str, align_corners: bool) -> None:
     sizes, rows, columns = PLANS[plan]
-    for kinds in kinds_of(subject):
-        given = arguments(subject, kinds, **{"N": 2, "Co": 4, **sizes})
+    for dtypes in dtypes_of(subject):
+        given = arguments(subject, dtypes, **{"N": 2, "Co": 4, **sizes})
         result = forward(bilateral_ops, subject, given)
-        grad = random_like(result.shape, F32 if kinds.image.kind == "u" else result.dtype)
+        grad = random_like(result.shape, F32 if dtypes.image.kind == "u" else result.dtype)
         whole = backward(bilateral_ops, subject, given, grad, align_corners=align_corners)
         summed = 0
         for place, window in tiles(sizes["H"], sizes["W"], rows, columns):
@@ -86,19 +86,19 @@ def test_tiles_of_the_gradients_equal_the_whole(subject: str, plan: str, align_c
             tile = backward(bilateral_ops, subject, crop(given, place), part, **keywords)
             for name in ("guide", "image", "values"):
                 if getattr(whole, name, None) is not None:
-                    assert_same_bits(getattr(tile, name), getattr(whole, name)[place], f"{kinds} {name} {window}")
+                    assert_same_bits(getattr(tile, name), getattr(whole, name)[place], f"{dtypes} {name} {window}")
             summed = summed + getattr(tile, "grid", np.zeros(1)).astype(F64)
-        if subject != "splat" and kinds in (ALL_F32, ALL_F64):
+        if subject != "splat" and dtypes in (ALL_F32, ALL_F64):
             bound = contributions(subject, as_float64(given), grad.astype(F64), align_corners=align_corners)["grid"]
-            assert_gradient(whole.grid, summed, bound, whole.grid.dtype, f"{kinds} grid")
+            assert_gradient(whole.grid, summed, bound, whole.grid.dtype, f"{dtypes} grid")
 
 
 @PLAN
 @CORNERS
 def test_tiles_of_a_splat_add_up_to_the_whole(plan: str, align_corners: bool) -> None:
     sizes, rows, columns = PLANS[plan]
-    for kinds in (ALL_F32, ALL_F64):
-        given = arguments("splat", kinds, N=2, C=(3,), **sizes)
+    for dtypes in (ALL_F32, ALL_F64):
+        given = arguments("splat", dtypes, N=2, C=(3,), **sizes)
         whole = forward(bilateral_ops, "splat", given, align_corners=align_corners)
         summed = 0
         for place, window in tiles(sizes["H"], sizes["W"], rows, columns):
@@ -108,4 +108,4 @@ def test_tiles_of_a_splat_add_up_to_the_whole(plan: str, align_corners: bool) ->
             )
         positive = {**as_float64(given), "values": np.abs(given["values"].astype(F64))}
         bound = forward(reference, "splat", positive, align_corners=align_corners)
-        assert_gradient(whole, summed, bound, whole.dtype, f"{kinds}")
+        assert_gradient(whole, summed, bound, whole.dtype, f"{dtypes}")

@@ -23,7 +23,7 @@ from cases import (
     SAMPLED,
     SUBJECTS,
     U8,
-    Kinds,
+    Dtypes,
     arguments,
     arrays,
     assert_forward,
@@ -63,8 +63,8 @@ def sent(value: Any) -> Any:
     return type(value)(**{k: sent(v) for k, v in inside.items()}) if (inside := fields(value)) else value
 
 
-def tensors_of(subject: str, kinds: Kinds = ALL_F64, **options: Any) -> dict[str, Any]:
-    given = arguments(subject, kinds, **{**SMALL, **options})
+def tensors_of(subject: str, dtypes: Dtypes = ALL_F64, **options: Any) -> dict[str, Any]:
+    given = arguments(subject, dtypes, **{**SMALL, **options})
     return {name: sent(value) for name, value in clear_of_kinks(subject, given).items()}
 
 
@@ -169,9 +169,9 @@ def test_formulas_let_nan_pass() -> None:
         assert_same(torch.isnan(_formulas.FORMULAS[subject](torch, **given)), torch.isnan(guide))
 
 
-@pytest.mark.parametrize("kinds", [Kinds(F16, F32, F16), Kinds(BF16, BF16, BF16), Kinds(U8, F32, F32)], ids=str)
-def test_formulas_compute_small_kinds_in_float32(kinds: Kinds) -> None:
-    given = tensors_of("slice_apply", kinds)
+@pytest.mark.parametrize("dtypes", [Dtypes(F16, F32, F16), Dtypes(BF16, BF16, BF16), Dtypes(U8, F32, F32)], ids=str)
+def test_formulas_compute_small_kinds_in_float32(dtypes: Dtypes) -> None:
+    given = tensors_of("slice_apply", dtypes)
     got = _formulas.slice_apply(torch, **given)
     image = given["image"]
     wide = {k: v / 255 if v.dtype is torch.uint8 else v.float() for k, v in given.items()}
@@ -205,10 +205,10 @@ def test_gradcheck_can_fail() -> None:
 
 @EACH_DIFFERENTIABLE
 def test_autograd_gives_the_vjps_bits(subject: str) -> None:
-    kinds = [ALL_F32, Kinds(BF16, BF16, BF16)]
+    dtypes = [ALL_F32, Dtypes(BF16, BF16, BF16)]
     if subject in ("slice_apply", "apply", "guide_curves", "guide_nn"):
-        kinds += [Kinds(F16, F32, F32), Kinds(U8, F32, F32)]
-    for each, options in itertools.product(kinds, options_of(subject)):
+        dtypes += [Dtypes(F16, F32, F32), Dtypes(U8, F32, F32)]
+    for each, options in itertools.product(dtypes, options_of(subject)):
         given = tensors_of(subject, each, **options)
         function, tensors = calling(subject, given, **keywords(options))
         leaves = [t.requires_grad_() if t.is_floating_point() else t for t in tensors]
@@ -237,7 +237,7 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.Mon
 
 
 def test_a_guide_of_an_integer_image_trains_its_parameters() -> None:
-    given = tensors_of("guide_curves", Kinds(U8, F32, F32))
+    given = tensors_of("guide_curves", Dtypes(U8, F32, F32))
     given["ccm"].requires_grad_()
     forward(bilateral_ops, "guide_curves", given).sum().backward()
     assert given["ccm"].grad.abs().sum() > 0
@@ -467,7 +467,7 @@ def test_dual_numbers() -> None:
 
 
 def test_what_is_rounded_has_no_tangent() -> None:
-    given = tensors_of("slice_apply", Kinds(U8, F32, F32))
+    given = tensors_of("slice_apply", Dtypes(U8, F32, F32))
     grid = given.pop("grid")
 
     def function(grid: Any) -> Any:
@@ -756,7 +756,7 @@ def test_traces_hold_the_operator() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_autocast_makes_floats_of_one_kind() -> None:
+def test_autocast_makes_floats_of_one_dtype() -> None:
     given = tensors_of("slice_apply", ALL_F32)
     grid = given["grid"].bfloat16().requires_grad_()
     wide = grid.detach().float().requires_grad_()
@@ -776,7 +776,7 @@ def test_autocast_makes_floats_of_one_kind() -> None:
 
 
 @EACH
-def test_autocast_of_one_kind_changes_nothing(subject: str) -> None:
+def test_autocast_of_one_dtype_changes_nothing(subject: str) -> None:
     given = tensors_of(subject, ALL_F32)
     want = forward(bilateral_ops, subject, given)
     with torch.autocast("cpu", torch.bfloat16):

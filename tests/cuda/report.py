@@ -98,13 +98,13 @@ def _short(name: str) -> str:
     """A kernel's name and what it is made for, of its mangled name."""
     rest = name.split("bilateral_ops", 1)[1].lstrip("0123456789")
     base, _, arguments = rest.partition("I")
-    kinds = {"d": "double", "f": "float", "L": "", "N": ""}
+    dtypes = {"d": "double", "f": "float", "L": "", "N": ""}
     detail = next((k for k in ("StripArray", "StripGuide", "GradSource", "OuterSource", "ComputedGuide", "GuideArray")
                    if k in arguments), "")  # fmt: skip
     number = arguments.split("E")[0].removeprefix("Li") if arguments.startswith("Li") else ""
     which = arguments.partition("GuideKindE")[2][:1]
     detail += f" {('curves', 'nn', 'luma')[int(which)]}" if which.isdigit() else ""
-    return f"`{base}` {' '.join(filter(None, (kinds.get(arguments[:1], ''), number, detail)))}".strip()
+    return f"`{base}` {' '.join(filter(None, (dtypes.get(arguments[:1], ''), number, detail)))}".strip()
 
 
 def page(device: Any) -> str:

@@ -18,7 +18,7 @@ from cases import (
     OPERATIONS,
     SUBJECTS,
     U8,
-    Kinds,
+    Dtypes,
     arguments,
     arrays,
     assert_forward,
@@ -27,9 +27,9 @@ from cases import (
     backward,
     backward_example,
     cases_of,
+    dtypes_of,
     forward,
     forward_example,
-    kinds_of,
     laid_out,
     replaced,
 )
@@ -64,23 +64,23 @@ def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
     return pytest.mark.parametrize(("subject", "case"), pairs, ids=[f"{subject}: {case}" for subject, case in pairs])
 
 
-#: Cases in which every kind is tried.
+#: Cases in which all dtypes are tried.
 THOROUGH = ("plain", "batched", "wide batched", "xy batched")
 
 
-def _runs(subject: str, case: str) -> list[tuple[int, Kinds]]:
-    """Architectures and kinds to try: float32, and one or all of the others, on one or the other architecture."""
+def _runs(subject: str, case: str) -> list[tuple[int, Dtypes]]:
+    """Architectures and dtypes to try: float32, and one or all of the others, on one or the other architecture."""
     number = list(cases_of(subject)).index(case)
-    others = [kinds for kinds in kinds_of(subject) if kinds != ALL_F32]
+    others = [dtypes for dtypes in dtypes_of(subject) if dtypes != ALL_F32]
     if case in LARGE:
         others = []
     elif case not in THOROUGH:
         others = [others[number % len(others)]]
-    return [(ARCHITECTURES[(number + i) % len(ARCHITECTURES)], kinds) for i, kinds in enumerate([ALL_F32, *others])]
+    return [(ARCHITECTURES[(number + i) % len(ARCHITECTURES)], dtypes) for i, dtypes in enumerate([ALL_F32, *others])]
 
 
-def _check_backward(package: Any, subject: str, case: str, kinds: Kinds) -> None:
-    example = backward_example(subject, case, kinds)
+def _check_backward(package: Any, subject: str, case: str, dtypes: Dtypes) -> None:
+    example = backward_example(subject, case, dtypes)
     got = backward(package, subject, example.arguments, example.grad, **example.keywords)
     assert got._fields == OPERATIONS[subject].arguments
     for name, gradient in got._asdict().items():
@@ -89,43 +89,43 @@ def _check_backward(package: Any, subject: str, case: str, kinds: Kinds) -> None
             continue
         dtype = example.arguments[name].dtype
         want, bound = getattr(example.gradients, name), example.contributions[name]
-        assert_gradient(gradient, want, bound, dtype, f"{kinds} {name}")
+        assert_gradient(gradient, want, bound, dtype, f"{dtypes} {name}")
 
 
 @_pairs(SUBJECTS)
 def test_forward(subject: str, case: str, device: Any, on_device: Through) -> None:
-    for architecture, kinds in _runs(subject, case):
+    for architecture, dtypes in _runs(subject, case):
         device.reset(architecture, races=case not in LARGE)
-        example = forward_example(subject, case, kinds)
+        example = forward_example(subject, case, dtypes)
         got = forward(on_device, subject, example.arguments, **example.keywords)
-        assert_forward(got, example.result, example.dtype, f"{kinds}")
+        assert_forward(got, example.result, example.dtype, f"{dtypes}")
 
 
 @_pairs(DIFFERENTIABLE, without=KINKED)
 def test_backward(subject: str, case: str, device: Any, on_device: Through) -> None:
-    for architecture, kinds in _runs(subject, case):
+    for architecture, dtypes in _runs(subject, case):
         device.reset(architecture, races=case not in LARGE)
-        _check_backward(on_device, subject, case, kinds)
+        _check_backward(on_device, subject, case, dtypes)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_layouts(subject: str, layout: str, device: Any, on_device: Through) -> None:
     """Strides and addresses of any kind give the same bits; the bytes between the elements are out of bounds."""
-    for kinds in (ALL_F32, next((k for k in kinds_of(subject) if k.image in (U8, F16)), ALL_F64)):
-        given = forward_example(subject, "batched", kinds).arguments
-        example = forward_example(subject, "batched", kinds)
+    for dtypes in (ALL_F32, next((k for k in dtypes_of(subject) if k.image in (U8, F16)), ALL_F64)):
+        given = forward_example(subject, "batched", dtypes).arguments
+        example = forward_example(subject, "batched", dtypes)
         plain = forward(on_device, subject, given, **example.keywords)
         odd = replaced(given, **{name: laid_out(array, layout) for name, array in arrays(given).items()})
         out = {"out": standin.laid_out(device, laid_out(np.zeros_like(plain), layout))}
         got = forward(on_device, subject, odd, **example.keywords, **(out if subject != "total_variation" else {}))
-        assert_same_bits(got, plain, f"{kinds}")
+        assert_same_bits(got, plain, f"{dtypes}")
         if subject in DIFFERENTIABLE:
             grad = np.asarray(plain, F32 if plain.dtype.kind == "u" else plain.dtype)
             want = backward(on_device, subject, given, grad, **example.keywords)
             found = backward(on_device, subject, odd, laid_out(grad, layout), **example.keywords)
             for name in want._fields:
-                assert_same_bits(getattr(found, name), getattr(want, name), f"{kinds} {name}")
+                assert_same_bits(getattr(found, name), getattr(want, name), f"{dtypes} {name}")
 
 
 @pytest.mark.parametrize("case", ["wide batched", "batched", "xy batched"])
@@ -149,13 +149,13 @@ def test_the_order_of_blocks_does_not_matter(subject: str, case: str, device: An
             assert_same_bits(other[name], want, name)
 
 
-@pytest.mark.parametrize("kinds", [ALL_F32, Kinds(U8, F32, F32)], ids=str)
+@pytest.mark.parametrize("dtypes", [ALL_F32, Dtypes(U8, F32, F32)], ids=str)
 @pytest.mark.parametrize("subject", [s for s in SUBJECTS if s == "apply" or s == "slice_apply" or "enhance" in s])
-def test_out_may_be_the_image(subject: str, kinds: Kinds, device: Any) -> None:
+def test_out_may_be_the_image(subject: str, dtypes: Dtypes, device: Any) -> None:
     for case in ("wide", "batched"):
         if case not in cases_of(subject):
             continue
-        example = forward_example(subject, case, kinds)
+        example = forward_example(subject, case, dtypes)
         through = Through(lambda array: standin.laid_out(device, array), lambda array: array.memory)
         sent = through.sent(example.arguments)
         assert sent["image"].shape == example.result.shape
@@ -164,14 +164,14 @@ def test_out_may_be_the_image(subject: str, kinds: Kinds, device: Any) -> None:
         assert_forward(got.memory, example.result, example.dtype, case)
 
 
-@pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64], ids=str)
+@pytest.mark.parametrize("dtypes", [ALL_F32, ALL_F64], ids=str)
 @pytest.mark.parametrize("subject", [s for s in DIFFERENTIABLE if "image" in arguments(s)])
-def test_the_images_gradient_may_be_written_over_the_image(subject: str, kinds: Kinds, device: Any) -> None:
+def test_the_images_gradient_may_be_written_over_the_image(subject: str, dtypes: Dtypes, device: Any) -> None:
     through = Through(lambda array: standin.laid_out(device, array), lambda array: array.memory)
     for case in ("wide", "batched"):
         if case not in cases_of(subject):
             continue
-        example = backward_example(subject, case, kinds)
+        example = backward_example(subject, case, dtypes)
         want, over = (through.sent(example.arguments) for _ in range(2))
         grad = through.sent(example.grad)
         plain = backward(bilateral_ops, subject, want, grad, **example.keywords)
@@ -182,10 +182,10 @@ def test_the_images_gradient_may_be_written_over_the_image(subject: str, kinds: 
                 assert_same_bits(getattr(got, name).memory, value.memory, f"{case} {name}")
 
 
-@pytest.mark.parametrize("kinds", [ALL_F32, ALL_F64, Kinds(F16, F16, F16)], ids=str)
-def test_a_tile_has_the_whole_images_bits(kinds: Kinds, device: Any, on_device: Through) -> None:
+@pytest.mark.parametrize("dtypes", [ALL_F32, ALL_F64, Dtypes(F16, F16, F16)], ids=str)
+def test_a_tile_has_the_whole_images_bits(dtypes: Dtypes, device: Any, on_device: Through) -> None:
     device.reset(90, races=False)
-    given = forward_example("slice_apply", "wide batched", kinds).arguments
+    given = forward_example("slice_apply", "wide batched", dtypes).arguments
     _, height, width = given["guide"].shape
     grad = np.asarray(given["image"])
     whole = on_device.slice_apply(*given.values())
@@ -204,7 +204,7 @@ def test_a_tile_has_the_whole_images_bits(kinds: Kinds, device: Any, on_device: 
         total = total + got.grid.astype(np.float64)
     scale = np.abs(total).max()
     np.testing.assert_allclose(
-        total, gradients.grid.astype(np.float64), atol=scale * (2e-3 if kinds.rest == F16 else 1e-5)
+        total, gradients.grid.astype(np.float64), atol=scale * (2e-3 if dtypes.rest == F16 else 1e-5)
     )
 
 
