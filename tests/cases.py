@@ -669,17 +669,17 @@ def laid_out(array: Any, layout: str) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def python(code: str, *, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh interpreter that sees this folder; a script that hangs fails."""
+def environment(**changes: str) -> dict[str, str]:
+    """What a fresh interpreter that sees this folder is started with; none of the package's own settings."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("BILATERAL_OPS", "OMP_"))}
     path = os.pathsep.join([os.path.dirname(__file__), ours.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**ours, "PYTHONPATH": path, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    return {**ours, "PYTHONPATH": path, **changes}
+
+
+def python(code: str, *, timeout: float = 60, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh interpreter that sees this folder; a script that hangs fails."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=timeout)
 
 
 def weights_of(config: Config, seed: int = 0) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cases import ALL_F32, DIFFERENTIABLE, F16, F32, GUIDES, SANITIZED, U8, Dtypes, python
+from cases import ALL_F32, DIFFERENTIABLE, F16, F32, GUIDES, SANITIZED, U8, Dtypes, environment, python
 
 READABLE = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 PLAIN = pytest.mark.skipif(SANITIZED, reason="AddressSanitizer's own memory grows")
@@ -16,16 +18,13 @@ PLAIN = pytest.mark.skipif(SANITIZED, reason="AddressSanitizer's own memory grow
 BOUND = 2 << 20
 SIZE = (1000, 1001)  # 11 MiB in float32, 6 in float16, 3 in uint8: a copy of any is over the bound
 
-#: Runs in a fresh process. The high-water mark before the call is that of inputs and outputs, all of them touched and
-#: made without temporaries: whatever the call adds to it is its own.
+#: Runs in a process of its own, and measures each call that it reads in a child process. The high-water mark before the
+#: call is that of inputs and outputs, all of them touched and made without temporaries: what the call adds is its own.
 _MEASURE = """
-import json, sys
+import json, os, signal, sys
 import numpy as np
 import bilateral_ops
 from cases import *
-
-subject, names, layout, backwards, planted = json.loads(sys.argv[1])
-dtypes = Dtypes(*map(np.dtype, names))
 
 def peak():
     status = open("/proc/self/status").read()
@@ -72,8 +71,21 @@ def call(height, width, measured):
     return peak() - before
 
 bilateral_ops.set_num_threads(2)
-call(64, 96, False)  # starts the threads
-print(call(*json.loads(sys.argv[2]), True))
+for line in sys.stdin:
+    subject, names, layout, backwards, planted, size = json.loads(line)
+    dtypes = Dtypes(*map(np.dtype, names))
+    if os.fork():
+        _, status = os.wait()
+        if status:
+            print(json.dumps(f"the child ended with status {status}"), flush=True)
+        continue
+    signal.alarm(300)
+    try:
+        call(64, 96, False)  # starts the threads
+        print(json.dumps(call(*size, True)), flush=True)
+    except BaseException as error:
+        print(json.dumps(repr(error)), flush=True)
+    os._exit(0)
 """
 
 FORWARD = ("apply", "slice_apply", "guide_curves", "resize_area", *GUIDES)
@@ -92,6 +104,13 @@ CALLS = [
 ]
 
 
+@functools.cache
+def _measurer() -> subprocess.Popen[str]:
+    """The process that measures; it ends when its input does."""
+    command, pipe = [sys.executable, "-c", _MEASURE], subprocess.PIPE
+    return subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, text=True)
+
+
 def added(
     subject: str,
     dtypes: Dtypes,
@@ -101,10 +120,14 @@ def added(
     size: tuple[int, int] = SIZE,
 ) -> int:
     """Bytes that a call on a large image adds to the peak of its process."""
-    chosen = json.dumps([subject, [dtype.name for dtype in dtypes], layout, backwards, planted])
-    finished = python(f"import sys; sys.argv[1:] = {[chosen, json.dumps(size)]!r}\n{_MEASURE}", timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    return int(finished.stdout)
+    process = _measurer()
+    assert process.stdin
+    assert process.stdout
+    print(json.dumps([subject, [dtype.name for dtype in dtypes], layout, backwards, planted, size]), file=process.stdin)
+    process.stdin.flush()
+    answer = json.loads(process.stdout.readline() or '"the process ended"')
+    assert isinstance(answer, int), answer
+    return answer
 
 
 @READABLE
