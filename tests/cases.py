@@ -676,7 +676,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {**ours, "PYTHONPATH": path, **changes}
 
 
-def python(code: str, *, timeout: float = 60, **changes: str) -> subprocess.CompletedProcess[str]:
+def python(code: str, *, timeout: float = 180, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a fresh interpreter that sees this folder; a script that hangs fails."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=timeout)

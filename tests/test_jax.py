@@ -492,6 +492,7 @@ import bilateral_ops
 f = jax.jit(lambda guide, values: bilateral_ops.splat(guide, values, (1, 1 << 22, 16)))
 guide, values = jnp.ones((1, 1), jnp.float16), jnp.ones((1, 1, 1), jnp.float16)  # whose sums are float32
 compiled = f.lower(guide, values).compile()
+compiled(guide, values).block_until_ready()  # starts all threads, whose stacks would count as well
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), -1))
 try:
@@ -499,7 +500,7 @@ try:
 except Exception as error:
     print(str(error).partition("\\n")[0])
 """
-    finished = python(code, BILATERAL_OPS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    finished = python(code, BILATERAL_OPS_NUM_THREADS="1", OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1")
     assert "splat: there must be memory for a few grid rows a thread, got none." in finished.stdout, finished
 
 

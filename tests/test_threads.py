@@ -140,14 +140,13 @@ def test_other_threads_run_while_a_kernel_does() -> None:
     other.start()
     try:
         for name, call in calls.items():
-            inside = 0
-            for _ in range(5):  # a busy machine may starve a thread once
+            inside, until = 0, time.monotonic() + 30  # a busy machine may starve a thread for a while
+            while inside <= 10 and time.monotonic() < until:
+                ticks.clear()
                 start = time.perf_counter()
                 call()
                 length = time.perf_counter() - start
                 inside = sum(start + 0.1 * length < t < start + 0.9 * length for t in list(ticks))
-                if inside > 10:
-                    break
             assert inside > 10, f"{name}: another thread stood still for {length:.3f} s"
     finally:
         done.set()
@@ -214,7 +213,7 @@ def child_computes(depth=1):
 @pytest.mark.skipif("not hasattr(__import__('os'), 'fork')", reason="no fork on this platform")
 class TestForked:
     def run(self, code: str) -> None:
-        finished = python(_FORKING + code, timeout=60, PYTHONWARNINGS="ignore::DeprecationWarning")
+        finished = python(_FORKING + code, PYTHONWARNINGS="ignore::DeprecationWarning")
         assert finished.returncode == 0, finished.stdout + finished.stderr
 
     def test_a_child_and_its_child_compute_the_same_bits(self) -> None:
