@@ -50,7 +50,7 @@ def _versions() -> dict[str, str]:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """What the numbers hold for, recorded once."""
+    """The machine and build that were measured, recorded once."""
     machine_info.clear()  # of the machine's name
     machine_info.update(
         cpu=_processor(),

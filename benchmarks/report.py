@@ -163,7 +163,7 @@ def added(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """What was kept, with those of its rows that have been measured again replaced, and new ones at the end."""
 
     def what(row: dict[str, Any]) -> str:
-        """Which benchmark a row is of: all that is not measured."""
+        """What identifies a row's benchmark: all that is not measured."""
         named = {k: v for k, v in row.items() if k not in ("seconds", "added", "rounds", "beside")}
         return json.dumps(named, sort_keys=True)
 
@@ -181,7 +181,7 @@ def _rounded(value: Any) -> Any:
 
 
 def written(kept: dict[str, Any]) -> str:
-    """As JSON, a row a line."""
+    """As JSON, one row per line."""
     rows = ",\n".join("  " + json.dumps(row) for row in kept["rows"])
     head = json.dumps({key: value for key, value in kept.items() if key != "rows"}, indent=1)[:-2]
     return f'{head},\n "rows": [\n{rows}\n ]\n}}\n'
@@ -263,7 +263,7 @@ def losses(results: Results) -> str:
 
 
 def _numba(row: dict[str, Any]) -> float:
-    """How many times as long as the package Numba takes, in a row of shapes."""
+    """Numba's time divided by the package's, in a row of shapes."""
     return 1 / float(row["beside"]["numba"]["ratio"])
 
 

@@ -97,9 +97,8 @@ void subtract_from(T from, const Tensor& in, const Tensor& out) {
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       load_block(read, first_pixel(in, tile), tile.count, pixels);
-      for_vectors<T>(tile.count * channels, [&](int64_t i, auto lanes) {
-        lanes.store(pixels + i, broadcast(from) - lanes.load(pixels + i));
-      });
+      for_vectors<T>(tile.count * channels,
+                     [&](int64_t i, auto lanes) { lanes.store(pixels + i, broadcast(from) - lanes.load(pixels + i)); });
       store_block(written, first_pixel(out, tile), tile.count, pixels);
     }
   });

@@ -1,7 +1,7 @@
 """What do the tests call the operations with, and how far from the reference may an answer be?
 
 A *subject* is an operation, ``enhance`` once for each kind of guide. A *case* is a named set of options: sizes for
-``bilateral_ops._samples``, keywords of the operation, special contents. *Dtypes* are the dtypes of the image, of the
+``bilateral_ops._samples``, keywords of the operation, special contents. *Dtypes* are those of the image, of the
 grid and parameters, and of the guide array.
 """
 
@@ -162,7 +162,7 @@ CASES: dict[str, dict[str, Any]] = {
     "one long column": {"H": 699, "W": 1, "Gh": 6},  # most bands, of tiles of one pixel
     "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
     "large, many bands": {"H": 300, "W": 70},
-    # A few pixels a cell, whose sums may lie in the result.
+    # A few pixels per cell, which may be summed in the result itself.
     "large, many cells": {"N": 2, "H": 71, "W": 163, "Gh": 29, "Gw": 70, "Gd": 3, "Co": 2},
     "window over many cells": {"H": 30, "W": 45, "Gh": 20, "Gw": 30, "window": (31, 17, 80, 90)},
     "size as the image": {"W": 33, "size": (6, 33)},
@@ -294,7 +294,7 @@ def result_dtype(subject: str, dtypes: Dtypes, dtype: str | None = None) -> np.d
 
 
 def random_like(shape: tuple[int, ...], dtype: np.dtype, seed: int = 1) -> Any:
-    """A gradient coming in."""
+    """Random values, such as the gradient of an output."""
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
@@ -344,7 +344,7 @@ def _as_float64(array: Any) -> Any:
 
 
 def as_float64(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The same numbers for the reference: integer images as v/255 or v/65535."""
+    """The same values in float64, for the reference: integer images as v/255 or v/65535."""
     return replaced(arguments, **{name: _as_float64(array) for name, array in arrays(arguments).items()})
 
 
@@ -429,7 +429,7 @@ def assert_same_bits(got: Any, want: Any, where: str = "") -> None:
 
 
 def kink_distance(name: str, arguments: Mapping[str, Any], align_corners: bool = False) -> Any:
-    """For every pixel of float64 arguments the distance from the nearest kink; None where there are none."""
+    """Per pixel of float64 arguments, the distance to the nearest kink; None for an operation without kinks."""
     a = arguments
     if name in SAMPLED:
         sizes = a["grid_shape"] if name == "splat" else a["grid"].shape[a["guide"].ndim - 2 :][:3]
@@ -453,7 +453,7 @@ def kink_distance(name: str, arguments: Mapping[str, Any], align_corners: bool =
 
 
 def clear_of_kinks(name: str, arguments: Mapping[str, Any], align_corners: bool = False) -> dict[str, Any]:
-    """The arguments with every pixel near a kink exchanged for one that is not."""
+    """The arguments, with every pixel near a kink replaced by one that is not."""
     result = dict(arguments)
     distance = kink_distance(name, as_float64(arguments), align_corners)
     if distance is None or distance.size == 0 or distance.min() > 1e-5:
@@ -536,7 +536,7 @@ def _guide_contributions(name: str, a: Mapping[str, Any], grad: Any) -> dict[str
 
 @dataclass(frozen=True)
 class Example:
-    """A call, and what the reference makes of the same numbers."""
+    """A call, and the reference's results for the same arguments."""
 
     arguments: dict[str, Any]
     keywords: dict[str, Any]
@@ -658,7 +658,7 @@ class Vessel:
 
 
 def laid_out(array: Any, layout: str) -> Any:
-    """The same numbers, laid out as this member of LAYOUTS."""
+    """A copy with this layout of LAYOUTS."""
     view = Vessel(array.shape, array.dtype, **LAYOUTS[layout]).array
     view[...] = array
     return view

@@ -1,4 +1,4 @@
-"""Options, and fixtures: state of the whole process that a test sets and this file puts back; the command line."""
+"""Options and fixtures: settings of the process, which are restored after each test, and the command line."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if not _is_quick(item)]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if _is_quick(item)]
-    # One after another, the instruction sets share what was computed for a case; and so does each process of xdist, to
-    # which neighbours go.
+    # The tests of a case are run one after another on all instruction sets, so that its expected results are computed
+    # once. xdist gives neighbouring tests to the same process.
     place: dict[str, int] = {}
     items.sort(key=lambda item: place.setdefault(item.nodeid.replace(_isa(item) or "\0", ""), len(place)))
 
 
 def _isa(item: pytest.Item) -> str | None:
-    """The instruction set, or the device, that a test is for."""
+    """The instruction set or device that a test runs on."""
     params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return params.get("isa") or params.get("backend")
 
@@ -125,7 +125,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """The number of threads is put back."""
+    """Restores the number of threads."""
     before = bilateral_ops.get_num_threads()
     yield
     bilateral_ops.set_num_threads(before)

@@ -46,7 +46,7 @@ from cases import (
 
 import bilateral_ops
 
-#: Cases for references, whose code does not depend on the number of pixels: those that a reference soon has.
+#: Cases for references, whose code does not depend on the number of pixels: those that take little time.
 USUAL = tuple(
     name
     for name, options in CASES.items()
@@ -55,7 +55,7 @@ USUAL = tuple(
 )
 #: Those in which references are called with every dtype.
 FEW = ("plain", "batched", "xy", "window corners", "enlarged", "no rows", "single pixel")
-#: Exactly on a knot a gradient jumps: test_gradients.py says on which side it is.
+#: Exactly on a knot a gradient jumps: test_gradients.py tests which side it has there.
 KINKED = ("guide on knots", "guide on knots, corners")
 
 
@@ -65,7 +65,7 @@ def _pairs(subjects: tuple[str, ...], *, without: tuple[str, ...] = ()) -> Any:
 
 
 def _dtypes(subject: str, case: str) -> list[Dtypes]:
-    """All dtypes; of the images that are large for the reference, the two that compute differently."""
+    """All dtypes; for images that are large for the reference, float32 and float64 alone."""
     large = case.startswith(("one long", "large"))
     return [dtypes for dtypes in dtypes_of(subject) if not large or dtypes in (ALL_F32, ALL_F64)]
 
@@ -173,7 +173,7 @@ def test_cupy_reference_with_numpy(subject: str) -> None:
 @pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_cupy_references_kernel_is_its_expression(dtype: Any, align_corners: bool, size: int, tmp_path: Path) -> None:
-    """The one piece that NumPy can't run, compiled for the CPU."""
+    """The one part that NumPy cannot run, compiled for the CPU."""
     if sys.platform == "win32" or not (compiler := shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("no C++ compiler to compile CuPy's kernel with")
     kind = {F32: "float", F64: "double"}[dtype]

@@ -963,7 +963,7 @@ def test_color_correct_learns_nothing_from_what_is_not_finite(where: str, value:
         rest[3, 4] = False
         if value != 1e30:
             assert got[3, 4].isnan().any()
-    if where == "ref" or value != 1e30:  # what is finite is a pixel like any in its other channels, as in the original
+    if where == "ref" or value != 1e30:  # a finite channel does not affect the other channels, as in the original
         torch.testing.assert_close(got[rest], want[rest], rtol=0, atol=1e-6)
     assert got[rest].isfinite().all()
 

@@ -448,7 +448,7 @@ def test_what_cannot_be_enhanced_says_why(run, tmp_path):
 
 
 def patched(path, tag, value, part="value"):
-    """A TIFF file with another number where a tag of its first directory has its value, count, type or code."""
+    """A TIFF file in which a tag of the first directory has another value, count, type or code."""
     with tifffile.TiffFile(path) as file:
         entry = file.pages[0].tags[tag].offset
     at, kind = {"code": (0, "<H"), "type": (2, "<H"), "count": (4, "<I"), "value": (8, "<I")}[part]
@@ -558,7 +558,7 @@ SENTENCES = re.compile(
 
 
 def mutations(data, count, rng):
-    """The file with bytes, numbers and ends changed, mostly where its structure is."""
+    """The file with bytes and integers changed, or cut short; mostly where its structure is."""
     near = np.r_[0 : min(400, len(data)), max(0, len(data) - 300) : len(data)]
     for n in range(count):
         changed = bytearray(data)

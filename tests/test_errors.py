@@ -361,7 +361,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "grid must have shape (Gh, Gw, Gd, *C), got (2, 3, 4, 5, 2, 6): guide has no batch axis.",
     ),
-    # numbers beyond all memory, of views that take none
+    # sizes beyond all memory, of views that take none
     (
         "apply",
         {
@@ -377,7 +377,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "the result must have at most 1099511627776 numbers beside N, H and W, got 7083549724304467820544.",
     ),
-    # numbers for arguments without axes
+    # scalars for arguments without axes
     ("guide_nn", {"b2": np.str_("0.5")}, TypeError, "b2 must be a real number, got str_."),
     ("guide_nn", {"b2": 1e300}, ValueError, "b2 must be in float32's range, got 1e+300."),
     ("guide_nn", {"b2": 10**400}, ValueError, "b2 must be in float32's range, got an integer of 1329 bits."),

@@ -95,7 +95,7 @@ def gradient(subject: str, given: dict[str, Any], scale: float) -> Any:
 @pytest.mark.parametrize("name", MODES)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_the_callers_mode_changes_no_bit(subject: str, name: str, isa: str) -> None:
-    """Of ordinary numbers and subnormal gradients, with every number of threads."""
+    """Normal values and subnormal gradients, with every number of threads."""
     takes_bytes = subject not in ("slice", "splat", "total_variation")
     for dtypes, scale in ((ALL_F32, 1.0), (ALL_F32, 1e-38), (Dtypes(U8, F32, F32), 1.0))[: 3 if takes_bytes else 2]:
         given = arguments(subject, dtypes, H=70, W=130, Gd=8)

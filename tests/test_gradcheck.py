@@ -230,7 +230,7 @@ def test_curvature_is_not_a_kink(rate):
     assert report.rows[0].kinks == 0
 
 
-# --- rounding, scales, numbers that are none
+# --- rounding, scales, NaN
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])

@@ -52,7 +52,7 @@ CORNERS = pytest.mark.parametrize("align_corners", [False, True], ids=["centres"
 def test_on_a_knot_the_slope_is_that_of_the_cell_above_and_none_where_clamped(
     subject: str, axis: int, with_xy: bool, dtype: Any, align_corners: bool, backend: Any
 ) -> None:
-    cells = 5 if align_corners else 4  # so that the knots are numbers of every dtype
+    cells = 5 if align_corners else 4  # so that every dtype represents the knots exactly
     spacing, first = (1 / (cells - 1), 0.0) if align_corners else (1 / cells, 0.5 / cells)
     # A pixel on each knot, one on each side beyond them all, and one inside each cell.
     u = first + spacing * np.concatenate([np.arange(cells), [-0.25, cells - 0.75], np.arange(cells - 1) + 0.5])

@@ -38,7 +38,7 @@ SIZE = {"N": 2, "H": 5, "W": 37, "Co": 4, "Ci": 3}
 
 
 def examples_of(subject: str, dtypes: Dtypes) -> Iterator[dict[str, Any]]:
-    """Calls that go different ways: a grid for many pixels a cell, one for few, coordinates; 3 × 4 matrices."""
+    """Calls that take different paths: many and few pixels per cell, coordinates, 3 × 4 matrices."""
     yield with_grad(subject, arguments(subject, dtypes, **SIZE))
     if subject == "slice_apply":
         for depth in (8, 18):

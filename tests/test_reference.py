@@ -26,7 +26,7 @@ from bilateral_ops.reference import numpy as specification
 
 MODULES = pytest.mark.parametrize("module", [bilateral_ops, specification], ids=["package", "reference"])
 CORNERS = pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
-#: Guides and coordinates wherever a number can be.
+#: Guides and coordinates inside, at and outside the borders, and infinite.
 ANYWHERE = np.array([-np.inf, -1e300, -3.0, -0.1, -0.0, 0.0, 1e-310, 0.05, 0.37, 0.5, 0.93, 1.0, 1.4, 1e9, np.inf])
 
 

@@ -293,7 +293,7 @@ def test_whatever_the_numbers_are_nothing_crashes(subject: str, dtype: Any, valu
 
 
 def through_apply(coefficients: Any, image: Any) -> Any:
-    """One coefficient a pixel times one channel."""
+    """One coefficient per pixel times one channel."""
     return bilateral_ops.apply(coefficients.reshape(1, -1, 1, 1), image.reshape(1, -1, 1)).reshape(-1)
 
 

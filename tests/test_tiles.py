@@ -49,7 +49,7 @@ def tiles(height: int, width: int, rows: tuple[int, ...], columns: tuple[int, ..
 
 
 def crop(given: dict[str, Any], place: Any) -> dict[str, Any]:
-    """The arguments of one tile: crops of the arrays that have a value a pixel."""
+    """The arguments of one tile: crops of the per-pixel arrays."""
     pixelwise = {name: given[name] for name in ("guide", "image", "values") if isinstance(given.get(name), np.ndarray)}
     return {**given, **{name: array[place] for name, array in pixelwise.items()}}
 

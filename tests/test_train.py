@@ -249,7 +249,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(trained, tmp_path):
-    """The checkpoint of a training, and a function that goes on from it for a step."""
+    """The checkpoint of a training, and a function that continues it by a step."""
     pairs, data = trained
     file = tmp_path / "m.checkpoint"
     file.write_bytes(data)

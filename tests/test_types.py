@@ -43,7 +43,7 @@ def refused(request: pytest.FixtureRequest, *files: Path) -> list[str]:
 
 
 def marked(*files: Path) -> set[tuple[str, int]]:
-    """File and number of the lines that say that they are to be refused."""
+    """File and line number of the calls that are marked as wrong."""
     return {
         (file.name, number)
         for file in files

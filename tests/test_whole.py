@@ -141,7 +141,7 @@ def test_only_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in (f".bilateral-ops-{ended}-0.partial", f".bilateral-ops-{host}.{'4' * 16}.lock"):
         (tmp_path / name).write_text("left")
     (tmp_path / f".bilateral-ops-{host}.{'4' * 16}.partial").write_text("left")
-    if os.name == "nt":  # where numbers of processes are not judged: what is open stays
+    if os.name == "nt":  # where process numbers are not checked: open files stay
         before.remove(f".bilateral-ops-{os.getpid()}-0.partial")
     with whole(tmp_path / "c", keep=False):
         pass

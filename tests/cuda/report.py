@@ -27,7 +27,7 @@ from bilateral_ops import CurvesGuide, _samples
 HEIGHT, WIDTH = 1080, 1920
 WINDOW = {"H": 128, "W": 256}
 AT = (128, 512, HEIGHT, WIDTH)
-#: Bytes a second, of data sheets.
+#: Bytes per second, from data sheets.
 BANDWIDTH = {"H100": 3.35e12, "RTX 4090": 1.008e12}
 #: Share of the least traffic that may be added to it.
 MOST_OVER = {"forward": 0.10, "backward": 0.25}
@@ -37,7 +37,7 @@ MOST_OVER = {"forward": 0.10, "backward": 0.25}
 class Work:
     name: str
     direction: str
-    least: int  # bytes a pixel that must be read or written
+    least: int  # bytes per pixel that must be read or written
     call: Callable[[Callable[[Any], Any]], Any]  # given how an array is sent
 
 
@@ -73,13 +73,13 @@ def works() -> list[Work]:
 @dataclass
 class Counted:
     kernels: list[tuple[str, int, int]]  # name, threads, dynamic shared memory
-    bytes: float  # of global memory, a pixel
-    wavefronts: float  # of shared memory, a request
+    bytes: float  # of global memory, per pixel
+    wavefronts: float  # of shared memory, per request
     ideal: float  # the same if no two lanes met in a bank
 
 
 def count(device: Any, work: Work, architecture: int) -> Counted:
-    """Sectors of the main kernel: work on grids alone is not a pixel's, and small beside a whole image."""
+    """Sectors of the first kernel. Later ones work on grids alone, which is little beside a whole image."""
     device.reset(architecture, races=False, count=True)
     work.call(lambda array: standin.laid_out(device, array))
     total: Traffic = device.launches[0].traffic

@@ -1,4 +1,4 @@
-"""What ptxas makes of the kernels: registers, stack, spills, shared memory; and the limits that they must keep."""
+"""The registers, stack, spills and shared memory that ptxas gives the kernels, and their limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from standin.devices import DEVICES, Device
 @dataclass(frozen=True)
 class Resources:
     registers: int
-    stack: int  # bytes a thread
+    stack: int  # bytes per thread
     spilled: int  # bytes stored and loaded
     shared: int  # static bytes
 

@@ -69,7 +69,7 @@ THOROUGH = ("plain", "batched", "wide batched", "xy batched")
 
 
 def _runs(subject: str, case: str) -> list[tuple[int, Dtypes]]:
-    """Architectures and dtypes to try: float32, and one or all of the others, on one or the other architecture."""
+    """Pairs of architecture and dtypes: float32, and one or all of the others; architectures alternate."""
     number = list(cases_of(subject)).index(case)
     others = [dtypes for dtypes in dtypes_of(subject) if dtypes != ALL_F32]
     if case in LARGE:

@@ -70,7 +70,7 @@ class Device:
     def results(
         self, kernel: Kernel, inputs: list[Any], outputs: list[tuple[int, str]], n: int = N, **options: Any
     ) -> Any:
-        """The outputs of a kernel(inputs…, outputs…, n), (numbers a thread, dtype) each."""
+        """The outputs of a kernel(inputs…, outputs…, n), (elements per thread, dtype) each."""
         sizes = [n * each * np.dtype(dtype).itemsize for each, dtype in outputs]
         addresses = [self.memory.allocate(size) for size in sizes]
         self.run(kernel, [*map(self.put, inputs), *addresses, n], **options)

@@ -128,7 +128,7 @@ def logic3(a: Any, b: Any, c: Any, table: int) -> Any:
 
 
 def _bytes_as_bits(a: Any) -> Any:
-    """Of every number its bits, the lowest first."""
+    """The bits of every element, the lowest first."""
     a = np.ascontiguousarray(np.atleast_1d(a))
     return np.unpackbits(a.view(np.uint8).reshape(len(a), -1), axis=1, bitorder="little")
 

@@ -444,7 +444,7 @@ class Batch:
     # --- lanes of a warp ---------------------------------------------------------------------------------------------
 
     def _ready(self, instruction: Instruction, m: Mask) -> tuple[Mask | None, Any]:
-        """Who may execute a warp operation now, and who waits."""
+        """The threads that may execute a warp operation now, and those that wait."""
         arrived = np.full(self.n, True) if m is True else m
         if instruction.name == "activemask":
             return m, None
@@ -468,7 +468,7 @@ class Batch:
         return np.packbits(lanes, bitorder="little").view(np.uint32)[self.warp]
 
     def meet(self, m: Mask, mask: Any) -> None:
-        """Check the mask of a warp operation: it must name exactly lanes that execute it, and the own one."""
+        """Check the mask of a warp operation: all lanes that it names must execute it, the thread's own among them."""
         if m is True and self.whole_warps and np.ndim(mask) == 0 and mask == 0xFFFFFFFF:
             return
         threads = self._threads(m)

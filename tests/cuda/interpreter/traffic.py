@@ -22,7 +22,7 @@ class Traffic:
     """Counts by space and kind: `counts["global", "load"]`."""
 
     counts: dict[tuple[str, str], Count] = field(default_factory=dict)
-    _sectors: dict[str, list[Any]] = field(default_factory=dict)  # by kind, a number for each of a block
+    _sectors: dict[str, list[Any]] = field(default_factory=dict)  # by kind: (block, sector) as an integer
 
     def __getitem__(self, key: tuple[str, str]) -> Count:
         return self.counts.setdefault(key, Count())

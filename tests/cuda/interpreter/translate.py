@@ -27,7 +27,7 @@ WINDOWS = {"shared": 1 << 60, "local": 2 << 60, "param": 3 << 60}
 
 @dataclass(frozen=True)
 class View:
-    """A register read as numbers of some kind; where they are narrower, the `part`-th of them."""
+    """A register read as this dtype; where that is narrower than the register, its `part`-th element."""
 
     register: str
     dtype: str

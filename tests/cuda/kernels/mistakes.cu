@@ -1,4 +1,4 @@
-// One mistake a kernel, and beside it what would have been right. `out` has a number for each of 2 × 64 threads.
+// One mistake per kernel, and beside it the correct code. `out` has an element for each of 2 × 64 threads.
 #define KERNEL extern "C" __global__ void
 
 KERNEL beyond_the_end(float* out) { out[blockIdx.x * 64 + threadIdx.x + 1] = 1.0f; }
