@@ -181,9 +181,6 @@ class FakeCuPy(ModuleType):
     def get_array_module(self, *_: Any) -> ModuleType:
         return np
 
-    def ElementwiseKernel(self, *_: Any) -> None:
-        return None
-
     @contextmanager
     def _device(self, number: int) -> Iterator[None]:
         before, self.current = self.current, number

@@ -45,6 +45,7 @@ from cases import (
 )
 
 import bilateral_ops
+from bilateral_ops.reference import _formulas
 
 #: Cases for references, whose code does not depend on the number of pixels: those that take little time.
 USUAL = tuple(
@@ -182,21 +183,21 @@ def test_cupy_references_kernel_is_its_expression(dtype: Any, align_corners: boo
         #include <cmath>
         using std::isnan;
         using T = {kind};
-        extern "C" void locate(long long n, const T* us, long long size, bool align_corners, long long* cells,
+        extern "C" void locate(long long n, const T* us, long long size, bool align_corners, int* cells,
                                T* fractions, T* slopes) {{
           for (long long i = 0; i < n; ++i) {{
-            const T& u = us[i]; long long& cell = cells[i]; T& fraction = fractions[i]; T& slope = slopes[i];
-            {CUPY_REFERENCE._LOCATE}
+            const T& u = us[i]; int& cell = cells[i]; T& fraction = fractions[i]; T& slope = slopes[i];
+            {_formulas.LOCATE}
           }}
         }}""")
     subprocess.run([compiler, "-shared", "-fPIC", "-ffp-contract=off", source, "-o", library], check=True)
     knots = (np.arange(size) + 0.5) / size if not align_corners else np.arange(size) / max(size - 1, 1)
     u = np.concatenate([np.linspace(-1, 2, 101), knots, [np.nan, np.inf, -np.inf]]).astype(dtype)
-    cell, fraction, slope = np.full(u.shape, -1, np.int64), np.full_like(u, -1), np.full_like(u, -1)
+    cell, fraction, slope = np.full(u.shape, -1, np.int32), np.full_like(u, -1), np.full_like(u, -1)
     addresses = [ctypes.c_void_p(a.ctypes.data) for a in (u, cell, fraction, slope)]
     n, cells = ctypes.c_longlong(u.size), ctypes.c_longlong(size)
     ctypes.CDLL(str(library)).locate(n, addresses[0], cells, ctypes.c_bool(align_corners), *addresses[1:])
-    for got, want in zip((cell, fraction, slope), CUPY_REFERENCE._locate(u, size, align_corners), strict=True):
+    for got, want in zip((cell, fraction, slope), _formulas.locate(np, u, size, align_corners), strict=True):
         assert got.dtype == want.dtype
         np.testing.assert_array_equal(got, want)
 

@@ -44,11 +44,11 @@ from cases import (
 
 import bilateral_ops
 from bilateral_ops.ops import OPERATIONS
+from bilateral_ops.reference import _formulas
 from bilateral_ops.reference import numpy as reference
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 framework = pytest.importorskip("bilateral_ops.frameworks.torch")
-_formulas = pytest.importorskip("bilateral_ops.frameworks._formulas")
 
 SMALL = {"H": 3, "W": 4}
 EACH = pytest.mark.parametrize("subject", SUBJECTS)

@@ -2,10 +2,10 @@
 callback, on the CPU and on CUDA devices.
 
 A forward call is a ``custom_vjp`` whose gradients are the kernels'; the gradients are another, whose own gradients are
-JAX's of the plain formulas (``_formulas.py``), and so are all of higher order. ``vmap`` puts its axis in front of every
-array, as one of size 1 where an array is the same along it; the handlers go through such axes, as part of the batch
-where that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind, that is a
-copy of its making.
+JAX's of the plain formulas (``reference/_formulas.py``), and so are all of higher order. ``vmap`` puts its axis in
+front of every array, as one of size 1 where an array is the same along it; the handlers go through such axes, as part
+of the batch where that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind,
+that is a copy of its making.
 
 What is divided over devices is for ``jax.shard_map`` to say: to the partitioner of a plain ``jit`` a foreign function
 is opaque, and it gathers the arrays first.
@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import _cpu
+from ..reference._formulas import FORMULAS
 from . import _dlpack, _numpy
-from ._formulas import FORMULAS
 
 __all__: list[str] = []  # nothing here is for users to call
 

@@ -12,8 +12,8 @@ and likewise for each operation: the arguments in the order of its signature, th
 gradients that are there, in that order. ``enhance`` takes ``(grid, image, parameters[], kind)``, the guide record's
 fields and its kind. What they do:
 
-- *Gradients*: the first by the kernels; a VJP's own, and those of forward mode, by the formulas of ``_formulas.py``,
-  which keep an image's worth of numbers for each of the eight cells around a pixel.
+- *Gradients*: the first by the kernels; a VJP's own, and those of forward mode, by the formulas of
+  ``reference/_formulas.py``, which keep an image's worth of numbers for each of the eight cells around a pixel.
 - *Fakes*: the operation's own checks, on shapes alone; so for ``meta`` tensors.
 - ``vmap``: the new axis is folded into the batch. Guide parameters have no batch axis: where they are mapped, or their
   gradients are wanted, the operation runs once for each member of the axis.
@@ -41,8 +41,8 @@ from .._core.missing import needed
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from ..ops._guide_luma import LumaGuide
+from ..reference._formulas import FORMULAS
 from . import _dlpack, _numpy
-from ._formulas import FORMULAS
 
 with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
     import torch

@@ -1,0 +1,367 @@
+"""Every operation as plain array expressions: what a framework differentiates, batches and compiles by itself.
+
+They are the derivatives of the second order, which no kernel computes, what tests compare the kernels with, and the
+forward half of ``reference.cupy``. ``xp`` is the module of the arrays: ``torch``, ``jax.numpy``, ``cupy`` or ``numpy``.
+Each function takes an operation's array arguments in the order of its signature (the batch axis is optional, numbers
+are arrays) and then its keywords; it checks nothing.
+
+A grid is sampled by fetching the eight cells around every pixel and weighting them. Gradients at the kinks follow from
+how it is written: the cell below a position is a whole number, without a gradient, so that on a knot the slope is that
+of the cell above; what is clamped, or below a ``max``, is a constant, so that its slope is 0 there; and comparisons let
+NaN pass.
+
+float16, bfloat16 and integers are computed in float32. A result has the dtype of the operation's, except beside an
+integer image: then it is float32, and neither rounded nor saturated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._core.checks import FLOATS, INTEGERS
+from .numpy import LUMA, Window
+
+_TOPS = {name: int(np.iinfo(name).max) for name in INTEGERS}
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers in and out
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _name_of(array: Any) -> str:
+    return str(array.dtype).rpartition(".")[2]
+
+
+def _cast(xp: Any, array: Any, dtype: str) -> Any:
+    if _name_of(array) == dtype:
+        return array
+    return array.to(getattr(xp, dtype)) if _is_torch(xp) else array.astype(_to_dtype(xp, dtype))
+
+
+def _to_dtype(xp: Any, dtype: str) -> Any:
+    if hasattr(xp, dtype):
+        return getattr(xp, dtype)
+    return np.dtype(dtype)  # NumPy's bfloat16, which ml_dtypes has registered
+
+
+def _is_torch(xp: Any) -> bool:
+    return bool(xp.__name__ == "torch")
+
+
+def working(*arrays: Any) -> str:
+    """What to compute in."""
+    return "float64" if any(_name_of(array) == "float64" for array in arrays) else "float32"
+
+
+def computed(xp: Any, *arrays: Any, dtype: str | None = None) -> tuple[Any, ...]:
+    """The arrays in the dtype to compute in; integers span [0, 1]. None stays None."""
+    chosen = dtype or working(*(array for array in arrays if array is not None))
+
+    def one(array: Any) -> Any:
+        if array is None:
+            return None
+        top = _TOPS.get(_name_of(array))
+        return _cast(xp, array, chosen) / top if top else _cast(xp, array, chosen)
+
+    return tuple(map(one, arrays))
+
+
+def _delivered(xp: Any, result: Any, like: Any) -> Any:
+    return result if _name_of(like) in _TOPS else _cast(xp, result, _name_of(like))
+
+
+def _clamp(xp: Any, v: Any, low: float, high: float) -> Any:
+    """Between low and high, with slope 0 at both and beyond."""
+    return xp.where(v <= low, float(low), xp.where(v >= high, float(high), v))
+
+
+def _above_zero(xp: Any, v: Any) -> Any:
+    """max(v, 0), with slope 0 at 0."""
+    return xp.where(v <= 0, 0.0, v)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sampling rule
+# ---------------------------------------------------------------------------------------------------------------------
+
+#: ``locate`` as a kernel of CuPy's: the one piece of many small steps.
+LOCATE = """
+    const T last = size - 1, scale = align_corners ? last : T(size);
+    const T inside = u < 0 ? T(0) : u > 1 ? T(1) : u;
+    T p = align_corners ? inside * scale : inside * scale - T(0.5);
+    slope = p <= 0 || p >= last ? T(0) : isnan(p) ? p : scale;
+    p = p < 0 ? T(0) : p > last ? last : p;
+    cell = isnan(p) ? 0 : static_cast<int>(p);
+    fraction = p - cell;
+"""
+
+
+@cache
+def _locate_kernel(cupy: Any) -> Any:
+    inputs, outputs = "T u, int64 size, bool align_corners", "int32 cell, T fraction, T slope"
+    return cupy.ElementwiseKernel(inputs, outputs, LOCATE, "bilateral_locate")
+
+
+def locate(xp: Any, u: Any, size: int, align_corners: bool) -> tuple[Any, Any, Any]:
+    """The cell below a coordinate on an axis of ``size`` cells, the fraction to the next one, and its slope by u."""
+    if xp.__name__ == "cupy":
+        return _locate_kernel(xp)(u, size, align_corners)
+    u = _clamp(xp, u, 0, 1)  # so that no infinity meets a 0
+    scale = size - 1 if align_corners else size
+    p = _clamp(xp, u * scale if align_corners else u * scale - 0.5, 0, size - 1)
+    cell = _cast(xp, xp.where(p >= 0, p, 0.0), "int32")  # cell 0 for NaN
+    slope = xp.where((p > 0) & (p < size - 1), 1.0, 0 * p) * scale
+    return cell, p - _cast(xp, cell, _name_of(p)), slope
+
+
+class _Axis(NamedTuple):
+    """Along one grid axis, for every pixel: the cells below and above, their weights, the slope of the second by u."""
+
+    cells: tuple[Any, Any]
+    weights: tuple[Any, Any]
+    slope: Any
+
+
+def _axis(xp: Any, u: Any, size: int, align_corners: bool, dtype: str) -> _Axis:
+    arrays = np if isinstance(u, np.ndarray) else xp
+    cell, fraction, slope = locate(arrays, u, size, align_corners)
+    above = arrays.where(cell + 1 < size, cell + 1, cell)  # whose weight is 0 at the last cell
+    below_weight, above_weight, slope = (_cast(xp, a, dtype) for a in (1 - fraction, fraction, slope))
+    return _Axis((cell, above), (below_weight, above_weight), slope)
+
+
+class Sampling(NamedTuple):
+    """Where all pixels of a batch look a grid up."""
+
+    batch: Any
+    y: _Axis
+    x: _Axis
+    z: _Axis
+
+    def corners(self) -> Iterator[tuple[tuple[Any, ...], Any]]:
+        """The eight cells around every pixel: index into the grids, and weight."""
+        for i, j, k in itertools.product((0, 1), repeat=3):
+            index = (self.batch, self.y.cells[i], self.x.cells[j], self.z.cells[k])
+            yield index, self.y.weights[i] * self.x.weights[j] * self.z.weights[k]
+
+    def by(self, axis: str) -> Sampling:
+        """The same with the weights' slopes along this axis in place of the weights."""
+        own: _Axis = getattr(self, axis)
+        return self._replace(**{axis: own._replace(weights=(-own.slope, own.slope))})
+
+
+def _doubles(xp: Any) -> Any:
+    """The module to compute positions in double with: where JAX has no double NumPy has."""
+    return np if xp.__name__ == "jax.numpy" else xp
+
+
+def _indices(xp: Any, count: int, like: Any) -> Any:
+    """0, 1, … in double. PyTorch's sizes may be symbols."""
+    return xp.arange(count, dtype=xp.float64, **({"device": like.device} if _is_torch(xp) else {}))
+
+
+def sampling(
+    xp: Any,
+    grid_shape: Sequence[int],
+    guide: Any,
+    xy: Any = None,
+    *,
+    window: Window | None = None,
+    align_corners: bool = False,
+) -> Sampling:
+    """Of a batch. Pixels without coordinates of their own are located in double, but for the weights."""
+    count, height, width = guide.shape
+    if xy is None:
+        top, left, full_height, full_width = (0, 0, height, width) if window is None else window
+
+        def centres(first: int, count: int, full: int) -> Any:
+            i = _indices(_doubles(xp), count, guide) + first
+            return i / max(full - 1, 1) if align_corners else (i + 0.5) / full
+
+        y, x = centres(top, height, full_height)[:, None], centres(left, width, full_width)
+    else:
+        y, x = xy[..., 1], xy[..., 0]
+    axes = (_axis(xp, u, size, align_corners, _name_of(guide)) for u, size in zip((y, x, guide), grid_shape))
+    batch = _cast(xp, _indices(_doubles(xp), count, guide), "int32")[:, None, None]
+    return Sampling(batch, *axes)
+
+
+def batch(xp: Any, guide: Any, *arrays: Any) -> tuple[Any, ...]:
+    """``computed``, with a batch axis; the guide's rank says whether they have one."""
+    found = computed(xp, guide, *arrays)
+    return found if guide.ndim == 3 else tuple(a if a is None else a[None] for a in found)
+
+
+def flat(array: Any, axes: int) -> Any:
+    """The array with its channel axes, those after the first ``axes``, made one."""
+    return array.reshape(*array.shape[:axes], math.prod(array.shape[axes:]))
+
+
+def gather(cells: Any, at: Sampling) -> Any:
+    """cells (N,Gh,Gw,Gd,C) → (N,H,W,C)"""
+    return sum(weight[..., None] * cells[index] for index, weight in at.corners())
+
+
+def scatter(xp: Any, shape: tuple[int, ...], at: Sampling, values: Any) -> Any:
+    """The transpose of ``gather``: values (N,H,W,C) → (N,Gh,Gw,Gd,C), zeros with values added any number of times."""
+    parts = ((index, weight[..., None] * values) for index, weight in at.corners())
+    if _is_torch(xp):
+        result = values.new_zeros(shape)
+        for index, part in parts:
+            result = result.index_put(index, part, accumulate=True)
+        return result
+    result = xp.zeros(shape, values.dtype)
+    for index, part in parts:
+        if xp.__name__ == "jax.numpy":
+            result = result.at[index].add(part)
+        else:
+            xp.add.at(result, index, part)
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The operations
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def slice(
+    xp: Any, grid: Any, guide: Any, xy: Any = None, *, window: Window | None = None, align_corners: bool = False
+) -> Any:
+    shape, like = (*guide.shape, *grid.shape[guide.ndim + 1 :]), grid
+    guide, grid, xy = batch(xp, guide, grid, xy)
+    at = sampling(xp, grid.shape[1:4], guide, xy, window=window, align_corners=align_corners)
+    return _delivered(xp, gather(flat(grid, 4), at).reshape(shape), like)
+
+
+def _applied(coefficients: Any, image: Any) -> Any:
+    channels = image.shape[-1]
+    result = (coefficients[..., :channels] * image[..., None, :]).sum(-1)
+    return result if coefficients.shape[-1] == channels else result + coefficients[..., channels]
+
+
+def apply(xp: Any, coefficients: Any, image: Any) -> Any:
+    return _delivered(xp, _applied(*computed(xp, coefficients, image)), image)
+
+
+def slice_apply(
+    xp: Any,
+    grid: Any,
+    guide: Any,
+    image: Any,
+    xy: Any = None,
+    *,
+    window: Window | None = None,
+    align_corners: bool = False,
+) -> Any:
+    grid, guide, pixels, xy = computed(xp, grid, guide, image, xy)
+    if guide is None:
+        guide = guide_luma(xp, pixels)
+    coefficients = slice(xp, grid, guide, xy, window=window, align_corners=align_corners)
+    return _delivered(xp, _applied(coefficients, pixels), image)
+
+
+def _mixed(xp: Any, image: Any, weights: Any, bias: Any) -> Any:
+    """Σ_j weights_ij·image_j + bias_i. JAX may round what a product of matrices reads, to bfloat16 or tf32."""
+    if xp.__name__ in ("cupy", "numpy"):
+        return image @ weights.T + bias
+    return (image[..., None, :] * weights).sum(-1) + bias
+
+
+def curves(xp: Any, image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any) -> Any:
+    """The guide before it is clipped, the channels' curves, and what they are curves of."""
+    q = _mixed(xp, image, ccm, ccm_bias)
+    c = (slopes * _above_zero(xp, q[..., None] - shifts)).sum(-1)
+    return (c * mix).sum(-1) + mix_bias, c, q
+
+
+def guide_curves(
+    xp: Any, image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any
+) -> Any:
+    s, _, _ = curves(xp, *computed(xp, image, ccm, ccm_bias, shifts, slopes, mix, mix_bias))
+    return _delivered(xp, _clamp(xp, s, 0, 1), image)
+
+
+def guide_nn(xp: Any, image: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+    like = image
+    image, w1, b1, w2, b2 = computed(xp, image, w1, b1, w2, b2)
+    s = (_above_zero(xp, _mixed(xp, image, w1, b1)) * w2).sum(-1) + b2
+    # σ(s) without a power that overflows, whose slope would be 0·∞: tanh is bounded.
+    return _delivered(xp, 0.5 + 0.5 * xp.tanh(0.5 * s), like)
+
+
+def guide_luma(xp: Any, image: Any) -> Any:
+    (pixels,) = computed(xp, image)
+    result = sum(weight * pixels[..., channel] for channel, weight in enumerate(LUMA))
+    return _delivered(xp, result, image)
+
+
+def splat(
+    xp: Any,
+    guide: Any,
+    values: Any,
+    xy: Any = None,
+    *,
+    grid_shape: Sequence[int],
+    window: Window | None = None,
+    align_corners: bool = False,
+) -> Any:
+    shape, like = (*guide.shape[:-2], *grid_shape, *values.shape[guide.ndim :]), values
+    guide, values, xy = batch(xp, guide, values, xy)
+    values = flat(values, 3)
+    at = sampling(xp, grid_shape, guide, xy, window=window, align_corners=align_corners)
+    cells = scatter(xp, (guide.shape[0], *grid_shape, values.shape[-1]), at, values)
+    return _delivered(xp, cells.reshape(shape), like)
+
+
+def total_variation(xp: Any, grid: Any) -> Any:
+    (cells,) = computed(xp, grid)
+    total: Any = 0.0 * cells.sum(tuple(range(1, cells.ndim)))
+    for axis in (1, 2, 3):
+        below = cells[(np.s_[:],) * axis + (np.s_[:-1],)]
+        above = cells[(np.s_[:],) * axis + (np.s_[1:],)]
+        count = max(math.prod(below.shape[1:]), 1)
+        total = total + flat((above - below) ** 2, 1).sum(-1) / count
+    return _delivered(xp, total, grid)
+
+
+def _averaged(xp: Any, pixels: Any, axis: int, count: int) -> Any:
+    """Pixels along an axis averaged over each of ``count`` as long together.
+
+    As many are fetched for each as any covers. Where it covers fewer, the first of them is there again, with weight 0.
+    """
+    size, arrays = pixels.shape[axis], _doubles(xp)
+    i = _indices(arrays, count, pixels)[:, None]
+    first = arrays.floor(i * size / count)
+    at = first + _indices(arrays, size // count + 2, pixels)
+    length = arrays.minimum((i + 1) * size, (at + 1) * count) - arrays.maximum(i * size, at * count)
+    covered = length > 0
+    index = _cast(xp, arrays.where(covered, at, first), "int32")
+    weight = _cast(xp, arrays.where(covered, length / size, 0.0), _name_of(pixels))
+    fetched = pixels[(np.s_[:],) * axis + (index,)]
+    return (fetched * weight.reshape(*weight.shape, *[1] * (pixels.ndim - axis - 1))).sum(axis + 1)
+
+
+def resize_area(xp: Any, image: Any, *, size: Sequence[int], dtype: str | None = None) -> Any:
+    (pixels,) = computed(xp, image, dtype="float64" if dtype == "float64" else None)
+    rows = pixels.ndim - 3
+    result = _averaged(xp, _averaged(xp, pixels, rows, size[0]), rows + 1, size[1])
+    return _cast(xp, result, dtype) if dtype in FLOATS else _delivered(xp, result, image)
+
+
+FORMULAS: dict[str, Callable[..., Any]] = {
+    "slice": slice,
+    "apply": apply,
+    "slice_apply": slice_apply,
+    "guide_curves": guide_curves,
+    "guide_nn": guide_nn,
+    "guide_luma": guide_luma,
+    "splat": splat,
+    "total_variation": total_variation,
+    "resize_area": resize_area,
+}

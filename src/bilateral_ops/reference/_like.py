@@ -1,0 +1,19 @@
+"""Functions that stand beside the specification's, with its signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def like(specification: Function) -> Callable[[Callable[..., Any]], Function]:
+    """Give a function the types and the docstring of the specification's, whose parameters it has."""
+
+    def typed(function: Any) -> Any:
+        function.__annotations__ = dict(specification.__annotations__)
+        function.__doc__ = specification.__doc__
+        return function
+
+    return typed
