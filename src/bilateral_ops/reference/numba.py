@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 
 from .._core.missing import needed
+from . import numpy as specification
+from ._like import like
 from .numpy import (
     LUMA,
     ApplyGradients,
@@ -265,6 +267,21 @@ def _affine_row(weights, i, bias, planes, out):
             out[x] += weights[i, j] * planes[j, x]
 
 
+@_inlined
+def _affine_row_backward(weights, i, planes, d, d_weights, d_bias, d_planes):
+    """What ``_affine_row`` has for gradients where d comes in, added to these."""
+    total = type(d_bias[i])(0)
+    for x in range(d.size):
+        total += d[x]
+    d_bias[i] += total
+    for j in range(planes.shape[0]):
+        total = type(d_bias[i])(0)
+        for x in range(d.size):
+            total += d[x] * planes[j, x]
+            d_planes[j, x] += weights[i, j] * d[x]
+        d_weights[i, j] += total
+
+
 @_helper
 def _curve_sum_row(parameters, planes, q, out):
     """Σ_i mix_i·c_i + mix_bias, before the clip. q is room for a row."""
@@ -344,22 +361,45 @@ def _guide(guide_row: Any, image: Any, values: Sequence[Any], out: Any) -> Any:
     return result.deliver()
 
 
+@cache
+def _guide_backward_kernel(row_backward: Any) -> Any:
+    @_kernel
+    def kernel(image, unit, parameters, grad, want_image, d_image, partial):
+        """Each task leaves the parameters' gradients one after another in a row of ``partial``."""
+        count, height, width, channels = image.shape
+        tasks, rows = partial.shape[0], count * height
+        for task in prange(tasks):
+            planes, d_planes = np.empty((channels, width), partial.dtype), np.empty((channels, width), partial.dtype)
+            for r in range(rows * task // tasks, rows * (task + 1) // tasks):
+                n, y = r // height, r % height
+                _read_row(image, n, y, unit, planes)
+                d_planes[:] = 0
+                row_backward(parameters, planes, grad[n, y], d_planes, partial[task])
+                if want_image:
+                    for x in range(width):
+                        for j in range(channels):
+                            d_image[n, y, x, j] = d_planes[j, x]
+
+    return kernel
+
+
 def _guide_vjp(
     record: Any,
-    kernel: Any,
+    row_backward: Any,
     image: Any,
     values: Mapping[str, Any],
     grad: Any,
     wrt: Sequence[str] | None,
     out: Mapping[str, Any] | None,
 ) -> Any:
-    """Run a guide's gradient. Each task of the kernel leaves the parameters' gradients one after another in a row."""
+    """Run a guide's gradient."""
     kind = _working_kind(image)
     gradients = _targets({"image": image, **values}, kind, wrt, out, grad)
     pixels, unit, _ = _plain_image(image, kind)
     partial = np.zeros((_TASKS, sum(np.size(v) for v in values.values())), kind)
     parameters, incoming = _parameters(list(values.values()), kind), _plain(grad, kind, 3)
     d_image = _target(gradients, "image", pixels.shape, kind)
+    kernel = _guide_backward_kernel(row_backward)
     kernel(pixels, unit, parameters, incoming, "image" in gradients, d_image, partial)
     sums, end = partial.sum(axis=0), 0
     for name, value in values.items():
@@ -369,95 +409,52 @@ def _guide_vjp(
     return _delivered(record, gradients)
 
 
-def guide_curves(
-    image: Any,
-    ccm: Any,
-    ccm_bias: Any,
-    shifts: Any,
-    slopes: Any,
-    mix: Any,
-    mix_bias: Any,
-    *,
-    out: Any = None,
-) -> Any:
-    """clip(Σ_i mix_i·c_i + mix_bias, 0, 1),   c_i = Σ_k slopes_ik·max(q_i − shifts_ik, 0),   q = ccm·in + ccm_bias."""
+@like(specification.guide_curves)
+def guide_curves(image, ccm, ccm_bias, shifts, slopes, mix, mix_bias, *, out=None):
     return _guide(_curves_row, image, (ccm, ccm_bias, shifts, slopes, mix, mix_bias), out)
 
 
-@_kernel
-def _curves_backward(image, unit, parameters, grad, want_image, d_image, partial):
-    ccm, ccm_bias, shifts, slopes, mix, _ = parameters
-    count, height, width, channels = image.shape
+@_inlined
+def _curves_row_backward(parameters, planes, grad, d_planes, sums):
+    ccm, ccm_bias, shifts, slopes, mix, mix_bias = parameters
+    channels, width = planes.shape
     knots = shifts.shape[1]
-    tasks, rows = partial.shape[0], count * height
-    for task in prange(tasks):
-        zero, one = type(unit)(0), type(unit)(1)
-        a = channels * channels
-        b = a + channels
-        c = b + channels * knots
-        d = c + channels * knots
-        d_ccm, d_ccm_bias = partial[task, :a].reshape((channels, channels)), partial[task, a:b]
-        d_shifts, d_slopes = partial[task, b:c], partial[task, c:d]
-        d_mix, d_mix_bias = partial[task, d : d + channels], partial[task, d + channels :]
-        planes = np.empty((channels, width), partial.dtype)
-        d_planes = np.empty((channels, width), partial.dtype)
-        s, ds = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
-        q, dq = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
-        for r in range(rows * task // tasks, rows * (task + 1) // tasks):
-            n, y = r // height, r % height
-            _read_row(image, n, y, unit, planes)
-            _curve_sum_row(parameters, planes, q, s)
-            total = zero
+    zero, one = type(mix_bias)(0), type(mix_bias)(1)
+    a = channels * channels
+    b = a + channels
+    c = b + channels * knots
+    d = c + channels * knots
+    d_ccm, d_ccm_bias = sums[:a].reshape((channels, channels)), sums[a:b]
+    d_shifts, d_slopes = sums[b:c], sums[c:d]
+    d_mix, d_mix_bias = sums[d : d + channels], sums[d + channels :]
+    s, ds = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
+    q, dq = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
+    _curve_sum_row(parameters, planes, q, s)
+    total = zero
+    for x in range(width):
+        ds[x] = grad[x] if s[x] > zero and s[x] < one else zero
+        total += ds[x]
+    d_mix_bias[0] += total
+    for i in range(channels):
+        _affine_row(ccm, i, ccm_bias[i], planes, q)
+        dq[:] = zero
+        for k in range(knots):
+            shift, slope = shifts[i, k], mix[i] * slopes[i, k]
+            area, count_above = zero, zero
             for x in range(width):
-                ds[x] = grad[n, y, x] if s[x] > zero and s[x] < one else zero
-                total += ds[x]
-            d_mix_bias[0] += total
-            d_planes[:] = zero
-            for i in range(channels):
-                _affine_row(ccm, i, ccm_bias[i], planes, q)
-                dq[:] = zero
-                for k in range(knots):
-                    shift, slope = shifts[i, k], mix[i] * slopes[i, k]
-                    area, count_above = zero, zero
-                    for x in range(width):
-                        t = q[x] - shift
-                        area += ds[x] * max(t, zero)
-                        above = ds[x] if t > zero else zero
-                        count_above += above
-                        dq[x] += slope * above
-                    d_shifts[i * knots + k] -= slope * count_above
-                    d_slopes[i * knots + k] += mix[i] * area
-                    d_mix[i] += slopes[i, k] * area
-                total = zero
-                for x in range(width):
-                    total += dq[x]
-                d_ccm_bias[i] += total
-                for j in range(channels):
-                    total = zero
-                    for x in range(width):
-                        total += dq[x] * planes[j, x]
-                        d_planes[j, x] += ccm[i, j] * dq[x]
-                    d_ccm[i, j] += total
-            if want_image:
-                for x in range(width):
-                    for j in range(channels):
-                        d_image[n, y, x, j] = d_planes[j, x]
+                t = q[x] - shift
+                area += ds[x] * max(t, zero)
+                above = ds[x] if t > zero else zero
+                count_above += above
+                dq[x] += slope * above
+            d_shifts[i * knots + k] -= slope * count_above
+            d_slopes[i * knots + k] += mix[i] * area
+            d_mix[i] += slopes[i, k] * area
+        _affine_row_backward(ccm, i, planes, dq, d_ccm, d_ccm_bias, d_planes)
 
 
-def guide_curves_vjp(
-    image: Any,
-    ccm: Any,
-    ccm_bias: Any,
-    shifts: Any,
-    slopes: Any,
-    mix: Any,
-    mix_bias: Any,
-    grad: Any,
-    *,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> GuideCurvesGradients:
-    """Gradients of ``guide_curves``: the chain rule from the clip backwards."""
+@like(specification.guide_curves_vjp)
+def guide_curves_vjp(image, ccm, ccm_bias, shifts, slopes, mix, mix_bias, grad, *, wrt=None, out=None):
     values = {
         "ccm": ccm,
         "ccm_bias": ccm_bias,
@@ -466,79 +463,50 @@ def guide_curves_vjp(
         "mix": mix,
         "mix_bias": mix_bias,
     }
-    return _guide_vjp(GuideCurvesGradients, _curves_backward, image, values, grad, wrt, out)
+    return _guide_vjp(GuideCurvesGradients, _curves_row_backward, image, values, grad, wrt, out)
 
 
-def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None) -> Any:
-    """sigmoid(Σ_f w2_f·max(h_f, 0) + b2),   h_f = Σ_j w1_fj·in_j + b1_f."""
+@like(specification.guide_nn)
+def guide_nn(image, w1, b1, w2, b2, *, out=None):
     return _guide(_nn_row, image, (w1, b1, w2, b2), out)
 
 
-@_kernel
-def _nn_backward(image, unit, parameters, grad, want_image, d_image, partial):
-    w1, b1, w2, _ = parameters
-    count, height, width, channels = image.shape
+@_inlined
+def _nn_row_backward(parameters, planes, grad, d_planes, sums):
+    w1, b1, w2, b2 = parameters
+    channels, width = planes.shape
     features = w2.shape[0]
-    tasks, rows = partial.shape[0], count * height
-    for task in prange(tasks):
-        zero, one = type(unit)(0), type(unit)(1)
-        a = features * channels
-        d_w1, d_b1 = partial[task, :a].reshape((features, channels)), partial[task, a : a + features]
-        d_w2, d_b2 = partial[task, a + features : a + 2 * features], partial[task, a + 2 * features :]
-        planes = np.empty((channels, width), partial.dtype)
-        d_planes = np.empty((channels, width), partial.dtype)
-        s, ds = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
-        h, dh = np.empty(width, partial.dtype), np.empty(width, partial.dtype)
-        for r in range(rows * task // tasks, rows * (task + 1) // tasks):
-            n, y = r // height, r % height
-            _read_row(image, n, y, unit, planes)
-            _nn_sums_row(parameters, planes, s)
-            total = zero
-            for x in range(width):
-                # 1 - sigmoid(s) = sigmoid(-s), which keeps its digits where sigmoid(s) is near 1
-                ds[x] = grad[n, y, x] / ((one + math.exp(-s[x])) * (one + math.exp(s[x])))
-                total += ds[x]
-            d_b2[0] += total
-            d_planes[:] = zero
-            for f in range(features):
-                _affine_row(w1, f, b1[f], planes, h)
-                area, total = zero, zero
-                for x in range(width):
-                    area += ds[x] * max(h[x], zero)
-                    dh[x] = w2[f] * ds[x] * (one if h[x] > zero else zero)
-                    total += dh[x]
-                d_w2[f] += area
-                d_b1[f] += total
-                for j in range(channels):
-                    total = zero
-                    for x in range(width):
-                        total += dh[x] * planes[j, x]
-                        d_planes[j, x] += w1[f, j] * dh[x]
-                    d_w1[f, j] += total
-            if want_image:
-                for x in range(width):
-                    for j in range(channels):
-                        d_image[n, y, x, j] = d_planes[j, x]
+    zero, one = type(b2)(0), type(b2)(1)
+    a = features * channels
+    d_w1, d_b1 = sums[:a].reshape((features, channels)), sums[a : a + features]
+    d_w2, d_b2 = sums[a + features : a + 2 * features], sums[a + 2 * features :]
+    s, ds = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
+    h, dh = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
+    _nn_sums_row(parameters, planes, s)
+    total = zero
+    for x in range(width):
+        # 1 - sigmoid(s) = sigmoid(-s), which keeps its digits where sigmoid(s) is near 1
+        ds[x] = grad[x] / ((one + math.exp(-s[x])) * (one + math.exp(s[x])))
+        total += ds[x]
+    d_b2[0] += total
+    for f in range(features):
+        _affine_row(w1, f, b1[f], planes, h)
+        area = zero
+        for x in range(width):
+            area += ds[x] * max(h[x], zero)
+            dh[x] = w2[f] * ds[x] * (one if h[x] > zero else zero)
+        d_w2[f] += area
+        _affine_row_backward(w1, f, planes, dh, d_w1, d_b1, d_planes)
 
 
-def guide_nn_vjp(
-    image: Any,
-    w1: Any,
-    b1: Any,
-    w2: Any,
-    b2: Any,
-    grad: Any,
-    *,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> GuideNNGradients:
-    """Gradients of ``guide_nn``: ds = grad·σ·(1 − σ), dh_f = ds·w2_f where h_f > 0, else 0."""
+@like(specification.guide_nn_vjp)
+def guide_nn_vjp(image, w1, b1, w2, b2, grad, *, wrt=None, out=None):
     values = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
-    return _guide_vjp(GuideNNGradients, _nn_backward, image, values, grad, wrt, out)
+    return _guide_vjp(GuideNNGradients, _nn_row_backward, image, values, grad, wrt, out)
 
 
-def guide_luma(image: Any, *, out: Any = None) -> Any:
-    """BT.601 luma: .299·r + .587·g + .114·b."""
+@like(specification.guide_luma)
+def guide_luma(image, *, out=None):
     return _guide(_luma_row, image, LUMA, out)
 
 
@@ -553,10 +521,8 @@ def _luma_backward(grad, weights, d_image):
             d_image[n, y, x, 2] = weights[2] * grad[n, y, x]
 
 
-def guide_luma_vjp(
-    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
-) -> GuideLumaGradients:
-    """Gradient of ``guide_luma``: d in = grad·(.299, .587, .114)."""
+@like(specification.guide_luma_vjp)
+def guide_luma_vjp(image, grad, *, wrt=None, out=None):
     kind = _working_kind(image)
     gradients = _targets({"image": image}, kind, wrt, out, grad)
     if "image" in gradients:
@@ -653,89 +619,69 @@ def _forward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
 
 
 def _forward(
+    kind: Any,
     grid: Any,
     guide_row: Any,
     guide: tuple[Any, ...],
-    pixels: tuple[Any, Any, int],
+    image: Any,
     xy: Any,
     window: Window | None,
     align_corners: bool,
-    out: Any,
+    result: _Result,
 ) -> None:
-    """Run slice_apply on arrays made plain; ``pixels`` as ``_plain_image`` returns them."""
-    image, unit, top = pixels
-    fixed = _fixed(out.shape[3], image.shape[3], grid.shape[4] // max(out.shape[3], 1))
+    """Run slice_apply; its guide is what ``guide_row`` makes of the plain arrays in ``guide``."""
+    pixels, unit, top = _plain_image(image, kind)
+    grid = _plain_grid(grid, kind, image.ndim == 4)
+    out = result.shaped(*pixels.shape[:3], math.prod(result.array.shape[image.ndim - 1 :]))
+    fixed = _fixed(out.shape[3], pixels.shape[3], grid.shape[4] // max(out.shape[3], 1))
     if xy is not None:
-        xy = _plain(xy, grid.dtype, 4)
-        _forward_xy_kernel(fixed)(grid, guide[0], xy, image, unit, align_corners, top, out)
+        xy = _plain(xy, kind, 4)
+        _forward_xy_kernel(fixed)(grid, guide[0], xy, pixels, unit, align_corners, top, out)
     else:
         positions = _positions(out, grid, window, align_corners)
-        _forward_kernel(guide_row, fixed)(grid, positions, guide, image, unit, align_corners, top, out)
+        _forward_kernel(guide_row, fixed)(grid, positions, guide, pixels, unit, align_corners, top, out)
 
 
-def slice_apply(
-    grid: Any,
-    guide: Any,
-    image: Any,
-    *,
-    xy: Any = None,
-    window: Window | None = None,
-    align_corners: bool = False,
-    out: Any = None,
-) -> Any:
-    """out_i = Σ_j A_ij·in_j (+ A_i,Ci),   A = slice(grid, guide)."""
+def _applied(kind: Any, grid: Any, image: Any, out: Any, *inputs: Any) -> _Result:
+    """Where the result of matrices in the grid by the image goes."""
+    shape = (*image.shape[:-1], np.shape(grid)[-2])
+    return _Result(shape, image.dtype if _top(image) else kind, image.dtype, out, grid, image, *inputs)
+
+
+@like(specification.slice_apply)
+def slice_apply(grid, guide, image, *, xy=None, window=None, align_corners=False, out=None):
     image = np.asarray(image)
     kind = _working_kind(grid, guide, image)
-    pixels = _plain_image(image, kind)
-    shape = (*image.shape[:-1], np.shape(grid)[-2])
-    result = _Result(shape, image.dtype if pixels[2] else kind, image.dtype, out, grid, guide, image, xy)
-    cells, stored = _plain_grid(grid, kind, image.ndim == 4), (_plain(guide, kind, 3),)
-    target = result.shaped(*pixels[0].shape[:3], shape[-1])
-    _forward(cells, _stored_row, stored, pixels, xy, window, align_corners, target)
+    result, stored = _applied(kind, grid, image, out, guide, xy), (_plain(guide, kind, 3),)
+    _forward(kind, grid, _stored_row, stored, image, xy, window, align_corners, result)
     return result.deliver()
 
 
-def slice(
-    grid: Any, guide: Any, *, xy: Any = None, window: Window | None = None, align_corners: bool = False, out: Any = None
-) -> Any:
-    """out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c]."""
+def _nothing(guide: Any, kind: Any) -> Any:
+    """An image of no channels."""
+    return np.empty((*np.shape(guide), 0), kind)
+
+
+@like(specification.slice)
+def slice(grid, guide, *, xy=None, window=None, align_corners=False, out=None):
     grid, guide = np.asarray(grid), np.asarray(guide)
     kind = _working_kind(grid, guide)
-    shape = (*guide.shape, *grid.shape[guide.ndim + 1 :])
-    result = _Result(shape, kind, grid.dtype, out, grid, guide, xy)
-    cells, stored = _plain_grid(grid, kind, guide.ndim == 3), _plain(guide, kind, 3)
-    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
-    target = result.shaped(*stored.shape, cells.shape[4])
-    _forward(cells, _stored_row, (stored,), nothing, xy, window, align_corners, target)
+    result = _Result((*guide.shape, *grid.shape[guide.ndim + 1 :]), kind, grid.dtype, out, grid, guide, xy)
+    stored, nothing = (_plain(guide, kind, 3),), _nothing(guide, kind)
+    _forward(kind, grid, _stored_row, stored, nothing, xy, window, align_corners, result)
     return result.deliver()
 
 
-def enhance(
-    grid: Any,
-    guide: Any,
-    image: Any,
-    *,
-    window: Window | None = None,
-    align_corners: bool = False,
-    out: Any = None,
-) -> Any:
-    """``slice_apply(grid, guide(image), image)`` in one pass, the guide a row at a time."""
-    values: tuple[Any, ...]
-    if hasattr(guide, "ccm"):
-        guide_row = _curves_row
-        values = (guide.ccm, guide.ccm_bias, guide.shifts, guide.slopes, guide.mix, guide.mix_bias)
-    elif hasattr(guide, "w1"):
-        guide_row, values = _nn_row, (guide.w1, guide.b1, guide.w2, guide.b2)
-    else:
-        guide_row, values = _luma_row, LUMA
-    image = np.asarray(image)
+_GUIDE_ROWS = {"guide_curves": _curves_row, "guide_nn": _nn_row, "guide_luma": _luma_row}
+
+
+@like(specification.enhance)
+def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
+    image, signature = np.asarray(image), guide.signature
     kind = _working_kind(grid, image)
-    pixels = _plain_image(image, kind)
-    shape = (*image.shape[:-1], np.shape(grid)[-2])
-    result = _Result(shape, image.dtype if pixels[2] else kind, image.dtype, out, grid, image)
-    cells, parameters = _plain_grid(grid, kind, image.ndim == 4), _parameters(values, kind)
-    target = result.shaped(*pixels[0].shape[:3], shape[-1])
-    _forward(cells, guide_row, parameters, pixels, None, window, align_corners, target)
+    parameters = _parameters([getattr(guide, name) for name in signature.names[1:]] or LUMA, kind)
+    result = _applied(kind, grid, image, out)
+    _forward(kind, grid, _GUIDE_ROWS[signature.name], parameters, image, None, window, align_corners, result)
     return result.deliver()
 
 
@@ -913,18 +859,21 @@ def _add_up(partial, tasks, out):
 
 
 def _backward(
+    kind: Any,
     grid: Any,
     guide: Any,
-    pixels: tuple[Any, Any, int],
+    image: Any,
     grad: Any,
     xy: Any,
     window: Window | None,
     align_corners: bool,
     gradients: Mapping[str, _Result],
 ) -> None:
-    """Run slice_apply_vjp on arrays made plain, for those of grid, guide, image and xy that ``gradients`` has."""
-    image, unit, _ = pixels
-    kind, (count, height, _) = grid.dtype, guide.shape
+    """Run slice_apply_vjp for those of grid, guide, image and xy that ``gradients`` has."""
+    grid, channels = _plain_grid(grid, kind, np.ndim(guide) == 3), np.shape(grad)[np.ndim(guide) :]
+    guide, (image, unit, _) = _plain(guide, kind, 3), _plain_image(image, kind)
+    grad = np.require(grad, kind, ["C", "W"]).reshape(*guide.shape, math.prod(channels))
+    count, height, _ = guide.shape
     fixed = _fixed(grad.shape[3], image.shape[3], grid.shape[4] // max(grad.shape[3], 1))
     tasks = max(1, min(_TASKS // max(count, 1), height))
     partial = np.zeros((count * tasks, *grid.shape[1:]) if "grid" in gradients else (0,) * 5, kind)
@@ -946,48 +895,19 @@ def _backward(
         _add_up(partial, tasks, gradients["grid"].shaped(*grid.shape))
 
 
-def slice_apply_vjp(
-    grid: Any,
-    guide: Any,
-    image: Any,
-    grad: Any,
-    *,
-    xy: Any = None,
-    window: Window | None = None,
-    align_corners: bool = False,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> SliceApplyGradients:
-    """Gradients of ``slice_apply``, D_ij = grad_i·in_j the coefficients' gradient and w a cell's weight:
-
-    d grid = Σ w·D,   d guide = Σ_ij D_ij·∂A_ij/∂guide (d xy likewise),   d in_j = Σ_i grad_i·A_ij
-    """
+@like(specification.slice_apply_vjp)
+def slice_apply_vjp(grid, guide, image, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
     kind = _working_kind(grid, guide, image)
     gradients = _targets({"grid": grid, "guide": guide, "image": image, "xy": xy}, kind, wrt, out, grad)
-    cells, stored = _plain_grid(grid, kind, np.ndim(image) == 4), _plain(guide, kind, 3)
-    pixels, incoming = _plain_image(image, kind), _plain(grad, kind, 4)
-    _backward(cells, stored, pixels, incoming, xy, window, align_corners, gradients)
+    _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradients)
     return _delivered(SliceApplyGradients, gradients)
 
 
-def slice_vjp(
-    grid: Any,
-    guide: Any,
-    grad: Any,
-    *,
-    xy: Any = None,
-    window: Window | None = None,
-    align_corners: bool = False,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> SliceGradients:
-    """Gradients of ``slice``: d grid = splat(guide, grad), d guide = Σ_c grad_c·∂A_c/∂guide, d xy likewise."""
+@like(specification.slice_vjp)
+def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
     kind = _working_kind(grid, guide)
     gradients = _targets({"grid": grid, "guide": guide, "xy": xy}, kind, wrt, out, grad)
-    cells, stored = _plain_grid(grid, kind, np.ndim(guide) == 3), _plain(guide, kind, 3)
-    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
-    incoming = np.require(grad, kind, ["C", "W"]).reshape(*stored.shape, cells.shape[4])
-    _backward(cells, stored, nothing, incoming, xy, window, align_corners, gradients)
+    _backward(kind, grid, guide, _nothing(guide, kind), grad, xy, window, align_corners, gradients)
     return _delivered(SliceGradients, gradients)
 
 
@@ -996,52 +916,27 @@ def slice_vjp(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def splat(
-    guide: Any,
-    values: Any,
-    grid_shape: Sequence[int],
-    *,
-    xy: Any = None,
-    window: Window | None = None,
-    align_corners: bool = False,
-    out: Any = None,
-) -> Any:
-    """out[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) values[n,y,x,c], the gradient of ``slice`` by its grid."""
+@like(specification.splat)
+def splat(guide, values, grid_shape, *, xy=None, window=None, align_corners=False, out=None):
     guide, values = np.asarray(guide), np.asarray(values)
     kind = _working_kind(guide, values)
     shape = (*guide.shape[:-2], *grid_shape, *values.shape[guide.ndim :])
     result = _Result(shape, kind, values.dtype, out, guide, values, xy)
-    cells, stored = _plain_grid(np.empty(shape, kind), kind, guide.ndim == 3), _plain(guide, kind, 3)
-    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
-    incoming = np.require(values, kind, ["C", "W"]).reshape(*stored.shape, cells.shape[4])
-    _backward(cells, stored, nothing, incoming, xy, window, align_corners, {"grid": result})
+    cells, nothing = np.empty(shape, kind), _nothing(guide, kind)
+    _backward(kind, cells, guide, nothing, values, xy, window, align_corners, {"grid": result})
     return result.deliver()
 
 
-def splat_vjp(
-    guide: Any,
-    values: Any,
-    grad: Any,
-    *,
-    xy: Any = None,
-    window: Window | None = None,
-    align_corners: bool = False,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> SplatGradients:
-    """Gradients of ``splat``: d values = slice(grad, guide), and those of slicing grad by guide and xy."""
-    guide, values = np.asarray(guide), np.asarray(values)
+@like(specification.splat_vjp)
+def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
     kind = _working_kind(guide, values)
     gradients = _targets({"guide": guide, "values": values, "xy": xy}, kind, wrt, out, grad)
-    cells, stored = _plain_grid(grad, kind, guide.ndim == 3), _plain(guide, kind, 3)
-    nothing = _plain_image(np.empty((*stored.shape, 0), kind), kind)
+    stored, nothing = (_plain(guide, kind, 3),), _nothing(guide, kind)
     if "values" in gradients:
-        sliced = gradients["values"].shaped(*stored.shape, cells.shape[4])
-        _forward(cells, _stored_row, (stored,), nothing, xy, window, align_corners, sliced)
+        _forward(kind, grad, _stored_row, stored, nothing, xy, window, align_corners, gradients["values"])
     coordinates = {name: target for name, target in gradients.items() if name != "values"}
     if coordinates:
-        incoming = np.require(values, kind, ["C", "W"]).reshape(*stored.shape, cells.shape[4])
-        _backward(cells, stored, nothing, incoming, xy, window, align_corners, coordinates)
+        _backward(kind, grad, guide, nothing, values, xy, window, align_corners, coordinates)
     return _delivered(SplatGradients, gradients)
 
 
@@ -1075,8 +970,8 @@ def _apply_kernel(fixed: tuple[int, int, int]) -> Any:
     return kernel
 
 
-def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
-    """out_i = Σ_j A_ij·in_j (+ A_i,Ci)."""
+@like(specification.apply)
+def apply(coefficients, image, *, out=None):
     coefficients, image = np.asarray(coefficients), np.asarray(image)
     kind = _working_kind(coefficients, image)
     pixels, unit, top = _plain_image(image, kind)
@@ -1118,15 +1013,8 @@ def _apply_backward_kernel(fixed: tuple[int, int, int]) -> Any:
     return kernel
 
 
-def apply_vjp(
-    coefficients: Any,
-    image: Any,
-    grad: Any,
-    *,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> ApplyGradients:
-    """Gradients of ``apply``: d A_ij = grad_i·in_j (d A_i,Ci = grad_i), d in_j = Σ_i grad_i·A_ij."""
+@like(specification.apply_vjp)
+def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
     kind = _working_kind(coefficients, image)
     gradients = _targets({"coefficients": coefficients, "image": image}, kind, wrt, out, grad)
     matrices, (pixels, unit, _) = _plain(coefficients, kind, 5), _plain_image(image, kind)
@@ -1174,8 +1062,8 @@ def _variation(grid, shares, partial):
         partial[n, i] = total
 
 
-def total_variation(grid: Any) -> Any:
-    """out[n] = Σ_axis mean((grid[n, …, i+1, …] − grid[n, …, i, …])²), over the three grid axes."""
+@like(specification.total_variation)
+def total_variation(grid):
     grid = np.asarray(grid)
     kind = _working_kind(grid)
     cells = _plain_grid(grid, kind, True)
@@ -1212,10 +1100,8 @@ def _variation_backward(grid, shares, grad, d_grid):
             _add_difference(twice * shares[2], column[:rest], column[channels:], to[:rest])
 
 
-def total_variation_vjp(
-    grid: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
-) -> TotalVariationGradients:
-    """Gradient of ``total_variation``: a difference d of M adds ±2·d·grad[n]/M to its two cells."""
+@like(specification.total_variation_vjp)
+def total_variation_vjp(grid, grad, *, wrt=None, out=None):
     kind = _working_kind(grid)
     gradients = _targets({"grid": grid}, kind, wrt, out, grad)
     if "grid" in gradients:
@@ -1267,8 +1153,8 @@ def _areas(image, rows, columns, whole, levels, out):
                 out[n, i, j, c] = np.rint(s / whole) if levels else s / whole
 
 
-def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
-    """Exact averages over areas: image (N,H,W,Ci), size (h,w) → (N,h,w,Ci)."""
+@like(specification.resize_area)
+def resize_area(image, size, *, dtype=None, out=None):
     kind = _working_kind(image)
     pixels, _, top = _plain_image(image, kind)
     count, height, width, channels = pixels.shape
@@ -1284,15 +1170,8 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
     return result.deliver()
 
 
-def resize_area_vjp(
-    image: Any,
-    grad: Any,
-    *,
-    dtype: Any = None,
-    wrt: Sequence[str] | None = None,
-    out: Mapping[str, Any] | None = None,
-) -> ResizeAreaGradients:
-    """Gradient of ``resize_area``: the sums of the incoming gradient's pixels over each pixel of the image."""
+@like(specification.resize_area_vjp)
+def resize_area_vjp(image, grad, *, dtype=None, wrt=None, out=None):
     kind = _working_kind(image, grad)
     gradients = _targets({"image": image}, kind, wrt, out, grad)
     if "image" in gradients:
