@@ -85,8 +85,12 @@ def leave_out_noise(module: ModuleType) -> None:
     classes = [member for member in vars(module).values() if inspect.isclass(member)]
     for member in [*vars(module).values(), *(inside for kind in classes for inside in vars(kind).values())]:
         if inspect.isfunction(member) and member.__module__.startswith("bilateral_ops"):
-            said = {name: RECORD.sub(r"\1", str(kind)) for name, kind in member.__annotations__.items()}
-            member.__annotations__ = {name: kind for name, kind in said.items() if not ARRAYS.search(kind)}
+            kept = {}
+            for name, kind in member.__annotations__.items():
+                said = RECORD.sub(r"\1", kind if isinstance(kind, str) else inspect.formatannotation(kind))
+                if not ARRAYS.search(said):
+                    kept[name] = said if isinstance(kind, str) else kind
+            member.__annotations__ = kept
     for kind in classes:
         if kind.__module__ == module.__name__ and hasattr(kind, "_fields"):
             kind.__new__.__doc__ = None

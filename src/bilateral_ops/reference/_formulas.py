@@ -14,18 +14,21 @@ float16, bfloat16 and integers are computed in float32. A result has the dtype o
 integer image: then it is float32, and neither rounded nor saturated.
 """
 
+# Arrays of all these modules have no type in common.
+# mypy: allow-untyped-defs, allow-untyped-calls
+
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._core.checks import FLOATS, INTEGERS
-from .numpy import LUMA, Window
+from .numpy import LUMA
 
 _TOPS = {name: int(np.iinfo(name).max) for name in INTEGERS}
 
@@ -34,36 +37,36 @@ _TOPS = {name: int(np.iinfo(name).max) for name in INTEGERS}
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _name_of(array: Any) -> str:
+def _name_of(array):
     return str(array.dtype).rpartition(".")[2]
 
 
-def _cast(xp: Any, array: Any, dtype: str) -> Any:
+def _cast(xp, array, dtype):
     if _name_of(array) == dtype:
         return array
     return array.to(getattr(xp, dtype)) if _is_torch(xp) else array.astype(_to_dtype(xp, dtype))
 
 
-def _to_dtype(xp: Any, dtype: str) -> Any:
+def _to_dtype(xp, dtype):
     if hasattr(xp, dtype):
         return getattr(xp, dtype)
     return np.dtype(dtype)  # NumPy's bfloat16, which ml_dtypes has registered
 
 
-def _is_torch(xp: Any) -> bool:
+def _is_torch(xp):
     return bool(xp.__name__ == "torch")
 
 
-def working(*arrays: Any) -> str:
+def working(*arrays):
     """What to compute in."""
     return "float64" if any(_name_of(array) == "float64" for array in arrays) else "float32"
 
 
-def computed(xp: Any, *arrays: Any, dtype: str | None = None) -> tuple[Any, ...]:
+def computed(xp, *arrays, dtype=None):
     """The arrays in the dtype to compute in; integers span [0, 1]. None stays None."""
     chosen = dtype or working(*(array for array in arrays if array is not None))
 
-    def one(array: Any) -> Any:
+    def one(array):
         if array is None:
             return None
         top = _TOPS.get(_name_of(array))
@@ -72,16 +75,16 @@ def computed(xp: Any, *arrays: Any, dtype: str | None = None) -> tuple[Any, ...]
     return tuple(map(one, arrays))
 
 
-def _delivered(xp: Any, result: Any, like: Any) -> Any:
+def _delivered(xp, result, like):
     return result if _name_of(like) in _TOPS else _cast(xp, result, _name_of(like))
 
 
-def _clamp(xp: Any, v: Any, low: float, high: float) -> Any:
+def _clamp(xp, v, low, high):
     """Between low and high, with slope 0 at both and beyond."""
     return xp.where(v <= low, float(low), xp.where(v >= high, float(high), v))
 
 
-def _above_zero(xp: Any, v: Any) -> Any:
+def _above_zero(xp, v):
     """max(v, 0), with slope 0 at 0."""
     return xp.where(v <= 0, 0.0, v)
 
@@ -103,12 +106,12 @@ LOCATE = """
 
 
 @cache
-def _locate_kernel(cupy: Any) -> Any:
+def _locate_kernel(cupy):
     inputs, outputs = "T u, int64 size, bool align_corners", "int32 cell, T fraction, T slope"
     return cupy.ElementwiseKernel(inputs, outputs, LOCATE, "bilateral_locate")
 
 
-def locate(xp: Any, u: Any, size: int, align_corners: bool) -> tuple[Any, Any, Any]:
+def locate(xp, u, size, align_corners):
     """The cell below a coordinate on an axis of ``size`` cells, the fraction to the next one, and its slope by u."""
     if xp.__name__ == "cupy":
         return _locate_kernel(xp)(u, size, align_corners)
@@ -128,7 +131,7 @@ class _Axis(NamedTuple):
     slope: Any
 
 
-def _axis(xp: Any, u: Any, size: int, align_corners: bool, dtype: str) -> _Axis:
+def _axis(xp, u, size, align_corners, dtype):
     arrays = np if isinstance(u, np.ndarray) else xp
     cell, fraction, slope = locate(arrays, u, size, align_corners)
     above = arrays.where(cell + 1 < size, cell + 1, cell)  # whose weight is 0 at the last cell
@@ -144,43 +147,35 @@ class Sampling(NamedTuple):
     x: _Axis
     z: _Axis
 
-    def corners(self) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    def corners(self):
         """The eight cells around every pixel: index into the grids, and weight."""
         for i, j, k in itertools.product((0, 1), repeat=3):
             index = (self.batch, self.y.cells[i], self.x.cells[j], self.z.cells[k])
             yield index, self.y.weights[i] * self.x.weights[j] * self.z.weights[k]
 
-    def by(self, axis: str) -> Sampling:
+    def by(self, axis):
         """The same with the weights' slopes along this axis in place of the weights."""
         own: _Axis = getattr(self, axis)
         return self._replace(**{axis: own._replace(weights=(-own.slope, own.slope))})
 
 
-def _doubles(xp: Any) -> Any:
+def _doubles(xp):
     """The module to compute positions in double with: where JAX has no double NumPy has."""
     return np if xp.__name__ == "jax.numpy" else xp
 
 
-def _indices(xp: Any, count: int, like: Any) -> Any:
+def _indices(xp, count, like):
     """0, 1, … in double. PyTorch's sizes may be symbols."""
     return xp.arange(count, dtype=xp.float64, **({"device": like.device} if _is_torch(xp) else {}))
 
 
-def sampling(
-    xp: Any,
-    grid_shape: Sequence[int],
-    guide: Any,
-    xy: Any = None,
-    *,
-    window: Window | None = None,
-    align_corners: bool = False,
-) -> Sampling:
+def sampling(xp, grid_shape, guide, xy=None, *, window=None, align_corners=False):
     """Of a batch. Pixels without coordinates of their own are located in double, but for the weights."""
     count, height, width = guide.shape
     if xy is None:
         top, left, full_height, full_width = (0, 0, height, width) if window is None else window
 
-        def centres(first: int, count: int, full: int) -> Any:
+        def centres(first, count, full):
             i = _indices(_doubles(xp), count, guide) + first
             return i / max(full - 1, 1) if align_corners else (i + 0.5) / full
 
@@ -192,23 +187,23 @@ def sampling(
     return Sampling(batch, *axes)
 
 
-def batch(xp: Any, guide: Any, *arrays: Any) -> tuple[Any, ...]:
+def batch(xp, guide, *arrays):
     """``computed``, with a batch axis; the guide's rank says whether they have one."""
     found = computed(xp, guide, *arrays)
     return found if guide.ndim == 3 else tuple(a if a is None else a[None] for a in found)
 
 
-def flat(array: Any, axes: int) -> Any:
+def flat(array, axes):
     """The array with its channel axes, those after the first ``axes``, made one."""
     return array.reshape(*array.shape[:axes], math.prod(array.shape[axes:]))
 
 
-def gather(cells: Any, at: Sampling) -> Any:
+def gather(cells, at):
     """cells (N,Gh,Gw,Gd,C) → (N,H,W,C)"""
     return sum(weight[..., None] * cells[index] for index, weight in at.corners())
 
 
-def scatter(xp: Any, shape: tuple[int, ...], at: Sampling, values: Any) -> Any:
+def scatter(xp, shape, at, values):
     """The transpose of ``gather``: values (N,H,W,C) → (N,Gh,Gw,Gd,C), zeros with values added any number of times."""
     parts = ((index, weight[..., None] * values) for index, weight in at.corners())
     if _is_torch(xp):
@@ -230,35 +225,24 @@ def scatter(xp: Any, shape: tuple[int, ...], at: Sampling, values: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def slice(
-    xp: Any, grid: Any, guide: Any, xy: Any = None, *, window: Window | None = None, align_corners: bool = False
-) -> Any:
+def slice(xp, grid, guide, xy=None, *, window=None, align_corners=False):
     shape, like = (*guide.shape, *grid.shape[guide.ndim + 1 :]), grid
     guide, grid, xy = batch(xp, guide, grid, xy)
     at = sampling(xp, grid.shape[1:4], guide, xy, window=window, align_corners=align_corners)
     return _delivered(xp, gather(flat(grid, 4), at).reshape(shape), like)
 
 
-def _applied(coefficients: Any, image: Any) -> Any:
+def _applied(coefficients, image):
     channels = image.shape[-1]
     result = (coefficients[..., :channels] * image[..., None, :]).sum(-1)
     return result if coefficients.shape[-1] == channels else result + coefficients[..., channels]
 
 
-def apply(xp: Any, coefficients: Any, image: Any) -> Any:
+def apply(xp, coefficients, image):
     return _delivered(xp, _applied(*computed(xp, coefficients, image)), image)
 
 
-def slice_apply(
-    xp: Any,
-    grid: Any,
-    guide: Any,
-    image: Any,
-    xy: Any = None,
-    *,
-    window: Window | None = None,
-    align_corners: bool = False,
-) -> Any:
+def slice_apply(xp, grid, guide, image, xy=None, *, window=None, align_corners=False):
     grid, guide, pixels, xy = computed(xp, grid, guide, image, xy)
     if guide is None:
         guide = guide_luma(xp, pixels)
@@ -266,28 +250,26 @@ def slice_apply(
     return _delivered(xp, _applied(coefficients, pixels), image)
 
 
-def _mixed(xp: Any, image: Any, weights: Any, bias: Any) -> Any:
+def _mixed(xp, image, weights, bias):
     """Σ_j weights_ij·image_j + bias_i. JAX may round what a product of matrices reads, to bfloat16 or tf32."""
     if xp.__name__ in ("cupy", "numpy"):
         return image @ weights.T + bias
     return (image[..., None, :] * weights).sum(-1) + bias
 
 
-def curves(xp: Any, image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any) -> Any:
+def curves(xp, image, ccm, ccm_bias, shifts, slopes, mix, mix_bias):
     """The guide before it is clipped, the channels' curves, and what they are curves of."""
     q = _mixed(xp, image, ccm, ccm_bias)
     c = (slopes * _above_zero(xp, q[..., None] - shifts)).sum(-1)
     return (c * mix).sum(-1) + mix_bias, c, q
 
 
-def guide_curves(
-    xp: Any, image: Any, ccm: Any, ccm_bias: Any, shifts: Any, slopes: Any, mix: Any, mix_bias: Any
-) -> Any:
+def guide_curves(xp, image, ccm, ccm_bias, shifts, slopes, mix, mix_bias):
     s, _, _ = curves(xp, *computed(xp, image, ccm, ccm_bias, shifts, slopes, mix, mix_bias))
     return _delivered(xp, _clamp(xp, s, 0, 1), image)
 
 
-def guide_nn(xp: Any, image: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+def guide_nn(xp, image, w1, b1, w2, b2):
     like = image
     image, w1, b1, w2, b2 = computed(xp, image, w1, b1, w2, b2)
     s = (_above_zero(xp, _mixed(xp, image, w1, b1)) * w2).sum(-1) + b2
@@ -295,22 +277,13 @@ def guide_nn(xp: Any, image: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
     return _delivered(xp, 0.5 + 0.5 * xp.tanh(0.5 * s), like)
 
 
-def guide_luma(xp: Any, image: Any) -> Any:
+def guide_luma(xp, image):
     (pixels,) = computed(xp, image)
     result = sum(weight * pixels[..., channel] for channel, weight in enumerate(LUMA))
     return _delivered(xp, result, image)
 
 
-def splat(
-    xp: Any,
-    guide: Any,
-    values: Any,
-    xy: Any = None,
-    *,
-    grid_shape: Sequence[int],
-    window: Window | None = None,
-    align_corners: bool = False,
-) -> Any:
+def splat(xp, guide, values, xy=None, *, grid_shape, window=None, align_corners=False):
     shape, like = (*guide.shape[:-2], *grid_shape, *values.shape[guide.ndim :]), values
     guide, values, xy = batch(xp, guide, values, xy)
     values = flat(values, 3)
@@ -319,7 +292,7 @@ def splat(
     return _delivered(xp, cells.reshape(shape), like)
 
 
-def total_variation(xp: Any, grid: Any) -> Any:
+def total_variation(xp, grid):
     (cells,) = computed(xp, grid)
     total: Any = 0.0 * cells.sum(tuple(range(1, cells.ndim)))
     for axis in (1, 2, 3):
@@ -330,7 +303,7 @@ def total_variation(xp: Any, grid: Any) -> Any:
     return _delivered(xp, total, grid)
 
 
-def _averaged(xp: Any, pixels: Any, axis: int, count: int) -> Any:
+def _averaged(xp, pixels, axis, count):
     """Pixels along an axis averaged over each of ``count`` as long together.
 
     As many are fetched for each as any covers. Where it covers fewer, the first of them is there again, with weight 0.
@@ -347,7 +320,7 @@ def _averaged(xp: Any, pixels: Any, axis: int, count: int) -> Any:
     return (fetched * weight.reshape(*weight.shape, *[1] * (pixels.ndim - axis - 1))).sum(axis + 1)
 
 
-def resize_area(xp: Any, image: Any, *, size: Sequence[int], dtype: str | None = None) -> Any:
+def resize_area(xp, image, *, size, dtype=None):
     (pixels,) = computed(xp, image, dtype="float64" if dtype == "float64" else None)
     rows = pixels.ndim - 3
     result = _averaged(xp, _averaged(xp, pixels, rows, size[0]), rows + 1, size[1])

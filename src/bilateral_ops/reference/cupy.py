@@ -10,14 +10,12 @@ kernel of its own. The operations are the expressions of ``_formulas.py``, which
 are written here. Every function asks its arguments which module they belong to, so that NumPy arrays work as well.
 """
 
-# Types and docstrings are the specification's.
+# Types are the specification's.
 # mypy: allow-untyped-defs, allow-untyped-calls
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -25,19 +23,7 @@ from .._core.missing import needed
 from . import _formulas as formulas
 from . import numpy as specification
 from ._like import like
-from .numpy import (
-    LUMA,
-    ApplyGradients,
-    GuideCurvesGradients,
-    GuideLumaGradients,
-    GuideNNGradients,
-    ResizeAreaGradients,
-    SliceApplyGradients,
-    SliceGradients,
-    SplatGradients,
-    TotalVariationGradients,
-    Window,  # noqa: F401 - in the types, which tools look up here
-)
+from .numpy import LUMA
 
 with needed("bilateral_ops.reference.cupy", "cupy", "cupy"):
     from cupy import get_array_module
@@ -48,7 +34,7 @@ with needed("bilateral_ops.reference.cupy", "cupy", "cupy"):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _deliver(result: Any, dtype: Any, out: Any) -> Any:
+def _deliver(result, dtype, out):
     """The result in this dtype, or in ``out``; an integer one scaled, rounded half to even and saturated."""
     if dtype.kind == "u":
         xp, top = get_array_module(result), int(np.iinfo(dtype).max)
@@ -59,16 +45,10 @@ def _deliver(result: Any, dtype: Any, out: Any) -> Any:
     return out
 
 
-def _gradients(
-    record: Any,
-    arguments: Sequence[Any],
-    values: Mapping[str, Any],
-    wrt: Sequence[str] | None,
-    out: Mapping[str, Any] | None,
-) -> Any:
+def _gradients(record, arguments, values, wrt, out):
     """The named tuple of the gradients asked for, each with its argument's shape and dtype."""
 
-    def field(name: str, argument: Any) -> Any:
+    def field(name, argument):
         if argument is None or (wrt is not None and name not in wrt):
             return None
         value = values[name]
@@ -80,7 +60,7 @@ def _gradients(
     return record(*map(field, record._fields, arguments))
 
 
-def _parameters(image: Any, *values: Any) -> tuple[Any, ...]:
+def _parameters(image, *values):
     """A guide's parameters as arrays of the dtype that its image is computed in."""
     xp, dtype = get_array_module(image), formulas.working(image)
     return tuple(xp.asarray(value).astype(dtype, copy=False) for value in values)
@@ -97,10 +77,10 @@ def slice(grid, guide, *, xy=None, window=None, align_corners=False, out=None):
     return _deliver(result, grid.dtype, out)
 
 
-def _coordinate_gradients(xp: Any, cells: Any, at: formulas.Sampling, values: Any, xy: Any) -> dict[str, Any]:
+def _coordinate_gradients(xp, cells, at, values, xy):
     """What the dot product of the gathered cells with the values gives by guide and by xy."""
 
-    def by(axis: str) -> Any:
+    def by(axis):
         return sum(slope * (cells[index] * values).sum(-1) for index, slope in at.by(axis).corners())
 
     return {"guide": by("z"), "xy": None if xy is None else xp.stack([by("x"), by("y")], axis=-1)}
@@ -113,7 +93,7 @@ def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, w
     at = formulas.sampling(xp, grid.shape[1:4], guide, xy, window=window, align_corners=align_corners)
     cells, grad = formulas.flat(grid, 4), formulas.flat(grad, 3)
     values = {"grid": formulas.scatter(xp, cells.shape, at, grad), **_coordinate_gradients(xp, cells, at, grad, xy)}
-    return _gradients(SliceGradients, arguments, values, wrt, out)
+    return _gradients(specification.SliceGradients, arguments, values, wrt, out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -126,7 +106,7 @@ def apply(coefficients, image, *, out=None):
     return _deliver(formulas.apply(get_array_module(image), coefficients, image), image.dtype, out)
 
 
-def _apply_gradients(xp: Any, coefficients: Any, image: Any, grad: Any) -> dict[str, Any]:
+def _apply_gradients(xp, coefficients, image, grad):
     channels = image.shape[-1]
     d_matrix = grad[..., :, None] * image[..., None, :]
     if coefficients.shape[-1] > channels:
@@ -138,7 +118,7 @@ def _apply_gradients(xp: Any, coefficients: Any, image: Any, grad: Any) -> dict[
 def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
     xp = get_array_module(image)
     values = _apply_gradients(xp, *formulas.computed(xp, coefficients, image, grad))
-    return _gradients(ApplyGradients, (coefficients, image), values, wrt, out)
+    return _gradients(specification.ApplyGradients, (coefficients, image), values, wrt, out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -164,7 +144,7 @@ def slice_apply_vjp(grid, guide, image, grad, *, xy=None, window=None, align_cor
     d_coefficients = formulas.flat(applied["coefficients"], 3)
     values = {"grid": formulas.scatter(xp, cells.shape, at, d_coefficients), "image": applied["image"]}
     values |= _coordinate_gradients(xp, cells, at, d_coefficients, xy)
-    return _gradients(SliceApplyGradients, arguments, values, wrt, out)
+    return _gradients(specification.SliceApplyGradients, arguments, values, wrt, out)
 
 
 @like(specification.enhance)
@@ -181,18 +161,18 @@ def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _guide(formula: Any, image: Any, parameters: Sequence[Any], out: Any) -> Any:
+def _guide(formula, image, parameters, out):
     result = formula(get_array_module(image), image, *_parameters(image, *parameters))
     return _deliver(result, result.dtype, out)
 
 
-def _pixels(xp: Any, image: Any, grad: Any) -> tuple[Any, Any]:
+def _pixels(xp, image, grad):
     """The image and the gradient coming in as lists of pixels (P, Ci) and (P,), in the dtype to compute in."""
     pixels, grad = formulas.computed(xp, image, grad, dtype=formulas.working(image))
     return pixels.reshape(-1, image.shape[-1]), grad.reshape(-1)
 
 
-def _total(array: Any) -> Any:
+def _total(array):
     """The sum over all pixels (P, …), in double: there are millions."""
     return array.sum(0, dtype=np.float64)
 
@@ -227,7 +207,7 @@ def guide_curves_vjp(image, ccm, ccm_bias, shifts, slopes, mix, mix_bias, grad, 
         "mix": _total(ds[:, None] * c),
         "mix_bias": _total(ds[:, None]),
     }
-    return _gradients(GuideCurvesGradients, arguments, values, wrt, out)
+    return _gradients(specification.GuideCurvesGradients, arguments, values, wrt, out)
 
 
 @like(specification.guide_nn)
@@ -253,7 +233,7 @@ def guide_nn_vjp(image, w1, b1, w2, b2, grad, *, wrt=None, out=None):
         "w2": _total(ds[:, None] * features),
         "b2": _total(ds[:, None]),
     }
-    return _gradients(GuideNNGradients, arguments, values, wrt, out)
+    return _gradients(specification.GuideNNGradients, arguments, values, wrt, out)
 
 
 @like(specification.guide_luma)
@@ -264,7 +244,7 @@ def guide_luma(image, *, out=None):
 @like(specification.guide_luma_vjp)
 def guide_luma_vjp(image, grad, *, wrt=None, out=None):
     (weights,) = _parameters(image, LUMA)
-    return _gradients(GuideLumaGradients, (image,), {"image": grad[..., None] * weights}, wrt, out)
+    return _gradients(specification.GuideLumaGradients, (image,), {"image": grad[..., None] * weights}, wrt, out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -285,7 +265,7 @@ def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False,
     at = formulas.sampling(xp, grad.shape[1:4], guide, xy, window=window, align_corners=align_corners)
     cells, values = formulas.flat(grad, 4), formulas.flat(values, 3)
     found = {"values": formulas.gather(cells, at), **_coordinate_gradients(xp, cells, at, values, xy)}
-    return _gradients(SplatGradients, arguments, found, wrt, out)
+    return _gradients(specification.SplatGradients, arguments, found, wrt, out)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -310,7 +290,7 @@ def total_variation_vjp(grid, grad, *, wrt=None, out=None):
         along = xp.moveaxis(result, axis, 0)  # a view
         along[1:] += step
         along[:-1] -= step
-    return _gradients(TotalVariationGradients, (grid,), {"grid": result}, wrt, out)
+    return _gradients(specification.TotalVariationGradients, (grid,), {"grid": result}, wrt, out)
 
 
 @like(specification.resize_area)
@@ -326,4 +306,4 @@ def resize_area_vjp(image, grad, *, dtype=None, wrt=None, out=None):
     sizes, dtype = (image.shape[-3:-1], grad.shape[-3:-1]), formulas.working(image, grad)
     result = formulas.resize_area(get_array_module(image), grad, size=sizes[0], dtype=dtype)
     value = result * (math.prod(sizes[1]) / math.prod(sizes[0]))
-    return _gradients(ResizeAreaGradients, (image,), {"image": value}, wrt, out)
+    return _gradients(specification.ResizeAreaGradients, (image,), {"image": value}, wrt, out)

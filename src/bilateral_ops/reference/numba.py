@@ -31,19 +31,7 @@ import numpy as np
 from .._core.missing import needed
 from . import numpy as specification
 from ._like import like
-from .numpy import (
-    LUMA,
-    ApplyGradients,
-    GuideCurvesGradients,
-    GuideLumaGradients,
-    GuideNNGradients,
-    ResizeAreaGradients,
-    SliceApplyGradients,
-    SliceGradients,
-    SplatGradients,
-    TotalVariationGradients,
-    Window,
-)
+from .numpy import LUMA, Window
 
 with needed("bilateral_ops.reference.numba", "numba", "numba"):
     from numba import njit, prange
@@ -383,26 +371,18 @@ def _guide_backward_kernel(row_backward: Any) -> Any:
     return kernel
 
 
-def _guide_vjp(
-    record: Any,
-    row_backward: Any,
-    image: Any,
-    values: Mapping[str, Any],
-    grad: Any,
-    wrt: Sequence[str] | None,
-    out: Mapping[str, Any] | None,
-) -> Any:
+def _guide_vjp(record, row_backward, image, values, grad, wrt, out):
     """Run a guide's gradient."""
     kind = _working_kind(image)
-    gradients = _targets({"image": image, **values}, kind, wrt, out, grad)
+    gradients = _targets(dict(zip(record._fields, (image, *values))), kind, wrt, out, grad)
     pixels, unit, _ = _plain_image(image, kind)
-    partial = np.zeros((_TASKS, sum(np.size(v) for v in values.values())), kind)
-    parameters, incoming = _parameters(list(values.values()), kind), _plain(grad, kind, 3)
+    partial = np.zeros((_TASKS, sum(map(np.size, values))), kind)
+    parameters, incoming = _parameters(values, kind), _plain(grad, kind, 3)
     d_image = _target(gradients, "image", pixels.shape, kind)
     kernel = _guide_backward_kernel(row_backward)
     kernel(pixels, unit, parameters, incoming, "image" in gradients, d_image, partial)
     sums, end = partial.sum(axis=0), 0
-    for name, value in values.items():
+    for name, value in zip(record._fields[1:], values):
         start, end = end, end + np.size(value)
         if name in gradients:
             gradients[name].array[...] = sums[start:end].reshape(np.shape(value))
@@ -455,15 +435,8 @@ def _curves_row_backward(parameters, planes, grad, d_planes, sums):
 
 @like(specification.guide_curves_vjp)
 def guide_curves_vjp(image, ccm, ccm_bias, shifts, slopes, mix, mix_bias, grad, *, wrt=None, out=None):
-    values = {
-        "ccm": ccm,
-        "ccm_bias": ccm_bias,
-        "shifts": shifts,
-        "slopes": slopes,
-        "mix": mix,
-        "mix_bias": mix_bias,
-    }
-    return _guide_vjp(GuideCurvesGradients, _curves_row_backward, image, values, grad, wrt, out)
+    values = (ccm, ccm_bias, shifts, slopes, mix, mix_bias)
+    return _guide_vjp(specification.GuideCurvesGradients, _curves_row_backward, image, values, grad, wrt, out)
 
 
 @like(specification.guide_nn)
@@ -501,8 +474,7 @@ def _nn_row_backward(parameters, planes, grad, d_planes, sums):
 
 @like(specification.guide_nn_vjp)
 def guide_nn_vjp(image, w1, b1, w2, b2, grad, *, wrt=None, out=None):
-    values = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
-    return _guide_vjp(GuideNNGradients, _nn_row_backward, image, values, grad, wrt, out)
+    return _guide_vjp(specification.GuideNNGradients, _nn_row_backward, image, (w1, b1, w2, b2), grad, wrt, out)
 
 
 @like(specification.guide_luma)
@@ -528,7 +500,7 @@ def guide_luma_vjp(image, grad, *, wrt=None, out=None):
     if "image" in gradients:
         incoming = _plain(grad, kind, 3)
         _luma_backward(incoming, _parameters(LUMA, kind), _target(gradients, "image", (*incoming.shape, 3), kind))
-    return _delivered(GuideLumaGradients, gradients)
+    return _delivered(specification.GuideLumaGradients, gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -618,17 +590,7 @@ def _forward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
     return kernel
 
 
-def _forward(
-    kind: Any,
-    grid: Any,
-    guide_row: Any,
-    guide: tuple[Any, ...],
-    image: Any,
-    xy: Any,
-    window: Window | None,
-    align_corners: bool,
-    result: _Result,
-) -> None:
+def _forward(kind, grid, guide_row, guide, image, xy, window, align_corners, result):
     """Run slice_apply; its guide is what ``guide_row`` makes of the plain arrays in ``guide``."""
     pixels, unit, top = _plain_image(image, kind)
     grid = _plain_grid(grid, kind, image.ndim == 4)
@@ -642,7 +604,7 @@ def _forward(
         _forward_kernel(guide_row, fixed)(grid, positions, guide, pixels, unit, align_corners, top, out)
 
 
-def _applied(kind: Any, grid: Any, image: Any, out: Any, *inputs: Any) -> _Result:
+def _applied(kind, grid, image, out, *inputs):
     """Where the result of matrices in the grid by the image goes."""
     shape = (*image.shape[:-1], np.shape(grid)[-2])
     return _Result(shape, image.dtype if _top(image) else kind, image.dtype, out, grid, image, *inputs)
@@ -657,7 +619,7 @@ def slice_apply(grid, guide, image, *, xy=None, window=None, align_corners=False
     return result.deliver()
 
 
-def _nothing(guide: Any, kind: Any) -> Any:
+def _nothing(guide, kind):
     """An image of no channels."""
     return np.empty((*np.shape(guide), 0), kind)
 
@@ -858,17 +820,7 @@ def _add_up(partial, tasks, out):
             _add_row(out.dtype.type(1), partial[n * tasks + t, i], out[n, i])
 
 
-def _backward(
-    kind: Any,
-    grid: Any,
-    guide: Any,
-    image: Any,
-    grad: Any,
-    xy: Any,
-    window: Window | None,
-    align_corners: bool,
-    gradients: Mapping[str, _Result],
-) -> None:
+def _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradients):
     """Run slice_apply_vjp for those of grid, guide, image and xy that ``gradients`` has."""
     grid, channels = _plain_grid(grid, kind, np.ndim(guide) == 3), np.shape(grad)[np.ndim(guide) :]
     guide, (image, unit, _) = _plain(guide, kind, 3), _plain_image(image, kind)
@@ -900,7 +852,7 @@ def slice_apply_vjp(grid, guide, image, grad, *, xy=None, window=None, align_cor
     kind = _working_kind(grid, guide, image)
     gradients = _targets({"grid": grid, "guide": guide, "image": image, "xy": xy}, kind, wrt, out, grad)
     _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradients)
-    return _delivered(SliceApplyGradients, gradients)
+    return _delivered(specification.SliceApplyGradients, gradients)
 
 
 @like(specification.slice_vjp)
@@ -908,7 +860,7 @@ def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, w
     kind = _working_kind(grid, guide)
     gradients = _targets({"grid": grid, "guide": guide, "xy": xy}, kind, wrt, out, grad)
     _backward(kind, grid, guide, _nothing(guide, kind), grad, xy, window, align_corners, gradients)
-    return _delivered(SliceGradients, gradients)
+    return _delivered(specification.SliceGradients, gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -937,7 +889,7 @@ def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False,
     coordinates = {name: target for name, target in gradients.items() if name != "values"}
     if coordinates:
         _backward(kind, grad, guide, nothing, values, xy, window, align_corners, coordinates)
-    return _delivered(SplatGradients, gradients)
+    return _delivered(specification.SplatGradients, gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1023,7 +975,7 @@ def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
     d_coefficients = _target(gradients, "coefficients", matrices.shape, kind)
     d_image = _target(gradients, "image", pixels.shape, kind)
     kernel(matrices, pixels, unit, _plain(grad, kind, 4), wanted, d_coefficients, d_image)
-    return _delivered(ApplyGradients, gradients)
+    return _delivered(specification.ApplyGradients, gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1107,7 +1059,7 @@ def total_variation_vjp(grid, grad, *, wrt=None, out=None):
     if "grid" in gradients:
         cells = _plain_grid(grid, kind, True)
         _variation_backward(cells, _shares(cells), _plain(grad, kind, 1), gradients["grid"].shaped(*cells.shape))
-    return _delivered(TotalVariationGradients, gradients)
+    return _delivered(specification.TotalVariationGradients, gradients)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1180,4 +1132,4 @@ def resize_area_vjp(image, grad, *, dtype=None, wrt=None, out=None):
         height, width = np.shape(image)[-3:-1]
         covers = _cover(rows, height, height), _cover(columns, width, width)
         _areas(incoming, *covers, 1.0, False, _target(gradients, "image", (count, height, width, channels), kind))
-    return _delivered(ResizeAreaGradients, gradients)
+    return _delivered(specification.ResizeAreaGradients, gradients)
