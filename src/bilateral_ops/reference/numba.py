@@ -256,14 +256,10 @@ def _affine_row(weights, i, bias, planes, out):
 
 
 @_inlined
-def _affine_row_backward(weights, i, planes, d, d_weights, d_bias, d_planes):
-    """What ``_affine_row`` has for gradients where d comes in, added to these."""
-    total = type(d_bias[i])(0)
-    for x in range(d.size):
-        total += d[x]
-    d_bias[i] += total
+def _affine_row_backward(weights, i, planes, d, d_weights, d_planes):
+    """What ``_affine_row`` has for gradients where d comes in, added to these; but for the bias's."""
     for j in range(planes.shape[0]):
-        total = type(d_bias[i])(0)
+        total = type(weights[i, j])(0)
         for x in range(d.size):
             total += d[x] * planes[j, x]
             d_planes[j, x] += weights[i, j] * d[x]
@@ -430,7 +426,8 @@ def _curves_row_backward(parameters, planes, grad, d_planes, sums):
             d_shifts[i * knots + k] -= slope * count_above
             d_slopes[i * knots + k] += mix[i] * area
             d_mix[i] += slopes[i, k] * area
-        _affine_row_backward(ccm, i, planes, dq, d_ccm, d_ccm_bias, d_planes)
+        d_ccm_bias[i] += dq.sum()
+        _affine_row_backward(ccm, i, planes, dq, d_ccm, d_planes)
 
 
 @like(specification.guide_curves_vjp)
@@ -464,12 +461,14 @@ def _nn_row_backward(parameters, planes, grad, d_planes, sums):
     d_b2[0] += total
     for f in range(features):
         _affine_row(w1, f, b1[f], planes, h)
-        area = zero
+        area, total = zero, zero
         for x in range(width):
             area += ds[x] * max(h[x], zero)
             dh[x] = w2[f] * ds[x] * (one if h[x] > zero else zero)
+            total += dh[x]
         d_w2[f] += area
-        _affine_row_backward(w1, f, planes, dh, d_w1, d_b1, d_planes)
+        d_b1[f] += total
+        _affine_row_backward(w1, f, planes, dh, d_w1, d_planes)
 
 
 @like(specification.guide_nn_vjp)
