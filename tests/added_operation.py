@@ -266,10 +266,10 @@ def negative_vjp(
     Addition("src/bilateral_ops/__init__.py", '    "negative",\n    "negative_vjp",\n', '    "resize_area",\n'),
     # --- What it is compared with, and called with
     Addition(
-        "src/bilateral_ops/frameworks/_formulas.py",
+        "src/bilateral_ops/reference/_formulas.py",
         """\
-def negative(xp: Any, image: Any) -> Any:
-    (pixels,) = _computed(xp, image)
+def negative(xp, image):
+    (pixels,) = computed(xp, image)
     return _delivered(xp, 1 - pixels, image)
 
 
@@ -277,12 +277,7 @@ def negative(xp: Any, image: Any) -> Any:
         "FORMULAS: dict",
     ),
     Addition(
-        "src/bilateral_ops/frameworks/_formulas.py", '    "negative": negative,\n', '    "resize_area": resize_area,'
-    ),
-    Addition(
-        "src/bilateral_ops/_samples.py",
-        '        "negative": lambda: {"image": image()},\n',
-        '        "resize_area": lambda:',
+        "src/bilateral_ops/reference/_formulas.py", '    "negative": negative,\n', '    "resize_area": resize_area,'
     ),
     Addition(
         "src/bilateral_ops/reference/numpy.py",
@@ -293,7 +288,7 @@ class NegativeGradients(NamedTuple):
 
 def negative(image: Any, *, out: Any = None) -> Any:
     """out = 1 − image."""
-    return _deliver(_as_kind_of(image, 1 - _read_image(image)), out)
+    return _deliver(_as_dtype_of(image, 1 - _read_image(image)), out)
 
 
 def negative_vjp(
@@ -306,10 +301,9 @@ def negative_vjp(
 ''',
         "class ResizeAreaGradients(",
     ),
-    Addition("src/bilateral_ops/reference/numba.py", "    NegativeGradients,\n", "    ResizeAreaGradients,\n    Slice"),
     Addition(
         "src/bilateral_ops/reference/numba.py",
-        '''\
+        """\
 @_kernel
 def _subtract(one, image, unit, top, out):
     count, height, width, channels = image.shape
@@ -322,49 +316,44 @@ def _subtract(one, image, unit, top, out):
         _write_row(row, top, out[n, y].reshape(row.size))
 
 
-def negative(image: Any, *, out: Any = None) -> Any:
-    """out = 1 − image."""
-    kind = _working_kind(image)
-    pixels, unit, top = _plain_image(image, kind)
+@like(specification.negative)
+def negative(image, *, out=None):
+    real = _working(image)
+    pixels, unit, top = _plain_image(image, real)
     stored = np.asarray(image).dtype
-    result = _Result(np.shape(image), stored if top else kind, stored, out, image)
-    _subtract(kind(1), pixels, unit, top, result.shaped(*pixels.shape))
+    result = _Result(np.shape(image), stored if top else real, stored, out, image)
+    _subtract(real(1), pixels, unit, top, result.shaped(*pixels.shape))
     return result.deliver()
 
 
-def negative_vjp(
-    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
-) -> NegativeGradients:
-    """Gradient of ``negative``: d in = −grad."""
-    kind = _working_kind(image)
-    gradients = _targets({"image": image}, kind, wrt, out, grad)
+@like(specification.negative_vjp)
+def negative_vjp(image, grad, *, wrt=None, out=None):
+    real = _working(image)
+    gradients = _targets({"image": image}, real, wrt, out, grad)
     if "image" in gradients:
-        incoming = _plain(grad, kind, 4)
-        _subtract(kind(0), incoming, kind(1), 0, _target(gradients, "image", incoming.shape, kind))
-    return _delivered(NegativeGradients, gradients)
+        incoming = _plain(grad, real, 4)
+        _subtract(real(0), incoming, real(1), 0, _target(gradients, "image", incoming.shape, real))
+    return _delivered(specification.NegativeGradients, gradients)
 
 
-''',
+""",
         "def _cover(size: int, count: int, unit: int)",
     ),
-    Addition("src/bilateral_ops/reference/cupy.py", "    NegativeGradients,\n", "    ResizeAreaGradients,\n    Slice"),
     Addition(
         "src/bilateral_ops/reference/cupy.py",
-        '''\
-def negative(image: Any, *, out: Any = None) -> Any:
-    """out = 1 − image."""
-    return _deliver(1 - _read_image(image, _working_kind(image)), image.dtype, out)
+        """\
+@like(specification.negative)
+def negative(image, *, out=None):
+    return _deliver(formulas.negative(get_array_module(image), image), image.dtype, out)
 
 
-def negative_vjp(
-    image: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
-) -> NegativeGradients:
-    """Gradient of ``negative``: d in = −grad."""
-    return _gradients(NegativeGradients, wrt, out, {"image": -grad}, {"image": image})
+@like(specification.negative_vjp)
+def negative_vjp(image, grad, *, wrt=None, out=None):
+    return _gradients(specification.NegativeGradients, (image,), {"image": -grad}, wrt, out)
 
 
-''',
-        "def _shares(xp: Any",
+""",
+        "@like(specification.resize_area)\n",
     ),
     # --- What the tests know of it
     Addition("tests/cases.py", '    "negative": _SIZE | {"Ci"},\n', '    "resize_area": _SIZE | {"Ci", "size"'),

@@ -244,7 +244,7 @@ def cases_of(subject: str) -> dict[str, dict[str, Any]]:
 def arguments(subject: str, dtypes: Dtypes = ALL_F64, **options: Any) -> dict[str, Any]:
     """The subject's arguments by name, for a case's options."""
     special = {key: options.pop(key, None) for key in _SPECIAL}
-    options = {"image_kind": dtypes.image, "kind": dtypes.rest, **options}
+    options = {"image_dtype": dtypes.image, "dtype": dtypes.rest, **options}
     if subject in GUIDES:
         guide, record = GUIDES[subject]
         parameters = _samples.arguments(guide, **options)

@@ -96,7 +96,7 @@ def test_float32_and_integer_arguments():
     def vjp(coefficients, image, grad):
         return bilateral_ops.apply_vjp(coefficients, image / 255.0, grad).coefficients
 
-    coefficients = _samples.arguments("apply", H=3, W=4, image_kind=np.float32)["coefficients"]
+    coefficients = _samples.arguments("apply", H=3, W=4, image_dtype=np.float32)["coefficients"]
     report = gradcheck(f, (coefficients, image), vjp=vjp)
     assert report
     assert [row.argument for row in report.rows] == ["coefficients"]

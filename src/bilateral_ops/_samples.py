@@ -27,15 +27,15 @@ def arguments(
     F: int = 4,
     size: tuple[int, int] = (4, 3),
     xy: bool = False,
-    image_kind: Any = np.float64,
-    kind: Any = None,
+    image_dtype: Any = np.float64,
+    dtype: Any = None,
     guide_range: tuple[float, float] = (-0.2, 1.2),
     seed: int = 0,
 ) -> dict[str, Any]:
     """Arguments of operation ``name`` by name, in the order of its signature.
 
-    ``N=None`` makes them unbatched. ``image_kind`` is the dtype of the image (of everything else too, unless
-    ``kind`` says otherwise; float32 beside an integer image). ``guide_range`` reaches past [0, 1] so that border
+    ``N=None`` makes them unbatched. ``image_dtype`` is the dtype of the image (of everything else too, unless
+    ``dtype`` says otherwise; float32 beside an integer image). ``guide_range`` reaches past [0, 1] so that border
     cells are met. ``C`` are the channel axes of ``slice`` and ``splat``; by default ``(Co, Ci + offset)``.
     ``size`` is what ``resize_area`` makes of ``(H, W)``.
     """
@@ -45,9 +45,9 @@ def arguments(
     if xy and "xy" not in operation.names:
         raise ValueError(f"{name} takes no xy")
     rng = np.random.default_rng(seed)
-    image_dtype = np.dtype(image_kind)
+    image_dtype = np.dtype(image_dtype)
     integer = image_dtype.kind == "u"
-    other = np.dtype(kind) if kind is not None else np.dtype(np.float32) if integer else image_dtype
+    other = np.dtype(dtype) if dtype is not None else np.dtype(np.float32) if integer else image_dtype
     columns = Ci + bool(offset)
     axes: dict[str, tuple[int, ...]] = {
         "N": (N or 1,) if operation.always_batched else () if N is None else (N,),

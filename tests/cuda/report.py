@@ -42,7 +42,7 @@ class Work:
 
 
 def _arguments() -> dict[str, Any]:
-    options = {"Gh": 16, "Gw": 16, "Gd": 8, "K": 16, "image_kind": np.dtype("f4"), "kind": np.dtype("f4"), **WINDOW}
+    options = {"Gh": 16, "Gw": 16, "Gd": 8, "K": 16, "image_dtype": np.dtype("f4"), "dtype": np.dtype("f4"), **WINDOW}
     given = _samples.arguments("slice_apply", **options)
     curves = _samples.arguments("guide_curves", **options)
     curves.pop("image")

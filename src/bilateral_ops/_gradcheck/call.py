@@ -197,8 +197,8 @@ class Call:
                 raise ValueError(f"gradcheck: wrt must name arguments of f ({have}), got {brief(name)}.")
             if keys[name] not in self.floats:
                 value = self.values[keys[name]]
-                kind = getattr(value, "dtype", type(value).__name__)
-                raise TypeError(f"gradcheck: wrt must name float arguments, got {name!r}, which is {kind}.")
+                found = getattr(value, "dtype", type(value).__name__)
+                raise TypeError(f"gradcheck: wrt must name float arguments, got {name!r}, which is {found}.")
             if keys[name] not in wanted:
                 wanted.append(keys[name])
         if not wanted:

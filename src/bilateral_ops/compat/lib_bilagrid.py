@@ -174,7 +174,7 @@ def slice(
     ValueError
         A shape that does not fit, or some of the three arguments for patches without the others.
     TypeError
-        Kinds of numbers that are not supported, or do not go together.
+        Unsupported dtypes, or dtypes that do not go together.
     IndexError
         A grid that is not there. Negative numbers count from the last one.
     RuntimeError

@@ -12,7 +12,7 @@ from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 
 LAYOUTS = {"NHWC": ("N", "H", "W", "C"), "NCHW": ("N", "C", "H", "W")}
-KINDS = {
+DTYPES = {
     "float16": TensorProto.FLOAT16,
     "float32": TensorProto.FLOAT,
     "uint8": TensorProto.UINT8,
@@ -50,8 +50,8 @@ class Graph:
     def size(self, value: str, axis: int) -> str:
         return self("Gather", self("Shape", value), axis, axis=0)
 
-    def cast(self, value: str, kind: str) -> str:
-        return self("Cast", value, to=KINDS[kind])
+    def cast(self, value: str, dtype: str) -> str:
+        return self("Cast", value, to=DTYPES[dtype])
 
     def arranged(self, value: str, axes: Sequence[str], wanted: Sequence[str]) -> str:
         """An array of these axes with its axes in another order."""

@@ -60,7 +60,7 @@ with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     import onnx
     from onnx import TensorProto, helper
 
-    from ._graph import FORMS, KINDS, LAYOUTS, Graph, Pixels, along, guide_of, in_depth
+    from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, along, guide_of, in_depth
 
 __all__ = ["behind", "enhance", "save", "slice_apply"]
 
@@ -117,10 +117,10 @@ def enhance(
         ``"N (L Co Gd) Gh Gw"`` is the last layer of HDRnet's network, channels first; ``"N (Co L) Gd Gh Gw"`` a
         grid of radiance fields.
     image : "float32", "float16", "uint8" or "uint16"
-        The kind of numbers of the image and of the result. Integers are read as v/255 or v/65535, and written rounded
+        The dtype of the image and of the result. Integers are read as v/255 or v/65535, and written rounded
         to nearest even and saturated.
     grid : "float32" or "float16"
-        The kind of numbers of the input ``grid``. Either is computed with in float32.
+        The dtype of the input ``grid``. Either is computed with in float32.
     window : bool
         Whether the model has an input ``window``, int64 (4,): ``(top, left, full_height, full_width)`` of the larger
         image of which ``image`` is a tile.
@@ -139,7 +139,7 @@ def enhance(
     ValueError
         A shape, or a choice that is none of those above.
     TypeError
-        A kind of guide that is not supported.
+        An unsupported guide.
 
     Notes
     -----
@@ -204,8 +204,8 @@ def _model(
     form: str,
     layout: str,
     grid_axes: str,
-    image_kind: str,
-    grid_kind: str,
+    image_dtype: str,
+    grid_dtype: str,
     window: bool,
     align_corners: bool,
     opset: int,
@@ -213,8 +213,8 @@ def _model(
     for name, value, choice in (
         ("form", form, tuple(FORMS)),
         ("layout", layout, tuple(LAYOUTS)),
-        ("image", image_kind, tuple(KINDS)),
-        ("grid", grid_kind, ("float32", "float16")),
+        ("image", image_dtype, tuple(DTYPES)),
+        ("grid", grid_dtype, ("float32", "float16")),
     ):
         if value not in choice:
             raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
@@ -233,8 +233,8 @@ def _model(
     g = Graph()
     pixels = Pixels(first=form == "GridSample")
     order = ("N", "Co", "L", "Gd", "Gh", "Gw") if pixels.first else _GRID_AXES
-    matrices = _grid_in(g, groups, sizes, order, grid_kind)
-    picture = _image_in(g, pixels, layout, image_kind)
+    matrices = _grid_in(g, groups, sizes, order, grid_dtype)
+    picture = _image_in(g, pixels, layout, image_dtype)
 
     if guide is None:
         value = "guide"
@@ -261,18 +261,18 @@ def _model(
     g.part = "apply"
     result = pixels.applied(g, matrix, picture, affine=shape[4] > channels)
     result = g("Where", g("Unsqueeze", nowhere, [pixels.axes.index("C")]), math.nan, result)
-    _image_out(g, pixels, layout, image_kind, result)
+    _image_out(g, pixels, layout, image_dtype, result)
 
     # A network that this is put behind may call the sizes of its own image H and W.
     free = {"H": "full_H", "W": "full_W"}
 
     def picture_info(name: str, count: int) -> Any:
         dimensions = [count if axis == "C" else free.get(axis, axis) for axis in LAYOUTS[layout]]
-        return helper.make_tensor_value_info(name, KINDS[image_kind], dimensions)
+        return helper.make_tensor_value_info(name, DTYPES[image_dtype], dimensions)
 
     sized = [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
     inputs = [
-        helper.make_tensor_value_info("grid", KINDS[grid_kind], sized, f"the bilateral grid, {grid_axes}"),
+        helper.make_tensor_value_info("grid", DTYPES[grid_dtype], sized, f"the bilateral grid, {grid_axes}"),
         picture_info("image", channels),
     ]
     if guide is None:
@@ -330,34 +330,34 @@ def _groups(op: str, text: str) -> list[list[str]]:
     )
 
 
-def _grid_in(g: Graph, groups: list[list[str]], sizes: dict[str, int], order: Sequence[str], kind: str) -> str:
+def _grid_in(g: Graph, groups: list[list[str]], sizes: dict[str, int], order: Sequence[str], dtype: str) -> str:
     """The input ``grid`` in float32, its axes in this order."""
     g.part = "grid"
     flat = [axis for group in groups for axis in group]
     # −1 is the batch: 0 would take the size of the input's axis in that place.
     split = g("Reshape", "grid", [sizes.get(axis, -1) for axis in flat])
     arranged = g.arranged(split, flat, order)
-    return arranged if kind == "float32" else g.cast(arranged, "float32")
+    return arranged if dtype == "float32" else g.cast(arranged, "float32")
 
 
-def _image_in(g: Graph, pixels: Pixels, layout: str, kind: str) -> str:
+def _image_in(g: Graph, pixels: Pixels, layout: str, dtype: str) -> str:
     """The input ``image`` in float32, its axes as it is computed with."""
     g.part = "image"
-    value = "image" if kind == "float32" else g.cast("image", "float32")
-    if kind.startswith("uint"):
-        value = g("Div", value, float(np.iinfo(kind).max))
+    value = "image" if dtype == "float32" else g.cast("image", "float32")
+    if dtype.startswith("uint"):
+        value = g("Div", value, float(np.iinfo(dtype).max))
     return g.arranged(value, LAYOUTS[layout], pixels.axes)
 
 
-def _image_out(g: Graph, pixels: Pixels, layout: str, kind: str, value: str) -> None:
+def _image_out(g: Graph, pixels: Pixels, layout: str, dtype: str, value: str) -> None:
     """Make the output ``out``."""
     g.part = "out"
-    if kind.startswith("uint"):
-        top = float(np.iinfo(kind).max)
+    if dtype.startswith("uint"):
+        top = float(np.iinfo(dtype).max)
         value = g("Where", g("IsNaN", value), 0.0, value)
         value = g("Clip", g("Round", g("Mul", value, top)), 0.0, top)
-    if kind != "float32":
-        value = g.cast(value, kind)
+    if dtype != "float32":
+        value = g.cast(value, dtype)
     value = g.arranged(value, pixels.axes, LAYOUTS[layout])
     g("Identity", value, output="out")
 
@@ -389,7 +389,7 @@ def behind(
     Raises
     ------
     ValueError
-        An output that the network does not have or whose shape, kind of numbers or opset is not that of ``full``, or
+        An output that the network does not have or whose shape, dtype or opset is not that of ``full``, or
         a name that both use.
     """
     if not isinstance(network, onnx.ModelProto):
@@ -416,10 +416,10 @@ def behind(
         a == b for a, b in zip(*shapes) if isinstance(a, int) and isinstance(b, int)
     )
     if wanted.elem_type != got.elem_type or not fits:
-        kinds = [helper.tensor_dtype_to_np_dtype(value.elem_type).name for value in (wanted, got)]
+        dtypes = [helper.tensor_dtype_to_np_dtype(value.elem_type).name for value in (wanted, got)]
         raise ValueError(
-            f"onnx.behind: {output} must be {kinds[0]} of shape ({', '.join(map(str, shapes[0]))}) to be the grid, "
-            f"got {kinds[1]} of ({', '.join(map(str, shapes[1]))})."
+            f"onnx.behind: {output} must be {dtypes[0]} of shape ({', '.join(map(str, shapes[0]))}) to be the grid, "
+            f"got {dtypes[1]} of ({', '.join(map(str, shapes[1]))})."
         )
     if prefix:
         full = onnx.compose.add_prefix(full, prefix)

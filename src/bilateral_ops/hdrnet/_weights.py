@@ -184,7 +184,7 @@ def write_model(
     metadata : mapping, optional
         What else the file is to say, strings by name.
     dtype : float16 or float32
-        How the numbers are stored. float16 halves the file; results differ in the last bits of 8.
+        How the weights are stored. float16 halves the file; results differ in the last bits of 8.
 
     Raises
     ------

@@ -64,7 +64,7 @@ def guide_nn(
     *,
     out: Array[Framework] | None = None,
 ) -> Image | Parameter:
-    """HDRnet's pointwise-network guide: one hidden layer a pixel.
+    """HDRnet's pointwise-network guide: one hidden layer per pixel.
 
         out = sigmoid(w2·relu(w1·in + b1) + b2)
 

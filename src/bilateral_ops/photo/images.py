@@ -77,13 +77,13 @@ def check_size(height: int, width: int, samples: int = 1) -> None:
 
 
 def check_data(held: int, densest: int, height: int, width: int, bits: int) -> None:
-    """Whether so many bytes can be an image of so many bits a pixel, where one stands for ``densest`` bytes at most."""
+    """Whether so many bytes can be an image of so many bits per pixel, where one stands for ``densest`` bytes at most."""
     if height * width * bits > 8 * densest * held:
         raise ImageError(f"is truncated: of its {width} × {height} pixels it has {held} bytes")
 
 
 def unit(image: Any) -> Any:
-    """The numbers of an image in float32, integers from 0 to 1."""
+    """An image in float32, integers from 0 to 1."""
     return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
 
 
@@ -322,7 +322,7 @@ class _Pillow(_Whole):
 
     @property
     def memory(self) -> int:
-        return 2 * self.nbytes + 8 * self.pixels  # Pillow has four bytes a pixel, twice
+        return 2 * self.nbytes + 8 * self.pixels  # Pillow has four bytes per pixel, twice
 
     @property
     def icc(self) -> bytes | None:

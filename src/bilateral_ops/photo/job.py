@@ -44,7 +44,7 @@ __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 #: What Python, the libraries and a model take, of the memory limit.
 BASE = 250 * 10**6
-#: Bytes a pixel that the pyramid's levels take, which are floats; and pixels that are rendered at once beside others.
+#: Bytes per pixel that the pyramid's levels take, which are floats; and pixels that are rendered at once beside others.
 FLOATS = 48
 CUT = 1 << 20
 

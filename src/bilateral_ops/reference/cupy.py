@@ -1,6 +1,6 @@
 """The operations in CuPy: what one would write for a GPU without this package, and the peer to measure it against.
 
-Names, arguments and kinds of results are those of ``bilateral_ops``; nothing is checked. All is computed in float64
+Names, arguments and dtypes of results are those of ``bilateral_ops``; nothing is checked. All is computed in float64
 where an argument is of that dtype, else in float32. Gradients of a grid are summed by atomic additions: their last bits
 change from run to run.
 

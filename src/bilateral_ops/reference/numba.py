@@ -1,11 +1,11 @@
 """The operations in Numba: what one would write for speed without this package, and the peer to measure it against.
 
-Names, arguments and kinds of results are those of ``bilateral_ops``; nothing is checked. float32 and float64 are
+Names, arguments and dtypes of results are those of ``bilateral_ops``; nothing is checked. float32 and float64 are
 computed as they are; 16-bit floats are converted to float32 before and back after; integer images are read and written
 in the kernels. Arrays that are not contiguous are copied first.
 
 How it is fast. A kernel takes image rows in parallel and passes over a row a few times while it is in the cache: read
-the image, find the guide, find the cells, evaluate, write. Positions along rows and columns are computed once a call.
+the image, find the guide, find the cells, evaluate, write. Positions along rows and columns are computed once per call.
 The two rows of grid cells around an image row are blended once, and for every cell of the blended row a small table
 holds the polynomial that a pixel evaluates between it and its neighbours to the right and above in depth:
 
@@ -51,21 +51,21 @@ _TASKS = 32  # of a backward pass: fixed, so that sums don't depend on the numbe
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _working_kind(*arrays: Any) -> Any:
+def _working(*arrays: Any) -> Any:
     """What to compute in: float64 where there is any, else float32."""
     return np.float64 if any(np.asarray(a).dtype == np.float64 for a in arrays) else np.float32
 
 
-def _plain(array: Any, kind: Any, axes: int) -> Any:
-    """The array of this kind, contiguous and writeable; an axis put before if it has fewer than ``axes``."""
-    # Of one layout, and not read-only, so that each kernel is compiled once a kind.
-    array = np.require(array, kind, ["C", "W"])
+def _plain(array: Any, real: Any, axes: int) -> Any:
+    """The array of this real, contiguous and writeable; an axis put before if it has fewer than ``axes``."""
+    # Of one layout, and not read-only, so that each kernel is compiled once per real type.
+    array = np.require(array, real, ["C", "W"])
     return array[None] if array.ndim < axes else array
 
 
-def _plain_grid(grid: Any, kind: Any, batched: bool) -> Any:
+def _plain_grid(grid: Any, real: Any, batched: bool) -> Any:
     """The grid as (N, Gh, Gw, Gd, C)."""
-    grid = np.require(grid, kind, ["C", "W"])
+    grid = np.require(grid, real, ["C", "W"])
     grid = grid if batched else grid[None]
     return grid.reshape(*grid.shape[:4], math.prod(grid.shape[4:]))
 
@@ -76,28 +76,28 @@ def _top(image: Any) -> int:
     return int(np.iinfo(dtype).max) if dtype.kind == "u" else 0
 
 
-def _plain_image(image: Any, kind: Any) -> tuple[Any, Any, int]:
+def _plain_image(image: Any, real: Any) -> tuple[Any, Any, int]:
     """The image as (N, H, W, Ci), integers as they are; what to multiply it with on reading; its top."""
     top = _top(image)
-    return _plain(image, np.asarray(image).dtype if top else kind, 4), kind(1 / (top or 1)), top
+    return _plain(image, np.asarray(image).dtype if top else real, 4), real(1 / (top or 1)), top
 
 
 class _Result:
     """Where a kernel writes a result: into ``out`` itself if it can, else into a new array.
 
-    ``kind`` is what the kernel writes, ``dtype`` what the caller gets.
+    ``real`` is the type that the kernel writes, ``dtype`` what the caller gets.
     """
 
-    def __init__(self, shape: tuple[int, ...], kind: Any, dtype: Any, out: Any, *inputs: Any) -> None:
+    def __init__(self, shape: tuple[int, ...], real: Any, dtype: Any, out: Any, *inputs: Any) -> None:
         self.dtype, self.out = dtype, out
         self.direct = (
             isinstance(out, np.ndarray)
-            and out.dtype == kind
+            and out.dtype == real
             and out.flags.c_contiguous
             and out.flags.writeable
             and not any(np.may_share_memory(out, a) for a in inputs if a is not None)
         )
-        self.array = out if self.direct else np.empty(shape, kind)
+        self.array = out if self.direct else np.empty(shape, real)
 
     def shaped(self, *shape: int) -> Any:
         return self.array.reshape(shape)
@@ -111,20 +111,20 @@ class _Result:
 
 
 def _targets(
-    arrays: Mapping[str, Any], kind: Any, wrt: Sequence[str] | None, out: Mapping[str, Any] | None, grad: Any
+    arrays: Mapping[str, Any], real: Any, wrt: Sequence[str] | None, out: Mapping[str, Any] | None, grad: Any
 ) -> dict[str, _Result]:
     """Where the gradients of these arguments go: of those that are given, wanted and not integers."""
     inputs = [np.asarray(a) for a in (*arrays.values(), grad) if a is not None]
     return {
-        name: _Result(np.shape(a), kind, getattr(a, "dtype", kind), (out or {}).get(name), *inputs)
+        name: _Result(np.shape(a), real, getattr(a, "dtype", real), (out or {}).get(name), *inputs)
         for name, a in arrays.items()
         if a is not None and not _top(a) and (wrt is None or name in wrt)
     }
 
 
-def _target(gradients: Mapping[str, _Result], name: str, shape: tuple[int, ...], kind: Any) -> Any:
+def _target(gradients: Mapping[str, _Result], name: str, shape: tuple[int, ...], real: Any) -> Any:
     """The array for a kernel to write this gradient into; an empty one where it isn't wanted."""
-    return gradients[name].shaped(*shape) if name in gradients else np.empty((0,) * len(shape), kind)
+    return gradients[name].shaped(*shape) if name in gradients else np.empty((0,) * len(shape), real)
 
 
 def _delivered(record: Any, gradients: Mapping[str, _Result]) -> Any:
@@ -136,13 +136,13 @@ def _delivered(record: Any, gradients: Mapping[str, _Result]) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pixel_positions(first: int, count: int, full: int, size: int, align_corners: bool, kind: Any) -> tuple[Any, Any]:
+def _pixel_positions(first: int, count: int, full: int, size: int, align_corners: bool, real: Any) -> tuple[Any, Any]:
     """The cell below, and the fraction towards the next, of ``count`` pixels from ``first`` of ``full``."""
     i = first + np.arange(count)
     p = i / max(full - 1, 1) * (size - 1) if align_corners else (i + 0.5) / full * size - 0.5
     p = np.clip(p, 0, size - 1)
     cells = p.astype(np.int64)
-    return cells, (p - cells).astype(kind)
+    return cells, (p - cells).astype(real)
 
 
 def _positions(pixels: Any, grid: Any, window: Window | None, align_corners: bool) -> tuple[Any, ...]:
@@ -170,7 +170,7 @@ def _locate(u, size, align_corners):
 
 @_inlined
 def _read_row(image, n, y, unit, planes):
-    """Image row y as one row a channel, (Ci, W), in the working kind."""
+    """Image row y as one row per channel, (Ci, W), in the type that is computed in."""
     real = type(unit)
     if planes.shape[0] == 3:
         for x in range(image.shape[2]):
@@ -317,8 +317,8 @@ def _luma_row(parameters, planes, n, y, out):
         out[x] = r * planes[0, x] + g * planes[1, x] + b * planes[2, x]
 
 
-def _parameters(values: Sequence[Any], kind: Any) -> tuple[Any, ...]:
-    return tuple(kind(v) if np.ndim(v) == 0 else _plain(v, kind, 0) for v in values)
+def _parameters(values: Sequence[Any], real: Any) -> tuple[Any, ...]:
+    return tuple(real(v) if np.ndim(v) == 0 else _plain(v, real, 0) for v in values)
 
 
 @cache
@@ -338,10 +338,10 @@ def _guide_kernel(guide_row: Any) -> Any:
 def _guide(guide_row: Any, image: Any, values: Sequence[Any], out: Any) -> Any:
     """Run a guide with these values of its parameters."""
     image = np.asarray(image)
-    kind = _working_kind(image)
-    pixels, unit, top = _plain_image(image, kind)
-    result = _Result(image.shape[:-1], kind, kind if top else image.dtype, out, image)
-    _guide_kernel(guide_row)(pixels, unit, _parameters(values, kind), result.shaped(*pixels.shape[:-1]))
+    real = _working(image)
+    pixels, unit, top = _plain_image(image, real)
+    result = _Result(image.shape[:-1], real, real if top else image.dtype, out, image)
+    _guide_kernel(guide_row)(pixels, unit, _parameters(values, real), result.shaped(*pixels.shape[:-1]))
     return result.deliver()
 
 
@@ -369,12 +369,12 @@ def _guide_backward_kernel(row_backward: Any) -> Any:
 
 def _guide_vjp(record, row_backward, image, values, grad, wrt, out):
     """Run a guide's gradient."""
-    kind = _working_kind(image)
-    gradients = _targets(dict(zip(record._fields, (image, *values))), kind, wrt, out, grad)
-    pixels, unit, _ = _plain_image(image, kind)
-    partial = np.zeros((_TASKS, sum(map(np.size, values))), kind)
-    parameters, incoming = _parameters(values, kind), _plain(grad, kind, 3)
-    d_image = _target(gradients, "image", pixels.shape, kind)
+    real = _working(image)
+    gradients = _targets(dict(zip(record._fields, (image, *values))), real, wrt, out, grad)
+    pixels, unit, _ = _plain_image(image, real)
+    partial = np.zeros((_TASKS, sum(map(np.size, values))), real)
+    parameters, incoming = _parameters(values, real), _plain(grad, real, 3)
+    d_image = _target(gradients, "image", pixels.shape, real)
     kernel = _guide_backward_kernel(row_backward)
     kernel(pixels, unit, parameters, incoming, "image" in gradients, d_image, partial)
     sums, end = partial.sum(axis=0), 0
@@ -494,11 +494,11 @@ def _luma_backward(grad, weights, d_image):
 
 @like(specification.guide_luma_vjp)
 def guide_luma_vjp(image, grad, *, wrt=None, out=None):
-    kind = _working_kind(image)
-    gradients = _targets({"image": image}, kind, wrt, out, grad)
+    real = _working(image)
+    gradients = _targets({"image": image}, real, wrt, out, grad)
     if "image" in gradients:
-        incoming = _plain(grad, kind, 3)
-        _luma_backward(incoming, _parameters(LUMA, kind), _target(gradients, "image", (*incoming.shape, 3), kind))
+        incoming = _plain(grad, real, 3)
+        _luma_backward(incoming, _parameters(LUMA, real), _target(gradients, "image", (*incoming.shape, 3), real))
     return _delivered(specification.GuideLumaGradients, gradients)
 
 
@@ -589,47 +589,47 @@ def _forward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
     return kernel
 
 
-def _forward(kind, grid, guide_row, guide, image, xy, window, align_corners, result):
+def _forward(real, grid, guide_row, guide, image, xy, window, align_corners, result):
     """Run slice_apply; its guide is what ``guide_row`` makes of the plain arrays in ``guide``."""
-    pixels, unit, top = _plain_image(image, kind)
-    grid = _plain_grid(grid, kind, image.ndim == 4)
+    pixels, unit, top = _plain_image(image, real)
+    grid = _plain_grid(grid, real, image.ndim == 4)
     out = result.shaped(*pixels.shape[:3], math.prod(result.array.shape[image.ndim - 1 :]))
     fixed = _fixed(out.shape[3], pixels.shape[3], grid.shape[4] // max(out.shape[3], 1))
     if xy is not None:
-        xy = _plain(xy, kind, 4)
+        xy = _plain(xy, real, 4)
         _forward_xy_kernel(fixed)(grid, guide[0], xy, pixels, unit, align_corners, top, out)
     else:
         positions = _positions(out, grid, window, align_corners)
         _forward_kernel(guide_row, fixed)(grid, positions, guide, pixels, unit, align_corners, top, out)
 
 
-def _applied(kind, grid, image, out, *inputs):
+def _applied(real, grid, image, out, *inputs):
     """Where the result of matrices in the grid by the image goes."""
     shape = (*image.shape[:-1], np.shape(grid)[-2])
-    return _Result(shape, image.dtype if _top(image) else kind, image.dtype, out, grid, image, *inputs)
+    return _Result(shape, image.dtype if _top(image) else real, image.dtype, out, grid, image, *inputs)
 
 
 @like(specification.slice_apply)
 def slice_apply(grid, guide, image, *, xy=None, window=None, align_corners=False, out=None):
     image = np.asarray(image)
-    kind = _working_kind(grid, guide, image)
-    result, stored = _applied(kind, grid, image, out, guide, xy), (_plain(guide, kind, 3),)
-    _forward(kind, grid, _stored_row, stored, image, xy, window, align_corners, result)
+    real = _working(grid, guide, image)
+    result, stored = _applied(real, grid, image, out, guide, xy), (_plain(guide, real, 3),)
+    _forward(real, grid, _stored_row, stored, image, xy, window, align_corners, result)
     return result.deliver()
 
 
-def _nothing(guide, kind):
+def _nothing(guide, real):
     """An image of no channels."""
-    return np.empty((*np.shape(guide), 0), kind)
+    return np.empty((*np.shape(guide), 0), real)
 
 
 @like(specification.slice)
 def slice(grid, guide, *, xy=None, window=None, align_corners=False, out=None):
     grid, guide = np.asarray(grid), np.asarray(guide)
-    kind = _working_kind(grid, guide)
-    result = _Result((*guide.shape, *grid.shape[guide.ndim + 1 :]), kind, grid.dtype, out, grid, guide, xy)
-    stored, nothing = (_plain(guide, kind, 3),), _nothing(guide, kind)
-    _forward(kind, grid, _stored_row, stored, nothing, xy, window, align_corners, result)
+    real = _working(grid, guide)
+    result = _Result((*guide.shape, *grid.shape[guide.ndim + 1 :]), real, grid.dtype, out, grid, guide, xy)
+    stored, nothing = (_plain(guide, real, 3),), _nothing(guide, real)
+    _forward(real, grid, _stored_row, stored, nothing, xy, window, align_corners, result)
     return result.deliver()
 
 
@@ -639,10 +639,10 @@ _GUIDE_ROWS = {"guide_curves": _curves_row, "guide_nn": _nn_row, "guide_luma": _
 @like(specification.enhance)
 def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
     image, signature = np.asarray(image), guide.signature
-    kind = _working_kind(grid, image)
-    parameters = _parameters([getattr(guide, name) for name in signature.names[1:]] or LUMA, kind)
-    result = _applied(kind, grid, image, out)
-    _forward(kind, grid, _GUIDE_ROWS[signature.name], parameters, image, None, window, align_corners, result)
+    real = _working(grid, image)
+    parameters = _parameters([getattr(guide, name) for name in signature.names[1:]] or LUMA, real)
+    result = _applied(real, grid, image, out)
+    _forward(real, grid, _GUIDE_ROWS[signature.name], parameters, image, None, window, align_corners, result)
     return result.deliver()
 
 
@@ -819,17 +819,17 @@ def _add_up(partial, tasks, out):
             _add_row(out.dtype.type(1), partial[n * tasks + t, i], out[n, i])
 
 
-def _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradients):
+def _backward(real, grid, guide, image, grad, xy, window, align_corners, gradients):
     """Run slice_apply_vjp for those of grid, guide, image and xy that ``gradients`` has."""
-    grid, channels = _plain_grid(grid, kind, np.ndim(guide) == 3), np.shape(grad)[np.ndim(guide) :]
-    guide, (image, unit, _) = _plain(guide, kind, 3), _plain_image(image, kind)
-    grad = np.require(grad, kind, ["C", "W"]).reshape(*guide.shape, math.prod(channels))
+    grid, channels = _plain_grid(grid, real, np.ndim(guide) == 3), np.shape(grad)[np.ndim(guide) :]
+    guide, (image, unit, _) = _plain(guide, real, 3), _plain_image(image, real)
+    grad = np.require(grad, real, ["C", "W"]).reshape(*guide.shape, math.prod(channels))
     count, height, _ = guide.shape
     fixed = _fixed(grad.shape[3], image.shape[3], grid.shape[4] // max(grad.shape[3], 1))
     tasks = max(1, min(_TASKS // max(count, 1), height))
-    partial = np.zeros((count * tasks, *grid.shape[1:]) if "grid" in gradients else (0,) * 5, kind)
-    d_guide = _target(gradients, "guide", guide.shape, kind)
-    d_image = _target(gradients, "image", image.shape, kind)
+    partial = np.zeros((count * tasks, *grid.shape[1:]) if "grid" in gradients else (0,) * 5, real)
+    d_guide = _target(gradients, "guide", guide.shape, real)
+    d_image = _target(gradients, "image", image.shape, real)
     wanted = ("grid" in gradients, "guide" in gradients, "image" in gradients)
     if xy is None:
         positions = _positions(guide, grid, window, align_corners)
@@ -837,8 +837,8 @@ def _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradien
             grid, positions, guide, image, unit, grad, align_corners, tasks, wanted, partial, d_guide, d_image
         )
     else:
-        xy, wanted_xy = _plain(xy, kind, 4), (*wanted, "xy" in gradients)
-        d_xy = _target(gradients, "xy", xy.shape, kind)
+        xy, wanted_xy = _plain(xy, real, 4), (*wanted, "xy" in gradients)
+        d_xy = _target(gradients, "xy", xy.shape, real)
         _backward_xy_kernel(fixed)(
             grid, guide, xy, image, unit, grad, align_corners, tasks, wanted_xy, partial, d_guide, d_image, d_xy
         )
@@ -848,17 +848,17 @@ def _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradien
 
 @like(specification.slice_apply_vjp)
 def slice_apply_vjp(grid, guide, image, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
-    kind = _working_kind(grid, guide, image)
-    gradients = _targets({"grid": grid, "guide": guide, "image": image, "xy": xy}, kind, wrt, out, grad)
-    _backward(kind, grid, guide, image, grad, xy, window, align_corners, gradients)
+    real = _working(grid, guide, image)
+    gradients = _targets({"grid": grid, "guide": guide, "image": image, "xy": xy}, real, wrt, out, grad)
+    _backward(real, grid, guide, image, grad, xy, window, align_corners, gradients)
     return _delivered(specification.SliceApplyGradients, gradients)
 
 
 @like(specification.slice_vjp)
 def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
-    kind = _working_kind(grid, guide)
-    gradients = _targets({"grid": grid, "guide": guide, "xy": xy}, kind, wrt, out, grad)
-    _backward(kind, grid, guide, _nothing(guide, kind), grad, xy, window, align_corners, gradients)
+    real = _working(grid, guide)
+    gradients = _targets({"grid": grid, "guide": guide, "xy": xy}, real, wrt, out, grad)
+    _backward(real, grid, guide, _nothing(guide, real), grad, xy, window, align_corners, gradients)
     return _delivered(specification.SliceGradients, gradients)
 
 
@@ -870,24 +870,24 @@ def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, w
 @like(specification.splat)
 def splat(guide, values, grid_shape, *, xy=None, window=None, align_corners=False, out=None):
     guide, values = np.asarray(guide), np.asarray(values)
-    kind = _working_kind(guide, values)
+    real = _working(guide, values)
     shape = (*guide.shape[:-2], *grid_shape, *values.shape[guide.ndim :])
-    result = _Result(shape, kind, values.dtype, out, guide, values, xy)
-    cells, nothing = np.empty(shape, kind), _nothing(guide, kind)
-    _backward(kind, cells, guide, nothing, values, xy, window, align_corners, {"grid": result})
+    result = _Result(shape, real, values.dtype, out, guide, values, xy)
+    cells, nothing = np.empty(shape, real), _nothing(guide, real)
+    _backward(real, cells, guide, nothing, values, xy, window, align_corners, {"grid": result})
     return result.deliver()
 
 
 @like(specification.splat_vjp)
 def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
-    kind = _working_kind(guide, values)
-    gradients = _targets({"guide": guide, "values": values, "xy": xy}, kind, wrt, out, grad)
-    stored, nothing = (_plain(guide, kind, 3),), _nothing(guide, kind)
+    real = _working(guide, values)
+    gradients = _targets({"guide": guide, "values": values, "xy": xy}, real, wrt, out, grad)
+    stored, nothing = (_plain(guide, real, 3),), _nothing(guide, real)
     if "values" in gradients:
-        _forward(kind, grad, _stored_row, stored, nothing, xy, window, align_corners, gradients["values"])
+        _forward(real, grad, _stored_row, stored, nothing, xy, window, align_corners, gradients["values"])
     coordinates = {name: target for name, target in gradients.items() if name != "values"}
     if coordinates:
-        _backward(kind, grad, guide, nothing, values, xy, window, align_corners, coordinates)
+        _backward(real, grad, guide, nothing, values, xy, window, align_corners, coordinates)
     return _delivered(specification.SplatGradients, gradients)
 
 
@@ -924,13 +924,13 @@ def _apply_kernel(fixed: tuple[int, int, int]) -> Any:
 @like(specification.apply)
 def apply(coefficients, image, *, out=None):
     coefficients, image = np.asarray(coefficients), np.asarray(image)
-    kind = _working_kind(coefficients, image)
-    pixels, unit, top = _plain_image(image, kind)
+    real = _working(coefficients, image)
+    pixels, unit, top = _plain_image(image, real)
     shape = coefficients.shape[:-1]
-    result = _Result(shape, image.dtype if top else kind, image.dtype, out, coefficients, image)
+    result = _Result(shape, image.dtype if top else real, image.dtype, out, coefficients, image)
     kernel = _apply_kernel(_fixed(shape[-1], image.shape[-1], coefficients.shape[-1]))
     target = result.shaped(*pixels.shape[:3], shape[-1])
-    kernel(_plain(coefficients, kind, 5), pixels, unit, top, target)
+    kernel(_plain(coefficients, real, 5), pixels, unit, top, target)
     return result.deliver()
 
 
@@ -966,14 +966,14 @@ def _apply_backward_kernel(fixed: tuple[int, int, int]) -> Any:
 
 @like(specification.apply_vjp)
 def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
-    kind = _working_kind(coefficients, image)
-    gradients = _targets({"coefficients": coefficients, "image": image}, kind, wrt, out, grad)
-    matrices, (pixels, unit, _) = _plain(coefficients, kind, 5), _plain_image(image, kind)
+    real = _working(coefficients, image)
+    gradients = _targets({"coefficients": coefficients, "image": image}, real, wrt, out, grad)
+    matrices, (pixels, unit, _) = _plain(coefficients, real, 5), _plain_image(image, real)
     kernel = _apply_backward_kernel(_fixed(matrices.shape[3], pixels.shape[3], matrices.shape[4]))
     wanted = ("coefficients" in gradients, "image" in gradients)
-    d_coefficients = _target(gradients, "coefficients", matrices.shape, kind)
-    d_image = _target(gradients, "image", pixels.shape, kind)
-    kernel(matrices, pixels, unit, _plain(grad, kind, 4), wanted, d_coefficients, d_image)
+    d_coefficients = _target(gradients, "coefficients", matrices.shape, real)
+    d_image = _target(gradients, "image", pixels.shape, real)
+    kernel(matrices, pixels, unit, _plain(grad, real, 4), wanted, d_coefficients, d_image)
     return _delivered(specification.ApplyGradients, gradients)
 
 
@@ -1016,9 +1016,9 @@ def _variation(grid, shares, partial):
 @like(specification.total_variation)
 def total_variation(grid):
     grid = np.asarray(grid)
-    kind = _working_kind(grid)
-    cells = _plain_grid(grid, kind, True)
-    partial = np.empty(cells.shape[:2], kind)
+    real = _working(grid)
+    cells = _plain_grid(grid, real, True)
+    partial = np.empty(cells.shape[:2], real)
     _variation(cells, _shares(cells), partial)
     return partial.sum(axis=1).astype(grid.dtype)
 
@@ -1053,11 +1053,11 @@ def _variation_backward(grid, shares, grad, d_grid):
 
 @like(specification.total_variation_vjp)
 def total_variation_vjp(grid, grad, *, wrt=None, out=None):
-    kind = _working_kind(grid)
-    gradients = _targets({"grid": grid}, kind, wrt, out, grad)
+    real = _working(grid)
+    gradients = _targets({"grid": grid}, real, wrt, out, grad)
     if "grid" in gradients:
-        cells = _plain_grid(grid, kind, True)
-        _variation_backward(cells, _shares(cells), _plain(grad, kind, 1), gradients["grid"].shaped(*cells.shape))
+        cells = _plain_grid(grid, real, True)
+        _variation_backward(cells, _shares(cells), _plain(grad, real, 1), gradients["grid"].shaped(*cells.shape))
     return _delivered(specification.TotalVariationGradients, gradients)
 
 
@@ -1106,8 +1106,8 @@ def _areas(image, rows, columns, whole, levels, out):
 
 @like(specification.resize_area)
 def resize_area(image, size, *, dtype=None, out=None):
-    kind = _working_kind(image)
-    pixels, _, top = _plain_image(image, kind)
+    real = _working(image)
+    pixels, _, top = _plain_image(image, real)
     count, height, width, channels = pixels.shape
     shape = (*np.shape(image)[:-3], *size, channels)
     stored = np.asarray(image).dtype
@@ -1123,12 +1123,12 @@ def resize_area(image, size, *, dtype=None, out=None):
 
 @like(specification.resize_area_vjp)
 def resize_area_vjp(image, grad, *, dtype=None, wrt=None, out=None):
-    kind = _working_kind(image, grad)
-    gradients = _targets({"image": image}, kind, wrt, out, grad)
+    real = _working(image, grad)
+    gradients = _targets({"image": image}, real, wrt, out, grad)
     if "image" in gradients:
-        incoming = _plain(grad, kind, 4)
+        incoming = _plain(grad, real, 4)
         count, rows, columns, channels = incoming.shape
         height, width = np.shape(image)[-3:-1]
         covers = _cover(rows, height, height), _cover(columns, width, width)
-        _areas(incoming, *covers, 1.0, False, _target(gradients, "image", (count, height, width, channels), kind))
+        _areas(incoming, *covers, 1.0, False, _target(gradients, "image", (count, height, width, channels), real))
     return _delivered(specification.ResizeAreaGradients, gradients)

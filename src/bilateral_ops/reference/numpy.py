@@ -1,9 +1,9 @@
 """The specification: what every operation and every gradient means, in float64 and plain formulas.
 
 Arrays are channels-last. ``N`` batch (optional), ``H W`` image, ``Gh Gw Gd`` grid, ``Co Ci`` channels out and in,
-``K`` curve knots, ``F`` features. Inputs may be of any kind; uint8 and uint16 images are read as v/255 and v/65535.
-Results are float64 and are not rounded to the arguments' kind, except that ``apply``, ``slice_apply`` and
-``enhance`` of an integer image return that integer kind. Nothing is checked here: that is the package's task.
+``K`` curve knots, ``F`` features. Inputs may be of any dtype; uint8 and uint16 images are read as v/255 and v/65535.
+Results are float64 and are not rounded to the arguments' dtype, except that ``apply``, ``slice_apply`` and
+``enhance`` of an integer image return that integer dtype. Nothing is checked here: that is the package's task.
 
 The sampling rule, on each of the three axes of a grid, for a coordinate u in [0, 1] and an axis of G cells:
 
@@ -46,13 +46,13 @@ def _read_image(image: Any) -> Any:
     return _real(image) / (np.iinfo(np.asarray(image).dtype).max if _is_integer(image) else 1)
 
 
-def _as_kind_of(image: Any, result: Any) -> Any:
+def _as_dtype_of(image: Any, result: Any) -> Any:
     """The result of an integer image: scaled, rounded half to even, saturated; NaN becomes 0."""
     if not _is_integer(image):
         return result
-    kind = np.asarray(image).dtype
-    top = np.iinfo(kind).max
-    return np.clip(np.rint(np.where(np.isnan(result), 0, result) * top), 0, top).astype(kind)
+    stored = np.asarray(image).dtype
+    top = np.iinfo(stored).max
+    return np.clip(np.rint(np.where(np.isnan(result), 0, result) * top), 0, top).astype(stored)
 
 
 def _deliver(result: Any, out: Any) -> Any:
@@ -225,13 +225,13 @@ def _columns(coefficients: Any, image: Any) -> Any:
 
 
 def apply(coefficients: Any, image: Any, *, out: Any = None) -> Any:
-    """A linear or affine map a pixel: coefficients (N,H,W,Co,Ci[+1]), image (N,H,W,Ci) → (N,H,W,Co).
+    """A linear or affine map per pixel: coefficients (N,H,W,Co,Ci[+1]), image (N,H,W,Ci) → (N,H,W,Co).
 
     out_i = Σ_j A_ij·in_j (+ A_i,Ci)
     """
     matrices, source = _real(coefficients), _read_image(image)
     result = np.einsum("...ij,...j->...i", matrices, _columns(matrices, source))
-    return _deliver(_as_kind_of(image, result), out)
+    return _deliver(_as_dtype_of(image, result), out)
 
 
 def apply_vjp(
@@ -300,7 +300,7 @@ def slice_apply_vjp(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# guide_curves, guide_nn, guide_luma: a guide (N,H,W) of an image (N,H,W,Ci), a pixel at a time
+# guide_curves, guide_nn, guide_luma: a guide (N,H,W) of an image (N,H,W,Ci), pixel by pixel
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -399,7 +399,7 @@ def _sigmoid(s: Any) -> Any:
 
 
 def guide_nn(image: Any, w1: Any, b1: Any, w2: Any, b2: Any, *, out: Any = None) -> Any:
-    """A two-layer network a pixel: w1 (F,Ci), b1 (F,), w2 (F,), b2 ().
+    """A two-layer network per pixel: w1 (F,Ci), b1 (F,), w2 (F,), b2 ().
 
     out = sigmoid(Σ_f w2_f·max(h_f, 0) + b2),   h_f = Σ_j w1_fj·in_j + b1_f
     """
@@ -617,8 +617,8 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
     # Levels of an integer image add up to whole numbers: the division is the only rounding before the last.
     result = _area_sums(_area_sums(_real(image), -3, size[0]), -2, size[1]) / (height * width)
     if _is_integer(image):
-        kind = np.asarray(image).dtype
-        result = np.rint(result).astype(kind) if dtype in (None, kind) else result / np.iinfo(kind).max
+        stored = np.asarray(image).dtype
+        result = np.rint(result).astype(stored) if dtype in (None, stored) else result / np.iinfo(stored).max
     return _deliver(result, out)
 
 

@@ -98,8 +98,8 @@ def problem(name: str, backward: bool, height: int, width: int) -> Problem:
     """
     enhancing = name == "enhance"
     drawn = "slice_apply" if enhancing else name
-    kind = np.uint8 if enhancing else np.float32
-    given = arguments(drawn, H=_ROWS, W=width, image_kind=kind, guide_range=(0, 1), **GRID)
+    dtype = np.uint8 if enhancing else np.float32
+    given = arguments(drawn, H=_ROWS, W=width, image_dtype=dtype, guide_range=(0, 1), **GRID)
     if name.startswith("guide_curves") or enhancing:
         curves = _curves()
         given.update({"guide": bilateral_ops.CurvesGuide(**curves)} if enhancing else curves)
@@ -119,7 +119,7 @@ def problem(name: str, backward: bool, height: int, width: int) -> Problem:
 def _curves() -> dict[str, Any]:
     """A learnt guide as it comes out of training: nearly the luma, every knot in use."""
     rng = np.random.default_rng(2)
-    given = arguments("guide_curves", H=1, W=1, image_kind=np.float32, **GRID)
+    given = arguments("guide_curves", H=1, W=1, image_dtype=np.float32, **GRID)
     del given["image"]
     channels, knots = given["shifts"].shape
     given["shifts"] = np.tile(np.arange(knots, dtype=np.float32) / knots, (channels, 1))

@@ -34,7 +34,7 @@ from . import (
 MAIN = ("slice_apply", "slice_apply_vjp", "enhance")
 PEERS = {"numba": "Numba", "torch": "PyTorch"}
 SECONDS = 0.5  # a call's rounds, together
-#: Bytes a pixel, of the matrices' gradients beside peers; and rows that drawing the arguments takes as much as.
+#: Bytes per pixel, of the matrices' gradients beside peers; and rows that drawing the arguments takes as much as.
 BYTES, ROWS = 500, 20
 
 

@@ -14,7 +14,7 @@ from ..._core.checks import brief
 from .._config import Config
 from .._weights import check_weights
 
-#: Bytes that torch.save pickles, the tensors' numbers aside: some 30 kB. Read, they may take 100 times as much memory.
+#: Bytes that torch.save pickles, the tensors' elements aside: some 30 kB. Read, they may take 100 times as much memory.
 _MAX_PICKLE = 1_000_000
 #: Adam counts steps in float32, which stay here.
 _MAX_COUNT = 1 << 24

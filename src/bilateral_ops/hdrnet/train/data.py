@@ -84,7 +84,7 @@ class Photographs:
         return len(self.pairs)
 
     def __getitem__(self, i: int) -> tuple[str, Any, Any]:
-        """Name, photograph and target (H, W, 3), whole, in the files' own numbers."""
+        """Name, photograph and target (H, W, 3), whole, in the files' own dtypes."""
         return self.pairs[i].name, self.image(i), self.target(i)
 
     def __iter__(self) -> Iterator[tuple[str, Any, Any]]:
