@@ -1,18 +1,19 @@
-// An operation's Args made from a caller's arrays, written once for every kind of caller: Python (bindings.h), XLA
-// (xla.h). Here is a function for each of BO_KERNELS (ops.h), of the kernel's name; its parameters' types say what a
-// caller has to hand over: In, Out, Parameters, OutParameters, Window, bool. The callers derive from these functions.
+// From a caller's arrays to an operation's Args, written once for all callers: Python (bindings.h) and XLA (xla.h). For
+// each of BO_KERNELS (ops.h) there is a function of the kernel's name, whose parameter types state what a caller
+// passes: In, Out, Parameters, OutParameters, Window, bool. The bindings and handlers are generated from these
+// functions.
 //
-// Nothing is checked here but what memory safety needs: src/bilateral_ops/_core/call.py has refused every shape and
-// dtype that does not fit before a call comes this far.
+// Only what memory safety needs is checked here: src/bilateral_ops/_core/call.py has already refused all shapes and
+// dtypes that do not fit.
 //
-// A Call is one call of one kind of caller, and has
-//   Table                        the KernelTable its kernels are in
-//   Array                        what the caller's arrays are; any of them may be absent
-//   given(array)                 whether it is there
-//   rank(array)                  its axes
+// A Call is one call by one kind of caller, and has
+//   Table                        the KernelTable of its kernels
+//   Array                        the type of the caller's arrays, any of which may be absent
+//   given(array)                 whether it is not absent
+//   rank(array)                  the number of its axes
 //   input(array, batched, rank) and output(…)
-//                                an array as a tensor of `rank` axes: a batch axis before it where the call has none,
-//                                channel axes of one element after it; an absent one becomes a tensor without data
+//                                the array as a tensor of `rank` axes: with a batch axis in front if the call is not
+//                                batched, and channel axes of size 1 behind; an absent one as a tensor without data
 //   run(kernel, args)
 #pragma once
 
@@ -24,7 +25,7 @@
 
 namespace bilateral_ops {
 
-// An array's axes as a tensor's `rank`: `shape(axis)` and `stride(axis)` (in bytes) are the array's own.
+// Sets a tensor's axes, `rank` of them, from an array's `given` axes with shape(axis) and stride(axis) (in bytes).
 template <class Shape, class Stride>
 void set_axes(Tensor& t, int given, bool batched, int rank, const Shape& shape, const Stride& stride) {
   const int lead = batched ? 0 : 1;
@@ -38,7 +39,7 @@ void set_axes(Tensor& t, int given, bool batched, int rank, const Shape& shape, 
   }
 }
 
-// How every caller runs a kernel.
+// Runs a kernel in the floating-point mode that kernels need.
 template <class Table, class Args, class... Context>
 void run_kernel(const Table& kernels, void (*Table::*kernel)(const Args&, Context&...), const Args& args,
                 Context&... context) {
@@ -46,7 +47,7 @@ void run_kernel(const Table& kernels, void (*Table::*kernel)(const Args&, Contex
   (kernels.*kernel)(args, context...);
 }
 
-// The image is this window of a larger one; `given`: or else the whole.
+// The window of a larger image that the image is; if not `given`, the image is whole.
 struct Window {
   bool given;
   int64_t top, left, full_height, full_width;
@@ -54,7 +55,7 @@ struct Window {
 
 template <class Call>
 using ArrayOf = const typename Call::Array&;
-// An array that is read, and one that is written; either may be absent.
+// An input array, and an output array; either may be absent.
 template <class Call>
 struct In {
   ArrayOf<Call> array;
@@ -84,7 +85,7 @@ inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_
   return at;
 }
 
-// A grid, or its gradient: it has cells wherever it is given.
+// A grid or its gradient, which must have cells if it is given
 inline Tensor with_cells(const Tensor& grid) {
   if (grid.data && (grid.shape[1] < 1 || grid.shape[2] < 1 || grid.shape[3] < 1)) {
     throw std::invalid_argument("bilateral_ops: a grid without cells");
@@ -101,7 +102,7 @@ Sampling sampling(Call& call, const Tensor& pixels, ArrayOf<Call> guide, ArrayOf
   return at;
 }
 
-// A guide's parameters, or their gradients.
+// The parameters of a guide, and their gradients
 template <class Call>
 struct Parameters {
   GuideKind kind;
@@ -117,14 +118,6 @@ inline GuideKind guide_kind(const std::string& name) {
   if (name == "nn") return GuideKind::nn;
   if (name == "luma") return GuideKind::luma;
   throw std::invalid_argument("bilateral_ops: unknown guide " + name);
-}
-constexpr int parameter_count(GuideKind kind) {
-  switch (kind) {
-    case GuideKind::curves: return 6;
-    case GuideKind::nn: return 4;
-    case GuideKind::luma: break;
-  }
-  return 0;
 }
 
 template <class Call>
@@ -279,7 +272,7 @@ void total_variation_backward(Call& call, Out<Call> d_grid, In<Call> grid, In<Ca
   if (a.d_grid.data) call.run(&Call::Table::total_variation_backward, a);
 }
 
-// What is averaged must be there.
+// An average needs at least one pixel.
 inline void require_pixels(const Tensor& image) {
   if (image.shape[1] < 1 || image.shape[2] < 1) throw std::invalid_argument("bilateral_ops: an image without pixels");
 }

@@ -5,7 +5,7 @@
 //   cpu/tiles.h     tiles of pixels; cpu/storage.h storage types and strides
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
 //   cpu/dispatch.*  which of those runs
-//   cuda/*.cu       the same for CUDA, one file per operation
+//   cuda/*.cu       the same for CUDA, one file per operation; files and types have the names of the CPU's
 //   calls.h         a caller's arrays to Args; shapes and dtypes were checked before (src/bilateral_ops/_core/call.py)
 //   bindings.*      the callers from Python: NumPy's arrays, and DLPack's for CUDA
 //   xla.*           the callers from JAX
@@ -20,11 +20,12 @@
 
 namespace bilateral_ops {
 
-// Where pixels look a grid up.
+// Where a grid is sampled: the position of each pixel on the grid's axes.
 //
-//   px = clamp(u·Gw − ½, 0, Gw − 1) or clamp(u·(Gw − 1), …) with align_corners; py likewise; pz from the guide's value
-//   u = (i + ½)/n or i/(n − 1) for pixel i of n, counted in the whole image of which this one is a window; or xy's
-//   value
+//   px = clamp(u·Gw − ½, 0, Gw − 1), with align_corners clamp(u·(Gw − 1), 0, Gw − 1); py likewise; pz likewise from the
+//   guide's value
+//   u = (i + ½)/n, with align_corners i/(n − 1), for pixel i of n in the whole image, of which this one is a window; or
+//   xy's value
 struct Sampling {
   Tensor guide;  // (N,H,W); absent in enhance, and in slice_apply where the image's luma is to guide
   Tensor xy;     // (N,H,W,2), optional
@@ -38,8 +39,8 @@ struct SliceArgs {
   Tensor out;   // (N,H,W,C1,C2)
   Tensor grid;  // (N,Gh,Gw,Gd,C1,C2)
 };
-// d_grid[n,i,j,k,c] = Σ_yx τ τ τ grad[n,y,x,c] (which is splat);  d_guide = Σ_c grad_c · ∂out_c/∂pz · ∂pz/∂guide;  d_xy
-// alike
+// d_grid[n,i,j,k,c] = Σ_yx τ τ τ grad[n,y,x,c] (which is splat);  d_guide = Σ_c grad_c·∂out_c/∂pz·∂pz/∂guide;
+// d_xy likewise, by px and py
 struct SliceGradArgs {
   Sampling at;
   Tensor d_grid, d_guide, d_xy;
@@ -59,8 +60,8 @@ struct ApplyGradArgs {
   Tensor coefficients, image, grad;
 };
 
-// slice_apply: both, the coefficients never stored. Without at.guide, which is for the CPU alone, the guide is
-// luma(image), and d_image has what comes through it, too.
+// slice_apply: slice, then apply; the coefficients are never stored. On the CPU at.guide may be absent: the guide is
+// then luma(image), and d_image includes the gradient through the guide.
 struct SliceApplyArgs {
   Sampling at;
   Tensor out;    // (N,H,W,Co)
@@ -73,12 +74,21 @@ struct SliceApplyGradArgs {
   Tensor grid, image, grad;
 };
 
-// Guides. One struct for all three: the kind says which parameters are there.
+// Guides. One struct for all three kinds; the kind determines which parameters there are.
 //   curves  q = ccm·in + ccm_bias;  c_i = Σ_k slopes_ik·max(q_i − shifts_ik, 0);  clip(Σ_i mix_i·c_i + mix_bias, 0, 1)
 //   nn      sigmoid(w2·relu(w1·in + b1) + b2)
 //   luma    .299 R + .587 G + .114 B
 enum class GuideKind : int { curves, nn, luma };
 constexpr int kMaxGuideParameters = 6;
+// The number of parameters
+constexpr int parameter_count(GuideKind kind) {
+  switch (kind) {
+    case GuideKind::curves: return 6;
+    case GuideKind::nn: return 4;
+    case GuideKind::luma: break;
+  }
+  return 0;
+}
 struct GuideParameters {
   GuideKind kind;
   // curves: ccm (Ci,Ci), ccm_bias (Ci), shifts (Ci,K), slopes (Ci,K), mix (Ci), mix_bias ()
@@ -90,7 +100,7 @@ struct GuideArgs {
   Tensor image;  // (N,H,W,Ci)
   GuideParameters parameters;
 };
-// Slope 0 at and below max's kink, and at and beyond clip's ends.
+// The derivative of max(·, 0) is 0 at and below 0; that of clip is 0 at and beyond 0 and 1.
 struct GuideGradArgs {
   Tensor d_image;
   Tensor d_value[kMaxGuideParameters];
@@ -118,13 +128,13 @@ struct TotalVariationGradArgs {
   Tensor grid, grad;
 };
 
-// resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H, which
-// is the share that pixel y has of output pixel i; w(j,x) likewise
+// resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H: the
+// part of output pixel i that pixel y covers; w(j,x) likewise
 struct ResizeAreaArgs {
-  Tensor out;    // (N,h,w,Ci); floats beside integers, too, which are then v/255 or v/65535
+  Tensor out;    // (N,h,w,Ci); may be of floats if the image is of integers, which then stand for v/255 or v/65535
   Tensor image;  // (N,H,W,Ci)
 };
-// d_image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]: the same the other way, with shares of the image's pixels
+// d_image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]
 struct ResizeAreaGradArgs {
   Tensor d_image;
   Tensor grad;
@@ -147,7 +157,7 @@ struct ResizeAreaGradArgs {
   X(resize_area_forward, ResizeAreaArgs)              \
   X(resize_area_backward, ResizeAreaGradArgs)
 
-// One build of every kernel: for an instruction set, or for CUDA, where a kernel takes a Context besides.
+// All kernels of one build: for an instruction set, or for CUDA, whose kernels also take a Context.
 template <class... Context>
 struct KernelTable {
   const char* name;

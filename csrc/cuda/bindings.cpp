@@ -1,8 +1,8 @@
-// The module _cuda: arrays on a CUDA device, lent by DLPack, to Tensors; a kernel put on a stream.
+// The module _cuda: arrays on a CUDA device, exported by DLPack, to Tensors; the kernels launched on a stream.
 //
-// Every function takes, after what its namesake in _cpu takes, the stream (the address of a cudaStream_t, 0 for the
-// default one) and allocate(bytes), which returns an array of at least so many bytes on the same device. Nothing waits
-// for the device.
+// Each function takes the arguments of the function of that name in _cpu, then the stream (the address of a
+// cudaStream_t, 0 for the default one) and allocate(bytes), which returns an array of at least that many bytes on the
+// same device. Nothing synchronizes with the device.
 #include "../bindings.h"
 
 #include <cstring>
@@ -23,7 +23,7 @@ int cuda_device_count(const char* operation);
 
 namespace {
 
-// DLPack 1.x as far as it is needed here; the layouts are fixed for good.
+// The parts of DLPack 1.x that are needed here. Its layouts never change.
 struct DLDevice {
   int32_t type, id;
 };
@@ -37,7 +37,7 @@ struct DLTensor {
   int32_t ndim;
   DLDataType dtype;
   int64_t* shape;
-  int64_t* strides;  // in elements; null: one after another
+  int64_t* strides;  // in elements; null: dense, row-major
   uint64_t byte_offset;
 };
 struct DLManagedTensor {  // of a capsule "dltensor"
@@ -57,13 +57,13 @@ constexpr uint64_t kReadOnly = 1;
 constexpr int kUInt = 1, kFloat = 2, kBFloat = 4;
 
 struct Loan {
-  py::object capsule;  // to be kept; its end, unless somebody renames it, ends the loan
+  py::object capsule;  // owns the loan
   const DLTensor* tensor;
   bool read_only;
 };
 
 Loan borrow(bo::Object object, int64_t stream) {
-  // The protocol's name of the default stream is 1.
+  // The protocol denotes the default stream by 1.
   const py::int_ consumer(stream == 0 ? 1 : stream);
   const py::tuple version = py::make_tuple(1, 0);
   Loan loan;
@@ -72,7 +72,7 @@ Loan borrow(bo::Object object, int64_t stream) {
     loan.capsule = lend(py::arg("stream") = consumer, py::arg("max_version") = version);
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_TypeError)) throw;
-    loan.capsule = lend(py::arg("stream") = consumer);  // of before DLPack 1.0
+    loan.capsule = lend(py::arg("stream") = consumer);  // an exporter older than DLPack 1.0
   }
   PyObject* const capsule = loan.capsule.ptr();
   if (PyCapsule_IsValid(capsule, "dltensor_versioned")) {
@@ -142,7 +142,7 @@ class DeviceCall {
           return array.strides ? array.strides[axis] * size : stride;
         });
     t.data = static_cast<char*>(array.data) + array.byte_offset;
-    // An array without elements may have no address, and yet it was given.
+    // An empty array may have a null address, but is not absent.
     static char somewhere;
     if (!t.data) t.data = &somewhere;
     return t;
@@ -162,7 +162,8 @@ class DeviceCall {
   static void* allocate(void* self, size_t bytes) {
     auto* const call = static_cast<DeviceCall*>(self);
     py::gil_scoped_acquire acquire;
-    // The array ends with the call; its memory is for work on this stream until the stream is done with it.
+    // The array is released at the end of the call; allocators keep its memory for work on this stream until that is
+    // done.
     const DLTensor& array = call->lend(call->allocate_(bytes), true);
     return static_cast<char*>(array.data) + array.byte_offset;
   }

@@ -1,4 +1,4 @@
-// What a call of a CUDA kernel takes besides its Args, and all CUDA kernels. No header of CUDA is needed to read this.
+// The table of CUDA kernels, and the context that they take besides their Args. Includes no header of CUDA.
 #pragma once
 
 #include <stddef.h>
@@ -10,7 +10,7 @@ namespace bilateral_ops {
 struct Launch {
   const char* operation;  // for error sentences
   void* stream;           // a cudaStream_t
-  // `bytes` bytes on the device, aligned to 256, which live until what was put on the stream is done with them
+  // Allocates device memory, aligned to 256 bytes, that lives until the work that is then put on the stream is done.
   void* (*allocate)(void* allocator, size_t bytes);
   void* allocator;
 };
@@ -18,7 +18,7 @@ struct Launch {
 using CudaKernels = KernelTable<Launch&>;
 const CudaKernels& cuda_kernels();
 
-// Makes a device the current one, and the one before again at the end. Throws where there is no driver or device.
+// Makes a device current for its own lifetime. Throws if there is no driver or no such device.
 class CurrentDevice {
  public:
   CurrentDevice(const char* operation, int device);

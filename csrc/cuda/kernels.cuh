@@ -1,4 +1,5 @@
-// Every operation's entry, one line a kernel of ops.h; each is defined in the .cu of its name.
+// The host functions that launch the kernels of each operation, one per entry of BO_KERNELS (ops.h). Each is defined in
+// the .cu file of its operation.
 #pragma once
 
 #include "device.h"

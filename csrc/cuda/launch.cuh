@@ -1,4 +1,4 @@
-// The only file that launches: everything of the CUDA runtime that kernels need.
+// Kernel launches: the only file with calls of the CUDA runtime that operations need.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,21 +11,22 @@
 #include "device.h"
 
 #define BO_DEVICE static __device__ __forceinline__
-// Shared memory whose size the launch says, as an array of bytes.
+// Dynamic shared memory, whose size is a launch parameter, as an array of bytes
 #if !defined(BO_DYNAMIC_SHARED)
 #define BO_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 #endif
 
 namespace bilateral_ops {
 
-// What every device gives a block without being asked.
+// Shared memory that a thread block may have on every device without opting in
 constexpr size_t kSharedBytes = 48 << 10;
-constexpr int64_t kMostBlocks = 0x7fffffff;  // in a grid's first dimension
+constexpr int64_t kMostBlocks = 0x7fffffff;  // thread blocks in the first dimension of a launch
 
 // Throws what an error means for the caller.
 [[noreturn]] void fail(const char* operation, cudaError_t error);
 
-// Puts a kernel on the stream. Blocks that share the work among them however many they are may be fewer than asked for.
+// Launches a kernel on the stream, with `blocks` thread blocks or, where there are more than a launch may have, fewer:
+// every kernel goes through its work with a stride of gridDim.x.
 template <class... Parameters>
 void launch(Launch& to, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
             std::common_type_t<Parameters>... arguments) {
@@ -35,11 +36,12 @@ void launch(Launch& to, void (*kernel)(Parameters...), int64_t blocks, int threa
       cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)),
                        dim3(static_cast<unsigned>(threads)), pointers, shared, static_cast<cudaStream_t>(to.stream));
   if (error != cudaSuccess) {
-    cudaGetLastError();  // or the caller's next call would see it too
+    cudaGetLastError();  // clears the error, which the caller's next call would report otherwise
     fail(to.operation, error);
   }
 }
 
+// `count` elements of device memory that live until the work on the stream is done
 template <class T>
 T* workspace(Launch& to, int64_t count) {
   return static_cast<T*>(to.allocate(to.allocator, static_cast<size_t>(count) * sizeof(T)));

@@ -1,5 +1,5 @@
-// XLA's handlers on CUDA devices: on XLA's stream, whose device it has made the current one, with workspace that XLA
-// allocates in the stream's order. Nothing waits for the device.
+// XLA's handlers on CUDA devices: they launch on XLA's stream, whose device XLA has made current, with workspace that
+// XLA allocates in stream order. Nothing synchronizes with the device.
 #include "../xla.h"
 
 #include "device.h"
@@ -8,7 +8,7 @@ namespace bilateral_ops {
 namespace xla {
 namespace {
 
-constexpr size_t kGiven = 16, kWanted = 256;  // alignment of what XLA allocates, and of a workspace
+constexpr size_t kGiven = 16, kWanted = 256;  // alignment of XLA's allocations, and of a workspace
 
 class Device {
  public:
@@ -16,7 +16,7 @@ class Device {
   explicit Device(Frame* frame) : frame_(frame) {}
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
-  // The memory may be used for what is put on the stream from now on, and no sooner.
+  // Freed in stream order: the memory is reused only by work that is put on the stream later.
   ~Device() {
     for (const Memory& memory : memories_) {
       FreeArgs args{sizeof(FreeArgs), nullptr, frame_->context, memory.size, memory.data};

@@ -40,16 +40,16 @@ class Mutant:
 
 MUTANTS = {
     "an index off by one": Mutant(
-        "cuda/sampling.cuh",
-        "c.right = at.x.k + 1 < g.Gw",
-        "c.right = at.x.k + 1 < g.Gw + 1",
+        "cuda/sampler.cuh",
+        "right_(at.x.k + 1 < g.Gw ?",
+        "right_(at.x.k + 1 < g.Gw + 1 ?",
         "slice",
         "slice",
         "plain",
         OutOfBounds,
     ),
     "a lost last pixel": Mutant(
-        "cuda/arrays.cuh",
+        "cuda/tiles.cuh",
         "for (int64_t e = threadIdx.x; e < tile.count * channels; e += blockDim.x) {",
         "for (int64_t e = threadIdx.x; e < (tile.count - 1) * channels; e += blockDim.x) {",
         "apply",
@@ -58,7 +58,7 @@ MUTANTS = {
         Uninitialised,
     ),
     "a pixel beyond the last": Mutant(
-        "cuda/splatting.cuh",
+        "cuda/splatter.cuh",
         "if (p >= tile.count) continue;",
         "if (p > tile.count) continue;",
         "slice",
@@ -76,9 +76,9 @@ MUTANTS = {
         KernelError,
     ),
     "a transposed matrix": Mutant(
-        "cuda/guide.cu",
-        "sum = mul_add(numbers[i * shape.Ci + j], at.d_q[i * width + p], sum)",
-        "sum = mul_add(numbers[j * shape.Ci + i], at.d_q[i * width + p], sum)",
+        "cuda/guides/curves.cuh",
+        "sum = mul_add(ccm[i * Ci + j], at.d_q[i * pitch + p], sum)",
+        "sum = mul_add(ccm[j * Ci + i], at.d_q[i * pitch + p], sum)",
         "guide",
         "guide_curves",
         "many knots",
@@ -95,17 +95,17 @@ MUTANTS = {
     ),
     "a missing barrier between turns": Mutant(
         "cuda/apply.cu",
-        "    stage(a.image, tile, Ci, room.width, in);\n    __syncthreads();",
-        "    stage(a.image, tile, Ci, room.width, in);",
+        "    load_planes(a.image, tile, Ci, scratch.width, in);\n    __syncthreads();",
+        "    load_planes(a.image, tile, Ci, scratch.width, in);",
         "apply",
         "apply",
         "plain",
         Race,
     ),
     "a missing warp barrier": Mutant(
-        "cuda/strips.cuh",
-        "      guide.four(numbers, depths_from, inside, pixels, depths);\n      __syncwarp();",
-        "      guide.four(numbers, depths_from, inside, pixels, depths);",
+        "cuda/apply_34.cuh",
+        "      guide.four(begun, guide_from, mask, pixels, depths);\n      __syncwarp();",
+        "      guide.four(begun, guide_from, mask, pixels, depths);",
         "slice_apply",
         "slice_apply",
         "wide",
@@ -131,7 +131,7 @@ MUTANTS = {
         BadMask,
     ),
     "a sum that threads share without atomics": Mutant(
-        "cuda/splatting.cuh",
+        "cuda/splatter.cuh",
         "sums[cell * step + own] += static_cast<double>",
         "sums[cell * step + own / 2] += static_cast<double>",
         "slice",
@@ -148,9 +148,9 @@ MUTANTS = {
         "wide batched",
         Race,
     ),
-    "a number nobody zeroed": Mutant(
+    "a sum that nobody zeroed": Mutant(
         "cuda/guide.cu",
-        "for (int64_t e = p; sums && e < shape.count; e += kTile) own[e] = 0.0;",
+        "for (int64_t e = p; sums && e < shape.count; e += kTileWidth) own[e] = 0.0;",
         "",
         "guide",
         "guide_nn",
@@ -158,7 +158,7 @@ MUTANTS = {
         Uninitialised,
     ),
     "the wrong side of a cell": Mutant(
-        "cuda/splatting.cuh",
+        "cuda/splatter.cuh",
         "const T weight = (y ? ty : T(1) - ty)",
         "const T weight = (y ? T(1) - ty : ty)",
         "slice",
@@ -176,9 +176,9 @@ MUTANTS = {
         AssertionError,
     ),
     "shared memory too short": Mutant(
-        "cuda/arrays.cuh",
-        "to[c * width + p] = get<T>",
-        "to[(c + 1) * width + p] = get<T>",
+        "cuda/tiles.cuh",
+        "to[c * pitch + p] = load_one<T>",
+        "to[(c + 1) * pitch + p] = load_one<T>",
         "guide",
         "guide_luma",
         "plain",

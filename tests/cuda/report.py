@@ -99,8 +99,8 @@ def _short(name: str) -> str:
     rest = name.split("bilateral_ops", 1)[1].lstrip("0123456789")
     base, _, arguments = rest.partition("I")
     dtypes = {"d": "double", "f": "float", "L": "", "N": ""}
-    detail = next((k for k in ("StripArray", "StripGuide", "GradSource", "OuterSource", "ComputedGuide", "GuideArray")
-                   if k in arguments), "")  # fmt: skip
+    policies = ("SliceContributions", "ApplyContributions", "ComputedGuide3", "ComputedGuide", "GivenGuide")
+    detail = next((policy for policy in policies if policy in arguments), "")
     number = arguments.split("E")[0].removeprefix("Li") if arguments.startswith("Li") else ""
     which = arguments.partition("GuideKindE")[2][:1]
     detail += f" {('curves', 'nn', 'luma')[int(which)]}" if which.isdigit() else ""

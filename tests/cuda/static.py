@@ -88,10 +88,10 @@ class Limit:
 #: Of kernels in float none may spill or have a stack. A limit that is exceeded on purpose is changed here.
 LIMITS = (
     Limit(r"guide_gradientsId", 96, spills=True),
-    Limit(r"apply_strips", 104, (("ld.global", 3), ("st.global", 3), ("ld.shared", 12))),
-    Limit(r"rectangle_gradientsILi1E", 128, (("ld.global", 3), ("st.global", 1), ("ld.shared", 4))),
-    Limit(r"rectangle_gradients", 170, (("ld.global", 3), ("st.global", 1), ("ld.shared", 4))),
-    Limit(r"splat_parts|sampled_applyId", 128),
+    Limit(r"apply_34", 104, (("ld.global", 3), ("st.global", 3), ("ld.shared", 12))),
+    Limit(r"apply_backward_34ILi1E", 128, (("ld.global", 3), ("st.global", 1), ("ld.shared", 4))),
+    Limit(r"apply_backward_34", 170, (("ld.global", 3), ("st.global", 1), ("ld.shared", 4))),
+    Limit(r"splat_bands|sampled_applyId", 128),
     Limit(r"", 96),
 )
 

@@ -1,0 +1,229 @@
+// Splatting, the transpose of sampling: pixels' contributions are added to the grid's cells, for any grid, without
+// atomics and in an order that depends on shapes alone.
+//
+// The pixels between the same two grid rows and the same two grid columns, a *rectangle*, add to the same 2 × 2 columns
+// of cells. Each rectangle is cut into bands of pixels, and each band has sums of its own for these columns. Pixels
+// with coordinates of their own may fall anywhere: then the bands are cut from the whole image and have sums for the
+// whole grid. One thread block makes the sums of one band at a time (splat_bands); a second kernel adds, for each cell,
+// the sums of all bands that have it (add_bands).
+//
+// In a thread block, each thread owns one channel of the cells whose y, x and z have one combination of parities. A
+// pixel's eight cells have all eight combinations, so each thread adds each pixel exactly once, in the order of the
+// pixels, and no two threads add to the same element.
+#pragma once
+
+#include "sampler.cuh"
+
+namespace bilateral_ops {
+
+// Contributions of pixels: ∂L/∂(the grid's interpolated values), for channel c of pixel p of a tile.
+struct SliceContributions {  // grad_c
+  Tensor grad;               // (N,H,W,C1,C2)
+  template <class T>
+  __device__ T at(const Tile& tile, int p, int64_t c) const {
+    return load_one<T>(grad.dtype, address_of(grad, tile, p) + channel(grad, 3, c));
+  }
+};
+struct ApplyContributions {  // grad_i·in_j, c = i·L + j, in_Ci = 1
+  Tensor grad, image;
+  int64_t L;
+  template <class T>
+  __device__ T at(const Tile& tile, int p, int64_t c) const {
+    const int64_t i = static_cast<uint32_t>(c) / static_cast<uint32_t>(L), j = c - i * L;
+    const T g = load_one<T>(grad.dtype, address_of(grad, tile, p) + i * grad.strides[3]);
+    return j < image.shape[3] ? g * load_one<T>(image.dtype, address_of(image, tile, p) + j * image.strides[3]) : g;
+  }
+};
+
+constexpr int kSplatTile = 64;      // pixels that splat_bands stages in shared memory at a time
+constexpr int kSplatChannels = 32;  // the most channels that a thread block adds to at a time
+
+// How images are cut into bands, and how the sums of these lie in the workspace,
+// [image][rectangle][band][row][column][z][channel]
+struct BandPlan {
+  bool whole;                 // each has sums for the whole grid
+  int64_t top, left;          // the cell below and left of the first rectangle
+  int64_t down, across;       // rectangles per column and per row of them
+  int64_t rectangles, bands;  // per image; per rectangle
+  int64_t rows, columns;      // of cells that a band has sums for: 2 × 2, or the grid's
+  int64_t size;               // elements in the sums of a band
+  int64_t chunks, chunk;      // the channels are summed in `chunks` passes of `chunk` channels
+  bool shared;                // the sums of a pass fit in shared memory
+};
+template <class T>
+BandPlan plan_bands(const Lattice<T>& g, bool xy) {
+  BandPlan s;
+  const int64_t pixels = g.H * g.W;
+  s.whole = xy;
+  s.top = s.left = 0;
+  s.down = s.across = 1;
+  if (!xy && pixels > 0) {
+    s.top = locate_pixel(g.top, g.y).k;
+    s.left = locate_pixel(g.left, g.x).k;
+    s.down = locate_pixel(g.top + g.H - 1, g.y).k + 1 - s.top;
+    s.across = locate_pixel(g.left + g.W - 1, g.x).k + 1 - s.left;
+  }
+  s.rectangles = s.down * s.across;
+  s.rows = xy ? g.Gh : 2;
+  s.columns = xy ? g.Gw : 2;
+  s.size = s.rows * s.columns * g.Gd * g.C;
+  // Enough bands to keep a device busy, each with enough pixels to be worth the memory of its sums.
+  const int64_t most =
+      xy ? min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)) : 512 / s.rectangles;
+  s.bands = max_of<int64_t>(1, min_of(most, pixels / s.rectangles / 2048));
+  s.chunk = min_of<int64_t>(g.C, kSplatChannels);
+  s.chunks = s.chunk ? ceil_div(g.C, s.chunk) : 0;
+  s.shared = s.rows * s.columns * g.Gd * s.chunk * 8 <= (24 << 10);
+  return s;
+}
+
+// The first of the pixels first … first + count − 1, counted from `first`, that falls into cell k or a later one;
+// `count` if none does.
+BO_DEVICE int64_t first_in_cell(const PixelAxis& axis, int64_t first, int64_t count, int64_t k) {
+  int64_t below = -1, found = count;
+  while (found - below > 1) {
+    const int64_t middle = below + (found - below) / 2;
+    if (locate_pixel(first + middle, axis).k >= k) {
+      found = middle;
+    } else {
+      below = middle;
+    }
+  }
+  return found;
+}
+
+template <class T, class Contributions>
+__global__ void __launch_bounds__(8 * kSplatChannels, 2)
+    splat_bands(Contributions contributions, Sampling at, Lattice<T> g, BandPlan plan, double* all) {
+  BO_DYNAMIC_SHARED(memory);
+  __shared__ Positions<T> positions;
+  __shared__ int64_t bounds[4];                    // top, left, bottom and right of the rectangle's pixels
+  T* const staged = reinterpret_cast<T*>(memory);  // contributions of a tile, [pixel][channel]
+  const int t = static_cast<int>(threadIdx.x), chunk = static_cast<int>(plan.chunk);
+  const int own = t % chunk, parity = t / chunk;  // the channel and the cells that this thread owns
+  const int64_t units = g.N * plan.rectangles * plan.bands * plan.chunks;
+  for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
+    const int64_t index = unit / plan.chunks, first_channel = (unit - index * plan.chunks) * chunk;
+    const int64_t corner = index / plan.bands, band = index - corner * plan.bands;
+    const int64_t n = corner / plan.rectangles, rectangle = corner - n * plan.rectangles;
+    const int64_t row = rectangle / plan.across, ky = plan.top + row;
+    const int64_t kx = plan.left + rectangle - row * plan.across;
+    const int channels = static_cast<int>(min_of<int64_t>(chunk, g.C - first_channel));
+    if (t < 4) {
+      const bool x = t & 1;
+      const int64_t count = x ? g.W : g.H;
+      bounds[t] = plan.whole ? (t < 2 ? 0 : count)
+                             : first_in_cell(x ? g.x : g.y, x ? g.left : g.top, count, (x ? kx : ky) + (t >> 1));
+    }
+    double* const band_sums = all + index * plan.size + first_channel;
+    double* const sums = plan.shared ? reinterpret_cast<double*>(staged + kSplatTile * chunk) : band_sums;
+    const int64_t step = plan.shared ? chunk : g.C, cells = plan.rows * plan.columns * g.Gd;
+    if (own < channels)
+      for (int64_t cell = parity; cell < cells; cell += 8) sums[cell * step + own] = 0.0;
+    __syncthreads();
+    const int64_t top = bounds[0], left = bounds[1], bottom = bounds[2], right = bounds[3];
+    const int64_t per_row = ceil_div(right - left, kSplatTile), tiles = (bottom - top) * per_row;
+    for (int64_t i = tiles * band / plan.bands; i < tiles * (band + 1) / plan.bands; ++i) {
+      Tile tile;
+      tile.n = n;
+      tile.y = top + i / per_row;
+      tile.x = left + i % per_row * kSplatTile;
+      tile.count = static_cast<int>(min_of<int64_t>(kSplatTile, right - tile.x));
+      for (int p = t; p < tile.count; p += static_cast<int>(blockDim.x)) positions.set(p, locate(g, at, tile, p));
+      for (int e = t; e < tile.count * channels; e += static_cast<int>(blockDim.x)) {
+        const int p = e / channels, c = e - p * channels;
+        staged[p * chunk + c] = contributions.template at<T>(tile, p, first_channel + c);
+      }
+      __syncthreads();
+      for (int p = 0; p < tile.count && own < channels; ++p) {
+        // Which of the pixel's eight cells is this thread's
+        const int y = (positions.ky[p] ^ (parity >> 2)) & 1, x = (positions.kx[p] ^ (parity >> 1)) & 1,
+                  z = (positions.kz[p] ^ parity) & 1;
+        const int64_t cell_y = positions.ky[p] + y, cell_x = positions.kx[p] + x, cell_z = positions.kz[p] + z;
+        if (cell_y >= g.Gh || cell_x >= g.Gw || cell_z >= g.Gd) continue;
+        const T ty = positions.ty[p], tx = positions.tx[p], tz = positions.tz[p];
+        const T weight = (y ? ty : T(1) - ty) * (x ? tx : T(1) - tx) * (z ? tz : T(1) - tz);
+        const int64_t cell = ((cell_y - ky) * plan.columns + cell_x - kx) * g.Gd + cell_z;
+        sums[cell * step + own] += static_cast<double>(weight * staged[p * chunk + own]);
+      }
+      __syncthreads();
+    }
+    if (plan.shared && own < channels)
+      for (int64_t cell = parity; cell < cells; cell += 8) band_sums[cell * g.C + own] = sums[cell * step + own];
+    __syncthreads();
+  }
+}
+
+// d_grid: each element is the sum of the bands that have its cell, added in their order. One thread per element.
+template <class T>
+__global__ void __launch_bounds__(256)
+    add_bands(Tensor d_grid, Lattice<T> g, BandPlan plan, const double* __restrict__ all) {
+  const int64_t column = g.Gd * g.C, count = d_grid.shape[0] * g.Gh * g.Gw * column;
+  for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count; e += gridDim.x * int64_t(256)) {
+    const int64_t cell = e / column, in_column = e - cell * column, row = cell / g.Gw, x = cell - row * g.Gw;
+    const int64_t n = row / g.Gh, y = row - n * g.Gh;
+    const double* const image = all + n * plan.rectangles * plan.bands * plan.size;
+    double sum = 0.0;
+    if (plan.whole) {
+      for (int64_t b = 0; b < plan.bands; ++b) sum += image[b * plan.size + (y * g.Gw + x) * column + in_column];
+    } else {
+      // The rectangle that has this cell below and left of it, and those that have it on another side
+      for (int64_t side = 0; side < 4; ++side) {
+        const int64_t down = y - (side >> 1) - plan.top, across = x - (side & 1) - plan.left;
+        if (down < 0 || down >= plan.down || across < 0 || across >= plan.across) continue;
+        const double* const from =
+            image + (down * plan.across + across) * plan.bands * plan.size + side * column + in_column;
+        for (int64_t b = 0; b < plan.bands; ++b) sum += from[b * plan.size];
+      }
+    }
+    const int64_t z = in_column / g.C, c = in_column - z * g.C;
+    store_one(d_grid.dtype, address_of(d_grid, n, y, x) + z * d_grid.strides[3] + channel(d_grid, 4, c),
+              static_cast<T>(sum));
+  }
+}
+
+template <class T>
+void launch_add_bands(Launch& to, const Lattice<T>& g, const BandPlan& plan, const double* all, const Tensor& d_grid) {
+  launch(to, add_bands<T>, ceil_div(g.N * g.Gh * g.Gw * g.Gd * g.C, 256), 256, 0, d_grid, g, plan, all);
+}
+
+// d_grid: the contributions, splatted
+template <class T, class Contributions>
+void splat(Launch& to, const Contributions& contributions, const Sampling& at, const Tensor& pixels,
+           const Tensor& d_grid) {
+  const Lattice<T> g = make_lattice<T>(at, d_grid, pixels);
+  if (g.N == 0 || g.C == 0) return;
+  const BandPlan plan = plan_bands(g, at.xy.data);
+  const int64_t bands = g.N * plan.rectangles * plan.bands;
+  double* const all = workspace<double>(to, bands * plan.size);
+  const size_t sums = plan.shared ? plan.rows * plan.columns * g.Gd * plan.chunk * sizeof(double) : 0;
+  launch(to, splat_bands<T, Contributions>, bands * plan.chunks, static_cast<int>(8 * plan.chunk),
+         sums + kSplatTile * static_cast<size_t>(plan.chunk) * sizeof(T), contributions, at, g, plan, all);
+  launch_add_bands(to, g, plan, all, d_grid);
+}
+
+// d_guide and d_xy: Σ_c contribution·∂value/∂p along an axis of the grid, times ∂p/∂u. One thread per pixel.
+template <class T, class Contributions>
+__global__ void __launch_bounds__(kTileWidth) slopes(Contributions contributions, Sampling at, Tensor d_guide,
+                                                     Tensor d_xy, Tensor grid, Lattice<T> g, Tiling tiles) {
+  for (int64_t index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    const Tile tile = tile_at(tiles, index);
+    const int p = static_cast<int>(threadIdx.x);
+    if (p >= tile.count) continue;
+    const PixelPosition<T> here = locate(g, at, tile, p);
+    const Sampler<T> sampler(grid, g, tile.n, here);
+    T slope_y = T(0), slope_x = T(0), slope_z = T(0);
+    for (int64_t c = 0; c < g.C; ++c) {
+      const T d = contributions.template at<T>(tile, p, c);
+      sampler.add_slopes(channel(grid, 4, c), d, slope_y, slope_x, slope_z);
+    }
+    if (d_guide.data) store_one(d_guide.dtype, address_of(d_guide, tile, p), slope_z * here.z.slope);
+    if (d_xy.data) {
+      char* const to = address_of(d_xy, tile, p);
+      store_one(d_xy.dtype, to, slope_x * here.x.slope);
+      store_one(d_xy.dtype, to + d_xy.strides[3], slope_y * here.y.slope);
+    }
+  }
+}
+
+}  // namespace bilateral_ops

@@ -1,0 +1,105 @@
+// Tiles: how kernels walk an image. A tile is a run of up to 128 pixels of one image row, the work of one thread block
+// at a time. Thread blocks go through tiles with a stride of gridDim.x, so any number of them is correct.
+#pragma once
+
+#include "storage.cuh"
+
+namespace bilateral_ops {
+
+constexpr int kTileWidth = 128;  // most pixels in a tile, and the threads of its block
+
+// Pixels x to x + count − 1 of row y of image n
+struct Tile {
+  int64_t n, y, x;
+  int count;
+};
+
+// All tiles of the images, in raster order
+struct Tiling {
+  int64_t H, W, per_row, count;
+  int width;
+};
+inline Tiling make_tiling(const Tensor& pixels, int width = kTileWidth) {
+  Tiling t;
+  t.H = pixels.shape[1];
+  t.W = pixels.shape[2];
+  t.width = width;
+  t.per_row = ceil_div(t.W, width);
+  t.count = pixels.shape[0] * t.H * t.per_row;
+  return t;
+}
+BO_DEVICE Tile tile_at(const Tiling& tiling, int64_t index) {
+  const int64_t row = index / tiling.per_row;
+  Tile tile;
+  tile.x = (index - row * tiling.per_row) * tiling.width;
+  tile.n = row / tiling.H;
+  tile.y = row - tile.n * tiling.H;
+  tile.count = static_cast<int>(min_of<int64_t>(tiling.width, tiling.W - tile.x));
+  return tile;
+}
+
+// The address of a pixel of an image, or of a column of cells of a grid
+BO_DEVICE char* address_of(const Tensor& t, int64_t n, int64_t y, int64_t x) {
+  return t.data + n * t.strides[0] + y * t.strides[1] + x * t.strides[2];
+}
+BO_DEVICE char* address_of(const Tensor& t, const Tile& tile, int p) {
+  return t.data + tile.n * t.strides[0] + tile.y * t.strides[1] + (tile.x + p) * t.strides[2];
+}
+// The byte offset of channel c of a tensor whose channels are its axis `first` and, if it has one more, the next.
+BO_DEVICE int64_t channel(const Tensor& t, int first, int64_t c) {
+  if (first + 1 >= t.rank) return c * t.strides[first];
+  const int64_t c2 = t.shape[first + 1], i = c2 == 1 ? c : static_cast<uint32_t>(c) / static_cast<uint32_t>(c2);
+  return i * t.strides[first] + (c - i * c2) * t.strides[first + 1];
+}
+
+// Calls f(pixel, channel) for all channels of a tile's pixels, shared among the threads of the block. Whichever of the
+// two has the smaller stride in t varies from thread to thread, so that accesses are coalesced.
+template <class F>
+BO_DEVICE void for_channels(const Tensor& t, const Tile& tile, int64_t channels, F&& f) {
+  const int64_t near = t.rank > 4 ? t.strides[4] : t.strides[3], next = t.strides[2];
+  if ((near < 0 ? -near : near) < (next < 0 ? -next : next) && channels > 1) {
+    const uint32_t C = static_cast<uint32_t>(channels);
+    for (int64_t e = threadIdx.x; e < tile.count * channels; e += blockDim.x) {
+      const int p = static_cast<int>(e < 0xffffffff ? static_cast<uint32_t>(e) / C : e / channels);
+      f(p, e - p * channels);
+    }
+  } else {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int p = static_cast<int>(threadIdx.x); p < tile.count; p += static_cast<int>(blockDim.x)) f(p, c);
+  }
+}
+
+// A tile of an image to planes, [channel][pixel], that are `pitch` elements apart.
+template <class T>
+BO_DEVICE void load_planes(const Tensor& image, const Tile& tile, int64_t channels, int pitch, T* to) {
+  for_channels(image, tile, channels, [&](int p, int64_t c) {
+    to[c * pitch + p] = load_one<T>(image.dtype, address_of(image, tile, p) + c * image.strides[3]);
+  });
+}
+
+// Memory of a thread block for some elements per pixel of its tile: shared memory, for which tiles are made narrower,
+// or the workspace if even a narrow tile has too many elements. The workspace is split among few thread blocks: enough
+// to keep a device busy.
+template <class T>
+struct Scratch {
+  T* global;       // the workspace; null: shared memory
+  int width;       // of a tile
+  int64_t size;    // elements per thread block
+  int64_t blocks;  // the most thread blocks that there may be
+  size_t shared() const { return global ? 0 : static_cast<size_t>(size) * sizeof(T); }
+  __device__ T* get(char* shared) const { return global ? global + size * blockIdx.x : reinterpret_cast<T*>(shared); }
+};
+template <class T>
+Scratch<T> make_scratch(Launch& to, int64_t elements) {
+  Scratch<T> s{nullptr, kTileWidth, 0, kMostBlocks};
+  const int64_t most = static_cast<int64_t>((32 << 10) / sizeof(T));
+  while (s.width > 16 && elements * s.width > most) s.width /= 2;
+  s.size = elements * s.width;
+  if (s.size > most) {
+    s.blocks = 256;
+    s.global = workspace<T>(to, s.size * s.blocks);
+  }
+  return s;
+}
+
+}  // namespace bilateral_ops
