@@ -1,15 +1,16 @@
-// Every kernel's binding, written once, for the modules _cpu (bindings.cpp: NumPy's arrays) and _cuda
-// (cuda/bindings.cpp: whatever speaks DLPack).
+// The Python bindings of all kernels, written once for the modules _cpu (bindings.cpp, NumPy arrays) and _cuda
+// (cuda/bindings.cpp, DLPack arrays).
 //
-// A Call (calls.h) is made from the kernel's name and what its module's functions take after the others (Extra). Its
-// arrays are Python's; None is absent.
+// A Call (calls.h) is constructed from the kernel's name and the module's additional arguments (Extra), which come
+// after the kernel's own. Its arrays are Python objects; None is an absent array.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #if defined(__GLIBCXX__) && !defined(_WIN32)
 #define BO_UNWINDS_THREADS
-// A thread that is unwound catches a reference to nothing, which UndefinedBehaviorSanitizer takes for a mistake.
+// When a thread is cancelled, the reference that its catch clause binds is null, which UndefinedBehaviorSanitizer
+// reports.
 #define BO_CATCHES_NOTHING __attribute__((no_sanitize("null")))
 #include <cxxabi.h>
 #include <unistd.h>
@@ -28,8 +29,8 @@ namespace bilateral_ops {
 namespace py = pybind11;
 using Object = const py::object&;
 
-// Up to Python 3.13 a daemon's thread that asks for the GIL of an interpreter that exits is ended by unwinding its
-// stack, which would let go of arrays without the GIL. It waits for the process to end instead, as from 3.14 on.
+// Up to Python 3.13, a daemon thread that acquires the GIL while the interpreter exits is ended by unwinding its stack,
+// which would release arrays without the GIL. Such a thread waits for the process to end instead, as Python 3.14 does.
 template <class F>
 BO_CATCHES_NOTHING void or_wait_for_exit(F&& f) {
 #if defined(BO_UNWINDS_THREADS)
@@ -43,7 +44,7 @@ BO_CATCHES_NOTHING void or_wait_for_exit(F&& f) {
 #endif
 }
 
-// Calls f, which may ask for the GIL, with the GIL released.
+// Calls f with the GIL released. f may acquire it.
 template <class F>
 void without_gil(F&& f) {
   PyThreadState* const state = PyEval_SaveThread();
@@ -67,7 +68,7 @@ inline Window window_of(Object window) {
   return w;
 }
 
-// A parameter of a function of calls.h, made from what Python gives for it; lives as long as the call.
+// A parameter of a function of calls.h, converted from a Python argument; it lives as long as the call.
 template <class P>
 class FromPython {  // a bool
  public:
@@ -90,7 +91,7 @@ class FromPython<Array<Call>> {  // In or Out
   const Array<Call> value;
 };
 
-// A guide's parameters, or their gradients, given as (kind, arrays)
+// The parameters of a guide, or their gradients, given as (kind, arrays)
 class GuideFromPython {
  public:
   using Given = Object;
@@ -139,7 +140,7 @@ void define_kernels(py::module_& m) {
 #undef BO_DEFINE
 }
 
-// XLA's handlers as Python takes them: a capsule each, by the name of the kernel.
+// XLA's handlers for Python: a dict from the name of the kernel to a capsule.
 template <class Handlers>
 void define_handlers(py::module_& m, const Handlers& handlers) {
   py::dict capsules;

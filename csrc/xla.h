@@ -1,23 +1,22 @@
-// Calls from XLA, which is how JAX computes: the kernels as handlers of XLA's foreign function interface, for the CPU
-// (xla.cpp) and CUDA (cuda/xla.cpp).
+// The kernels as handlers of XLA's foreign function interface (FFI), by which JAX calls them: on the CPU (xla.cpp) and
+// on CUDA devices (cuda/xla.cpp).
 //
-// A handler gets dense row-major arrays, in the order of its function in calls.h, and the attributes
+// A handler is given dense row-major arrays, in the order of its function in calls.h, and the attributes
 //   operation      its name, for error sentences
-//   arrays         a letter for each array of that function, results | arguments: n where its axes begin with N, s
-//   where
-//                  it has no such axis (parameters), - where it is absent
-//   rank           of the first argument, as the call was written. What an array has more are the axes of jax.vmap, in
-//                  front; an array that is the same along one has size 1 there.
-//   batched        whether there is an axis N, as the call was written
+//   arrays         one letter per array of that function, results | arguments: n if its axes begin with N, s if it has
+//                  no such axis (parameters), - if it is absent
+//   rank           axes of the first argument in the call as it was written. Additional axes, which come first, are
+//   those
+//                  of jax.vmap; an array that does not depend on such an axis has size 1 there.
+//   batched        whether there is an axis N in the call as it was written
 //   top, left, full_height, full_width, align_corners    where pixels are sampled
-//   guide          curves, nn or luma, where there are parameters
+//   guide          curves, nn or luma, if there are parameters
 //
-// XLA's interface is one of C structs whose layouts are fixed within a major version, each with its size in front. They
-// are declared here as far as they are needed, because the headers that do so come with jaxlib, and building against a
-// jaxlib would tie the package to it. What was tried instead: jaxlib as a build requirement (a hundred megabytes for
-// everybody's build, for these declarations); the older convention without structs, which jax.ffi still takes, but
-// XLA on CPUs announces to remove, and which knows neither shapes nor workspaces; jax-tvm-ffi (two more packages to
-// run, for fewer platforms and versions of Python than this package has).
+// The interface consists of C structs that begin with their size and whose layouts are fixed within a major version.
+// Those that are needed are declared here, because their headers are part of jaxlib, and building against one jaxlib
+// would tie the package to it. Alternatives that were tried: jaxlib as a build requirement (a hundred megabytes in
+// every build, for these declarations); the older convention without structs (deprecated by XLA on CPUs, without shapes
+// and workspaces); jax-tvm-ffi (two more run-time dependencies, for fewer platforms and Python versions).
 #pragma once
 
 #include <cstring>
@@ -34,8 +33,7 @@ namespace bilateral_ops {
 namespace xla {
 
 constexpr int kMajor = 0;  // version of the layouts below
-constexpr int kMinor =
-    1;  // of the first jaxlibs that jax.ffi comes with, which don't say theirs when they ask for ours
+constexpr int kMinor = 1;  // of the first jaxlibs with jax.ffi, which do not pass theirs when they query the handler's
 enum Code : int { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
 enum Stage : int { kExecute = 3 };
 enum Type : int { kPred = 1, kS64 = 5, kU8 = 6, kU16 = 7, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16 };
@@ -168,8 +166,9 @@ inline DType dtype_of(int type, int64_t& size) {
   }
 }
 
-// One call of XLA's: as many calls of a kernel as the axes of jax.vmap ask for that can't be made one with the batch.
-// Backend has the kernels' Table, and run(kernel, args, operation); it is made from a Frame.
+// One call by XLA. The axes of jax.vmap are merged with the batch axis where possible; the kernel is called once for
+// each index on the other ones (a round). Backend has the kernels' Table and run(kernel, args, operation), and is
+// constructed from a Frame.
 template <class Backend>
 class Call {
  public:
@@ -177,7 +176,7 @@ class Call {
     const Buffer* buffer;  // null: absent
     bool has_batch;
     int64_t batch_stride;  // in bytes, of the merged batch axis
-    int64_t offset;        // in bytes, of this round
+    int64_t offset;        // in bytes, in this round
   };
   using Table = typename Backend::Table;
 
@@ -203,7 +202,7 @@ class Call {
     merge();
   }
 
-  // Calls body() once for each place on the axes that were not merged.
+  // Calls body() once for each index on the axes that are not merged.
   template <class Body>
   void rounds(const Body& body) {
     int64_t count = 1;
@@ -232,7 +231,7 @@ class Call {
   Window window() const { return {true, number("top"), number("left"), number("full_height"), number("full_width")}; }
   bool align_corners() const { return flag("align_corners"); }
 
-  // ---- what calls.h asks for
+  // --- The Call of calls.h
   bool given(const Array& a) const { return a.buffer; }
   int rank(const Array& a) const {
     return static_cast<int>(a.buffer->rank) - mapped_ + (a.has_batch && !batched_ && merged());
@@ -248,7 +247,7 @@ class Call {
         t, this->rank(a), batched, rank,
         [&](int axis) { return joined && axis == 0 ? batch_ : a.buffer->dims[first + axis - joined]; },
         [&](int axis) { return joined && axis == 0 ? a.batch_stride : bytes(a, first + axis - joined + 1); });
-    // An array without elements may have no address, and yet it was given.
+    // An empty array may have a null address, but is not absent.
     static char somewhere;
     t.data = a.buffer->data ? static_cast<char*>(a.buffer->data) + a.offset : &somewhere;
     return t;
@@ -272,7 +271,7 @@ class Call {
     }
   }
 
-  // Bytes of what lies behind an axis.
+  // The size in bytes of the axes from `axis` on
   static int64_t bytes(const Array& a, int axis) {
     int64_t count;
     dtype_of(a.buffer->dtype, count);
@@ -296,8 +295,8 @@ class Call {
     if (next != from.size) throw std::invalid_argument("bilateral_ops: more arrays than attribute arrays says");
   }
 
-  // Makes the last of jax.vmap's axes one axis with the batch: as many as each array either goes through as a whole, or
-  // is the same along. Parameters must be the same along all.
+  // Merges the last axes of jax.vmap with the batch axis: as many as possible so that each array either has all of the
+  // merged axes or depends on none. Parameters may depend on none.
   void merge() {
     each([&](Array& a) { a.batch_stride = 0; });
     batch_ = 1;
@@ -327,7 +326,7 @@ class Call {
     }
   }
 
-  // ---- attributes
+  // --- Attributes
   const void* attribute(const char* name, int type) const {
     for (int64_t i = 0; i < attributes_.size; ++i) {
       const Span& found = *attributes_.names[i];
@@ -354,9 +353,9 @@ class Call {
   Backend backend_;
   std::string operation_;
   std::vector<Array> results_, arguments_;
-  std::vector<int64_t> sizes_;  // of jax.vmap's axes
-  int mapped_ = 0;              // how many there are
-  int unmerged_ = 0;            // how many of them the rounds go through
+  std::vector<int64_t> sizes_;  // of the axes of jax.vmap
+  int mapped_ = 0;              // the number of these axes
+  int unmerged_ = 0;            // the number of them that the rounds iterate over
   bool batched_ = false;
   int64_t batch_ = 1;  // size of the merged batch axis
 };
@@ -366,7 +365,7 @@ inline Error* failed(Frame* frame, int code, const std::string& message) {
   return frame->api->error_create(&args);
 }
 
-// Hands over what a frame holds as the parameters of a function of calls.h, one after another.
+// Makes the parameters of a function of calls.h from a frame, one after another.
 template <class C>
 class Taker {
  public:
@@ -407,22 +406,22 @@ class Taker {
   }
 
   C& call_;
-  size_t results_ = 0, arguments_ = 0;  // handed over so far
+  size_t results_ = 0, arguments_ = 0;  // taken so far
 };
 template <class C, class... P>
 void call_from_frame(C& call, void (*function)(C&, P...)) {
   Taker<C> taker(call);
-  const std::tuple<std::decay_t<P>...> given{taker.template next<std::decay_t<P>>()...};  // braces say the order
+  const std::tuple<std::decay_t<P>...> given{taker.template next<std::decay_t<P>>()...};  // in order, as in braces
   taker.finish();
   std::apply([&](const auto&... parameters) { function(call, parameters...); }, given);
 }
 
-// A handler of a function of calls.h.
+// The handler of a function of calls.h
 template <class Backend, auto Function>
 Error* handle(Frame* frame) {
   for (Extension* e = frame->extensions; e; e = e->next) {
     if (e->type != kMetadata) continue;
-    // XLA asks which version this was made for. All that is used here is in every minor one.
+    // A query of the version that this handler was made for. Every minor version has what is used here.
     Version& version = reinterpret_cast<MetadataExtension*>(e)->metadata->version;
     version = {sizeof(Version), nullptr, kMajor, frame->api ? frame->api->version.minor : kMinor};
     reinterpret_cast<MetadataExtension*>(e)->metadata->traits = 0;
@@ -445,7 +444,7 @@ Error* handle(Frame* frame) {
   }
 }
 
-// Every kernel's handler.
+// The handlers of all kernels
 template <class Backend>
 const std::vector<Handler>& handlers_of() {
 #define BO_HANDLER(kernel, Args) {#kernel, handle<Backend, &kernel<Call<Backend>>>},

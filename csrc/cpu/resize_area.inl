@@ -1,10 +1,10 @@
 // resize_area: forward, then backward. Equations: ../ops.h
 //
-// Both are sums over footprints, separable: rows are added first where there are as many of them or more than of the
-// output (whole rows, in vectors; then each sum of rows is reduced across, once an output row), and last where there
-// are fewer (each row is spread across, once; an output row is then made of one or two of these). Sums are kept in
-// double, of 8-bit levels in float while these are whole numbers that it holds; the order of their terms is the same
-// in any layout.
+// Both are weighted sums over the footprints of output pixels, computed separately in y and x. If the input has at
+// least as many rows as the output, its rows are summed in y first, in vectors; each sum is then reduced in x, once per
+// output row. Otherwise each input row is first spread in x, once, and each output row is a blend of one or two of the
+// results. Sums are kept in double; those of integers in y in float while it represents them exactly. The order of
+// summation does not depend on the layout.
 #pragma once
 
 #include "../ops.h"
@@ -13,13 +13,13 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// One axis: pixel i of `out` many is a weighted sum of those of `in` many under it, and `unit` is the weight 1 as a
-// length.
+// One axis: each of `out` output pixels is a weighted sum of the input pixels in its footprint, of `in` in all. The
+// weight of an input pixel is the length of it in the footprint (formulas.h), divided by `unit`.
 struct AreaAxis {
   int64_t out, in;
   double unit;
 };
-// The pixels in [begin, end), the first, the last and those between with a weight each.
+// The input pixels of one output pixel, [begin, end), and the weights of the first, the last and the others
 struct Cover {
   int64_t begin, end;
   double head, body, tail;
@@ -31,7 +31,7 @@ BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
   return {f.begin, f.end, share(f.head), share(axis.out), share(f.tail)};
 }
 
-// Storage types that load integers as what they are, where those of storage.h make them v/255
+// Storage types that load integers as levels, where those of storage.h divide them by the top level
 template <class Format>
 struct Loaded {
   using Bits = typename Format::Bits;
@@ -56,7 +56,7 @@ BO_INLINE void with_levels(DType dtype, float, F&& f) {
   }
 }
 
-// Calls f with a value of the type that rows are added in.
+// Calls f with a value of the type that rows are summed in. small: float represents their sums exactly.
 template <class Format, class F>
 BO_INLINE void with_sums(Loaded<Format>, bool small, F&& f) {
   if (small) {
@@ -70,7 +70,7 @@ BO_INLINE void with_sums(S, bool, F&& f) {
   f(double());
 }
 
-// Rows added at once: as many as a processor follows in memory.
+// Rows that are summed at a time: as many streams as a hardware prefetcher follows
 constexpr int64_t kRowsAtOnce = 8;
 template <class A>
 struct WeightedRows {
@@ -79,7 +79,7 @@ struct WeightedRows {
   A weight[kRowsAtOnce];
 };
 
-// sums[g] += Σ_rows weight·(group g of the row's numbers), groups `apart` bytes apart
+// sums[g] += Σ_rows weight·(vector g of the row). The vectors are `apart` bytes apart.
 template <class S, int kGroups, class A>
 BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t apart, Vec<A>* sums) {
   using Group = decltype(S::load(p));
@@ -93,7 +93,7 @@ BO_INLINE void add_groups(const WeightedRows<A>& rows, const char* p, int64_t ap
     }
   }
 }
-// The same for one number
+// The same for one element
 template <class S, class A>
 BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
   for (int64_t r = 0; r < rows.count; ++r, p += rows.stride)
@@ -101,7 +101,7 @@ BO_INLINE A add_number(const WeightedRows<A>& rows, const char* p, A sum) {
   return sum;
 }
 
-// The same for vectors of numbers one after another, to `to`, from number `first` on; returns where they end.
+// The same for adjacent vectors, to `to`, from element `first` on. Returns the first element that is left.
 template <class S, int kGroups, class A>
 BO_INLINE int64_t add_vectors(const WeightedRows<A>& rows, int64_t first, int64_t n, bool more, A* BO_RESTRICT to) {
   constexpr int64_t kGroup = decltype(S::load(rows.first))::kLanes, kLanes = Vec<A>::kLanes;
@@ -116,7 +116,7 @@ BO_INLINE int64_t add_vectors(const WeightedRows<A>& rows, int64_t first, int64_
   return i;
 }
 
-// to[i] = Σ_rows weight·(number i), or += where `more`; the numbers lie `step` bytes apart.
+// to[i] = Σ_rows weight·(element i), or += if `more`. The elements are `step` bytes apart.
 template <class S, class A>
 void add_run(const WeightedRows<A>& rows, int64_t step, int64_t n, bool more, A* BO_RESTRICT to) {
   int64_t i = 0;
@@ -127,7 +127,7 @@ void add_run(const WeightedRows<A>& rows, int64_t step, int64_t n, bool more, A*
   for (; i < n; ++i) to[i] = add_number<S>(rows, rows.first + i * step, more ? to[i] : A(0));
 }
 
-// The same for pixels of three channels whose planes are `apart`, to [pixel][channel].
+// The same for pixels of three channels in planes that are `apart` bytes apart, to [pixel][channel]
 template <class S, class A>
 void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool more, A* BO_RESTRICT to) {
   using Group = decltype(S::load(rows.first));
@@ -154,13 +154,13 @@ void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool
       to[3 * i + c] = add_number<S>(rows, rows.first + i * S::size + c * apart, more ? to[3 * i + c] : A(0));
 }
 
-// So many that a loop over a pixel's channels is worth its beginning and its end.
+// From this number of channels on, a loop over the channels of each pixel pays for its set-up.
 constexpr int64_t kManyChannels = 16;
 constexpr double kNothing[4] = {0.0, 0.0, 0.0, 0.0};
 
-// sums[pixel][channel] = what is summed over the pixels of `from` ([pixel][channel], those in [first, last)) under each
-// output pixel, or += where `more`, of a single output pixel then. Reads and writes up to three numbers beyond the
-// last.
+// sums[pixel][channel] = the weighted sum over each output pixel's input pixels, or += if `more`, for a single output
+// pixel then. `from`, [pixel][channel], holds the input pixels in [first, last). Reads and writes up to three elements
+// beyond the last.
 template <class A>
 void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t first, int64_t last, int64_t channels,
                    bool more, double* sums) {
@@ -178,7 +178,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
       continue;
     }
     if (channels >= kManyChannels && sizeof(A) == sizeof(double)) {
-      // Many channels: through memory, as there are more of them than registers.
+      // Sums in memory, as there are more channels than registers.
       const double* p = reinterpret_cast<const double*>(pixels);
       for (int64_t x = begin; x < end; ++x, p += channels) {
         const Vec<double> w = broadcast(x == begin ? head : x == end - 1 ? tail : body);
@@ -189,7 +189,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
       }
       continue;
     }
-    // Where there are no four channels left, the next pixel's go with them, and are then put over.
+    // If fewer than four channels are left, this also writes channels of the next pixel, which are then overwritten.
     for (int64_t c = 0; c < channels; c += 4) {
       const A* p = pixels + c;
       Double4 sum = mul_add(load_double4(p), head, load_double4(more ? sums + c : kNothing));
@@ -200,7 +200,7 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
   }
 }
 
-// to = head·first + tail·second, or head·first where there is no second one
+// to = head·first + tail·second, or head·first if second is null
 BO_INLINE void blend_vectors(int64_t n, const double* first, const double* second, double head, double tail,
                              double* to) {
   const Vec<double> a = broadcast(head), b = broadcast(tail);
@@ -212,7 +212,7 @@ BO_INLINE void blend_vectors(int64_t n, const double* first, const double* secon
     for_vectors<double>(n, [=](int64_t i, auto lanes) { lanes.store(to + i, a * lanes.load(first + i)); });
   }
 }
-// The same to the output, whose cache lines are prefetched; in float, each element is rounded once.
+// The same to the output, whose cache lines are prefetched. Elements of float are computed in double and rounded once.
 BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, double* to) {
   constexpr int64_t kAtOnce = 64;
   for (int64_t i = 0; i < n; i += kAtOnce) {
@@ -220,7 +220,7 @@ BO_INLINE void blend(int64_t n, const double* first, const double* second, doubl
     blend_vectors(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
   }
 }
-// (Compilers make vectors of these loops, conversions included.)
+// Compilers vectorize these loops, including the conversions.
 BO_INLINE void round_blend(int64_t n, const double* BO_RESTRICT first, const double* BO_RESTRICT second, double head,
                            double tail, float* BO_RESTRICT to) {
   if (second) {
@@ -241,7 +241,7 @@ template <class T>
 BO_INLINE void scale_to(int64_t n, const double* BO_RESTRICT from, double scale, T* BO_RESTRICT to) {
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i] * scale);
 }
-// reduce_across(), where an output pixel has one or two under it.
+// reduce_across() where each output pixel has one or two input pixels
 inline void spread_across(const Cover* covers, int64_t count, const double* from, int64_t channels, double* to) {
   for (int64_t j = 0; j < count; ++j, to += channels) {
     const Cover& at = covers[j];
@@ -250,15 +250,15 @@ inline void spread_across(const Cover* covers, int64_t count, const double* from
   }
 }
 
-// How an output is cut: into strips of pixel columns, each row of them a tile.
+// How an output is cut: into strips of pixel columns, of which each row is a tile
 struct Strips {
   int64_t width, per_row, count;  // count: of tiles, [n][strip][row]
-  int64_t block;                  // pixels of the image that are reduced at once: all under a tile wider than a pixel
+  int64_t block;                  // input pixels that are reduced at a time: all of a tile of several pixels
 };
 BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
-  constexpr int64_t kMostIn = 6144, kMostOut = 16384;  // numbers: what is worked on stays in the caches near by
+  constexpr int64_t kMostIn = 6144, kMostOut = 16384;  // elements that stay in the L1 and L2 caches
   const int64_t channels = max_of<int64_t>(out.shape[3], 1), most = max_of<int64_t>(kMostIn / channels, 1);
-  const double pixels = static_cast<double>(x.in) / static_cast<double>(x.out);  // under one of the output
+  const double pixels = static_cast<double>(x.in) / static_cast<double>(x.out);  // per output pixel
   const int64_t wide = max_of<int64_t>(1, min_of(static_cast<int64_t>(static_cast<double>(most) / pixels), x.out));
   Strips s;
   s.per_row = ceil_div(x.out, min_of(wide, max_of<int64_t>(kMostOut / channels, 1)));
@@ -268,7 +268,7 @@ BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   return s;
 }
 
-// Makes the tiles of one thread, from any row on. S: how the image is stored; A: what rows are added in.
+// Computes the tiles of one thread. S: the storage of the image; A: the type that rows are summed in
 template <class S, class A>
 class AreaSums {
  public:
@@ -311,7 +311,8 @@ class AreaSums {
     }
   }
 
-  // The same of rows cut into bands, each added by itself to `parts`, `apart` numbers each.
+  // The sums of one of the bands that a tile's input rows are cut into, to `parts`, where bands are `apart` elements
+  // apart; and the tile, from the sums of its bands
   void make_band(int64_t tile, int64_t band, int64_t bands, double* parts, int64_t apart) {
     place(tile);
     const Cover rows = cover(y_, row_);
@@ -340,7 +341,7 @@ class AreaSums {
     strip_ = strip;
   }
 
-  // The weighted sum of rows [begin, end), reduced across, [pixel][channel].
+  // The weighted sums of rows [begin, end), reduced in x, [pixel][channel]
   void sum(const Cover& rows, int64_t begin, int64_t end, double* sums) {
     const Cover* const covers = columns_ + left_;
     const int64_t from = covers[0].begin, last = covers[count_ - 1].end;
@@ -358,7 +359,7 @@ class AreaSums {
     }
   }
 
-  // Rows' sums to rows_sum_, [pixel][channel], wherever the channels are.
+  // The weighted sums of rows to rows_sum_, [pixel][channel], for any layout of the channels
   void add_rows(const WeightedRows<A>& rows, int64_t pixels, bool more) {
     const int64_t step = image_.strides[2], apart = image_.strides[3], C = channels_;
     if ((C == 1 || apart == S::size) && (pixels == 1 || step == C * S::size)) {
@@ -380,7 +381,7 @@ class AreaSums {
     }
   }
 
-  // Row y of the image, spread across pixel by pixel, where pixels have many channels; false where it is not.
+  // Row y of the image, spread in x pixel by pixel. Returns false, without doing so, for few channels.
   bool spread_pixels(int64_t y, double* row) {
     if constexpr (sizeof(A) == sizeof(double)) {
       if (channels_ < kManyChannels || x_.out < x_.in) return false;
@@ -398,7 +399,7 @@ class AreaSums {
     return false;
   }
 
-  // Row y of the image, spread across; the last two are kept.
+  // Row y of the image, spread in x. The last two rows are kept.
   const double* spread(int64_t y) {
     double* const row = spread_ + (y & 1) * (strips_.width * channels_ + kPad);
     if (ready_[y & 1] != y) {
@@ -409,13 +410,13 @@ class AreaSums {
   }
 
   char* target() const { return address_of(out_, n_, row_, left_); }
-  // A tile's sums, to their place
+  // Stores the tile whose sums these are.
   void put(const double* sums) {
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, target());
     if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, target());
     put_floats([&, scale = scale_](auto* to) { scale_to(numbers_, sums, scale, to); });
   }
-  // Calls write(to) with `to` of the type that the output is computed in.
+  // Calls write(to) with `to` an array of the type that the output is computed in, float or double.
   template <class F>
   void put_floats(const F& write) {
     if (single_) {
@@ -424,7 +425,7 @@ class AreaSums {
       put_as<double>(write);
     }
   }
-  // write(to) has the tile's elements in what the output is computed in: where they belong, or on the way there.
+  // write(to) writes the tile's elements: to the output itself if it is plain and dense, else to scratch.
   template <class V, class F>
   void put_as(const F& write) {
     char* const to = target();
@@ -436,7 +437,7 @@ class AreaSums {
   template <class N>
   void put_levels(const double* sums, char* to) {
     const double all = area();
-    const int64_t count = numbers_;  // here, and the levels first to memory of their own, so that compilers see vectors
+    const int64_t count = numbers_;  // A local copy, and levels in scratch first, so that compilers vectorize.
     N* const levels = reinterpret_cast<N*>(result_);
     for (int64_t i = 0; i < count; ++i) levels[i] = static_cast<N>(static_cast<int32_t>(rounded(sums[i] / all)));
     if (pixels_.dense) {
@@ -455,13 +456,13 @@ class AreaSums {
   const Strips strips_;
   const Cover* const columns_;
   const int64_t channels_;
-  const double scale_;  // of sums, where the output is floats: of integers they are levels
+  const double scale_;  // of sums if the output is of floats: those of integers are of levels
   const bool single_;   // whether the output is computed in float
   const Block pixels_;
   Scratch rows_memory_, plane_memory_, sums_memory_, spread_memory_, result_memory_;
   A *rows_sum_, *plane_;
   double *sums_, *spread_;
-  double* result_;  // a tile on its way to the output, as elements of any type
+  double* result_;  // scratch for a tile of the output, of any type
   int64_t ready_[2] = {-1, -1}, strip_ = -1;
   int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
 };
@@ -497,14 +498,15 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
   with_compute_type(image.dtype, [&](auto t) {
     with_levels(image.dtype, t, [&](auto storage) {
       using S = decltype(storage);
-      // A float holds whole numbers up to 2^24.
+      // float represents all whole numbers up to 2^24.
       const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
       with_sums(storage, rows <= (1 << 24) / top, [&](auto sum) { sum_areas_as<S, decltype(sum)>(out, image, y, x); });
     });
   });
 }
 
-// Integers: weights are lengths, so that sums are whole numbers, and the division by all of them is the only rounding.
+// Weights of integers are lengths, so sums are whole numbers, and the division by the sum of the weights is the only
+// rounding.
 void resize_area_forward(const ResizeAreaArgs& a) {
   const auto unit = [&](int axis) {
     return is_integer(a.image.dtype) ? 1.0 : static_cast<double>(a.image.shape[axis]);
