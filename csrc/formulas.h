@@ -1,5 +1,5 @@
-// The scalar formulas that host and device share, written once: arithmetic, positions on a grid axis, the luma, storage
-// formats, and the footprints of resize_area.
+// The scalar formulas that host and device share, written once: arithmetic, positions on a grid axis, total variation,
+// the luma, storage formats, and the footprints of resize_area.
 //
 // T is the compute type: double for float64 arrays, float for all others.
 #pragma once
@@ -120,6 +120,22 @@ BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {
 template <class T>
 BO_INLINE T lerp(T a, T b, T t) {
   return mul_add(t, b - a, a);
+}
+
+// --- Total variation
+
+// Per axis y, x, z of a grid of this shape: 1 / (number of neighbours · channels), 0 for an axis of one cell.
+struct VariationWeights {
+  double of[3];
+};
+BO_INLINE VariationWeights variation_weights(const int64_t* shape) {
+  VariationWeights w;
+  for (int axis = 1; axis <= 3; ++axis) {
+    int64_t count = shape[axis] - 1;
+    for (int other = 1; other <= 5; ++other) count *= other == axis ? 1 : shape[other];
+    w.of[axis - 1] = count > 0 ? 1.0 / static_cast<double>(count) : 0.0;
+  }
+  return w;
 }
 
 // --- Guides

@@ -32,17 +32,6 @@ class GridRow {
   T* copy_;
 };
 
-// Per axis: 1 / (number of neighbours · channels), 0 for an axis of one cell.
-struct Weights {
-  double y, x, z;
-};
-BO_INLINE Weights make_weights(const Tensor& grid) {
-  const int64_t *s = grid.shape, C = s[4] * s[5];
-  auto inverse = [](int64_t count) { return count > 0 ? 1.0 / static_cast<double>(count) : 0.0; };
-  return {inverse((s[1] - 1) * s[2] * s[3] * C), inverse(s[1] * (s[2] - 1) * s[3] * C),
-          inverse(s[1] * s[2] * (s[3] - 1) * C)};
-}
-
 // Sums of squared differences to the neighbours along y, x and z. Up to kShortSum terms are summed in the compute type,
 // these sums in double.
 template <class T>
@@ -68,9 +57,9 @@ class Squares {
       });
     }
   }
-  double weighted(const Weights& w) {
+  double weighted(const VariationWeights& w) {
     flush();
-    return w.z * z_ + (w.x * x_ + w.y * y_);
+    return w.of[2] * z_ + (w.of[1] * x_ + w.of[0] * y_);
   }
 
  private:
@@ -115,7 +104,7 @@ template <class T>
 void total_variation_forward_as(const TotalVariationArgs& a) {
   const int64_t N = a.grid.shape[0], Gh = a.grid.shape[1], Gw = a.grid.shape[2];
   const int64_t C = a.grid.shape[4] * a.grid.shape[5], column = a.grid.shape[3] * C;
-  const Weights w = make_weights(a.grid);
+  const VariationWeights w = variation_weights(a.grid.shape);
   Scratch memory;
   double* rows = memory.take<double>(N * Gh);
   for_grid_rows(N * Gh, N * Gh * Gw * column, [&](int64_t unit) {
@@ -151,7 +140,7 @@ template <class T>
 void total_variation_backward_as(const TotalVariationGradArgs& a) {
   const int64_t N = a.grid.shape[0], Gh = a.grid.shape[1], Gw = a.grid.shape[2], Gd = a.grid.shape[3];
   const int64_t C = a.grid.shape[4] * a.grid.shape[5], column = Gd * C;
-  const Weights w = make_weights(a.grid);
+  const VariationWeights w = variation_weights(a.grid.shape);
   const Block cells = block_of(a.d_grid, 3);
   for_units(N * Gh, [&](int64_t unit) {
     const int64_t n = unit / Gh, y = unit - n * Gh;
@@ -162,8 +151,8 @@ void total_variation_backward_as(const TotalVariationGradArgs& a) {
     const T* above = y + 1 < Gh ? rows[2].load(n, y + 1) : row;
     T grad;
     load_run(a.grad.dtype, a.grad.data + n * a.grad.strides[0], 0, 1, &grad, 1);
-    const Vec<T> wy = broadcast(static_cast<T>(w.y)), wx = broadcast(static_cast<T>(w.x)),
-                 wz = broadcast(static_cast<T>(w.z)), twice = broadcast(T(2) * grad);
+    const Vec<T> wy = broadcast(static_cast<T>(w.of[0])), wx = broadcast(static_cast<T>(w.of[1])),
+                 wz = broadcast(static_cast<T>(w.of[2])), twice = broadcast(T(2) * grad);
     Scratch memory;
     T* result = memory.take<T>(column);
     for (int64_t x = 0; x < Gw; ++x) {

@@ -93,20 +93,16 @@ __global__ void __launch_bounds__(kPatchThreads, 5)
       const float ty = row_t[row];
       const Vec4<float>* const a = reinterpret_cast<const Vec4<float>*>(cells + below * columns * column);
       const Vec4<float>* const b = reinterpret_cast<const Vec4<float>*>(cells + above * columns * column);
-      for (int e = lane; e < columns * column / 4; e += 32) {
-        const Vec4<float> u = a[e], v = b[e];
-        Vec4<float> between;
-#pragma unroll
-        for (int c = 0; c < 4; ++c) between.at[c] = lerp(u.at[c], v.at[c], ty);
-        reinterpret_cast<Vec4<float>*>(row_grid)[e] = between;
-      }
-      float pixels[4][3], depths[4];
+      for (int e = lane; e < columns * column / 4; e += 32)
+        reinterpret_cast<Vec4<float>*>(row_grid)[e] = lerp(a[e], b[e], ty);
+      float pixels[4][3];
+      Vec4<float> depths;
       load_pixels4(image.dtype, from, image.strides[2], image.strides[3], mask, pixels);
       guide.four(begun, guide_from, mask, pixels, depths);
       __syncwarp();
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
-        const Position<float> z = locate(depths[q], g.z);
+        const Position<float> z = locate(depths.at[q], g.z);
         const int at_column = column_k[x + q] - first_column;
         const float tx = column_t[x + q];
         const Vec4<float>* const lower =
@@ -116,12 +112,10 @@ __global__ void __launch_bounds__(kPatchThreads, 5)
 #pragma unroll
         for (int i = 0; i < 3; ++i) {
           const Vec4<float> v00 = lower[i], v01 = lower[i + right], v10 = lower[i + up], v11 = lower[i + up + right];
-          float m[4];
+          const Vec4<float> m = lerp(lerp(v00, v01, tx), lerp(v10, v11, tx), z.t);
+          result[i] = m.at[3];
 #pragma unroll
-          for (int j = 0; j < 4; ++j) m[j] = lerp(lerp(v00.at[j], v01.at[j], tx), lerp(v10.at[j], v11.at[j], tx), z.t);
-          result[i] = m[3];
-#pragma unroll
-          for (int j = 0; j < 3; ++j) result[i] = mul_add(m[j], pixels[q][j], result[i]);
+          for (int j = 0; j < 3; ++j) result[i] = mul_add(m.at[j], pixels[q][j], result[i]);
         }
 #pragma unroll
         for (int i = 0; i < 3; ++i) pixels[q][i] = result[i];

@@ -43,22 +43,16 @@ __global__ void __launch_bounds__(kBackwardThreads, kDepths == 1 ? 4 : 3)
 
   const int64_t units = g.N * plan.rectangles * plan.bands;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
-    const int64_t corner = unit / plan.bands, band = unit - corner * plan.bands;
-    const int64_t n = corner / plan.rectangles, rectangle = corner - n * plan.rectangles;
-    const int64_t row = rectangle / plan.across, ky = plan.top + row;
-    const int64_t kx = plan.left + rectangle - row * plan.across;
-    if (t < 4) {
-      const bool x = t & 1;
-      bounds[t] = first_in_cell(x ? g.x : g.y, x ? g.left : g.top, x ? g.W : g.H, (x ? kx : ky) + (t >> 1));
-    }
-    const int64_t right_column = min_of(kx + 1, g.Gw - 1), upper_row = min_of(ky + 1, g.Gh - 1);
+    const Band at = band_at(plan, unit);
+    if (t < 4) bounds[t] = bound_of(g, at, t);
+    const int64_t right_column = min_of(at.kx + 1, g.Gw - 1), upper_row = min_of(at.ky + 1, g.Gh - 1);
     for (int c = 0; c < 4; ++c)
-      load_cells(a.grid, n, c & 2 ? upper_row : ky, c & 1 ? right_column : kx, 1, depth, cells + c * column);
+      load_cells(a.grid, at.n, c & 2 ? upper_row : at.ky, c & 1 ? right_column : at.kx, 1, depth, cells + c * column);
     for (int e = t; e < 4 * column; e += kBackwardThreads) sums[e] = 0.0;
     __syncthreads();
     const int64_t left = bounds[1], right = bounds[3], height = bounds[2] - bounds[0];
-    const int64_t top = bounds[0] + height * band / plan.bands;
-    const int64_t bottom = bounds[0] + height * (band + 1) / plan.bands;
+    const int64_t top = bounds[0] + height * at.band / plan.bands;
+    const int64_t bottom = bounds[0] + height * (at.band + 1) / plan.bands;
 
     // A group is four pixels whose first index is a multiple of four, one per thread. A warp takes `rows` rows at a
     // time if they have up to 32 groups, else one row in `turns` parts of 32 groups.
@@ -90,12 +84,14 @@ __global__ void __launch_bounds__(kBackwardThreads, kDepths == 1 ? 4 : 3)
       for (int64_t row_y = top + (begin + warp) * rows; row_y < end; row_y += kBackwardWarps * rows) {
         const int64_t y = row_y + row_of;
         const int mask = y < end ? ours : 0, load_mask = y < end ? near : 0;
-        float in[4][3], grad[4][3], depths[4];
-        load_pixels4(a.image.dtype, address_of(a.image, n, y, x), a.image.strides[2], a.image.strides[3], load_mask,
+        float in[4][3], grad[4][3];
+        Vec4<float> depths;
+        load_pixels4(a.image.dtype, address_of(a.image, at.n, y, x), a.image.strides[2], a.image.strides[3], load_mask,
                      in);
-        load_pixels4(a.grad.dtype, address_of(a.grad, n, y, x), a.grad.strides[2], a.grad.strides[3], load_mask, grad);
+        load_pixels4(a.grad.dtype, address_of(a.grad, at.n, y, x), a.grad.strides[2], a.grad.strides[3], load_mask,
+                     grad);
         const Tensor& guide = a.at.guide;
-        load_plane4(guide.dtype, address_of(guide, n, y, x), guide.strides[2], load_mask, depths);
+        load_plane4(guide.dtype, address_of(guide, at.n, y, x), guide.strides[2], load_mask, depths);
         const float ty = static_cast<float>(locate_pixel(y + g.top, g.y).t);
         __syncwarp();  // the planes of the previous rows have been read
         planes[kDown * kPlane + lane] = ty;
@@ -113,7 +109,7 @@ __global__ void __launch_bounds__(kBackwardThreads, kDepths == 1 ? 4 : 3)
         Vec4<float> at_depth;
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
-          const Position<float> z = locate(depths[q], g.z);
+          const Position<float> z = locate(depths.at[q], g.z);
           at_depth.at[q] = mask >> q & 1 ? static_cast<float>(z.k) + z.t : 0.0f;
           if (!a.d_guide.data && !a.d_image.data) continue;
           const float* const lowest = cells + z.k * kMatrixSize;
@@ -125,28 +121,26 @@ __global__ void __launch_bounds__(kBackwardThreads, kDepths == 1 ? 4 : 3)
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
               const float* const cell = lowest + (k >> 1) * column + (k & 1) * up + 4 * i;
-              const Vec4<float> below = *reinterpret_cast<const Vec4<float>*>(cell);
-              const Vec4<float> above = *reinterpret_cast<const Vec4<float>*>(cell + 2 * column);
-#pragma unroll
-              for (int j = 0; j < 4; ++j) v[k].at[j] = lerp(below.at[j], above.at[j], ty);
+              v[k] = lerp(*reinterpret_cast<const Vec4<float>*>(cell),
+                          *reinterpret_cast<const Vec4<float>*>(cell + 2 * column), ty);
             }
+            const Vec4<float> lower_row = lerp(v[0], v[2], tx.at[q]), upper_row = lerp(v[1], v[3], tx.at[q]);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-              const float lower = lerp(v[0].at[j], v[2].at[j], tx.at[q]),
-                          upper = lerp(v[1].at[j], v[3].at[j], tx.at[q]);
+              const float lower = lower_row.at[j], upper = upper_row.at[j];
               const float d = j < 3 ? grad[q][i] * in[q][j < 3 ? j : 0] : grad[q][i];
               slope = mul_add(d, upper - lower, slope);
               if (j < 3) d_in[j < 3 ? j : 0] = mul_add(lerp(lower, upper, z.t), grad[q][i], d_in[j < 3 ? j : 0]);
             }
           }
-          depths[q] = slope * z.slope;
+          depths.at[q] = slope * z.slope;
 #pragma unroll
           for (int j = 0; j < 3; ++j) in[q][j] = d_in[j];
         }
         if (a.d_guide.data)
-          store_plane4(a.d_guide.dtype, address_of(a.d_guide, n, y, x), a.d_guide.strides[2], mask, depths);
+          store_plane4(a.d_guide.dtype, address_of(a.d_guide, at.n, y, x), a.d_guide.strides[2], mask, depths);
         if (a.d_image.data)
-          store_pixels4(a.d_image.dtype, address_of(a.d_image, n, y, x), a.d_image.strides[2], a.d_image.strides[3],
+          store_pixels4(a.d_image.dtype, address_of(a.d_image, at.n, y, x), a.d_image.strides[2], a.d_image.strides[3],
                         mask, in);
         if (!a.d_grid.data) continue;
         own(kDepth) = at_depth;

@@ -26,7 +26,7 @@ struct GivenGuide {
   }
   __device__ const char* row(int64_t n, int64_t y, int64_t x) const { return address_of(guide, n, y, x); }
   __device__ int64_t row_stride() const { return guide.strides[1]; }
-  __device__ void four(const T*, const char* from, int mask, const T (&)[4][3], T (&out)[4]) const {
+  __device__ void four(const T*, const char* from, int mask, const T (&)[4][3], Vec4<T>& out) const {
     load_plane4(guide.dtype, from, guide.strides[2], mask, out);
   }
 };
@@ -45,15 +45,12 @@ struct ComputedGuide {
 };
 // The same of RGB and of a kind that is known at compile time
 template <class T, GuideKind kKind>
-struct ComputedGuide3 {
-  ParameterValues<T> parameters;
-  BO_INLINE_MEMBER size_t shared() const { return parameters.shared(); }
-  __device__ const T* begin(char* memory) const { return parameters.get(memory); }
+struct ComputedGuide3 : ComputedGuide<T> {
   __device__ const char* row(int64_t, int64_t, int64_t) const { return nullptr; }
   __device__ int64_t row_stride() const { return 0; }
-  __device__ void four(const T* values, const char*, int, const T (&in)[4][3], T (&out)[4]) const {
-    const int K = static_cast<int>(parameters.shape.K);
-    guide_at(kKind, values, Three(), K, [&](int j, int m) { return in[m][j]; }, out);
+  __device__ void four(const T* values, const char*, int, const T (&in)[4][3], Vec4<T>& out) const {
+    const int K = static_cast<int>(this->parameters.shape.K);
+    guide_at(kKind, values, Three(), K, [&](int j, int m) { return in[m][j]; }, out.at);
   }
 };
 

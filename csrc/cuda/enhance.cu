@@ -7,7 +7,7 @@ namespace bilateral_ops {
 template <GuideKind kKind>
 bool enhance_34(Launch& to, const EnhanceArgs& a) {
   return is_coarse_34(a.at, a.grid, a.image) &&
-         launch_apply_34(to, ComputedGuide3<float, kKind>{make_parameter_values<float>(to, a.guide, 3)}, a.at, a.out,
+         launch_apply_34(to, ComputedGuide3<float, kKind>{{make_parameter_values<float>(to, a.guide, 3)}}, a.at, a.out,
                          a.grid, a.image);
 }
 

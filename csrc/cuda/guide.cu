@@ -62,14 +62,14 @@ __global__ void __launch_bounds__(kTileWidth)
     __syncthreads();
     if (p < tile.count) {
       const T d = load_one<T>(grad.dtype, address_of(grad, tile, p));
-      if (shape.kind == GuideKind::curves) Curves<T>(values, shape.Ci, shape.K).gradient(at, pitch, p, d);
-      if (shape.kind == GuideKind::nn) Network<T>(values, shape.Ci, shape.K).gradient(at, pitch, p, d);
+      if (shape.kind == GuideKind::curves) Curves<T>{values, shape.Ci, shape.K}.gradient(at, pitch, p, d);
+      if (shape.kind == GuideKind::nn) Network<T>{values, shape.Ci, shape.K}.gradient(at, pitch, p, d);
       for (int64_t j = 0; d_image.data && j < shape.Ci; ++j) {
         T d_in = T(0);
         if (shape.kind == GuideKind::curves) {
-          d_in = Curves<T>(values, shape.Ci, shape.K).d_in(at, pitch, p, j);
+          d_in = Curves<T>{values, shape.Ci, shape.K}.d_in(at, pitch, p, j);
         } else if (shape.kind == GuideKind::nn) {
-          d_in = Network<T>(values, shape.Ci, shape.K).d_in(at, pitch, p, j);
+          d_in = Network<T>{values, shape.Ci, shape.K}.d_in(at, pitch, p, j);
         } else {
           d_in = T(luma_weight(j)) * d;
         }
@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(kTileWidth)
     __syncthreads();
     for (int64_t e = p; sums && e < shape.count; e += kTileWidth)
       own[e] += shape.kind == GuideKind::curves
-                    ? Curves<T>(values, shape.Ci, shape.K).d_parameter(at, pitch, tile.count, e)
-                    : Network<T>(values, shape.Ci, shape.K).d_parameter(at, pitch, tile.count, e);
+                    ? Curves<T>{values, shape.Ci, shape.K}.d_parameter(at, pitch, tile.count, e)
+                    : Network<T>{values, shape.Ci, shape.K}.d_parameter(at, pitch, tile.count, e);
     __syncthreads();
   }
 }

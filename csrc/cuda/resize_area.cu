@@ -100,11 +100,7 @@ namespace cuda {
 
 static void sum_areas(const Tensor& out, const Tensor& image, double height, double width, Launch& to) {
   if (is_empty(out) || is_empty(image)) return;
-  AreaArgs a{};
-  a.out = out;
-  a.image = image;
-  a.y = {out.shape[1], image.shape[1], 1.0 / height};
-  a.x = {out.shape[2], image.shape[2], 1.0 / width};
+  AreaArgs a{out, image, {out.shape[1], image.shape[1], 1.0 / height}, {out.shape[2], image.shape[2], 1.0 / width}};
   a.area = static_cast<double>(a.y.in) * static_cast<double>(a.x.in);
   a.scale = is_integer(image.dtype) ? 1.0 / (a.area * top_level(image.dtype)) : 1.0;
   a.bands = 1;

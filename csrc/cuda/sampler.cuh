@@ -45,7 +45,7 @@ class Sampler {
   __device__ RowCells<T> row_cells(int64_t channel) const {
     RowCells<T> to;
     const char* const p = lowest_ + channel;
-    with_float_storage(dtype_, T(), [&](auto storage) {
+    with_storage<false>(dtype_, T(), [&](auto storage) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const char* const q = p + ((j & 2) ? right_ : 0) + ((j & 1) ? above_ : 0);

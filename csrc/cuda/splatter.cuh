@@ -92,6 +92,22 @@ BO_DEVICE int64_t first_in_cell(const PixelAxis& axis, int64_t first, int64_t co
   return found;
 }
 
+// One band of all images, and the cells below and left of its rectangle
+struct Band {
+  int64_t n, band, ky, kx;
+};
+BO_DEVICE Band band_at(const BandPlan& plan, int64_t index) {
+  const int64_t corner = index / plan.bands, n = corner / plan.rectangles, rectangle = corner - n * plan.rectangles;
+  const int64_t row = rectangle / plan.across;
+  return {n, index - corner * plan.bands, plan.top + row, plan.left + rectangle - row * plan.across};
+}
+// The top, left, bottom or right (side 0 to 3) of the pixels of its rectangle
+template <class T>
+BO_DEVICE int64_t bound_of(const Lattice<T>& g, const Band& at, int side) {
+  const bool x = side & 1;
+  return first_in_cell(x ? g.x : g.y, x ? g.left : g.top, x ? g.W : g.H, (x ? at.kx : at.ky) + (side >> 1));
+}
+
 template <class T, class Contributions>
 __global__ void __launch_bounds__(8 * kSplatChannels, 2)
     splat_bands(Contributions contributions, Sampling at, Lattice<T> g, BandPlan plan, double* all) {
@@ -104,17 +120,9 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
   const int64_t units = g.N * plan.rectangles * plan.bands * plan.chunks;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const int64_t index = unit / plan.chunks, first_channel = (unit - index * plan.chunks) * chunk;
-    const int64_t corner = index / plan.bands, band = index - corner * plan.bands;
-    const int64_t n = corner / plan.rectangles, rectangle = corner - n * plan.rectangles;
-    const int64_t row = rectangle / plan.across, ky = plan.top + row;
-    const int64_t kx = plan.left + rectangle - row * plan.across;
+    const Band here = band_at(plan, index);
     const int channels = static_cast<int>(min_of<int64_t>(chunk, g.C - first_channel));
-    if (t < 4) {
-      const bool x = t & 1;
-      const int64_t count = x ? g.W : g.H;
-      bounds[t] = plan.whole ? (t < 2 ? 0 : count)
-                             : first_in_cell(x ? g.x : g.y, x ? g.left : g.top, count, (x ? kx : ky) + (t >> 1));
-    }
+    if (t < 4) bounds[t] = !plan.whole ? bound_of(g, here, t) : t < 2 ? 0 : t == 2 ? g.H : g.W;
     double* const band_sums = all + index * plan.size + first_channel;
     double* const sums = plan.shared ? reinterpret_cast<double*>(staged + kSplatTile * chunk) : band_sums;
     const int64_t step = plan.shared ? chunk : g.C, cells = plan.rows * plan.columns * g.Gd;
@@ -123,12 +131,9 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
     __syncthreads();
     const int64_t top = bounds[0], left = bounds[1], bottom = bounds[2], right = bounds[3];
     const int64_t per_row = ceil_div(right - left, kSplatTile), tiles = (bottom - top) * per_row;
-    for (int64_t i = tiles * band / plan.bands; i < tiles * (band + 1) / plan.bands; ++i) {
-      Tile tile;
-      tile.n = n;
-      tile.y = top + i / per_row;
-      tile.x = left + i % per_row * kSplatTile;
-      tile.count = static_cast<int>(min_of<int64_t>(kSplatTile, right - tile.x));
+    for (int64_t i = tiles * here.band / plan.bands; i < tiles * (here.band + 1) / plan.bands; ++i) {
+      const int64_t x = left + i % per_row * kSplatTile;
+      const Tile tile = {here.n, top + i / per_row, x, static_cast<int>(min_of<int64_t>(kSplatTile, right - x))};
       for (int p = t; p < tile.count; p += static_cast<int>(blockDim.x)) positions.set(p, locate(g, at, tile, p));
       for (int e = t; e < tile.count * channels; e += static_cast<int>(blockDim.x)) {
         const int p = e / channels, c = e - p * channels;
@@ -143,7 +148,7 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
         if (cell_y >= g.Gh || cell_x >= g.Gw || cell_z >= g.Gd) continue;
         const T ty = positions.ty[p], tx = positions.tx[p], tz = positions.tz[p];
         const T weight = (y ? ty : T(1) - ty) * (x ? tx : T(1) - tx) * (z ? tz : T(1) - tz);
-        const int64_t cell = ((cell_y - ky) * plan.columns + cell_x - kx) * g.Gd + cell_z;
+        const int64_t cell = ((cell_y - here.ky) * plan.columns + cell_x - here.kx) * g.Gd + cell_z;
         sums[cell * step + own] += static_cast<double>(weight * staged[p * chunk + own]);
       }
       __syncthreads();

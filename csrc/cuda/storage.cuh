@@ -30,6 +30,13 @@ template <class T>
 struct alignas(4 * sizeof(T)) Vec4 {
   T at[4];
 };
+template <class T>
+BO_DEVICE Vec4<T> lerp(const Vec4<T>& a, const Vec4<T>& b, T t) {
+  Vec4<T> v;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v.at[i] = lerp(a.at[i], b.at[i], t);
+  return v;
+}
 
 // The formats of the compute types themselves; the others are in formulas.h.
 template <class T, class B>
@@ -70,49 +77,33 @@ struct Storage {
 
 // Calls f with the storage type of a dtype. A kernel that computes in double reads and writes float64 alone, one that
 // computes in float all others: src/bilateral_ops/_core/call.py refuses any other call. The branch is uniform, as an
-// array has one dtype.
+// array has one dtype. kIntegers: whether it may be an integer type, which is never that of a grid.
 #pragma nv_exec_check_disable  // f may be for devices only
-template <class F>
+template <bool kIntegers = true, class F>
 BO_INLINE void with_storage(DType, double, F&& f) {
   f(Storage<F64>());
 }
 #pragma nv_exec_check_disable
-template <class F>
+template <bool kIntegers = true, class F>
 BO_INLINE void with_storage(DType dtype, float, F&& f) {
   switch (dtype) {
     case DType::f16: return f(Storage<F16>());
     case DType::bf16: return f(Storage<BF16>());
-    case DType::u8: return f(Storage<U8>());
-    case DType::u16: return f(Storage<U16>());
+    case DType::u8:
+      if constexpr (kIntegers) return f(Storage<U8>());
+      break;
+    case DType::u16:
+      if constexpr (kIntegers) return f(Storage<U16>());
+      break;
     case DType::f32:
     case DType::f64: break;
   }
   f(Storage<F32>());
 }
-// The same for arrays that never hold integers
-#pragma nv_exec_check_disable
-template <class F>
-BO_INLINE void with_float_storage(DType, double, F&& f) {
-  f(Storage<F64>());
-}
-#pragma nv_exec_check_disable
-template <class F>
-BO_INLINE void with_float_storage(DType dtype, float, F&& f) {
-  switch (dtype) {
-    case DType::f16: return f(Storage<F16>());
-    case DType::bf16: return f(Storage<BF16>());
-    case DType::f32:
-    case DType::f64:
-    case DType::u8:
-    case DType::u16: break;
-  }
-  f(Storage<F32>());
-}
-// A dtype that these switches lack does not compile. nvcc itself accepts such a switch, the host's compiler does not
+// A dtype that this switch lacks does not compile. nvcc itself accepts such a switch; the host's compiler does not
 // (-Werror=switch), but it sees only what the host calls.
 inline void require_all_dtypes() {
   with_storage(DType::f32, 0.0f, [](auto) {});
-  with_float_storage(DType::f32, 0.0f, [](auto) {});
 }
 
 template <class T>
@@ -155,28 +146,26 @@ BO_DEVICE int pixel_mask(int64_t x, int64_t begin, int64_t end) {
 }
 
 // One element per pixel, `stride` bytes apart
-BO_DEVICE void load_plane4(DType dtype, const char* p, int64_t stride, int mask, float (&v)[4]) {
+BO_DEVICE void load_plane4(DType dtype, const char* p, int64_t stride, int mask, Vec4<float>& v) {
   with_storage(dtype, float(), [&](auto storage) {
     using S = decltype(storage);
     if (mask == kAllPixels && stride == S::size && S::is_vector(p)) {
-      const Vec4<float> four = S::load(p);
-#pragma unroll
-      for (int q = 0; q < 4; ++q) v[q] = four.at[q];
+      v = S::load(p);
     } else {
 #pragma unroll
-      for (int q = 0; q < 4; ++q) v[q] = mask >> q & 1 ? S::load_one(p + q * stride) : 0.0f;
+      for (int q = 0; q < 4; ++q) v.at[q] = mask >> q & 1 ? S::load_one(p + q * stride) : 0.0f;
     }
   });
 }
-BO_DEVICE void store_plane4(DType dtype, char* p, int64_t stride, int mask, const float (&v)[4]) {
+BO_DEVICE void store_plane4(DType dtype, char* p, int64_t stride, int mask, const Vec4<float>& v) {
   with_storage(dtype, float(), [&](auto storage) {
     using S = decltype(storage);
     if (mask == kAllPixels && stride == S::size && S::is_vector(p)) {
-      S::store(p, {{v[0], v[1], v[2], v[3]}});
+      S::store(p, v);
     } else {
 #pragma unroll
       for (int q = 0; q < 4; ++q)
-        if (mask >> q & 1) S::store_one(p + q * stride, v[q]);
+        if (mask >> q & 1) S::store_one(p + q * stride, v.at[q]);
     }
   });
 }

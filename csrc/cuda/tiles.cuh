@@ -20,22 +20,12 @@ struct Tiling {
   int width;
 };
 inline Tiling make_tiling(const Tensor& pixels, int width = kTileWidth) {
-  Tiling t;
-  t.H = pixels.shape[1];
-  t.W = pixels.shape[2];
-  t.width = width;
-  t.per_row = ceil_div(t.W, width);
-  t.count = pixels.shape[0] * t.H * t.per_row;
-  return t;
+  const int64_t N = pixels.shape[0], H = pixels.shape[1], W = pixels.shape[2], per_row = ceil_div(W, width);
+  return {H, W, per_row, N * H * per_row, width};
 }
 BO_DEVICE Tile tile_at(const Tiling& tiling, int64_t index) {
-  const int64_t row = index / tiling.per_row;
-  Tile tile;
-  tile.x = (index - row * tiling.per_row) * tiling.width;
-  tile.n = row / tiling.H;
-  tile.y = row - tile.n * tiling.H;
-  tile.count = static_cast<int>(min_of<int64_t>(tiling.width, tiling.W - tile.x));
-  return tile;
+  const int64_t row = index / tiling.per_row, x = (index - row * tiling.per_row) * tiling.width, n = row / tiling.H;
+  return {n, row - n * tiling.H, x, static_cast<int>(min_of<int64_t>(tiling.width, tiling.W - x))};
 }
 
 // The address of a pixel of an image, or of a column of cells of a grid

@@ -7,16 +7,6 @@ namespace bilateral_ops {
 
 constexpr int kThreads = 256;
 
-// Per axis y, x, z: 1 / (number of neighbours · channels), 0 for an axis of one cell.
-struct Weights {
-  double of[3];
-};
-inline Weights make_weights(const Tensor& grid) {
-  const int64_t *s = grid.shape, C = s[4] * s[5];
-  const auto inverse = [](int64_t count) { return count > 0 ? 1.0 / static_cast<double>(count) : 0.0; };
-  return {{inverse((s[1] - 1) * s[2] * s[3] * C), inverse(s[1] * (s[2] - 1) * s[3] * C),
-           inverse(s[1] * s[2] * (s[3] - 1) * C)}};
-}
 inline int64_t elements_per_image(const Tensor& grid) {
   const int64_t* s = grid.shape;
   return s[1] * s[2] * s[3] * s[4] * s[5];
@@ -41,7 +31,7 @@ BO_DEVICE Element element_at(const Tensor& grid, int64_t n, int64_t e) {
 // The sums of each thread block, [image][block]
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    square_differences(Tensor grid, Weights w, int64_t elements, int64_t blocks, double* sums) {
+    square_differences(Tensor grid, VariationWeights w, int64_t elements, int64_t blocks, double* sums) {
   __shared__ double warps[kThreads / 32];
   for (int64_t unit = blockIdx.x; unit < grid.shape[0] * blocks; unit += gridDim.x) {
     const int64_t n = unit / blocks, block = unit - n * blocks;
@@ -81,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) add_squares(Tensor out, int64_t bloc
 // One thread per element.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
-    variation_gradients(TotalVariationGradArgs a, Weights w, int64_t elements) {
+    variation_gradients(TotalVariationGradArgs a, VariationWeights w, int64_t elements) {
   const T wy = static_cast<T>(w.of[0]), wx = static_cast<T>(w.of[1]), wz = static_cast<T>(w.of[2]);
   const int64_t count = a.grid.shape[0] * elements;
   for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < count; i += gridDim.x * int64_t(kThreads)) {
@@ -113,7 +103,8 @@ void total_variation_forward(const TotalVariationArgs& a, Launch& to) {
     if (N == 0) return;
     const int64_t blocks = max_of<int64_t>(1, min_of<int64_t>(256, elements / (4 * kThreads)));
     double* const sums = workspace<double>(to, N * blocks);
-    launch(to, square_differences<T>, N * blocks, kThreads, 0, a.grid, make_weights(a.grid), elements, blocks, sums);
+    launch(to, square_differences<T>, N * blocks, kThreads, 0, a.grid, variation_weights(a.grid.shape), elements,
+           blocks, sums);
     launch(to, add_squares<T>, ceil_div(N, kThreads / 32), kThreads, 0, a.out, blocks,
            static_cast<const double*>(sums));
   });
@@ -124,7 +115,7 @@ void total_variation_backward(const TotalVariationGradArgs& a, Launch& to) {
     using T = decltype(t);
     const int64_t elements = elements_per_image(a.grid);
     launch(to, variation_gradients<T>, ceil_div(a.grid.shape[0] * elements, kThreads), kThreads, 0, a,
-           make_weights(a.grid), elements);
+           variation_weights(a.grid.shape), elements);
   });
 }
 

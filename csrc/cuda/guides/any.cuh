@@ -11,8 +11,8 @@ namespace bilateral_ops {
 template <int M, class T, class Channels, class Size, class In>
 BO_DEVICE void guide_at(GuideKind kind, const T* values, Channels Ci, Size K, const In& in, T (&out)[M]) {
   switch (kind) {
-    case GuideKind::curves: return Curves<T, Channels, Size>(values, Ci, K).at(in, out);
-    case GuideKind::nn: return Network<T, Channels, Size>(values, Ci, K).at(in, out);
+    case GuideKind::curves: return Curves<T, Channels, Size>{values, Ci, K}.at(in, out);
+    case GuideKind::nn: return Network<T, Channels, Size>{values, Ci, K}.at(in, out);
     case GuideKind::luma: break;
   }
   Luma<T>().at(in, out);

@@ -7,18 +7,10 @@ namespace bilateral_ops {
 
 template <class T, class Channels = int64_t, class Size = int64_t>
 struct Curves {
-  const Channels Ci;
-  const Size K;
-  const T *const ccm, *const bias, *const shifts, *const slopes, *const mix;  // mix_bias follows mix
-
-  __device__ Curves(const T* values, Channels channels, Size knots)
-      : Ci(channels),
-        K(knots),
-        ccm(values),
-        bias(ccm + Ci * Ci),
-        shifts(bias + Ci),
-        slopes(shifts + Ci * K),
-        mix(slopes + Ci * K) {}
+  const T* ccm;  // the parameters, one after another; mix_bias follows mix
+  Channels Ci;
+  Size K;
+  const T *bias = ccm + Ci * Ci, *shifts = bias + Ci, *slopes = shifts + Ci * K, *mix = slopes + Ci * K;
 
   template <int M, class In>
   __device__ void at(const In& in, T (&out)[M]) const {

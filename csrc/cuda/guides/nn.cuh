@@ -14,12 +14,10 @@ BO_DEVICE T sigmoid(T v) {
 
 template <class T, class Channels = int64_t, class Size = int64_t>
 struct Network {
-  const Channels Ci;
-  const Size F;
-  const T *const w1, *const b1, *const w2;  // b2 follows w2
-
-  __device__ Network(const T* values, Channels channels, Size features)
-      : Ci(channels), F(features), w1(values), b1(w1 + F * Ci), w2(b1 + F) {}
+  const T* w1;  // the parameters, one after another; b2 follows w2
+  Channels Ci;
+  Size F;
+  const T *b1 = w1 + F * Ci, *w2 = b1 + F;
 
   template <int M, class In>
   __device__ void at(const In& in, T (&out)[M]) const {
