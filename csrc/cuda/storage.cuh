@@ -30,8 +30,9 @@ template <class T>
 struct alignas(4 * sizeof(T)) Vec4 {
   T at[4];
 };
+// By value: through references nvcc would load the vectors element by element.
 template <class T>
-BO_DEVICE Vec4<T> lerp(const Vec4<T>& a, const Vec4<T>& b, T t) {
+BO_DEVICE Vec4<T> lerp(Vec4<T> a, Vec4<T> b, T t) {
   Vec4<T> v;
 #pragma unroll
   for (int i = 0; i < 4; ++i) v.at[i] = lerp(a.at[i], b.at[i], t);
