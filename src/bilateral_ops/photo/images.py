@@ -77,7 +77,7 @@ def check_size(height: int, width: int, samples: int = 1) -> None:
 
 
 def check_data(held: int, densest: int, height: int, width: int, bits: int) -> None:
-    """Whether so many bytes can be an image of so many bits per pixel, where one stands for ``densest`` bytes at most."""
+    """Whether so many bytes can be an image of so many bits per pixel, where one stands for at most ``densest``."""
     if height * width * bits > 8 * densest * held:
         raise ImageError(f"is truncated: of its {width} × {height} pixels it has {held} bytes")
 
