@@ -5,9 +5,16 @@
 
 namespace bilateral_ops {
 
+// Thread blocks of a tile's threads that fill a multiprocessor; 0 leaves it to ptxas.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+constexpr int kTileBlocks = 0;
+#else
+constexpr int kTileBlocks = 12;
+#endif
+
 // One thread per pixel.
 template <class T>
-__global__ void __launch_bounds__(kTileWidth)
+__global__ void __launch_bounds__(kTileWidth, kTileBlocks)
     guide_values(Tensor out, Tensor image, ParameterValues<T> parameters, Tiling tiles, Scratch<T> scratch) {
   BO_DYNAMIC_SHARED(memory);
   const GuideShape shape = parameters.shape;

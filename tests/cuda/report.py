@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import sys
 import tempfile
@@ -96,8 +97,10 @@ def count(device: Any, work: Work, architecture: int) -> Counted:
 
 def _short(name: str) -> str:
     """A kernel's name and what it is made for, of its mangled name."""
-    rest = name.split("bilateral_ops", 1)[1].lstrip("0123456789")
-    base, _, arguments = rest.partition("I")
+    (length,) = re.findall(r"bilateral_ops(\d+)", name)
+    begin = name.index(f"bilateral_ops{length}") + len(f"bilateral_ops{length}")
+    base, rest = name[begin : begin + int(length)], name[begin + int(length) :]
+    arguments = rest.removeprefix("I") if rest.startswith("I") else ""
     dtypes = {"d": "double", "f": "float", "L": "", "N": ""}
     policies = ("SliceContributions", "ApplyContributions", "ComputedGuide3", "ComputedGuide", "GivenGuide")
     detail = next((policy for policy in policies if policy in arguments), "")
