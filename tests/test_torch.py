@@ -224,6 +224,33 @@ def test_autograd_gives_the_vjps_bits(subject: str) -> None:
         assert_same(list(got), [gradient for gradient in want if gradient is not None])
 
 
+@EACH_DIFFERENTIABLE
+def test_what_autograd_alone_records_does_without_the_dispatcher(subject: str) -> None:
+    function, tensors = calling(subject, tensors_of(subject, ALL_F32))
+    leaves, name = requiring(tensors), subject.partition("(")[0]
+    result = function(*leaves)
+    assert type(result.grad_fn).__name__ == f"{name}_of_autogradBackward"
+    seen = []
+
+    class Watching(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, called: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(called)
+            return called(*args, **(kwargs or {}))
+
+    with Watching():
+        again = function(*leaves)
+    assert getattr(torch.ops.bilateral_ops, name).default in seen
+    assert_same(again, result)
+
+
+def test_a_tensor_that_was_changed_since_has_no_gradient() -> None:
+    grid, guide, image = tensors_of("slice_apply").values()
+    result = bilateral_ops.slice_apply(grid.requires_grad_(), guide, image)
+    image *= 2
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.sum().backward()
+
+
 def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     given = tensors_of("slice_apply")
     given["guide"].requires_grad_()

@@ -1,8 +1,8 @@
 """PyTorch tensors, on the CPU or on a CUDA device; there on PyTorch's current stream.
 
-A call that nothing listens to goes to the kernels at once. One that autograd records, or that a transform (``vmap``,
-``torch.func``), a compiler (``torch.compile``, ``torch.export``) or autocast watches, goes through the dispatcher, as
-the operator ``torch.ops.bilateral_ops.NAME``:
+A call that nothing listens to goes to the kernels at once, and so does one that autograd alone records, which then
+remembers how to call the VJP. One that a transform (``vmap``, ``torch.func``), a compiler (``torch.compile``,
+``torch.export``) or autocast watches goes through the dispatcher, as the operator ``torch.ops.bilateral_ops.NAME``:
 
     slice(Tensor grid, Tensor guide, Tensor? xy=None, SymInt[]? window=None, bool align_corners=False) -> Tensor
     slice_vjp(Tensor grid, Tensor guide, Tensor? xy, Tensor grad, SymInt[]? window=None, bool align_corners=False,
@@ -148,13 +148,16 @@ def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
 
 def _each(change: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments of a kernel with every tensor changed; guide parameters are a tuple among them."""
-
-    def changed(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return change(value)
-        return _each(change, value) if isinstance(value, tuple) else value
-
-    return tuple(changed(value) for value in arguments)
+    return tuple(
+        [
+            change(value)
+            if isinstance(value, torch.Tensor)
+            else _each(change, value)
+            if isinstance(value, tuple)
+            else value
+            for value in arguments
+        ]
+    )
 
 
 def _in_memory(tensor: Any) -> bool:
@@ -171,7 +174,8 @@ def _require_memory(call: Any) -> None:
 
 def _made(tensor: Any) -> Any:
     """A tensor for the kernels. Zeros that autograd only speaks of, where nothing has come, are made."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
@@ -232,9 +236,12 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         given["parameters"] = [given.pop(parameter) for parameter in signature.parameters]
     if not forward:
         given |= {"grad": values["grad"], "wrt": list(call.gradients(wrt))}
+    ordered = [given[parameter] for parameter in _operators[call.op].parameters]
+    if why == _AUTOGRAD and not (call.mixed or _beyond_autograd(values.values(), call.device)):
+        operator, ordered = operator.recorded, [*ordered, call]
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            result = operator(*(given[parameter] for parameter in _operators[call.op].parameters))
+            result = operator(*ordered)
     except TypeError as error:
         classes = {name: value.__class__ for name, value in values.items() if _dispatches(value.__class__)}
         if not classes or not str(error).startswith("Multiple dispatch failed"):
@@ -295,6 +302,11 @@ def followed(values: Iterable[Any]) -> str:
     return ""
 
 
+def _beyond_autograd(values: Iterable[Any], device: Any) -> bool:
+    """Whether somebody besides autograd is to see a call."""
+    return bool(torch._C._len_torch_function_stack() or followed(values)) or casts(device)
+
+
 def _may_carry_a_tangent(tensor: Any) -> bool:
     """While PyTorch differentiates forward: what wraps a tensor hides whether it has one."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
@@ -350,6 +362,8 @@ class _Operator:
         self.signature_of = signature_of
         #: The same for ``torch.func``, which does not see the gradients that operators have.
         self.function: Any = None
+        #: The same for autograd alone, given the :class:`Call` as well: a tenth of the dispatcher's time.
+        self.recorded: Any = None
         _operators[name] = self
         _library.define(f"{name}({', '.join(declared)}) -> {returns}", tags=torch.Tag.pt2_compliant_tag)
         self.op = getattr(torch.ops.bilateral_ops, name).default
@@ -387,13 +401,30 @@ class _Operator:
             return (tuple(result), tuple(dims)) if isinstance(result, list) else (result, dims)
 
         methods = {"forward": forward, "setup_context": prepare, "backward": backward, "vmap": vmap}
-        static = {name: staticmethod(method) for name, method in methods.items()}
-        self.function = type(f"{self.name}_of_torch_func", (torch.autograd.Function,), static)
+        self.function = _function_class(f"{self.name}_of_torch_func", methods)
+
+        def compute(ctx: Any, *given: Any) -> Any:
+            *inputs, call = given
+            prepare(ctx, inputs, None)
+            within, _road.within = _road.within, True
+            try:
+                if "wrt" not in ctx.rest:
+                    return call.forward(None)
+                return tuple(gradient for gradient in call.backward(ctx.rest["wrt"], None) if gradient is not None)
+            finally:
+                _road.within = within
+
+        def back(ctx: Any, *gradients: Any) -> Any:
+            return (*backward(ctx, *gradients), None)
+
+        self.recorded = _function_class(f"{self.name}_of_autograd", {"forward": compute, "backward": back}).apply
 
     def __call__(self, *given: Any) -> Any:
         """The operator as every caller here calls it."""
         if self.function is None or torch._C._functorch.maybe_current_level() is None:
-            return self.op(*given)
+            if torch.is_grad_enabled() or _beyond_autograd(given, given[0].device):
+                return self.op(*given)
+            return self._kernel(*given)
         result = self.function.apply(*given)
         return list(result) if isinstance(result, tuple) else result
 
@@ -450,6 +481,10 @@ class _Operator:
         if batched:
             result = _over_results(lambda r: r.unflatten(0, (size, shape[0])), result)
         return result, _over_results(lambda r: 0, result)
+
+
+def _function_class(name: str, methods: Mapping[str, Any]) -> Any:
+    return type(name, (torch.autograd.Function,), {name: staticmethod(method) for name, method in methods.items()})
 
 
 def _is_mapped(dim: Any) -> bool:
