@@ -112,8 +112,8 @@ def all_hashes(subjects: list[str]) -> Iterator[tuple[str, str]]:
         differentiable = operation(subject) in DIFFERENTIABLE
         for case, dtypes, given, keywords in subject_cases(subject):
             result = call(subject, given, None, keywords)["result"]
-            grad_dtype = F32 if "image" in given and given["image"].dtype.kind == "u" else result.dtype
-            grads = (None, random_like(result.shape, grad_dtype)) if differentiable else (None,)
+            grad = random_like(result.shape, F32 if result.dtype.kind == "u" else result.dtype)
+            grads = (None, grad) if differentiable else (None,)
             for isa in bilateral_ops.available_isas():
                 bilateral_ops.set_isa(isa)
                 for grad in grads:
