@@ -374,7 +374,7 @@ MUTANTS = {
         "cpu/parallel.cpp",
         "    job.left.wait(lock, [&] { return job.helpers_inside == 0; });\n",
         "",
-        "test_threads.py::test_callers_at_once_do_not_disturb_each_other",
+        "test_threads.py::test_a_result_is_whole_when_the_call_returns",
         "cpu/parallel.cpp",
     ),
     "the last unit left out": Mutant(

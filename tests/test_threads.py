@@ -120,6 +120,18 @@ def test_callers_at_once_do_not_disturb_each_other() -> None:
                 assert_same_bits(value, results[name], f"{job} {name}")
 
 
+def test_a_result_is_whole_when_the_call_returns() -> None:
+    """Even where a helper is interrupted in the middle of its part, as most are among so many."""
+    bilateral_ops.set_num_threads(8)
+    given = arguments("guide_curves", ALL_F64, H=256, W=256, K=16)
+    want = forward(bilateral_ops, "guide_curves", given)
+    out = np.empty_like(want)
+    for _ in range(60):
+        out.fill(np.nan)
+        forward(bilateral_ops, "guide_curves", given, out=out)
+        assert_same_bits(out[::-1], want[::-1])  # the last rows first: they are begun last
+
+
 def test_other_threads_run_while_a_kernel_does() -> None:
     bilateral_ops.set_num_threads(1)
     given = arguments("slice_apply", ALL_F32, H=700, W=1000, Gd=8)
