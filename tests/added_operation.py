@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from scratch import ROOT, Package, configure, copied, run
+from scratch import ROOT, Package, configure, copied, replaced, run
 
 NAME = "negative"
 
@@ -400,10 +400,7 @@ def text_of(addition: Addition, root: Path = ROOT) -> str:
     """The file with the addition."""
     if not addition.before:
         return addition.text
-    text = (root / addition.file).read_text("utf-8")
-    if text.count(addition.before) != 1:
-        raise ValueError(f"{addition.file} has {text.count(addition.before)} times, not once: {addition.before}")
-    return text.replace(addition.before, addition.text + addition.before)
+    return replaced(root / addition.file, addition.before, addition.text + addition.before)
 
 
 #: A processor with the scalar kernels alone.

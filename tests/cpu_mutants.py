@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from scratch import ROOT, Package, copied, run
+from scratch import ROOT, Package, copied, replaced, run
 
 
 @dataclass(frozen=True)
@@ -403,10 +403,7 @@ MUTANTS = {
 
 def text_of(mutant: Mutant) -> str:
     """The file with the bug."""
-    text = (ROOT / "csrc" / mutant.file).read_text("utf-8")
-    if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.file} has {text.count(mutant.old)} times, not once: {mutant.old}")
-    return text.replace(mutant.old, mutant.new)
+    return replaced(ROOT / "csrc" / mutant.file, mutant.old, mutant.new)
 
 
 class Unplanted(Package):

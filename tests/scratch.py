@@ -29,6 +29,14 @@ def configure(root: Path, build: Path, **options: str) -> None:
     subprocess.run(["cmake", "-S", root, "-B", build, "-G", "Ninja", *given], check=True)
 
 
+def replaced(file: Path, old: str, new: str) -> str:
+    """The file's text with other words in place of some that stand there once."""
+    text = file.read_text("utf-8")
+    if text.count(old) != 1:
+        raise ValueError(f"{file} has {text.count(old)} times, not once: {old}")
+    return text.replace(old, new)
+
+
 class Package:
     """The package of the sources in a folder, built for the CPU into its src/."""
 
