@@ -18,7 +18,9 @@ const char* cuda_compiler() {
 
 const char* cuda_architectures() { return BO_ARCHITECTURES; }
 
-void fail(const char* operation, cudaError_t error) {
+void check(const char* operation, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
   std::string reason = std::string("CUDA says \"") + cudaGetErrorString(error) + "\" (error " +
                        std::to_string(static_cast<int>(error)) + ").";
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
@@ -45,10 +47,7 @@ int cuda_device_count(const char* operation) {
                              ", and there is none or an older one; install or update it, or copy the arrays to the "
                              "host.");
   }
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    fail(operation, error);
-  }
+  check(operation, error);
   return count;
 }
 
@@ -59,10 +58,7 @@ CurrentDevice::CurrentDevice(const char* operation, int device) : before_(0), ch
     error = cudaSetDevice(device);
     changed_ = error == cudaSuccess;
   }
-  if (error != cudaSuccess) {
-    cudaGetLastError();
-    fail(operation, error);
-  }
+  check(operation, error);
 }
 CurrentDevice::~CurrentDevice() {
   if (changed_) cudaSetDevice(before_);

@@ -22,8 +22,8 @@ namespace bilateral_ops {
 constexpr size_t kSharedBytes = 48 << 10;
 constexpr int64_t kMostBlocks = 0x7fffffff;  // thread blocks in the first dimension of a launch
 
-// Throws what an error means for the caller.
-[[noreturn]] void fail(const char* operation, cudaError_t error);
+// Throws where there is an error, with what it means for the caller, whose next call then does not find it again.
+void check(const char* operation, cudaError_t error);
 
 // Launches a kernel on the stream, with `blocks` thread blocks or, where there are more than a launch may have, fewer:
 // every kernel goes through its work with a stride of gridDim.x.
@@ -32,13 +32,9 @@ void launch(Launch& to, void (*kernel)(Parameters...), int64_t blocks, int threa
             std::common_type_t<Parameters>... arguments) {
   if (blocks <= 0) return;
   void* pointers[] = {&arguments...};
-  const cudaError_t error =
-      cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)),
-                       dim3(static_cast<unsigned>(threads)), pointers, shared, static_cast<cudaStream_t>(to.stream));
-  if (error != cudaSuccess) {
-    cudaGetLastError();  // clears the error, which the caller's next call would report otherwise
-    fail(to.operation, error);
-  }
+  check(to.operation,
+        cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks)),
+                         dim3(static_cast<unsigned>(threads)), pointers, shared, static_cast<cudaStream_t>(to.stream)));
 }
 
 // `count` elements of device memory that live until the work on the stream is done
