@@ -20,6 +20,19 @@ constexpr int top_level(DType dtype) {
   return 0;  // not reached
 }
 
+// Calls f with a value of the compute type of an operation whose leading array has this dtype.
+template <class F>
+void with_compute_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::f64: return f(double());
+    case DType::f16:
+    case DType::bf16:
+    case DType::f32:
+    case DType::u8:
+    case DType::u16: return f(float());
+  }
+}
+
 // Most axes an argument has: N, three grid axes, two channel axes.
 constexpr int kMaxRank = 6;
 

@@ -66,18 +66,6 @@ BO_INLINE void with_storage(DType dtype, float, F&& f) {
     case DType::f64: fail_dtype();
   }
 }
-// Calls f with a value of the compute type of an operation whose leading array has this dtype.
-template <class F>
-BO_INLINE void with_compute_type(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::f64: return f(double());
-    case DType::f16:
-    case DType::bf16:
-    case DType::f32:
-    case DType::u8:
-    case DType::u16: return f(float());
-  }
-}
 // The size of one element, in bytes
 BO_INLINE int64_t element_size(DType dtype) {
   switch (dtype) {

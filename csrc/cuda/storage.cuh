@@ -118,19 +118,6 @@ BO_DEVICE void store_one(DType dtype, char* p, T v) {
   with_storage(dtype, T(), [&](auto storage) { storage.store_one(p, v); });
 }
 
-// Calls f with a value of the compute type of an operation whose leading array has this dtype.
-template <class F>
-void with_compute_type(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::f64: return f(double());
-    case DType::f16:
-    case DType::bf16:
-    case DType::f32:
-    case DType::u8:
-    case DType::u16: return f(float());
-  }
-}
-
 // --- Four neighbouring pixels in the registers of one thread
 //
 // `mask` has bit q set where pixel q exists. Only these pixels are accessed; the others are loaded as 0. Where all four
