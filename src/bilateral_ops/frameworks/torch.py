@@ -148,16 +148,14 @@ def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
 
 def _each(change: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments of a kernel with every tensor changed; guide parameters are a tuple among them."""
-    return tuple(
-        [
-            change(value)
-            if isinstance(value, torch.Tensor)
-            else _each(change, value)
-            if isinstance(value, tuple)
-            else value
-            for value in arguments
-        ]
-    )
+    changed = []
+    for value in arguments:
+        if isinstance(value, torch.Tensor):
+            value = change(value)
+        elif isinstance(value, tuple):
+            value = _each(change, value)
+        changed.append(value)
+    return tuple(changed)
 
 
 def _in_memory(tensor: Any) -> bool:
@@ -205,6 +203,17 @@ class _Road(threading.local):
 
 
 _road = _Road()
+
+
+def _within(function: Callable[..., Any], **arguments: Any) -> Any:
+    """Call a function as from within an operator."""
+    within, _road.within = _road.within, True
+    try:
+        return function(**arguments)
+    finally:
+        _road.within = within
+
+
 _AUTOGRAD = "autograd records"
 _FORWARD = "PyTorch differentiates forward"
 
@@ -406,13 +415,10 @@ class _Operator:
         def compute(ctx: Any, *given: Any) -> Any:
             *inputs, call = given
             prepare(ctx, inputs, None)
-            within, _road.within = _road.within, True
-            try:
-                if "wrt" not in ctx.rest:
-                    return call.forward(None)
-                return tuple(gradient for gradient in call.backward(ctx.rest["wrt"], None) if gradient is not None)
-            finally:
-                _road.within = within
+            if "wrt" not in ctx.rest:
+                return _within(call.forward, out=None)
+            gradients = _within(call.backward, wrt=ctx.rest["wrt"], out=None)
+            return tuple(gradient for gradient in gradients if gradient is not None)
 
         def back(ctx: Any, *gradients: Any) -> Any:
             return (*backward(ctx, *gradients), None)
@@ -433,11 +439,7 @@ class _Operator:
         return dict(zip(self.parameters, given))
 
     def _kernel(self, *given: Any) -> Any:
-        within, _road.within = _road.within, True
-        try:
-            return self.compute(**self.named(given))
-        finally:
-            _road.within = within
+        return _within(self.compute, **self.named(given))
 
     def _fake(self, *given: Any) -> Any:
         describes, _road.describes = _road.describes, True
