@@ -11,13 +11,11 @@
 
 namespace bilateral_ops {
 
-constexpr int kPatchWidth = 128, kPatchWarps = 4, kPatchThreads = 32 * kPatchWarps, kMaxPatchRows = 64;
+constexpr int kMaxPatchRows = 64;
 static_assert(kPatchThreads == kPatchWidth && kPatchThreads >= kMaxPatchRows,
               "each thread finds the position of one column, and of one row");
 
-struct Patches {
-  int64_t across, down, count;  // per row and per column of patches; of all images
-  int rows;                     // pixels in a patch's columns
+struct CellPatches : Patches {
   int cell_rows, cell_columns;  // the most cells that a patch has in shared memory
 };
 
@@ -26,14 +24,14 @@ inline int cells_around(const PixelAxis& axis, int pixels) {
   const double reach = (pixels - 1) * axis.step / axis.size + 3.0;
   return static_cast<int>(min_of(min_of(reach, axis.last + 1.0), 1e6));  // 1e6 does not fit in shared memory, either
 }
-inline size_t patch_bytes(const Lattice<float>& g, const Patches& s) {
+inline size_t patch_bytes(const Lattice<float>& g, const CellPatches& s) {
   const size_t column = static_cast<size_t>(g.Gd) * kMatrixSize;
   return sizeof(float) * (2 * kPatchWidth + 2 * kMaxPatchRows + s.cell_columns * column * (s.cell_rows + kPatchWarps));
 }
 // Patches have as many rows as leave 256 thread blocks and fit in 36 KiB, but at least 8. This depends on the size of
 // the whole image, so that a window of it is computed in the same way.
-inline Patches plan_patches(const Lattice<float>& g, const Sampling& at) {
-  Patches s;
+inline CellPatches plan_patches(const Lattice<float>& g, const Sampling& at, const Tensor& pixels) {
+  CellPatches s{};
   s.rows = kMaxPatchRows;
   const auto blocks = [&] { return ceil_div(at.full_width, kPatchWidth) * ceil_div(at.full_height, s.rows); };
   s.cell_columns = cells_around(g.x, kPatchWidth);
@@ -41,17 +39,15 @@ inline Patches plan_patches(const Lattice<float>& g, const Sampling& at) {
     s.cell_rows = cells_around(g.y, s.rows);
     if (s.rows <= 8 || (blocks() * g.N >= 256 && patch_bytes(g, s) <= (36 << 10))) break;
   }
-  s.across = ceil_div(g.W, kPatchWidth);
-  s.down = ceil_div(g.H, s.rows);
-  s.count = g.N * s.across * s.down;
+  static_cast<Patches&>(s) = make_patches(pixels, s.rows);
   return s;
 }
 
 template <class Guide>
 __global__ void __launch_bounds__(kPatchThreads, 5)
-    apply_34(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image, Lattice<float> g, Patches s) {
+    apply_34(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image, Lattice<float> g, CellPatches s) {
   BO_DYNAMIC_SHARED(memory);
-  const float* const begun = guide.begin(memory);
+  const auto begun = guide.begin(memory);
   float* const column_t = reinterpret_cast<float*>(memory + guide.shared());
   int* const column_k = reinterpret_cast<int*>(column_t + kPatchWidth);
   float* const row_t = reinterpret_cast<float*>(column_k + kPatchWidth);
@@ -62,10 +58,9 @@ __global__ void __launch_bounds__(kPatchThreads, 5)
   float* const row_grid = cells + column * s.cell_columns * (s.cell_rows + warp);  // of this warp, [column][z][12]
 
   for (int64_t index = blockIdx.x; index < s.count; index += gridDim.x) {
-    const int64_t patch_row = index / s.across, n = patch_row / s.down;
-    const int64_t left = (index - patch_row * s.across) * kPatchWidth, top = (patch_row - n * s.down) * s.rows;
-    const int width = static_cast<int>(min_of<int64_t>(kPatchWidth, g.W - left));
-    const int height = static_cast<int>(min_of<int64_t>(s.rows, g.H - top));
+    const Patch patch = patch_at(s, index);
+    const int64_t n = patch.n, left = patch.left, top = patch.top;
+    const int width = patch.width, height = patch.height;
     // Threads beyond the last column take its position, so that they access no cell that does not exist.
     const Position<double> across = locate_pixel(left + min_of(t, width - 1) + g.left, g.x);
     column_k[t] = across.k;
@@ -135,7 +130,7 @@ template <class Guide>
 bool launch_apply_34(Launch& to, const Guide& guide, const Sampling& at, const Tensor& out, const Tensor& grid,
                      const Tensor& image) {
   const Lattice<float> g = make_lattice<float>(at, grid, out);
-  const Patches s = plan_patches(g, at);
+  const CellPatches s = plan_patches(g, at, out);
   const size_t shared = guide.shared() + patch_bytes(g, s);
   if (shared > kSharedBytes) return false;
   launch(to, apply_34<Guide>, s.count, kPatchThreads, shared, guide, at, out, grid, image, g, s);

@@ -2,7 +2,7 @@
 //
 // A guide policy has
 //   shared()                        bytes of shared memory that it needs
-//   begin(memory)                   what it passes to the calls below; __syncthreads() must follow
+//   begin(memory)                   what is passed to the calls below; __syncthreads() must follow
 //   at(begun, tile, p, in)          the guide of pixel p of a tile, whose channel j is in(j, 0)
 //   row(n, y, x), row_stride(), four(begun, from, mask, in, out)
 //                                   for apply_34.cuh: the guide of four pixels with `mask`; `from` is row(n, y, x), or
@@ -43,14 +43,15 @@ struct ComputedGuide {
     return out[0];
   }
 };
-// The same of RGB and of a kind that is known at compile time
-template <class T, GuideKind kKind>
-struct ComputedGuide3 : ComputedGuide<T> {
+// The same of RGB
+template <class Guide>
+struct ComputedRgbGuide : RgbGuide<Guide> {
+  explicit ComputedRgbGuide(const RgbGuide<Guide>& guide) : RgbGuide<Guide>(guide) {}
+  __device__ Guide begin(char* memory) const { return this->get(memory); }
   __device__ const char* row(int64_t, int64_t, int64_t) const { return nullptr; }
   __device__ int64_t row_stride() const { return 0; }
-  __device__ void four(const T* values, const char*, int, const T (&in)[4][3], Vec4<T>& out) const {
-    const int K = static_cast<int>(this->parameters.shape.K);
-    guide_at(kKind, values, Three(), K, [&](int j, int m) { return in[m][j]; }, out.at);
+  __device__ void four(const Guide& guide, const char*, int, const float (&in)[4][3], Vec4<float>& out) const {
+    guide.at([&](int j, int m) { return in[m][j]; }, out.at);
   }
 };
 

@@ -7,9 +7,9 @@ namespace bilateral_ops {
 
 // Thread blocks of a tile's threads that fill a multiprocessor; 0 leaves it to ptxas.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
-constexpr int kTileBlocks = 0;
+constexpr int kTileBlocks = 0, kPatchBlocks = 4;
 #else
-constexpr int kTileBlocks = 12;
+constexpr int kTileBlocks = 12, kPatchBlocks = 8;
 #endif
 
 // One thread per pixel.
@@ -31,6 +31,31 @@ __global__ void __launch_bounds__(kTileWidth, kTileBlocks)
       store_one(out.dtype, address_of(out, tile, p), guide[0]);
     }
     __syncthreads();
+  }
+}
+
+// The same of RGB in float: a warp takes the rows of a patch in turn, a thread four pixels.
+template <class Guide>
+__global__ void __launch_bounds__(kPatchThreads, kPatchBlocks)
+    rgb_guide_values(Tensor out, Tensor image, RgbGuide<Guide> policy, Patches s) {
+  BO_DYNAMIC_SHARED(memory);
+  const Guide guide = policy.get(memory);
+  __syncthreads();
+  const int warp = static_cast<int>(threadIdx.x) / 32, x = 4 * (static_cast<int>(threadIdx.x) % 32);
+  for (int64_t index = blockIdx.x; index < s.count; index += gridDim.x) {
+    const Patch patch = patch_at(s, index);
+    const int mask = pixel_mask(x, 0, patch.width);
+    const char* from = address_of(image, patch.n, patch.top + warp, patch.left + x);
+    char* to = address_of(out, patch.n, patch.top + warp, patch.left + x);
+    for (int row = warp; row < patch.height; row += kPatchWarps) {
+      float in[4][3];
+      Vec4<float> values;
+      load_pixels4(image.dtype, from, image.strides[2], image.strides[3], mask, in);
+      guide.at([&](int j, int m) { return in[m][j]; }, values.at);
+      store_plane4(out.dtype, to, out.strides[2], mask, values);
+      from += kPatchWarps * image.strides[1];
+      to += kPatchWarps * out.strides[1];
+    }
   }
 }
 
@@ -92,6 +117,83 @@ __global__ void __launch_bounds__(kTileWidth)
   }
 }
 
+// The same of RGB in float. A warp leaves a row of pixels in planes; each of its lanes then sums over them for an item,
+// a knot or a feature. Sums over a row, and the own sums of a thread over a patch, are in float, all further ones in
+// double.
+constexpr int64_t kMaxGradientBlocks = 1024;  // thread blocks with sums
+template <class Guide>
+size_t rgb_gradient_bytes(int64_t knots_or_features) {
+  const size_t sums = static_cast<size_t>(Guide::kItems * knots_or_features) * Guide::kSums + Guide::kOwn;
+  return kPatchWarps * (sums * sizeof(double) + Guide::kPlanes * RgbPlanes::kPitch * sizeof(float));
+}
+template <class Guide>
+__global__ void __launch_bounds__(kPatchThreads, 4)
+    rgb_guide_gradients(Tensor d_image, Tensor image, Tensor grad, RgbGuide<Guide> policy, Patches s, double* sums) {
+  constexpr int kSums = Guide::kSums, kOwn = Guide::kOwn, kPlanes = Guide::kPlanes;
+  BO_DYNAMIC_SHARED(memory);
+  const Guide guide = policy.get(memory);
+  const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32, x = 4 * lane;
+  const int items = Guide::kItems * static_cast<int>(policy.parameters.shape.K), count = items * kSums + kOwn;
+  double* const totals = reinterpret_cast<double*>(memory + policy.shared());  // [warp][sum]
+  double* const total = totals + warp * count;
+  float* const planes = reinterpret_cast<float*>(totals + kPatchWarps * count) + warp * kPlanes * RgbPlanes::kPitch;
+  for (int e = lane; e < count; e += 32) total[e] = 0.0;
+  // Each lane has an item; where there are few, groups of lanes share the pixels.
+  int per = 32;
+  while (per / 2 >= max_of(1, items)) per /= 2;
+  __syncthreads();
+  for (int64_t index = blockIdx.x; index < s.count; index += gridDim.x) {
+    const Patch patch = patch_at(s, index);
+    const int mask = pixel_mask(x, 0, patch.width);
+    const int64_t left = patch.left + x;
+    float own[kOwn] = {};
+    for (int row = warp; row < patch.height; row += kPatchWarps) {
+      const int64_t y = patch.top + row;
+      float in[4][3], d_in[4][3];
+      Vec4<float> d, left_behind[kPlanes];
+      load_pixels4(image.dtype, address_of(image, patch.n, y, left), image.strides[2], image.strides[3], mask, in);
+      load_plane4(grad.dtype, address_of(grad, patch.n, y, left), grad.strides[2], mask, d);
+      guide.gradient(in, d, mask, d_in, left_behind, own);
+      if (d_image.data)
+        store_pixels4(d_image.dtype, address_of(d_image, patch.n, y, left), d_image.strides[2], d_image.strides[3],
+                      mask, d_in);
+      if (!sums) continue;
+      __syncwarp();  // the planes of the previous row have been read
+#pragma unroll
+      for (int k = 0; k < kPlanes; ++k)
+        *reinterpret_cast<Vec4<float>*>(planes + k * RgbPlanes::kPitch + x) = left_behind[k];
+      __syncwarp();
+      const RgbPlanes at{planes, patch.width, lane / per, 32 / per};
+      for (int first = 0; first < items; first += per) {
+        const int item = first + lane % per;
+        float of_item[kSums] = {};
+        guide.add_up_item(min_of(item, items - 1), at, of_item);
+#pragma unroll
+        for (int i = 0; i < kSums; ++i) {
+          for (int step = per; step < 32; step *= 2) of_item[i] += __shfl_xor_sync(0xffffffffu, of_item[i], step);
+          if (lane < per && item < items) total[item * kSums + i] += static_cast<double>(of_item[i]);
+        }
+      }
+    }
+    if (!sums) continue;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const double sum = warp_sum(static_cast<double>(own[i]));
+      if (lane == 0) total[items * kSums + i] += sum;
+    }
+  }
+  if (!sums) return;
+  __syncthreads();
+  const int elements = static_cast<int>(policy.parameters.shape.count);
+  for (int e = t; e < elements; e += kPatchThreads)
+    sums[blockIdx.x * int64_t(elements) + e] = guide.element(e, [&](int i) {
+      double sum = 0.0;
+#pragma unroll
+      for (int w = 0; w < kPatchWarps; ++w) sum += totals[w * count + i];
+      return sum;
+    });
+}
+
 struct ParameterGradients {
   Tensor value[kMaxGuideParameters];
   int64_t count[kMaxGuideParameters];
@@ -116,7 +218,17 @@ __global__ void __launch_bounds__(256)
 
 namespace cuda {
 
+// Whether there is a faster way
+static bool is_rgb(const Tensor& image) { return image.dtype != DType::f64 && image.shape[3] == 3; }
+
 void guide_forward(const GuideArgs& a, Launch& to) {
+  if (is_rgb(a.image)) {
+    const Patches patches = make_patches(a.out, rows_per_patch(a.out));
+    return with_rgb_guide(make_parameter_values<float>(to, a.parameters, 3), [&](auto guide) {
+      launch(to, rgb_guide_values<typename decltype(guide)::Type>, patches.count, kPatchThreads, guide.shared(), a.out,
+             a.image, guide, patches);
+    });
+  }
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     const ParameterValues<T> parameters = make_parameter_values<T>(to, a.parameters, a.image.shape[3]);
@@ -128,27 +240,47 @@ void guide_forward(const GuideArgs& a, Launch& to) {
 }
 
 void guide_backward(const GuideGradArgs& a, Launch& to) {
+  const GuideShape shape = shape_of(a.parameters, a.image.shape[3]);
+  ParameterGradients gradients{};
+  bool wanted = false;
+  for (int i = 0; i < shape.arrays; ++i) {
+    const ParameterRows rows = rows_of(a.parameters.value[i]);
+    gradients.value[i] = a.d_value[i];
+    gradients.count[i] = rows.rows * rows.columns;
+    wanted = wanted || a.d_value[i].data;
+  }
+  if (!wanted && !a.d_image.data) return;
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     const ParameterValues<T> parameters = make_parameter_values<T>(to, a.parameters, a.image.shape[3]);
-    const GuideShape& shape = parameters.shape;
-    const Scratch<T> scratch = make_scratch<T>(to, plane_count(shape));
-    const Tiling tiles = make_tiling(a.grad, scratch.width);
-    ParameterGradients gradients{};
-    bool wanted = false;
-    for (int i = 0; i < shape.arrays; ++i) {
-      const ParameterRows rows = rows_of(a.parameters.value[i]);
-      gradients.value[i] = a.d_value[i];
-      gradients.count[i] = rows.rows * rows.columns;
-      wanted = wanted || a.d_value[i].data;
-    }
-    if (!wanted && !a.d_image.data) return;
     // The number of thread blocks with sums depends on shapes alone, and so does the order of summation.
-    const int64_t blocks =
-        min_of(max_of<int64_t>(1, tiles.count), min_of<int64_t>(scratch.blocks, wanted ? 1024 : kMostBlocks));
-    double* const sums = wanted ? workspace<double>(to, blocks * shape.count) : nullptr;
-    launch(to, guide_gradients<T>, blocks, kTileWidth, parameters.shared() + scratch.shared(), a.d_image, a.image,
-           a.grad, parameters, tiles, scratch, sums);
+    int64_t blocks = 0;
+    double* sums = nullptr;
+    const auto allocate = [&](int64_t units, int64_t most) {
+      blocks = min_of(max_of<int64_t>(1, units), wanted ? min_of(most, kMaxGradientBlocks) : most);
+      if (wanted) sums = workspace<double>(to, blocks * shape.count);
+    };
+    bool done = false;
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (is_rgb(a.image) && !parameters.global)
+        with_rgb_guide(parameters, [&](auto guide) {
+          using Guide = typename decltype(guide)::Type;
+          const size_t shared = guide.shared() + rgb_gradient_bytes<Guide>(shape.K);
+          if (shared > kSharedBytes) return;
+          const Patches patches = make_patches(a.grad, rows_per_patch(a.grad));
+          allocate(patches.count, kMostBlocks);
+          launch(to, rgb_guide_gradients<Guide>, blocks, kPatchThreads, shared, a.d_image, a.image, a.grad, guide,
+                 patches, sums);
+          done = true;
+        });
+    }
+    if (!done) {
+      const Scratch<T> scratch = make_scratch<T>(to, plane_count(shape));
+      const Tiling tiles = make_tiling(a.grad, scratch.width);
+      allocate(tiles.count, scratch.blocks);
+      launch(to, guide_gradients<T>, blocks, kTileWidth, parameters.shared() + scratch.shared(), a.d_image, a.image,
+             a.grad, parameters, tiles, scratch, sums);
+    }
     if (wanted)
       launch(to, add_guide_gradients<T>, ceil_div(shape.count, 8), 256, 0, gradients, shape.count, blocks,
              static_cast<const double*>(sums));

@@ -1,5 +1,7 @@
-// Tiles: how kernels walk an image. A tile is a run of up to 128 pixels of one image row, the work of one thread block
-// at a time. Thread blocks go through tiles with a stride of gridDim.x, so any number of them is correct.
+// Tiles and patches: how kernels walk an image. A tile is a run of up to 128 pixels of one image row, the work of one
+// thread block at a time, one thread per pixel. A patch is 128 columns and some rows, whose warps take the rows in
+// turn, each thread four neighbouring pixels. Thread blocks go through either with a stride of gridDim.x, so any number
+// of them is correct.
 #pragma once
 
 #include "storage.cuh"
@@ -26,6 +28,37 @@ inline Tiling make_tiling(const Tensor& pixels, int width = kTileWidth) {
 BO_DEVICE Tile tile_at(const Tiling& tiling, int64_t index) {
   const int64_t row = index / tiling.per_row, x = (index - row * tiling.per_row) * tiling.width, n = row / tiling.H;
   return {n, row - n * tiling.H, x, static_cast<int>(min_of<int64_t>(tiling.width, tiling.W - x))};
+}
+
+constexpr int kPatchWidth = 128, kPatchWarps = 4, kPatchThreads = 32 * kPatchWarps;
+
+struct Patch {
+  int64_t n, top, left;
+  int width, height;
+};
+
+// All patches of the images, in raster order
+struct Patches {
+  int64_t H, W, across, down, count;
+  int rows;  // of a patch
+};
+inline Patches make_patches(const Tensor& pixels, int rows) {
+  Patches s{pixels.shape[1], pixels.shape[2], ceil_div(pixels.shape[2], kPatchWidth), 0, 0, rows};
+  s.down = ceil_div(s.H, rows);
+  s.count = pixels.shape[0] * s.across * s.down;
+  return s;
+}
+// The most rows, a power of two, that leave 1024 thread blocks; at least 16, which are worth a block's beginning
+inline int rows_per_patch(const Tensor& pixels) {
+  int rows = 64;
+  while (rows > 16 && make_patches(pixels, rows).count < 1024) rows /= 2;
+  return rows;
+}
+BO_DEVICE Patch patch_at(const Patches& s, int64_t index) {
+  const int64_t row = index / s.across, n = row / s.down;
+  const int64_t left = (index - row * s.across) * kPatchWidth, top = (row - n * s.down) * s.rows;
+  return {n, top, left, static_cast<int>(min_of<int64_t>(kPatchWidth, s.W - left)),
+          static_cast<int>(min_of<int64_t>(s.rows, s.H - top))};
 }
 
 // The address of a pixel of an image, or of a column of cells of a grid

@@ -18,4 +18,30 @@ BO_DEVICE void guide_at(GuideKind kind, const T* values, Channels Ci, Size K, co
   Luma<T>().at(in, out);
 }
 
+// The guide of RGB, of a kind that is known at compile time, and how a kernel gets it
+template <class Guide>
+struct RgbGuide {
+  using Type = Guide;
+  ParameterValues<float> parameters;
+
+  BO_INLINE_MEMBER size_t shared() const { return parameters.shared() + Guide::table_bytes(parameters.shape.K); }
+  // `memory` has shared() bytes; __syncthreads() must follow.
+  __device__ Guide get(char* memory) const {
+    const float* const values = parameters.get(memory);
+    const Guide guide(values, memory + parameters.shared(), parameters.shape.K);
+    __syncthreads();
+    guide.prepare();
+    return guide;
+  }
+};
+// Calls f(RgbGuide) with the guide of a kind, of an image of three channels in float.
+template <class F>
+void with_rgb_guide(const ParameterValues<float>& parameters, F&& f) {
+  switch (parameters.shape.kind) {
+    case GuideKind::curves: return f(RgbGuide<RgbCurves>{parameters});
+    case GuideKind::nn: return f(RgbGuide<RgbNetwork>{parameters});
+    case GuideKind::luma: return f(RgbGuide<RgbLuma>{parameters});
+  }
+}
+
 }  // namespace bilateral_ops

@@ -1,4 +1,5 @@
-// guide_curves: its value, then its gradients. Equations: ../../ops.h
+// guide_curves: its value, then its gradients, for any number of channels (Curves) and for RGB (RgbCurves). Equations:
+// ../../ops.h
 #pragma once
 
 #include "shared.cuh"
@@ -14,38 +15,25 @@ struct Curves {
 
   template <int M, class In>
   __device__ void at(const In& in, T (&out)[M]) const {
-#pragma unroll
-    for (int m = 0; m < M; ++m) out[m] = mix[Ci];
-    for (Size i = 0; i < Ci; ++i) {
-      T q[M], c[M];
-      channel(i, in, q, c);
-      const T weight = mix[i];
-#pragma unroll
-      for (int m = 0; m < M; ++m) out[m] = mul_add(weight, c[m], out[m]);
-    }
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-      const T raised = relu(out[m]);
-      out[m] = raised > T(1) ? T(1) : raised;
-    }
+    mixed(in, out, [&](Size i, const T(&q)[M], T(&c)[M]) { add_up(i, q, c); });
+    clip(out);
   }
 
   __device__ void gradient(const GuidePlanes<T>& at, int pitch, int p, T grad) const {
-    T sum = mix[Ci];
-    for (int64_t i = 0; i < Ci; ++i) {
-      T q[1], c[1];
-      channel(i, [&](int64_t j, int) { return at.in[j * pitch + p]; }, q, c);
-      sum = mul_add(mix[i], c[0], sum);
-      at.q[i * pitch + p] = q[0];
-      at.c[i * pitch + p] = c[0];
-    }
-    const T d_sum = sum != sum ? sum : (sum > T(0) && sum < T(1) ? grad : T(0));
+    T sum[1];
+    mixed([&](int64_t j, int) { return at.in[j * pitch + p]; }, sum,
+          [&](int64_t i, const T(&q)[1], T(&c)[1]) {
+            add_up(i, q, c);
+            at.q[i * pitch + p] = q[0];
+            at.c[i * pitch + p] = c[0];
+          });
+    const T d_sum = d_clipped(sum[0], grad);
     at.d_sum[p] = d_sum;
     for (int64_t i = 0; i < Ci; ++i) {
-      T slope = T(0);
-      for (int64_t k = 0; k < K; ++k)
-        if (at.q[i * pitch + p] > shifts[i * K + k]) slope += slopes[i * K + k];
-      at.d_q[i * pitch + p] = slope * (mix[i] * d_sum);
+      const T q[1] = {at.q[i * pitch + p]};
+      T slope[1];
+      add_up_slopes(i, q, slope);
+      at.d_q[i * pitch + p] = slope[0] * (mix[i] * d_sum);
     }
   }
   __device__ T d_in(const GuidePlanes<T>& at, int pitch, int p, int64_t j) const {
@@ -81,17 +69,191 @@ struct Curves {
     return static_cast<double>(sum);
   }
 
- private:
-  // q_i and c_i of M pixels
-  template <int M, class In>
-  __device__ void channel(Size i, const In& in, T (&q)[M], T (&c)[M]) const {
-    affine(ccm + i * Ci, bias[i], Ci, in, q);
+ protected:
+  // The argument of clip for M pixels; curve(i, q, c) computes c_i.
+  template <int M, class In, class F>
+  __device__ void mixed(const In& in, T (&total)[M], const F& curve) const {
+#pragma unroll
+    for (int m = 0; m < M; ++m) total[m] = mix[Ci];
+    for (Size i = 0; i < Ci; ++i) {
+      T q[M], c[M];
+      affine(ccm + i * Ci, bias[i], Ci, in, q);
+      curve(i, q, c);
+      const T weight = mix[i];
+#pragma unroll
+      for (int m = 0; m < M; ++m) total[m] = mul_add(weight, c[m], total[m]);
+    }
+  }
+  template <int M>
+  static __device__ void clip(T (&v)[M]) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      const T raised = relu(v[m]);
+      v[m] = raised > T(1) ? T(1) : raised;
+    }
+  }
+  // The gradient of clip's argument, NaN where that is
+  static __device__ T d_clipped(T v, T grad) { return v != v ? v : (v > T(0) && v < T(1) ? grad : T(0)); }
+
+  // The curve of channel i as a sum over its knots; its slope
+  template <int M>
+  __device__ void add_up(Size i, const T (&q)[M], T (&c)[M]) const {
 #pragma unroll
     for (int m = 0; m < M; ++m) c[m] = T(0);
     for (Size k = 0; k < K; ++k) {
       const T shift = shifts[i * K + k], slope = slopes[i * K + k];
 #pragma unroll
       for (int m = 0; m < M; ++m) c[m] = mul_add(slope, relu(q[m] - shift), c[m]);
+    }
+  }
+  template <int M>
+  __device__ void add_up_slopes(Size i, const T (&q)[M], T (&sum)[M]) const {
+#pragma unroll
+    for (int m = 0; m < M; ++m) sum[m] = T(0);
+    for (Size k = 0; k < K; ++k) {
+      const T shift = shifts[i * K + k], slope = slopes[i * K + k];
+#pragma unroll
+      for (int m = 0; m < M; ++m) sum[m] += q[m] > shift ? slope : T(0);
+    }
+  }
+};
+
+// The curves of RGB in float, searched among their sorted knots: the equations of SortedKnots in
+// cpu/guides/curves.inl. The table of a channel has the entries (s_n, value_n, slope_n), n = 0 … K; s_0 is s_1. Further
+// ones, up to a power of two, are never reached.
+struct RgbCurves : Curves<float, Three, int> {
+  static constexpr int kMostKnots = 127, kLeastKnots = 4;              // with fewer, their sum is as fast
+  static constexpr int kPlanes = 4, kItems = 3, kSums = 2, kOwn = 16;  // see shared.cuh
+
+  Vec4<float>* tables;  // [channel][n]; null: not searched. The fourth element of entry 0 is a Kind.
+  int size;             // entries per channel
+  enum Kind { kSearched, kNanAtInfinity, kSummed };
+
+  static BO_INLINE_MEMBER int table_size(int64_t knots) {
+    if (knots < kLeastKnots || knots > kMostKnots) return 0;
+    int size = 8;
+    while (size <= knots) size *= 2;
+    return size;
+  }
+  static BO_INLINE_MEMBER size_t table_bytes(int64_t knots) { return 3 * table_size(knots) * sizeof(Vec4<float>); }
+  __device__ RgbCurves(const float* values, char* memory, int64_t knots)
+      : Curves<float, Three, int>{values, Three(), static_cast<int>(knots)},
+        tables(table_size(knots) ? reinterpret_cast<Vec4<float>*>(memory) : nullptr),
+        size(table_size(knots)) {}
+  // Fills the tables, by all threads of the block. One thread per knot finds the place of its own among the others.
+  __device__ void prepare() const {
+    for (int e = static_cast<int>(threadIdx.x); tables && e < 3 * K; e += static_cast<int>(blockDim.x)) {
+      const int i = e / K, own = e - i * K;
+      const float *const s = shifts + i * K, *const a = slopes + i * K;
+      bool all_rise = true, all_fall = true;
+      float zero = 0.0f, value = 0.0f, slope = 0.0f;  // zero is NaN where a knot is not finite
+      int n = 0;
+      for (int k = 0; k < K; ++k) {
+        const bool counts = s[k] < s[own] || (s[k] == s[own] && k <= own);
+        zero = mul_add(s[k], 0.0f, mul_add(a[k], 0.0f, zero));
+        all_rise = all_rise && a[k] > 0.0f;
+        all_fall = all_fall && a[k] < 0.0f;
+        n += counts ? 1 : 0;
+        value = counts ? mul_add(a[k], s[own] - s[k], value) : value;
+        slope = counts ? slope + a[k] : slope;
+      }
+      const bool finite = zero == 0.0f;
+      Vec4<float>* const table = tables + i * size;
+      // Knots that are not finite have no order. At infinity terms of different signs, or of no slope, make NaN.
+      const Kind kind = !finite ? kSummed : all_rise || all_fall ? kSearched : kNanAtInfinity;
+      if (finite) table[n] = {{s[own], value, slope, 0.0f}};
+      if (finite ? n == 1 : own == 0) table[0] = {{s[own], 0.0f, 0.0f, static_cast<float>(kind)}};
+      for (int k = K + 1 + own; k < size; k += K) table[k] = {{bits_float(0x7f800000u), 0.0f, 0.0f, 0.0f}};
+    }
+  }
+
+  template <int M, class In>
+  __device__ void at(const In& in, float (&out)[M]) const {
+    mixed(in, out, [&](int i, const float (&q)[M], float (&c)[M]) {
+      float slope[M];
+      curve(i, q, c, slope);
+    });
+    clip(out);
+  }
+
+  // The sums of a knot: of d_sum where q is above it, and of d_sum·max(q − shift, 0). Own: ccm, ccm_bias, mix, mix_bias
+  __device__ void gradient(const float (&in)[4][3], const Vec4<float>& grad, int mask, float (&d_in)[4][3],
+                           Vec4<float> (&planes)[kPlanes], float (&own)[kOwn]) const {
+    float total[4], c_of[3][4], slope_of[3][4];
+    mixed([&](int j, int m) { return in[m][j]; }, total,
+          [&](int i, const float (&q)[4], float (&c)[4]) {
+            curve(i, q, c, slope_of[i]);
+#pragma unroll
+            for (int m = 0; m < 4; ++m) {
+              planes[i].at[m] = q[m];
+              c_of[i][m] = c[m];
+            }
+          });
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+      const float d_sum = d_clipped(total[m], grad.at[m]);
+      planes[3].at[m] = d_sum;
+#pragma unroll
+      for (int j = 0; j < 3; ++j) d_in[m][j] = 0.0f;
+      if (!(mask >> m & 1)) continue;
+      own[15] += d_sum;
+#pragma unroll
+      for (int i = 0; i < 3; ++i) {
+        const float d_q = slope_of[i][m] * (mix[i] * d_sum);
+        own[12 + i] = mul_add(d_sum, c_of[i][m], own[12 + i]);
+        own[9 + i] += d_q;
+#pragma unroll
+        for (int j = 0; j < 3; ++j) {
+          own[3 * i + j] = mul_add(d_q, in[m][j], own[3 * i + j]);
+          d_in[m][j] = mul_add(ccm[3 * i + j], d_q, d_in[m][j]);
+        }
+      }
+    }
+  }
+  __device__ void add_up_item(int item, const RgbPlanes& at, float (&sums)[kSums]) const {
+    const float shift = shifts[item];
+    at.for_pixels({item / K, 3}, [&](const float (&pixel)[2]) {
+      const float above = pixel[0] - shift, d_sum = pixel[1];  // NaN where the former is
+      sums[0] += above > 0.0f ? d_sum : 0.0f;
+      sums[1] = mul_add(d_sum, fmaxf(above, 0.0f), sums[1]);
+    });
+  }
+  template <class Total>
+  __device__ double element(int e, const Total& total) const {
+    const int knots = 3 * K, first = 12 + 2 * knots;  // ccm and ccm_bias, shifts and slopes, mix and mix_bias
+    if (e < 12) return total(kSums * knots + e);
+    if (e >= first) return total(kSums * knots + e - first + 12);
+    const bool of_slope = e >= 12 + knots;
+    const int knot = e - 12 - (of_slope ? knots : 0);
+    const double sum = total(kSums * knot + of_slope) * static_cast<double>(mix[knot / K]);
+    return of_slope ? sum : -sum * static_cast<double>(slopes[knot]);
+  }
+
+ private:
+  // c_i of M pixels, and its slope
+  template <int M>
+  __device__ void curve(int i, const float (&q)[M], float (&c)[M], float (&slope)[M]) const {
+    const Vec4<float>* const table = tables + i * size;
+    const float kind = tables ? table->at[3] : static_cast<float>(kSummed);
+    if (kind == static_cast<float>(kSummed)) {
+      add_up(i, q, c);
+      add_up_slopes(i, q, slope);
+      return;
+    }
+    // Entries by their offsets in bytes, so that a step is five instructions
+    const char* const entries = reinterpret_cast<const char*>(table);
+    int at[M] = {};
+    for (int step = size * static_cast<int>(sizeof(Vec4<float>)) / 2; step >= static_cast<int>(sizeof(Vec4<float>));
+         step /= 2)
+#pragma unroll
+      for (int m = 0; m < M; ++m) at[m] += q[m] > *reinterpret_cast<const float*>(entries + step + at[m]) ? step : 0;
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      const Vec4<float> entry = *reinterpret_cast<const Vec4<float>*>(entries + at[m]);
+      const float above = relu(q[m] - entry.at[0]);
+      slope[m] = entry.at[2];
+      c[m] = mul_add(slope[m], above, entry.at[1]);
+      if (kind == static_cast<float>(kNanAtInfinity)) c[m] += above - above;
     }
   }
 };

@@ -15,4 +15,26 @@ struct Luma {
   }
 };
 
+// The luma in float, which has no parameters, so that its gradients have no sums.
+struct RgbLuma : Luma<float> {
+  static constexpr int kPlanes = 1, kItems = 0, kSums = 1, kOwn = 1;  // see shared.cuh
+
+  static BO_INLINE_MEMBER size_t table_bytes(int64_t) { return 0; }
+  __device__ RgbLuma(const float*, char*, int64_t) {}
+  __device__ void prepare() const {}
+  __device__ void gradient(const float (&)[4][3], const Vec4<float>& grad, int, float (&d_in)[4][3],
+                           Vec4<float> (&planes)[kPlanes], float (&)[kOwn]) const {
+    planes[0] = grad;
+#pragma unroll
+    for (int m = 0; m < 4; ++m)
+#pragma unroll
+      for (int j = 0; j < 3; ++j) d_in[m][j] = static_cast<float>(luma_weight(j)) * grad.at[m];
+  }
+  __device__ void add_up_item(int, const RgbPlanes&, float (&)[kSums]) const {}
+  template <class Total>
+  __device__ double element(int, const Total&) const {
+    return 0.0;
+  }
+};
+
 }  // namespace bilateral_ops

@@ -7,6 +7,16 @@
 //   d_in(planes, pitch, p, j)           the gradient of the image, for channel j of pixel p
 //   d_parameter(planes, pitch, count, e)   the gradient of parameter element e, summed over a tile of `count` pixels
 // T is the compute type. Channels is int64_t or, for RGB, Three; Size is the type of loop indices.
+//
+// A guide of RGB in float, whose parameters are in shared memory, besides has
+//   prepare()                           fills its tables, by all threads of the block
+//   gradient(in, grad, mask, d_in, planes, own)
+//                                       for four pixels of one thread: the gradient of the image; kPlanes planes, from
+//                                       which sums over pixels follow; and adds to kOwn sums of this thread's own
+//   add_up_item(item, planes, sums)     kSums sums over a row of pixels, for one of kItems items per knot or feature
+//   element(e, total)                   the gradient of parameter element e, from the totals of these sums: those of
+//   the
+//                                       items, then the own ones
 #pragma once
 
 #include "../tiles.cuh"
@@ -24,6 +34,38 @@ struct GuidePlanes {
   T *in, *d_in;    // image, and its gradient (nn)
   T *q, *c, *d_q;  // curves
   T* d_sum;        // one plane: the gradient of clip's or sigmoid's argument
+};
+
+// Planes of a warp's row of pixels in shared memory, padded so that lanes that read different planes read different
+// banks. The pixels are shared by `splits` groups of lanes, of which this is one.
+struct RgbPlanes {
+  static constexpr int kPitch = kPatchWidth + 4;
+  const float* planes;
+  int count, split, splits;
+
+  // Calls f with a pixel's elements of these planes, for each pixel of this group.
+  template <int kCount, class F>
+  __device__ void for_pixels(const int (&which)[kCount], const F& f) const {
+    for (int p = 4 * split; p < count; p += 4 * splits) {
+      Vec4<float> four[kCount];
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) four[k] = *reinterpret_cast<const Vec4<float>*>(planes + which[k] * kPitch + p);
+      const auto visit = [&](int m) {
+        float pixel[kCount];
+#pragma unroll
+        for (int k = 0; k < kCount; ++k) pixel[k] = four[k].at[m];
+        f(pixel);
+      };
+      if (p + 4 <= count) {
+#pragma unroll
+        for (int m = 0; m < 4; ++m) visit(m);
+      } else {
+#pragma unroll
+        for (int m = 0; m < 3; ++m)
+          if (p + m < count) visit(m);
+      }
+    }
+  }
 };
 
 // --- Parameters

@@ -226,6 +226,8 @@ class Batch:
                     held[at] = rest
                 if m is None:
                     continue
+            if self.launch.traffic is not None:
+                self.launch.traffic.issued += WARP * self._warps_in(m) * len(block)
             try:
                 function(m)
             except KernelError as error:
@@ -244,6 +246,10 @@ class Batch:
             else:
                 go(pending, at + 1, m)
         self._check_shared()
+
+    def _warps_in(self, m: Mask) -> int:
+        """How many warps have a thread in m."""
+        return self.slots * self.warps if m is True else len(np.unique(self.warp[m]))
 
     def _predicate(self, instruction: Instruction) -> Any:
         value = self.namespace[self._view_of(instruction.predicate or "")]
