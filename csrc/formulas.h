@@ -204,7 +204,11 @@ BO_INLINE float from_unit(uint32_t v, float top) {
 }
 BO_INLINE uint32_t to_unit(float v, float top) {
   const float scaled = v * top;
+#if defined(__CUDA_ARCH__)
+  const float clipped = fminf(fmaxf(scaled, 0.0f), top);  // of NaN and a number either takes the number
+#else
   const float clipped = scaled > 0.0f ? (scaled < top ? scaled : top) : 0.0f;
+#endif
   const float magic = 12582912.0f;  // 1.5·2^23: adding it rounds to a whole number, in the lowest bits
   return float_bits(clipped + magic) - 0x4b400000u;
 }

@@ -75,6 +75,7 @@ struct Curves {
   __device__ void mixed(const In& in, T (&total)[M], const F& curve) const {
 #pragma unroll
     for (int m = 0; m < M; ++m) total[m] = mix[Ci];
+#pragma unroll(kUnrolled<Channels>)
     for (Size i = 0; i < Ci; ++i) {
       T q[M], c[M];
       affine(ccm + i * Ci, bias[i], Ci, in, q);
@@ -119,20 +120,19 @@ struct Curves {
 };
 
 // The curves of RGB in float, searched among their sorted knots: the equations of SortedKnots in
-// cpu/guides/curves.inl. The table of a channel has the entries (s_n, value_n, slope_n), n = 0 … K; s_0 is s_1. Further
-// ones, up to a power of two, are never reached.
+// cpu/guides/curves.inl. The table of a channel has the entries (s_n, value_n, slope_n), n = 0 … K, where s_0 is s_1,
+// and further ones, which only q = ∞ reaches.
 struct RgbCurves : Curves<float, Three, int> {
-  static constexpr int kMostKnots = 127, kLeastKnots = 4;              // with fewer, their sum is as fast
+  static constexpr int kMostKnots = 126, kLeastKnots = 4;              // with fewer, their sum is as fast
   static constexpr int kPlanes = 4, kItems = 3, kSums = 2, kOwn = 16;  // see shared.cuh
 
-  Vec4<float>* tables;  // [channel][n]; null: not searched. The fourth element of entry 0 is a Kind.
-  int size;             // entries per channel
-  enum Kind { kSearched, kNanAtInfinity, kSummed };
+  Vec4<float>* tables;  // [channel][n]; null: none. The fourth element of entry 0 says whether the channel has a table.
+  int size;             // entries per channel, a power of two
 
   static BO_INLINE_MEMBER int table_size(int64_t knots) {
     if (knots < kLeastKnots || knots > kMostKnots) return 0;
     int size = 8;
-    while (size <= knots) size *= 2;
+    while (size < knots + 2) size *= 2;
     return size;
   }
   static BO_INLINE_MEMBER size_t table_bytes(int64_t knots) { return 3 * table_size(knots) * sizeof(Vec4<float>); }
@@ -157,13 +157,17 @@ struct RgbCurves : Curves<float, Three, int> {
         value = counts ? mul_add(a[k], s[own] - s[k], value) : value;
         slope = counts ? slope + a[k] : slope;
       }
-      const bool finite = zero == 0.0f;
       Vec4<float>* const table = tables + i * size;
-      // Knots that are not finite have no order. At infinity terms of different signs, or of no slope, make NaN.
-      const Kind kind = !finite ? kSummed : all_rise || all_fall ? kSearched : kNanAtInfinity;
-      if (finite) table[n] = {{s[own], value, slope, 0.0f}};
-      if (finite ? n == 1 : own == 0) table[0] = {{s[own], 0.0f, 0.0f, static_cast<float>(kind)}};
-      for (int k = K + 1 + own; k < size; k += K) table[k] = {{bits_float(0x7f800000u), 0.0f, 0.0f, 0.0f}};
+      if (zero != 0.0f) {  // such knots have no order
+        if (own == 0) table[0] = {{0.0f, 0.0f, 0.0f, 0.0f}};
+        continue;
+      }
+      table[n] = {{s[own], value, slope, 0.0f}};
+      if (n == 1) table[0] = {{s[own], 0.0f, 0.0f, 1.0f}};
+      // At infinity terms of different signs, or of no slope, make NaN.
+      const float largest = bits_float(0x7f7fffffu), nan = bits_float(0x7fc00000u);
+      for (int k = K + 1; n == K && k < size; ++k)
+        table[k] = {{largest, all_rise || all_fall ? value : nan, slope, 0.0f}};
     }
   }
 
@@ -234,26 +238,27 @@ struct RgbCurves : Curves<float, Three, int> {
   template <int M>
   __device__ void curve(int i, const float (&q)[M], float (&c)[M], float (&slope)[M]) const {
     const Vec4<float>* const table = tables + i * size;
-    const float kind = tables ? table->at[3] : static_cast<float>(kSummed);
-    if (kind == static_cast<float>(kSummed)) {
+    if (!tables || table->at[3] == 0.0f) {
       add_up(i, q, c);
       add_up_slopes(i, q, slope);
       return;
     }
-    // Entries by their offsets in bytes, so that a step is five instructions
-    const char* const entries = reinterpret_cast<const char*>(table);
-    int at[M] = {};
-    for (int step = size * static_cast<int>(sizeof(Vec4<float>)) / 2; step >= static_cast<int>(sizeof(Vec4<float>));
-         step /= 2)
+    // Binary search by addresses, so that a step is five instructions
+    constexpr unsigned kEntry = sizeof(Vec4<float>);
+    const auto shift_at = [](const char* entry) { return *reinterpret_cast<const float*>(entry); };
+    const char *const first = reinterpret_cast<const char*>(table), *at[M];
+    unsigned step = static_cast<unsigned>(size) / 2 * kEntry;
+    const float middle = shift_at(first + step);
 #pragma unroll
-      for (int m = 0; m < M; ++m) at[m] += q[m] > *reinterpret_cast<const float*>(entries + step + at[m]) ? step : 0;
+    for (int m = 0; m < M; ++m) at[m] = q[m] > middle ? first + step : first;
+    while ((step /= 2) >= kEntry)
+#pragma unroll
+      for (int m = 0; m < M; ++m) at[m] += q[m] > shift_at(at[m] + step) ? step : 0;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
-      const Vec4<float> entry = *reinterpret_cast<const Vec4<float>*>(entries + at[m]);
-      const float above = relu(q[m] - entry.at[0]);
+      const Vec4<float> entry = *reinterpret_cast<const Vec4<float>*>(at[m]);
       slope[m] = entry.at[2];
-      c[m] = mul_add(slope[m], above, entry.at[1]);
-      if (kind == static_cast<float>(kNanAtInfinity)) c[m] += above - above;
+      c[m] = mul_add(slope[m], relu(q[m] - entry.at[0]), entry.at[1]);
     }
   }
 };

@@ -27,6 +27,10 @@ namespace bilateral_ops {
 struct Three {
   __host__ __device__ constexpr operator int() const { return 3; }
 };
+template <class Channels>
+constexpr int kUnrolled = 1;
+template <>
+constexpr int kUnrolled<Three> = 3;
 
 // What the gradients of the parameters need of a tile's pixels: planes, [channel][pixel], of `pitch` elements
 template <class T>
