@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kBackwardThreads, kDepths == 1 ? 4 : 3)
     if (t < 4) bounds[t] = bound_of(g, at, t);
     const int64_t right_column = min_of(at.kx + 1, g.Gw - 1), upper_row = min_of(at.ky + 1, g.Gh - 1);
     for (int c = 0; c < 4; ++c)
-      load_cells(a.grid, at.n, c & 2 ? upper_row : at.ky, c & 1 ? right_column : at.kx, 1, depth, cells + c * column);
+      load_cells(a.grid, at.n, c & 2 ? upper_row : at.ky, c & 1 ? right_column : at.kx, 1, depth, MatrixSize(),
+                 cells + c * column);
     for (int e = t; e < 4 * column; e += kBackwardThreads) sums[e] = 0.0;
     __syncthreads();
     const int64_t left = bounds[1], right = bounds[3], height = bounds[2] - bounds[0];

@@ -1,5 +1,6 @@
 // slice: forward, then backward (whose grid gradient is splat). Equations: ../ops.h
 #include "kernels.cuh"
+#include "patch_grid.cuh"
 #include "splatter.cuh"
 
 namespace bilateral_ops {
@@ -21,9 +22,54 @@ __global__ void __launch_bounds__(kTileWidth) slice_values(SliceArgs a, Lattice<
   }
 }
 
+// For grids that are coarse beside the image. A warp takes the rows of a patch in turn: each thread finds the places of
+// four pixels; then each interpolates four neighbouring channels of one pixel at a time, so that a warp stores adjacent
+// vectors.
+__global__ void __launch_bounds__(kPatchThreads, 5)
+    slice_patches(Tensor out, Tensor grid, Tensor guide, Lattice<float> g, CellPatches s) {
+  BO_DYNAMIC_SHARED(memory);
+  __shared__ PackedPlace places[kPatchWarps][kPatchWidth];
+  const int quads = static_cast<int>(ceil_div(g.C, 4));
+  PatchGrid<int> cells(memory, g, 4 * quads, s);
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32, x = 4 * lane;
+  for (int64_t index = blockIdx.x; index < s.count; index += gridDim.x) {
+    const Patch patch = patch_at(s, index);
+    cells.load(grid, g, patch);
+    const int mask = pixel_mask(x, 0, patch.width);
+    for (int row = warp; row < patch.height; row += kPatchWarps) {
+      const int64_t y = patch.top + row;
+      cells.begin_row(row);
+      Vec4<float> depths;
+      load_plane4(guide.dtype, address_of(guide, patch.n, y, patch.left + x), guide.strides[2], mask, depths);
+#pragma unroll
+      for (int q = 0; q < 4; ++q) places[warp][x + q] = PackedPlace(cells.place(x + q, locate(depths.at[q], g.z)));
+      __syncwarp();
+      with_quads(out, patch.n, y, patch.left, [&](auto to) {
+        for_quads(patch.width, quads, [&](int p, int quad, int) {
+          to.store(p, quad, places[warp][p].unpacked().at(cells.row_grid(), quad));
+        });
+      });
+      __syncwarp();
+    }
+    __syncthreads();
+  }
+}
+static bool launch_slice_patches(const SliceArgs& a, Launch& to) {
+  if (!is_coarse(a.at, a.grid, a.grid.dtype)) return false;
+  const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.out);
+  const int64_t cell = cell_size(a.grid);
+  if (cell == 0 || cell > 4 * 32) return false;
+  const CellPatches s = plan_patches(g, cell, a.at, a.out);
+  const size_t shared = patch_bytes(g, cell, s);
+  if (shared + kPatchWarps * kPatchWidth * sizeof(PackedPlace) > kSharedBytes) return false;
+  launch(to, slice_patches, s.count, kPatchThreads, shared, a.out, a.grid, a.at.guide, g, s);
+  return true;
+}
+
 namespace cuda {
 
 void slice_forward(const SliceArgs& a, Launch& to) {
+  if (launch_slice_patches(a, to)) return;
   with_compute_type(a.grid.dtype, [&](auto t) {
     using T = decltype(t);
     const Tiling tiles = make_tiling(a.out);

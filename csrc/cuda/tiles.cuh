@@ -10,6 +10,11 @@ namespace bilateral_ops {
 
 constexpr int kTileWidth = 128;  // most pixels in a tile, and the threads of its block
 
+// Three channels, as a number known at compile time
+struct Three {
+  __host__ __device__ constexpr operator int() const { return 3; }
+};
+
 // Pixels x to x + count − 1 of row y of image n
 struct Tile {
   int64_t n, y, x;
@@ -73,6 +78,68 @@ BO_DEVICE int64_t channel(const Tensor& t, int first, int64_t c) {
   if (first + 1 >= t.rank) return c * t.strides[first];
   const int64_t c2 = t.shape[first + 1], i = c2 == 1 ? c : static_cast<uint32_t>(c) / static_cast<uint32_t>(c2);
   return i * t.strides[first] + (c - i * c2) * t.strides[first + 1];
+}
+
+// Quads: channels 4·i … 4·i + 3 of pixel p of a row, which one thread loads or stores at once. Channels beyond the last
+// are loaded as 0.
+template <class S>
+struct VectorQuads {
+  char* row;
+  int stride;  // bytes per pixel
+  __device__ Vec4<float> load(int p, int i) const { return S::load(row + (p * stride + 4 * i * int(S::size))); }
+  __device__ void store(int p, int i, const Vec4<float>& v) const {
+    S::store(row + (p * stride + 4 * i * int(S::size)), v);
+  }
+};
+struct ElementQuads {  // whose elements are not adjacent, not aligned or less than four
+  const Tensor& t;
+  char* row;
+  int channels;
+  __device__ char* address(int p, int c) const { return row + p * t.strides[2] + channel(t, 3, c); }
+  __device__ Vec4<float> load(int p, int i) const {
+    Vec4<float> v;
+#pragma unroll
+    for (int c = 4 * i; c < 4 * i + 4; ++c)
+      v.at[c - 4 * i] = c < channels ? load_one<float>(t.dtype, address(p, c)) : 0.0f;
+    return v;
+  }
+  __device__ void store(int p, int i, const Vec4<float>& v) const {
+#pragma unroll
+    for (int c = 4 * i; c < 4 * i + 4; ++c)
+      if (c < channels) store_one(t.dtype, address(p, c), v.at[c - 4 * i]);
+  }
+};
+// Calls f with the one of these that suits the row of pixels of image n from pixel (y, x) on.
+template <class F>
+BO_DEVICE void with_quads(const Tensor& t, int64_t n, int64_t y, int64_t x, F&& f) {
+  char* const row = address_of(t, n, y, x);
+  const int64_t columns = t.rank > 4 ? t.shape[4] : 1, channels = t.shape[3] * columns, stride = t.strides[2];
+  with_storage<false>(t.dtype, float(), [&](auto storage) {
+    using S = decltype(storage);
+    const bool dense = t.strides[3] == columns * S::size && (columns == 1 || t.strides[4] == S::size);
+    const bool near = stride == static_cast<int>(stride) && abs(static_cast<int>(stride)) < (1 << 23);
+    if (dense && near && channels % 4 == 0 && stride % (4 * S::size) == 0 && S::is_vector(row)) {
+      f(VectorQuads<S>{row, static_cast<int>(stride)});
+    } else {
+      f(ElementQuads{t, row, static_cast<int>(channels)});
+    }
+  });
+}
+// Calls f(pixel, quad, index) for all quads of a row of pixels, index = pixel·quads + quad, shared among the lanes of a
+// warp: adjacent lanes have adjacent quads.
+template <class Size, class F>
+BO_DEVICE void for_quads(int pixels, Size quads, F&& f) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, step = 32 / quads, rest = 32 - step * quads;
+  int p = lane / quads, quad = lane - p * quads;
+  for (int index = lane; p < pixels; index += 32) {
+    f(p, quad, index);
+    p += step;
+    quad += rest;
+    if (quad >= quads) {
+      quad -= quads;
+      ++p;
+    }
+  }
 }
 
 // Calls f(pixel, channel) for all channels of a tile's pixels, shared among the threads of the block. Whichever of the

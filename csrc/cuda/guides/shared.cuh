@@ -23,10 +23,7 @@
 
 namespace bilateral_ops {
 
-// Three channels, for loops that are unrolled
-struct Three {
-  __host__ __device__ constexpr operator int() const { return 3; }
-};
+// How often loops over channels are unrolled
 template <class Channels>
 constexpr int kUnrolled = 1;
 template <>
