@@ -6,11 +6,9 @@
 namespace bilateral_ops {
 
 constexpr int kMatrixSize = 12;  // elements of a cell
-struct MatrixSize {
-  __host__ __device__ constexpr operator int() const { return kMatrixSize; }
-};
+using MatrixSize = Constant<kMatrixSize>;
 
-// Whether apply_34.cuh does the forward, and apply_backward_34.cuh the gradients.
+// Whether apply_34.cuh does the forward, and band_gradients.cuh the gradients.
 inline bool is_coarse_34(const Sampling& at, const Tensor& grid, const Tensor& image) {
   return is_coarse(at, grid, image.dtype) && image.shape[3] == 3 && grid.shape[4] == 3 && grid.shape[5] == 4;
 }

@@ -1,7 +1,6 @@
 // slice: forward, then backward (whose grid gradient is splat). Equations: ../ops.h
+#include "band_gradients.cuh"
 #include "kernels.cuh"
-#include "patch_grid.cuh"
-#include "splatter.cuh"
 
 namespace bilateral_ops {
 
@@ -78,6 +77,7 @@ void slice_forward(const SliceArgs& a, Launch& to) {
 }
 
 void slice_backward(const SliceGradArgs& a, Launch& to) {
+  if (!a.d_xy.data && launch_slice_gradients(to, a.at, a.d_grid, a.d_guide, a.grid, a.grad)) return;
   with_compute_type(a.grad.dtype, [&](auto t) {
     using T = decltype(t);
     const SliceContributions contributions{a.grad};

@@ -1,6 +1,6 @@
 // slice_apply: forward, then backward. Equations: ../ops.h
 #include "apply_34.cuh"
-#include "apply_backward_34.cuh"
+#include "band_gradients.cuh"
 #include "kernels.cuh"
 
 namespace bilateral_ops {
@@ -41,7 +41,7 @@ void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
 }
 
 void slice_apply_backward(const SliceApplyGradArgs& a, Launch& to) {
-  if (is_coarse_34(a.at, a.grid, a.image) && !a.d_xy.data) return launch_apply_backward_34(to, a);
+  if (is_coarse_34(a.at, a.grid, a.image) && !a.d_xy.data) return launch_apply_gradients(to, a);
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     const ApplyContributions contributions{a.grad, a.image, a.grid.shape[5]};

@@ -42,7 +42,7 @@ constexpr int kSplatChannels = 32;  // the most channels that a thread block add
 // [image][rectangle][band][row][column][z][channel]
 struct BandPlan {
   bool whole;                 // each has sums for the whole grid
-  int64_t top, left;          // the cell below and left of the first rectangle
+  int64_t top, left;          // rectangle_of() the first pixel
   int64_t down, across;       // rectangles per column and per row of them
   int64_t rectangles, bands;  // per image; per rectangle
   int64_t rows, columns;      // of cells that a band has sums for: 2 × 2, or the grid's
@@ -50,6 +50,18 @@ struct BandPlan {
   int64_t chunks, chunk;      // the channels are summed in `chunks` passes of `chunk` channels
   bool shared;                // the sums of a pass fit in shared memory
 };
+constexpr int64_t kWantedBands = 1792, kBandPixels = 1024;  // of all images; at least in a band
+
+// The grid row below a row of pixels, as a rectangle's; −1 for those before the first, which are nearest to it. In x
+// likewise.
+BO_INLINE int64_t rectangle_of(int64_t i, const PixelAxis& axis) {
+  return static_cast<double>(i) * axis.step + axis.offset < 0.0 ? -1 : locate_pixel(i, axis).k;
+}
+// The most of `count` pixels that lie in a rectangle, in one direction
+inline int64_t pixels_per_rectangle(const PixelAxis& axis, int64_t count) {
+  return axis.step > 0.0 ? min_of(count, static_cast<int64_t>(axis.size / axis.step) + 1) : count;
+}
+
 template <class T>
 BandPlan plan_bands(const Lattice<T>& g, bool xy) {
   BandPlan s;
@@ -57,55 +69,57 @@ BandPlan plan_bands(const Lattice<T>& g, bool xy) {
   s.whole = xy;
   s.top = s.left = 0;
   s.down = s.across = 1;
+  int64_t largest = pixels;  // pixels in a rectangle
   if (!xy && pixels > 0) {
-    s.top = locate_pixel(g.top, g.y).k;
-    s.left = locate_pixel(g.left, g.x).k;
-    s.down = locate_pixel(g.top + g.H - 1, g.y).k + 1 - s.top;
-    s.across = locate_pixel(g.left + g.W - 1, g.x).k + 1 - s.left;
+    s.top = rectangle_of(g.top, g.y);
+    s.left = rectangle_of(g.left, g.x);
+    s.down = rectangle_of(g.top + g.H - 1, g.y) + 1 - s.top;
+    s.across = rectangle_of(g.left + g.W - 1, g.x) + 1 - s.left;
+    largest = pixels_per_rectangle(g.y, g.H) * pixels_per_rectangle(g.x, g.W);
   }
   s.rectangles = s.down * s.across;
   s.rows = xy ? g.Gh : 2;
   s.columns = xy ? g.Gw : 2;
   s.size = s.rows * s.columns * g.Gd * g.C;
-  // Enough bands to keep a device busy, each with enough pixels to be worth the memory of its sums.
-  const int64_t most =
-      xy ? min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)) : 512 / s.rectangles;
-  s.bands = max_of<int64_t>(1, min_of(most, pixels / s.rectangles / 2048));
+  // Enough bands to keep a device busy to the end, each with enough pixels to be worth the memory of its sums.
+  if (xy) {
+    s.bands = min_of(min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)), pixels / 2048);
+  } else {
+    const int64_t most = (int64_t(64) << 20) / max_of<int64_t>(1, g.N * s.rectangles * s.size * 8);
+    s.bands = min_of(most, ceil_div(largest, max_of(kBandPixels, g.N * pixels / kWantedBands)));
+  }
+  s.bands = max_of<int64_t>(1, s.bands);
   s.chunk = min_of<int64_t>(g.C, kSplatChannels);
   s.chunks = s.chunk ? ceil_div(g.C, s.chunk) : 0;
   s.shared = s.rows * s.columns * g.Gd * s.chunk * 8 <= (24 << 10);
   return s;
 }
 
-// The first of the pixels first … first + count − 1, counted from `first`, that falls into cell k or a later one;
-// `count` if none does.
-BO_DEVICE int64_t first_in_cell(const PixelAxis& axis, int64_t first, int64_t count, int64_t k) {
-  int64_t below = -1, found = count;
-  while (found - below > 1) {
-    const int64_t middle = below + (found - below) / 2;
-    if (locate_pixel(first + middle, axis).k >= k) {
-      found = middle;
-    } else {
-      below = middle;
-    }
-  }
-  return found;
+// The first of the pixels first … first + count − 1, counted from `first`, that falls into rectangle k or a later one;
+// `count` if none does. The quotient is one of whole numbers.
+BO_DEVICE int64_t first_in_rectangle(const PixelAxis& axis, int64_t first, int64_t count, int64_t k) {
+  const int64_t beyond = static_cast<int64_t>(static_cast<double>(k) * axis.size - axis.offset);
+  if (k < 0 || beyond <= 0) return 0;
+  const int64_t step = static_cast<int64_t>(axis.step);
+  if (static_cast<double>(k) > axis.last || step == 0) return count;
+  return max_of<int64_t>(0, min_of(count, ceil_div(beyond, step) - first));
 }
 
-// One band of all images, and the cells below and left of its rectangle
+// One band of all images: its rectangle, and the cells below and left of that
 struct Band {
-  int64_t n, band, ky, kx;
+  int64_t n, band, row, column, ky, kx;
 };
 BO_DEVICE Band band_at(const BandPlan& plan, int64_t index) {
   const int64_t corner = index / plan.bands, n = corner / plan.rectangles, rectangle = corner - n * plan.rectangles;
-  const int64_t row = rectangle / plan.across;
-  return {n, index - corner * plan.bands, plan.top + row, plan.left + rectangle - row * plan.across};
+  const int64_t down = rectangle / plan.across, row = plan.top + down;
+  const int64_t column = plan.left + rectangle - down * plan.across;
+  return {n, index - corner * plan.bands, row, column, max_of<int64_t>(0, row), max_of<int64_t>(0, column)};
 }
 // The top, left, bottom or right (side 0 to 3) of the pixels of its rectangle
 template <class T>
 BO_DEVICE int64_t bound_of(const Lattice<T>& g, const Band& at, int side) {
   const bool x = side & 1;
-  return first_in_cell(x ? g.x : g.y, x ? g.left : g.top, x ? g.W : g.H, (x ? at.kx : at.ky) + (side >> 1));
+  return first_in_rectangle(x ? g.x : g.y, x ? g.left : g.top, x ? g.W : g.H, (x ? at.column : at.row) + (side >> 1));
 }
 
 template <class T, class Contributions>
@@ -172,14 +186,16 @@ __global__ void __launch_bounds__(256)
     if (plan.whole) {
       for (int64_t b = 0; b < plan.bands; ++b) sum += image[b * plan.size + (y * g.Gw + x) * column + in_column];
     } else {
-      // The rectangle that has this cell below and left of it, and those that have it on another side
-      for (int64_t side = 0; side < 4; ++side) {
-        const int64_t down = y - (side >> 1) - plan.top, across = x - (side & 1) - plan.left;
-        if (down < 0 || down >= plan.down || across < 0 || across >= plan.across) continue;
-        const double* const from =
-            image + (down * plan.across + across) * plan.bands * plan.size + side * column + in_column;
-        for (int64_t b = 0; b < plan.bands; ++b) sum += from[b * plan.size];
-      }
+      // The rectangles with this cell at a corner: those of rows y and y − 1 and, as it has the cells of row 0, of row
+      // −1; likewise in x.
+      const int64_t bottom = min_of(y, plan.top + plan.down - 1), right = min_of(x, plan.left + plan.across - 1);
+      for (int64_t k = max_of(y < 2 ? -1 : y - 1, plan.top); k <= bottom; ++k)
+        for (int64_t j = max_of(x < 2 ? -1 : x - 1, plan.left); j <= right; ++j) {
+          const int64_t corner = 2 * (y - max_of<int64_t>(0, k)) + x - max_of<int64_t>(0, j);
+          const double* from = image + ((k - plan.top) * plan.across + j - plan.left) * plan.bands * plan.size +
+                               corner * column + in_column;
+          for (int64_t b = 0; b < plan.bands; ++b, from += plan.size) sum += *from;
+        }
     }
     const int64_t z = in_column / g.C, c = in_column - z * g.C;
     store_one(d_grid.dtype, address_of(d_grid, n, y, x) + z * d_grid.strides[3] + channel(d_grid, 4, c),

@@ -10,10 +10,12 @@ namespace bilateral_ops {
 
 constexpr int kTileWidth = 128;  // most pixels in a tile, and the threads of its block
 
-// Three channels, as a number known at compile time
-struct Three {
-  __host__ __device__ constexpr operator int() const { return 3; }
+// A number known at compile time, for loops that are unrolled
+template <int kValue>
+struct Constant {
+  __host__ __device__ constexpr operator int() const { return kValue; }
 };
+using Three = Constant<3>;
 
 // Pixels x to x + count − 1 of row y of image n
 struct Tile {
