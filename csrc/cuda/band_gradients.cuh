@@ -26,6 +26,19 @@ constexpr int kBandWarps = 2;       // few, so that each has several rows of a b
 constexpr int64_t kFloatRows = 16;  // sums in float of each warp, before they are added to those in double
 constexpr int kRowGrids = 2;        // rows of pixels of a warp for which the cells are interpolated in y beforehand
 
+// The fraction t of pixels in one direction of a rectangle: locate_pixel() for a cell that is known
+struct PixelFraction {
+  double step, begin, inverse;  // t = (i·step + begin)·inverse
+  __device__ float operator()(int64_t i) const {
+    return static_cast<float>(mul_add(static_cast<double>(i), step, begin) * inverse);
+  }
+};
+BO_DEVICE PixelFraction fraction_in(const PixelAxis& axis, int64_t k, int64_t first) {
+  if (k < 0 || static_cast<double>(k) >= axis.last) return {0.0, 0.0, 0.0};
+  return {axis.step, static_cast<double>(first) * axis.step + axis.offset - static_cast<double>(k) * axis.size,
+          axis.inverse};
+}
+
 // The cells around a pixel of a band: interpolated in y beforehand (upper is 0), or now
 struct BandCells {
   const Vec4<float>* lowest;
@@ -50,6 +63,10 @@ struct ApplyWork {
 
   struct Pixels {
     float in[4][3], grad[4][3];
+    __device__ void clear(int q) {
+#pragma unroll
+      for (int c = 0; c < 3; ++c) in[q][c] = grad[q][c] = 0.0f;
+    }
   };
   BO_INLINE_MEMBER bool wants_own() const { return a.d_guide.data || a.d_image.data; }
   BO_INLINE_MEMBER bool wants_grid() const { return a.d_grid.data; }
@@ -58,13 +75,13 @@ struct ApplyWork {
   static __device__ int times_plane(int j) { return j; }
   static __device__ int term_plane(int i, int) { return 4 + i; }
 
-  __device__ void load(int64_t n, int64_t y, int64_t x, int64_t, int mask, Pixels& v) const {
+  __device__ void load(int64_t n, int64_t y, int64_t x, int mask, Pixels& v) const {
     load_pixels4(a.image.dtype, address_of(a.image, n, y, x), a.image.strides[2], a.image.strides[3], mask, v.in);
     load_pixels4(a.grad.dtype, address_of(a.grad, n, y, x), a.grad.strides[2], a.grad.strides[3], mask, v.grad);
   }
   // Puts pixel q's elements into planes 0 … kData − 1.
   template <class Put>
-  __device__ void leave(const Pixels& v, const Put& put) const {
+  __device__ void leave(int64_t, int64_t, int64_t, int64_t, int, const Pixels& v, const Put& put) const {
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
       put(c, {{v.in[0][c], v.in[1][c], v.in[2][c], v.in[3][c]}});
@@ -74,7 +91,9 @@ struct ApplyWork {
   }
   // Replaces pixel q's `in` by d_image, and returns the slope of its value in z. The sums over i come before the
   // interpolation, which is linear.
-  __device__ float own(const BandCells& cells, int q, Pixels& v) const {
+  template <class Plane>
+  __device__ float own(const BandCells& cells, int q, const Plane& plane, Pixels& v) const {
+    const float grad[3] = {plane(4), plane(5), plane(6)};
     Vec4<float> sums[4];  // Σ_i grad_i·cell_i of the cells
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -83,7 +102,7 @@ struct ApplyWork {
         const Vec4<float> cell = cells.template at<kRowGrid>(k, i);
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          sums[k].at[j] = i == 0 ? v.grad[q][0] * cell.at[j] : mul_add(v.grad[q][i], cell.at[j], sums[k].at[j]);
+          sums[k].at[j] = i == 0 ? grad[0] * cell.at[j] : mul_add(grad[i], cell.at[j], sums[k].at[j]);
       }
     }
     const Vec4<float> lower = lerp(sums[0], sums[2], cells.tx), upper = lerp(sums[1], sums[3], cells.tx);
@@ -114,7 +133,7 @@ struct SliceWork {
   } a;
 
   struct Pixels {
-    Vec4<float> grad[4][kTerms];
+    __device__ void clear(int) {}
   };
   BO_INLINE_MEMBER bool wants_own() const { return a.d_guide.data; }
   BO_INLINE_MEMBER bool wants_grid() const { return a.d_grid.data; }
@@ -122,33 +141,35 @@ struct SliceWork {
   static __device__ int times_plane(int) { return 0; }
   static __device__ int term_plane(int i, int j) { return 4 * i + j; }
 
-  __device__ void load(int64_t n, int64_t y, int64_t x, int64_t first_channel, int mask, Pixels& v) const {
-    const int first = static_cast<int>(first_channel) / 4;
+  // Twelve channels of four pixels would be too many registers: they are loaded when they are left.
+  __device__ void load(int64_t, int64_t, int64_t, int, Pixels&) const {}
+  template <class Put>
+  __device__ void leave(int64_t n, int64_t y, int64_t x, int64_t first_channel, int mask, const Pixels&,
+                        const Put& put) const {
+    const int first = static_cast<int>(first_channel / 4), quads = static_cast<int>(ceil_div(channels(), 4));
     with_quads(a.grad, n, y, x, [&](auto from) {
 #pragma unroll
-      for (int q = 0; q < 4; ++q)
+      for (int i = 0; i < kTerms; ++i) {
+        Vec4<float> v[4];
 #pragma unroll
-        for (int i = 0; i < kTerms; ++i) {
-          v.grad[q][i] = {{0.0f, 0.0f, 0.0f, 0.0f}};
-          if (mask >> q & 1 && first_channel + 4 * i < channels()) v.grad[q][i] = from.load(q, first + i);
+        for (int q = 0; q < 4; ++q) {
+          v[q] = {{0.0f, 0.0f, 0.0f, 0.0f}};
+          if (mask >> q & 1 && first + i < quads) v[q] = from.load(q, first + i);
         }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) put(4 * i + j, {{v[0].at[j], v[1].at[j], v[2].at[j], v[3].at[j]}});
+      }
     });
   }
-  template <class Put>
-  __device__ void leave(const Pixels& v, const Put& put) const {
-#pragma unroll
-    for (int c = 0; c < kData; ++c)
-      put(c, {{v.grad[0][c / 4].at[c % 4], v.grad[1][c / 4].at[c % 4], v.grad[2][c / 4].at[c % 4],
-               v.grad[3][c / 4].at[c % 4]}});
-  }
-  __device__ float own(const BandCells& cells, int q, const Pixels& v) const {
+  template <class Plane>
+  __device__ float own(const BandCells& cells, int, const Plane& plane, const Pixels&) const {
     float slope = 0.0f;
 #pragma unroll
     for (int i = 0; i < kTerms; ++i) {
       const Vec4<float> lower = lerp(cells.at<kRowGrid>(0, i), cells.at<kRowGrid>(2, i), cells.tx),
                         upper = lerp(cells.at<kRowGrid>(1, i), cells.at<kRowGrid>(3, i), cells.tx);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) slope = mul_add(v.grad[q][i].at[j], upper.at[j] - lower.at[j], slope);
+      for (int j = 0; j < 4; ++j) slope = mul_add(plane(4 * i + j), upper.at[j] - lower.at[j], slope);
     }
     return slope;
   }
@@ -158,9 +179,9 @@ struct SliceWork {
   __device__ int64_t channels() const { return a.grad.shape[3] * a.grad.shape[4]; }
 };
 
-// The shared memory of a thread block: cells, [row][column][z][channel]; and for each warp planes, the fractions ty of
-// its rows, and row grids. The planes are those of weights, tx, and the work's data; the sums of warps take their place
-// when they are added.
+// The shared memory of a thread block: the totals of its sums; cells, [row][column][z][channel]; and for each warp
+// planes, the fractions ty of its rows, and row grids. The planes are those of weights, tx, and the work's data; the
+// sums of warps take their place when they are added.
 template <class Work>
 struct BandMemory {
   static constexpr int kAcross = 8 * Work::kDepths, kFirstData = kAcross + 1, kCell = 4 * Work::kTerms;
@@ -172,13 +193,14 @@ struct BandMemory {
   }
   static size_t bytes(int64_t depth) {
     const int z = static_cast<int>(depth);
-    return sizeof(float) * static_cast<size_t>(2 * row_grid_floats(z) + kBandWarps * warp_floats(z));
+    return sizeof(double) * kSums +
+           sizeof(float) * static_cast<size_t>(2 * row_grid_floats(z) + kBandWarps * warp_floats(z));
   }
 };
 
 // first_channel and channels: those of the work's that are summed; plan.chunks units per band take them in turn.
 template <class Work>
-__global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
+__global__ void __launch_bounds__(32 * kBandWarps, Work::kDepths == 1 ? 8 : 6)
     band_gradients(Work work, Lattice<float> g, BandPlan plan, double* all) {
   using Memory = BandMemory<Work>;
   constexpr int kDepths = Work::kDepths, kWarps = kBandWarps, kThreads = 32 * kWarps, kTerms = Work::kTerms;
@@ -186,7 +208,8 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
   BO_DYNAMIC_SHARED(memory);
   __shared__ int64_t bounds[4];  // top, left, bottom and right of the rectangle's pixels
   const int depth = static_cast<int>(g.Gd), column = depth * kCell;
-  float* const cells = reinterpret_cast<float*>(memory);
+  double* const totals = reinterpret_cast<double*>(memory);
+  float* const cells = reinterpret_cast<float*>(totals + Memory::kSums);
   const int t = static_cast<int>(threadIdx.x), warp = t / 32, lane = t % 32, own_z = lane / 4, own_j = lane % 4;
   float* const all_planes = cells + 4 * column;
   float* const planes = all_planes + warp * Memory::warp_floats(depth);
@@ -213,25 +236,24 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
 
     // A group is four pixels whose first index is a multiple of four, one per thread. A warp takes `rows` rows at a
     // time if they have up to 32 groups, else one row in `turns` parts of 32 groups.
-    const int64_t first = left / 4, groups = right > left ? ceil_div(right, 4) - first : 0;
-    const int per_row = static_cast<int>(min_of<int64_t>(groups, 32));
+    const int64_t first = left / 4;
+    const int groups = right > left ? static_cast<int>(ceil_div(right, 4) - first) : 0, per_row = min_of(groups, 32);
     const int most_rows = per_row ? 32 / per_row : 1, rows = Work::kRowGrid ? min_of(most_rows, kRowGrids) : most_rows;
-    const int64_t turns = per_row ? ceil_div(groups, 32) : 0, items = ceil_div(bottom - top, rows);
-    const int row_of = per_row ? lane / per_row : 0, group_of = lane - row_of * per_row;
-    double totals[Memory::kSums / kThreads] = {};  // this thread's, of all warps' sums
+    const int turns = (groups + 31) / 32, row_of = per_row ? lane / per_row : 0, group_of = lane - row_of * per_row;
+    const int64_t items = ceil_div(bottom - top, rows);
+    const PixelFraction across = fraction_in(g.x, at.column, g.left), downwards = fraction_in(g.y, at.row, g.top);
+    for (int e = t; e < Memory::kSums; e += kThreads) totals[e] = 0.0;  // each thread has those that it adds to
 
     for (int64_t round = 0; round < turns * ceil_div(items, kFloatRows * kWarps); ++round) {
-      const int64_t turn = round % turns, begin = round / turns * (kFloatRows * kWarps);
+      const int turn = static_cast<int>(round % turns);
+      const int64_t begin = round / turns * (kFloatRows * kWarps);
       const int64_t end = min_of(bottom, top + (begin + kFloatRows * kWarps) * rows);
-      const int64_t group = turn * 32 + group_of, x = 4 * (first + group);
-      const int count = static_cast<int>(min_of<int64_t>(per_row, groups - turn * 32));
+      const int group = turn * 32 + group_of, stop = 4 * min_of(per_row, groups - turn * 32);
+      const int64_t x = 4 * (first + group);
       // The pixels that this thread computes, and those that it loads: the whole group, as vectors, if it may.
       const int ours = row_of < rows && group < groups ? pixel_mask(x, left, right) : 0;
       const int near = ours && x + 4 <= g.W && !work.in_place() ? kAllPixels : ours;
-      Vec4<float> tx;
-#pragma unroll
-      for (int q = 0; q < 4; ++q) tx.at[q] = static_cast<float>(locate_pixel(x + q + g.left, g.x).t);
-      own(kAcross) = tx;
+      own(kAcross) = {{across(x), across(x + 1), across(x + 2), across(x + 3)}};
       float float_sums[2][kDepths][2][kTerms] = {};  // [row][depth][side][i], for this thread's z and j
       for (int64_t row_y = top + (begin + warp) * rows; row_y < end; row_y += kWarps * rows) {
         const int64_t y = row_y + row_of;
@@ -239,19 +261,22 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
         const int mask = y < end ? ours : 0, load_mask = y < end ? near : 0;
         typename Work::Pixels pixels;
         Vec4<float> depths;
-        work.load(at.n, y, x, first_channel, load_mask, pixels);
+        work.load(at.n, y, x, load_mask, pixels);
         const Tensor& guide = work.a.at.guide;
         load_plane4(guide.dtype, address_of(guide, at.n, y, x), guide.strides[2], load_mask, depths);
-        const float ty = static_cast<float>(locate_pixel(y + g.top, g.y).t);
+        const float ty = downwards(y);
+        if (mask != load_mask) {  // what was loaded of other rectangles adds nothing here
+#pragma unroll
+          for (int q = 0; q < 4; ++q) {
+            if (mask >> q & 1) continue;
+            pixels.clear(q);
+            depths.at[q] = 0.0f;
+          }
+        }
         __syncwarp();  // the planes of the previous rows have been read
         down[lane] = ty;
-        if (wants_grid)
-          work.leave(pixels, [&](int plane, const Vec4<float>& v) {
-            Vec4<float> masked;
-#pragma unroll
-            for (int q = 0; q < 4; ++q) masked.at[q] = mask >> q & 1 ? v.at[q] : 0.0f;
-            own(kFirstData + plane) = masked;
-          });
+        work.leave(at.n, y, x, first_channel, mask, pixels,
+                   [&](int plane, const Vec4<float>& v) { own(kFirstData + plane) = v; });
         if (Work::kRowGrid && wants_own) {
           __syncwarp();
           for (int row = 0; row < here; ++row) {
@@ -262,23 +287,24 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
           }
           __syncwarp();
         }
+        // Threads without a pixel take the last row's cells.
+        const Vec4<float>* const own_cells = reinterpret_cast<const Vec4<float>*>(
+            Work::kRowGrid ? row_grids + min_of(row_of, here - 1) * Memory::row_grid_floats(depth) : cells);
         Vec4<float> position;
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
           const Position<float> z = locate(depths.at[q], g.z);
-          position.at[q] = mask >> q & 1 ? static_cast<float>(z.k) + z.t : 0.0f;
+          position.at[q] = static_cast<float>(z.k) + z.t;
           if (!wants_own) continue;
-          // Threads without a pixel take the last row's cells.
-          const float* const base =
-              Work::kRowGrid ? row_grids + min_of(row_of, here - 1) * Memory::row_grid_floats(depth) : cells;
-          const BandCells around{reinterpret_cast<const Vec4<float>*>(base + z.k * kCell),
-                                 column / 4,
+          const BandCells around{own_cells + z.k * (kCell / 4),
+                                 depth * (kCell / 4),
                                  z.k + 1 < depth ? kCell / 4 : 0,
-                                 column / 2,
-                                 tx.at[q],
+                                 depth * (kCell / 2),
+                                 planes[kAcross * kPlane + 4 * lane + q],
                                  ty,
                                  z};
-          depths.at[q] = work.own(around, q, pixels) * z.slope;
+          const auto data = [&](int plane) { return planes[(kFirstData + plane) * kPlane + 4 * lane + q]; };
+          depths.at[q] = work.own(around, q, data, pixels) * z.slope;
         }
         if (wants_own) {
           const Tensor& d_guide = work.a.d_guide;
@@ -302,9 +328,9 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
         for (int row = 0; row < here; ++row) {
           float row_sums[kDepths][2][kTerms] = {};
           const float* const from = planes + 4 * row * per_row;
-          for (int e = 0; e < 4 * count; e += 4) {
+          const auto add_group = [&](int e) {
             const auto plane = [&](int p) { return *reinterpret_cast<const Vec4<float>*>(from + p * kPlane + e); };
-            const Vec4<float> across = plane(kAcross);
+            const Vec4<float> to_right = plane(kAcross);
             Vec4<float> times, terms[kTerms], weights[kDepths];
             if (Work::kTimes) times = plane(kFirstData + Work::times_plane(own_j));
 #pragma unroll
@@ -316,14 +342,21 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
 #pragma unroll
               for (int k = 0; k < kDepths; ++k) {
                 const float weight = Work::kTimes ? weights[k].at[q] * times.at[q] : weights[k].at[q];
-                const float of_right = weight * across.at[q], of_left = weight - of_right;
+                const float of_right = weight * to_right.at[q], of_left = weight - of_right;
 #pragma unroll
                 for (int i = 0; i < kTerms; ++i) {
                   row_sums[k][0][i] = mul_add(of_left, terms[i].at[q], row_sums[k][0][i]);
                   row_sums[k][1][i] = mul_add(of_right, terms[i].at[q], row_sums[k][1][i]);
                 }
               }
+          };
+          int e = 0;
+#pragma unroll 1
+          for (; e + 4 < stop; e += 8) {
+            add_group(e);
+            add_group(e + 4);
           }
+          if (e < stop) add_group(e);
           const float of_upper = down[row * per_row], of_lower = 1.0f - of_upper;
 #pragma unroll
           for (int k = 0; k < kDepths; ++k)
@@ -349,20 +382,20 @@ __global__ void __launch_bounds__(32 * kBandWarps, 16 / kBandWarps)
               planes[((row * 2 + side) * 8 * kDepths + own_z + 8 * k) * kCell + 4 * i + own_j] =
                   float_sums[row][k][side][i];
       __syncthreads();
+      for (int e = t; e < Memory::kSums; e += kThreads) {
+        double sum = totals[e];
 #pragma unroll
-      for (int m = 0; m < Memory::kSums / kThreads; ++m)
-#pragma unroll
-        for (int w = 0; w < kWarps; ++w)
-          totals[m] += static_cast<double>(all_planes[w * Memory::warp_floats(depth) + t + m * kThreads]);
+        for (int w = 0; w < kWarps; ++w) sum += static_cast<double>(all_planes[w * Memory::warp_floats(depth) + e]);
+        totals[e] = sum;
+      }
       __syncthreads();
     }
     if (wants_grid) {
       const int channels = static_cast<int>(min_of<int64_t>(kCell, g.C - first_channel));
-#pragma unroll
-      for (int m = 0; m < Memory::kSums / kThreads; ++m) {
-        const int e = t + m * kThreads, cell = e / kCell, c = e % kCell, z = cell % (8 * kDepths);
+      for (int e = t; e < Memory::kSums; e += kThreads) {
+        const int cell = e / kCell, c = e % kCell, z = cell % (8 * kDepths);
         if (z < depth && c < channels)
-          all[index * plan.size + (cell / (8 * kDepths) * depth + z) * g.C + first_channel + c] = totals[m];
+          all[index * plan.size + (cell / (8 * kDepths) * depth + z) * g.C + first_channel + c] = totals[e];
       }
     }
     __syncthreads();
@@ -377,33 +410,6 @@ void launch_band_gradients(Launch& to, const Work& work, const Lattice<float>& g
   launch(to, band_gradients<Work>, bands * plan.chunks, 32 * kBandWarps, BandMemory<Work>::bytes(g.Gd), work, g, plan,
          all);
   if (d_grid.data) launch_add_bands<float>(to, g, plan, all, d_grid);
-}
-
-// slice_apply's gradients, where is_coarse_34
-inline void launch_apply_gradients(Launch& to, const SliceApplyGradArgs& a) {
-  const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.grad);
-  const BandPlan plan = plan_bands(g, false);
-  if (g.Gd > 8) return launch_band_gradients(to, ApplyWork<2, false>{a}, g, plan, a.d_grid);
-  // Interpolating cells in y beforehand pays where a row of pixels between two columns fills half a warp.
-  if (a.at.full_width >= 64 * g.Gw) return launch_band_gradients(to, ApplyWork<1, true>{a}, g, plan, a.d_grid);
-  launch_band_gradients(to, ApplyWork<1, false>{a}, g, plan, a.d_grid);
-}
-
-// d_grid and d_guide of slice, where is_coarse; d_guide only if there are no more channels than a unit takes. Returns
-// whether it was done.
-inline bool launch_slice_gradients(Launch& to, const Sampling& at, const Tensor& d_grid, const Tensor& d_guide,
-                                   const Tensor& grid, const Tensor& grad) {
-  const Lattice<float> g = make_lattice<float>(at, d_grid.data ? d_grid : grid, grad);
-  if (!is_coarse(at, d_grid.data ? d_grid : grid, grad.dtype) || g.C == 0 || (d_guide.data && g.C > 12)) return false;
-  const BandPlan plan = plan_bands(g, false);
-  const auto launch_with = [&](auto depths, auto terms) {
-    launch_band_gradients(to, SliceWork<depths, terms>{{at, d_grid, d_guide, grid, grad}}, g, plan, d_grid);
-  };
-  const auto launch_of = [&](auto depths) {
-    g.C <= 4 ? launch_with(depths, Constant<1>()) : launch_with(depths, Constant<3>());
-  };
-  g.Gd <= 8 ? launch_of(Constant<1>()) : launch_of(Constant<2>());
-  return true;
 }
 
 }  // namespace bilateral_ops

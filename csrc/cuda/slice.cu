@@ -65,6 +65,23 @@ static bool launch_slice_patches(const SliceArgs& a, Launch& to) {
   return true;
 }
 
+// d_grid and d_guide of slice, where is_coarse; d_guide only if there are no more channels than a unit takes. Returns
+// whether it was done.
+static bool launch_slice_gradients(Launch& to, const Sampling& at, const Tensor& d_grid, const Tensor& d_guide,
+                                   const Tensor& grid, const Tensor& grad) {
+  const Lattice<float> g = make_lattice<float>(at, d_grid.data ? d_grid : grid, grad);
+  if (!is_coarse(at, d_grid.data ? d_grid : grid, grad.dtype) || g.C == 0 || (d_guide.data && g.C > 12)) return false;
+  const BandPlan plan = plan_bands(g, false);
+  const auto launch_with = [&](auto depths, auto terms) {
+    launch_band_gradients(to, SliceWork<depths, terms>{{at, d_grid, d_guide, grid, grad}}, g, plan, d_grid);
+  };
+  const auto launch_of = [&](auto depths) {
+    g.C <= 4 ? launch_with(depths, Constant<1>()) : launch_with(depths, Constant<3>());
+  };
+  g.Gd <= 8 ? launch_of(Constant<1>()) : launch_of(Constant<2>());
+  return true;
+}
+
 namespace cuda {
 
 void slice_forward(const SliceArgs& a, Launch& to) {

@@ -27,6 +27,16 @@ __global__ void __launch_bounds__(kTileWidth) image_gradients(SliceApplyGradArgs
   }
 }
 
+// slice_apply's gradients, where is_coarse_34
+static void launch_apply_gradients(Launch& to, const SliceApplyGradArgs& a) {
+  const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.grad);
+  const BandPlan plan = plan_bands(g, false);
+  if (g.Gd > 8) return launch_band_gradients(to, ApplyWork<2, false>{a}, g, plan, a.d_grid);
+  // Interpolating cells in y beforehand pays where a row of pixels between two columns fills half a warp.
+  if (a.at.full_width >= 64 * g.Gw) return launch_band_gradients(to, ApplyWork<1, true>{a}, g, plan, a.d_grid);
+  launch_band_gradients(to, ApplyWork<1, false>{a}, g, plan, a.d_grid);
+}
+
 namespace cuda {
 
 void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
