@@ -11,8 +11,7 @@
 // of which each thread keeps those of its own z and of the channels c = 4·i + j for its own j in registers. They are
 // weighted by 1 − ty and ty and summed over some rows in float, then, in double, over all warps and the other rows.
 //
-// A work, ApplyWork or SliceWork, says what a pixel's data are, what its own gradients are, and which planes make up
-// its contributions: contribution_c = term_i·times, where the planes of both depend on i and j.
+// A work, ApplyWork or SliceWork, says what a pixel's data, contributions and own gradients are.
 #pragma once
 
 #include "matrix34.cuh"
@@ -54,11 +53,11 @@ struct BandCells {
   }
 };
 
-// slice_apply's gradients. The planes are in_j, with in_3 = 1, and grad_i: kTimes.
+// slice_apply's gradients: contribution_4i+j = grad_i·in_j, with in_3 = 1
 template <int kDepthsOf, bool kRowGridOf>
 struct ApplyWork {
-  static constexpr int kDepths = kDepthsOf, kTerms = 3, kData = 7;
-  static constexpr bool kRowGrid = kRowGridOf, kTimes = true;
+  static constexpr int kDepths = kDepthsOf, kTerms = 3;
+  static constexpr bool kRowGrid = kRowGridOf;
   SliceApplyGradArgs a;
 
   struct Pixels {
@@ -72,28 +71,40 @@ struct ApplyWork {
   BO_INLINE_MEMBER bool wants_grid() const { return a.d_grid.data; }
   // Whether no thread block may load pixels of another, which may have written over them
   __device__ bool in_place() const { return a.d_image.data == a.image.data; }
-  static __device__ int times_plane(int j) { return j; }
-  static __device__ int term_plane(int i, int) { return 4 + i; }
 
-  __device__ void load(int64_t n, int64_t y, int64_t x, int mask, Pixels& v) const {
-    load_pixels4(a.image.dtype, address_of(a.image, n, y, x), a.image.strides[2], a.image.strides[3], mask, v.in);
-    load_pixels4(a.grad.dtype, address_of(a.grad, n, y, x), a.grad.strides[2], a.grad.strides[3], mask, v.grad);
+  struct Row {
+    const char *image, *grad;
+    char* d_image;
+  };
+  __device__ Row row_at(int64_t n, int64_t y, int64_t x) const {
+    return {address_of(a.image, n, y, x), address_of(a.grad, n, y, x), address_of(a.d_image, n, y, x)};
   }
-  // Puts pixel q's elements into planes 0 … kData − 1.
+  __device__ void advance(Row& row, int64_t rows) const {
+    row.image += rows * a.image.strides[1];
+    row.grad += rows * a.grad.strides[1];
+    row.d_image += rows * a.d_image.strides[1];
+  }
+  __device__ void load(const Row& row, int mask, Pixels& v) const {
+    load_pixels4(a.image.dtype, row.image, a.image.strides[2], a.image.strides[3], mask, v.in);
+    load_pixels4(a.grad.dtype, row.grad, a.grad.strides[2], a.grad.strides[3], mask, v.grad);
+  }
+  // Puts the contributions of channel c into plane c.
   template <class Put>
-  __device__ void leave(int64_t, int64_t, int64_t, int64_t, int, const Pixels& v, const Put& put) const {
+  __device__ void leave(const Row&, int64_t, int, const Pixels& v, const Put& put) const {
 #pragma unroll
-    for (int c = 0; c < 3; ++c) {
-      put(c, {{v.in[0][c], v.in[1][c], v.in[2][c], v.in[3][c]}});
-      put(4 + c, {{v.grad[0][c], v.grad[1][c], v.grad[2][c], v.grad[3][c]}});
+    for (int c = 0; c < 12; ++c) {
+      const int i = c / 4, j = c % 4;
+      Vec4<float> product;
+#pragma unroll
+      for (int q = 0; q < 4; ++q) product.at[q] = j < 3 ? v.grad[q][i] * v.in[q][j] : v.grad[q][i];
+      put(c, product);
     }
-    put(3, {{1.0f, 1.0f, 1.0f, 1.0f}});
   }
   // Replaces pixel q's `in` by d_image, and returns the slope of its value in z. The sums over i come before the
   // interpolation, which is linear.
   template <class Plane>
   __device__ float own(const BandCells& cells, int q, const Plane& plane, Pixels& v) const {
-    const float grad[3] = {plane(4), plane(5), plane(6)};
+    const float grad[3] = {plane(3), plane(7), plane(11)};
     Vec4<float> sums[4];  // Σ_i grad_i·cell_i of the cells
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -115,18 +126,17 @@ struct ApplyWork {
     }
     return slope;
   }
-  __device__ void store(int64_t n, int64_t y, int64_t x, int mask, const Pixels& v) const {
+  __device__ void store(const Row& row, int mask, const Pixels& v) const {
     if (a.d_image.data)
-      store_pixels4(a.d_image.dtype, address_of(a.d_image, n, y, x), a.d_image.strides[2], a.d_image.strides[3], mask,
-                    v.in);
+      store_pixels4(a.d_image.dtype, row.d_image, a.d_image.strides[2], a.d_image.strides[3], mask, v.in);
   }
 };
 
-// The gradients of slice, for up to 4·kTerms channels at a time. The planes are grad_c.
+// The gradients of slice, for up to 4·kTerms channels at a time: contribution_c = grad_c
 template <int kDepthsOf, int kTermsOf>
 struct SliceWork {
-  static constexpr int kDepths = kDepthsOf, kTerms = kTermsOf, kData = 4 * kTerms;
-  static constexpr bool kRowGrid = false, kTimes = false;
+  static constexpr int kDepths = kDepthsOf, kTerms = kTermsOf;
+  static constexpr bool kRowGrid = false;
   struct Args {
     Sampling at;
     Tensor d_grid, d_guide, grid, grad;
@@ -138,17 +148,19 @@ struct SliceWork {
   BO_INLINE_MEMBER bool wants_own() const { return a.d_guide.data; }
   BO_INLINE_MEMBER bool wants_grid() const { return a.d_grid.data; }
   __device__ bool in_place() const { return false; }
-  static __device__ int times_plane(int) { return 0; }
-  static __device__ int term_plane(int i, int j) { return 4 * i + j; }
 
+  struct Row {
+    int64_t n, y, x;
+  };
+  __device__ Row row_at(int64_t n, int64_t y, int64_t x) const { return {n, y, x}; }
+  __device__ void advance(Row& row, int64_t rows) const { row.y += rows; }
   // Twelve channels of four pixels would be too many registers: they are loaded when they are left.
-  __device__ void load(int64_t, int64_t, int64_t, int, Pixels&) const {}
+  __device__ void load(const Row&, int, Pixels&) const {}
   template <class Put>
-  __device__ void leave(int64_t n, int64_t y, int64_t x, int64_t first_channel, int mask, const Pixels&,
-                        const Put& put) const {
+  __device__ void leave(const Row& row, int64_t first_channel, int mask, const Pixels&, const Put& put) const {
     const int first = static_cast<int>(first_channel / 4), quads = static_cast<int>(ceil_div(channels(), 4));
-    with_quads(a.grad, n, y, x, [&](auto from) {
-#pragma unroll
+    with_quads(a.grad, row.n, row.y, row.x, [&](auto from) {
+#pragma unroll 1  // fewer registers
       for (int i = 0; i < kTerms; ++i) {
         Vec4<float> v[4];
 #pragma unroll
@@ -173,7 +185,7 @@ struct SliceWork {
     }
     return slope;
   }
-  __device__ void store(int64_t, int64_t, int64_t, int, const Pixels&) const {}
+  __device__ void store(const Row&, int, const Pixels&) const {}
 
  private:
   __device__ int64_t channels() const { return a.grad.shape[3] * a.grad.shape[4]; }
@@ -185,7 +197,7 @@ struct SliceWork {
 template <class Work>
 struct BandMemory {
   static constexpr int kAcross = 8 * Work::kDepths, kFirstData = kAcross + 1, kCell = 4 * Work::kTerms;
-  static constexpr int kPlaneFloats = (kFirstData + Work::kData) * kPlane, kSums = 4 * 8 * Work::kDepths * kCell;
+  static constexpr int kPlaneFloats = (kFirstData + kCell) * kPlane, kSums = 4 * 8 * Work::kDepths * kCell;
   static_assert(kSums <= kPlaneFloats, "the sums take the place of planes");
   static BO_INLINE_MEMBER int row_grid_floats(int depth) { return 2 * depth * kCell; }
   static BO_INLINE_MEMBER int warp_floats(int depth) {
@@ -200,7 +212,7 @@ struct BandMemory {
 
 // first_channel and channels: those of the work's that are summed; plan.chunks units per band take them in turn.
 template <class Work>
-__global__ void __launch_bounds__(32 * kBandWarps, Work::kDepths == 1 ? 8 : 6)
+__global__ void __launch_bounds__(32 * kBandWarps, 6)
     band_gradients(Work work, Lattice<float> g, BandPlan plan, double* all) {
   using Memory = BandMemory<Work>;
   constexpr int kDepths = Work::kDepths, kWarps = kBandWarps, kThreads = 32 * kWarps, kTerms = Work::kTerms;
@@ -255,15 +267,19 @@ __global__ void __launch_bounds__(32 * kBandWarps, Work::kDepths == 1 ? 8 : 6)
       const int near = ours && x + 4 <= g.W && !work.in_place() ? kAllPixels : ours;
       own(kAcross) = {{across(x), across(x + 1), across(x + 2), across(x + 3)}};
       float float_sums[2][kDepths][2][kTerms] = {};  // [row][depth][side][i], for this thread's z and j
-      for (int64_t row_y = top + (begin + warp) * rows; row_y < end; row_y += kWarps * rows) {
+      const Tensor &guide = work.a.at.guide, &d_guide = work.a.d_guide;
+      const int64_t first_y = top + (begin + warp) * rows, step = kWarps * rows;
+      typename Work::Row own_row = work.row_at(at.n, first_y + row_of, x);
+      const char* guide_row = address_of(guide, at.n, first_y + row_of, x);
+      char* d_guide_row = address_of(d_guide, at.n, first_y + row_of, x);
+      for (int64_t row_y = first_y; row_y < end; row_y += step) {
         const int64_t y = row_y + row_of;
         const int here = static_cast<int>(min_of<int64_t>(rows, end - row_y));
         const int mask = y < end ? ours : 0, load_mask = y < end ? near : 0;
         typename Work::Pixels pixels;
         Vec4<float> depths;
-        work.load(at.n, y, x, load_mask, pixels);
-        const Tensor& guide = work.a.at.guide;
-        load_plane4(guide.dtype, address_of(guide, at.n, y, x), guide.strides[2], load_mask, depths);
+        work.load(own_row, load_mask, pixels);
+        load_plane4(guide.dtype, guide_row, guide.strides[2], load_mask, depths);
         const float ty = downwards(y);
         if (mask != load_mask) {  // what was loaded of other rectangles adds nothing here
 #pragma unroll
@@ -275,7 +291,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, Work::kDepths == 1 ? 8 : 6)
         }
         __syncwarp();  // the planes of the previous rows have been read
         down[lane] = ty;
-        work.leave(at.n, y, x, first_channel, mask, pixels,
+        work.leave(own_row, first_channel, mask, pixels,
                    [&](int plane, const Vec4<float>& v) { own(kFirstData + plane) = v; });
         if (Work::kRowGrid && wants_own) {
           __syncwarp();
@@ -307,11 +323,12 @@ __global__ void __launch_bounds__(32 * kBandWarps, Work::kDepths == 1 ? 8 : 6)
           depths.at[q] = work.own(around, q, data, pixels) * z.slope;
         }
         if (wants_own) {
-          const Tensor& d_guide = work.a.d_guide;
-          if (d_guide.data)
-            store_plane4(d_guide.dtype, address_of(d_guide, at.n, y, x), d_guide.strides[2], mask, depths);
-          work.store(at.n, y, x, mask, pixels);
+          if (d_guide.data) store_plane4(d_guide.dtype, d_guide_row, d_guide.strides[2], mask, depths);
+          work.store(own_row, mask, pixels);
         }
+        work.advance(own_row, step);
+        guide_row += step * guide.strides[1];
+        d_guide_row += step * d_guide.strides[1];
         if (!wants_grid) continue;
 #pragma unroll
         for (int z = 0; z < 8 * kDepths; ++z) {
@@ -331,17 +348,16 @@ __global__ void __launch_bounds__(32 * kBandWarps, Work::kDepths == 1 ? 8 : 6)
           const auto add_group = [&](int e) {
             const auto plane = [&](int p) { return *reinterpret_cast<const Vec4<float>*>(from + p * kPlane + e); };
             const Vec4<float> to_right = plane(kAcross);
-            Vec4<float> times, terms[kTerms], weights[kDepths];
-            if (Work::kTimes) times = plane(kFirstData + Work::times_plane(own_j));
+            Vec4<float> terms[kTerms], weights[kDepths];
 #pragma unroll
-            for (int i = 0; i < kTerms; ++i) terms[i] = plane(kFirstData + Work::term_plane(i, own_j));
+            for (int i = 0; i < kTerms; ++i) terms[i] = plane(kFirstData + 4 * i + own_j);
 #pragma unroll
             for (int k = 0; k < kDepths; ++k) weights[k] = plane(own_z + 8 * k);
 #pragma unroll
             for (int q = 0; q < 4; ++q)
 #pragma unroll
               for (int k = 0; k < kDepths; ++k) {
-                const float weight = Work::kTimes ? weights[k].at[q] * times.at[q] : weights[k].at[q];
+                const float weight = weights[k].at[q];
                 const float of_right = weight * to_right.at[q], of_left = weight - of_right;
 #pragma unroll
                 for (int i = 0; i < kTerms; ++i) {
