@@ -204,6 +204,19 @@ def check_lanes(device: Device, kernel: Kernel) -> None:
     assert np.array_equal(got, np.stack(want, -1).reshape(224, 8))
 
 
+def check_matches(device: Device, kernel: Kernel) -> None:
+    a, b = RNG.integers(0, 100, 224).astype("i4"), RNG.integers(0, 9, 224) << 40
+    (got,) = device.results(kernel, [a, b], [(3, "i4")], n=224)
+    w, long = a.reshape(-1, 32), b.reshape(-1, 32)
+
+    def matched(values: Any) -> Any:
+        same = values[:, :, None] == values[:, None, :]
+        return (same << np.arange(values.shape[1], dtype=np.int64)).sum(-1).astype("u4").view("i4")
+
+    lower = np.concatenate([matched(w[:, :16] & 7), np.zeros((7, 16), "i4")], 1)
+    assert np.array_equal(got, np.stack([matched(w & 3), matched(long), lower], -1).reshape(224, 3))
+
+
 def check_half_warps(device: Device, kernel: Kernel) -> None:
     a = RNG.integers(0, 100, 224).astype("i4")
     (got,) = device.results(kernel, [a], [(1, "i4")], n=224)
@@ -284,6 +297,9 @@ MISTAKES: dict[str, type[KernelError] | None] = {
     "sum_without_atomics": Race,
     "sum_between_blocks": Race,
     "sum_with_atomics": None,
+    "maximum_seen_early": None,
+    "maximum_read_beside": Race,
+    "store_seen_early": Race,
     "neighbours_in_one_block": None,
     "neighbours_without_barrier": Race,
     "divergent_barrier": BarrierError,
@@ -300,10 +316,10 @@ MISTAKES: dict[str, type[KernelError] | None] = {
 def test_mistakes(name: str, nvcc: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MOST_STEPS", 2000)
     kernel, device, expected = kernels(nvcc, "mistakes.cu", 75)[name], Device(), MISTAKES[name]
-    written = name == "sum_with_atomics"
-    out = device.put(np.zeros(128, "f4")) if written else device.memory.allocate(512)
+    written = name.startswith(("sum_with", "maximum_"))
     shared = 4 * 63 if name.startswith("dynamic") else 0
     for options in ({}, {"together": 1, "seed": 1}):
+        out = device.put(np.zeros(128, "f4")) if written else device.memory.allocate(512)
         if expected is None:
             device.run(kernel, [out], 2, 64, **options)
             continue
@@ -342,7 +358,8 @@ def test_what_is_not_known_is_an_error() -> None:
 
 
 def test_traffic(nvcc: str) -> None:
-    """A copy of float4: two loads and two stores of a warp, 16 and 4 sectors. A stride of 32 words: one bank."""
+    """A copy of float4: two loads and two stores of a warp, 16 and 4 sectors. A stride of 32 words: one bank. And the
+    instructions of warps that are partly elsewhere."""
     device = Device()
     kernel, traffic = kernels(nvcc, "features.cu", 75)["vectors"], Traffic()
     outputs = [device.memory.allocate(64 * 16), device.memory.allocate(64 * 4)]
@@ -351,6 +368,22 @@ def test_traffic(nvcc: str) -> None:
     loads, stores = traffic["global", "load"], traffic["global", "store"]
     assert (loads.requests, loads.bytes, loads.units) == (4, 64 * 20, 2 * 16 + 2 * 4)
     assert (stores.requests, stores.bytes, stores.units) == (4, 64 * 20, 2 * 16 + 2 * 4)
+
+    text = """.target sm_75
+.visible .entry k()
+{
+.reg .b32 %r<2>;
+.reg .pred %p<2>;
+mov.u32 %r1, %tid.x;
+setp.lt.u32 %p1, %r1, 40;
+@%p1 bra next;
+add.s32 %r1, %r1, 1;
+next:
+ret;
+}"""
+    traffic = Traffic()  # in each of two blocks both warps run four instructions, and the second one the sum
+    device.run(parse(text)["k"], [], 2, 48, traffic=traffic)
+    assert traffic.instructions == 2 * (4 + 5)
 
     text = """.target sm_75
 .visible .entry k(.param .u32 step)

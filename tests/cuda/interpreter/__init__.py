@@ -5,7 +5,7 @@ translate  a basic block → lines of Python that do each instruction to a vecto
 machine    runs a launch: which threads are where, barriers, shuffles, shared and local memory
 memory     the device's memory, which knows of every byte whether it is allocated and was written
 races      which two accesses of a launch are not ordered by anything
-traffic    what the accesses of a launch cost: bytes, sectors, wavefronts
+traffic    what a launch costs: instructions, bytes, sectors, wavefronts
 exact      products and sums with one rounding, in C
 """
 

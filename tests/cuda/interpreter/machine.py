@@ -131,8 +131,9 @@ class Batch:
         names: dict[str, Any] = dict(_FUNCTIONS)
         names.update({f"round_{mode}": exact.rounding_mode(mode) for mode in ("rn", "rm", "rp", "rz")})
         names.update(fused_f32=exact.fused("f32"), fused_f64=exact.fused("f64"))
-        for method in ("load", "store", "atomic", "meet", "warp_barrier", "shuffle", "vote", "reduce_lanes", "trap"):
+        for method in ("load", "store", "atomic", "meet", "warp_barrier", "shuffle", "vote", "trap"):
             names[method] = getattr(self, method)
+        names.update(match_lanes=self.match_lanes, reduce_lanes=self.reduce_lanes)
         names.update(active_lanes=self.active_lanes, n=n, dynamic_start=self.dynamic_start, variable=self._variables())
         names.update(code.constants)
         addresses = {size: bank.ctypes.data for size, bank in self.banks.items()}
@@ -227,7 +228,7 @@ class Batch:
                 if m is None:
                     continue
             if self.launch.traffic is not None:
-                self.launch.traffic.issued += WARP * self._warps_in(m) * len(block)
+                self.launch.traffic.instructions += len(block) * self._warps_of(m)
             try:
                 function(m)
             except KernelError as error:
@@ -247,9 +248,9 @@ class Batch:
                 go(pending, at + 1, m)
         self._check_shared()
 
-    def _warps_in(self, m: Mask) -> int:
-        """How many warps have a thread in m."""
-        return self.slots * self.warps if m is True else len(np.unique(self.warp[m]))
+    def _warps_of(self, m: Mask) -> int:
+        """How many warps have a thread among these."""
+        return self.slots * self.warps if m is True else int(np.count_nonzero(self._ballot(m)[self.lane == 0]))
 
     def _predicate(self, instruction: Instruction) -> Any:
         value = self.namespace[self._view_of(instruction.predicate or "")]
@@ -525,6 +526,14 @@ class Batch:
 
     def active_lanes(self, m: Mask) -> Any:
         return self._ballot(np.full(self.n, True) if m is True else m)
+
+    def match_lanes(self, value: Any, mask: Any) -> Any:
+        """Of each thread's warp the lanes in its mask that have the thread's own value."""
+        values = np.zeros(self.slots * self.warps * WARP, value.dtype)
+        values[self.padded] = value
+        values = values.reshape(-1, WARP)
+        same = np.packbits(values[:, :, None] == values[:, None, :], axis=-1, bitorder="little").view(np.uint32)
+        return same.reshape(-1)[self.padded] & mask
 
     def reduce_lanes(self, m: Mask, how: str, value: Any, mask: Any) -> Any:
         threads = self._threads(m)

@@ -1,8 +1,9 @@
 """Which accesses of a launch nothing orders.
 
 Two accesses to the same byte, one of them a write and not both atomic, race unless one thread makes both, or threads of
-one block with a barrier between them, or threads of one warp with `__syncwarp` between them. Accesses are noted while
-a launch runs and judged when it (for shared memory: an interval between barriers) is over.
+one block with a barrier between them, or threads of one warp with `__syncwarp` between them. A load of global memory
+that is volatile or relaxed counts as atomic: it may see any of the values, and what it sees is for the kernel to bear.
+Accesses are noted while a launch runs and judged when it (for shared memory: an interval between barriers) is over.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy as np
 from .errors import Race
 from .memory import Memory
 
-LOAD, STORE, ATOMIC = 0, 1, 2
-_KINDS = {"load": LOAD, "store": STORE, "atomic": ATOMIC}
-_WORDS = ("loads", "stores", "atomically changes")
+CHANGES, PLAIN = 1, 2  # bits of a kind of access: it changes memory; it is not atomic
+_KINDS = {"load": PLAIN, "store": CHANGES | PLAIN, "atomic": CHANGES, "atomic load": 0}
+_WORDS = {PLAIN: "loads", CHANGES | PLAIN: "stores", CHANGES: "atomically changes", 0: "atomically loads"}
 
 
 class Log:
@@ -28,7 +29,10 @@ class Log:
     def add_global(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
         if self.enabled:
             who = batch.block[threads], batch.lin[threads], batch.epoch[threads], batch.warp_epoch[threads]
-            self._global.append((_KINDS[what], offset, size, *who, batch.code.sites[site].text))
+            instruction = batch.code.sites[site]
+            if what == "load" and not {"volatile", "relaxed"}.isdisjoint(instruction.opcode):
+                what = "atomic load"
+            self._global.append((_KINDS[what], offset, size, *who, instruction.text))
 
     def add_shared(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
         if self.enabled:
@@ -38,7 +42,7 @@ class Log:
     def check_shared(self) -> None:
         """Judge shared memory. Only between barriers of all blocks, or at their end."""
         entries, self._shared = self._shared, []
-        if any(entry[0] for entry in entries):
+        if any(entry[0] & CHANGES for entry in entries):
             _judge(entries, "shared memory")
 
     def check_global(self, memory: Memory) -> None:
@@ -50,7 +54,7 @@ class Log:
             return np.searchsorted(starts, entry[1], "right") - 1
 
         owners = [allocations(entry) for entry in entries]
-        written = {int(i) for entry, owner in zip(entries, owners) if entry[0] for i in np.unique(owner)}
+        written = {int(i) for entry, owner in zip(entries, owners) if entry[0] & CHANGES for i in np.unique(owner)}
         for allocation in written:
             part = []
             for entry, owner in zip(entries, owners):
@@ -85,7 +89,7 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
         places.append((offset[:, None] // unit + np.arange(-low, size // unit - low)).reshape(-1))
         threads.append(spread(entry, block.astype(np.int64) * 2048 + thread))
         last[places[-1]] = threads[-1]
-        if kind != LOAD:
+        if kind & CHANGES:
             written[places[-1]] = True
     for at, who in zip(places, threads):
         several[at[last[at] != who]] = True
@@ -101,8 +105,11 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
     place, who, block, thread, epoch, warp_epoch, kind, number = (np.concatenate(column) for column in columns)
 
     def fail(group: Any) -> None:
-        write = int(group[np.flatnonzero(kind[group] != LOAD)[0]])
-        other = int(next(i for i in group if who[i] != who[write]))
+        write, other = next(
+            (int(i), int(j))
+            for i in group[(kind[group] & CHANGES) != 0]
+            for j in group[(who[group] != who[i]) & ((kind[group] | kind[i]) & PLAIN != 0)][:1]
+        )
         texts = [entries[int(number[i])][7] for i in (write, other)]
         names = [f"thread {int(thread[i])} of block {int(block[i])}" for i in (write, other)]
         raise Race(
@@ -125,9 +132,7 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
         starts = np.flatnonzero(changes)
         members, kinds = member[order], kind[order]
         differs = np.minimum.reduceat(members, starts) != np.maximum.reduceat(members, starts)
-        writes = np.maximum.reduceat(kinds, starts) != LOAD
-        atomic = np.minimum.reduceat(kinds, starts) == ATOMIC
-        bad = differs & writes & ~atomic
+        bad = differs & (np.bitwise_or.reduceat(kinds, starts) == CHANGES | PLAIN)
         if bad.any():
             which = int(np.flatnonzero(bad)[0])
             fail(order[group == which])

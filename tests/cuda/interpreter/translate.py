@@ -607,6 +607,13 @@ class Translator:
         self.line(f"meet({m}, {mask})")
         self.write(i.operands[0], kind, f"reduce_lanes({m}, '{how}', {value}, {mask})", m)
 
+    def _match(self, i: Instruction, m: str) -> None:
+        if "any" not in i.opcode:
+            raise Unsupported("a mode of match")
+        value, mask = self.read(i.operands[1], self._kind(i)), self.read(i.operands[2], "u32")
+        self.line(f"meet({m}, {mask})")
+        self.write(i.operands[0], "u32", f"match_lanes({value}, {mask})", m)
+
     def _activemask(self, i: Instruction, m: str) -> None:
         self.write(i.operands[0], "u32", f"active_lanes({m})", m)
 

@@ -96,6 +96,14 @@ KERNEL lanes(const int* a, int* out, int n) {
   for (int k = 0; k < 8; ++k) out[i * 8 + k] = results[k];
   (void)n;
 }
+KERNEL matches(const int* a, const int64_t* b, int* out, int n) {
+  INDEX;
+  out[i * 3] = static_cast<int>(__match_any_sync(0xffffffffu, a[i] & 3));
+  out[i * 3 + 1] = static_cast<int>(__match_any_sync(0xffffffffu, b[i]));
+  out[i * 3 + 2] = 0;
+  if (threadIdx.x % 32 < 16) out[i * 3 + 2] = static_cast<int>(__match_any_sync(0x0000ffffu, a[i] & 7));
+  (void)n;
+}
 // The lower half of each warp sums among itself, beside the upper one.
 KERNEL half_warps(const int* a, int* out, int n) {
   INDEX;

@@ -60,6 +60,18 @@ KERNEL sum_between_blocks(float* out) {
   if (threadIdx.x == 0) *out = 1.0f;
 }
 KERNEL sum_with_atomics(float* out) { atomicAdd(out, 1.0f); }
+KERNEL maximum_seen_early(float* out) {
+  unsigned* const most = reinterpret_cast<unsigned*>(out);
+  if (threadIdx.x > *static_cast<volatile unsigned*>(most)) atomicMax(most, threadIdx.x);
+}
+KERNEL maximum_read_beside(float* out) {
+  unsigned* const most = reinterpret_cast<unsigned*>(out);
+  if (threadIdx.x > *most) atomicMax(most, threadIdx.x);
+}
+KERNEL store_seen_early(float* out) {
+  if (threadIdx.x == 5) out[0] = 1.0f;
+  if (threadIdx.x == 6) out[1] = *static_cast<volatile float*>(out);
+}
 KERNEL neighbours_in_one_block(float* out) {
   float* const mine = out + blockIdx.x * 64;
   mine[threadIdx.x] = 1.0f;
