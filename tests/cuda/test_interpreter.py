@@ -243,6 +243,17 @@ def check_histogram(device: Device, kernel: Kernel) -> None:
     assert device.memory.view(total, 4).view("f4")[0] == N / 4
 
 
+def check_turns(device: Device, kernel: Kernel) -> None:
+    """Every thread that adds sees another of the values that there are in turn."""
+    a, start = RNG.integers(0, 1000, N).astype("i4"), np.arange(16, dtype="i4")
+    counts, seen = device.put(start), device.memory.allocate(4 * N)
+    device.run(kernel, [device.put(a), counts, seen, N], together=3, seed=1)
+    after, got = device.memory.view(counts, 64).view("i4"), device.memory.view(seen, 4 * N).view("i4")
+    assert np.array_equal(after, start + 3 * np.bincount(a & 15, minlength=16))
+    for k in range(16):
+        assert np.array_equal(np.sort(got[a & 15 == k]), np.arange(k, after[k], 3))
+
+
 def check_vectors(device: Device, kernel: Kernel) -> None:
     a, b = RNG.standard_normal((N, 4)).astype("f4"), RNG.integers(0, 256, (N, 4)).astype("u1")
     got, swapped = device.results(kernel, [a, b], [(2, "f8"), (4, "u1")])
@@ -357,18 +368,7 @@ def test_what_is_not_known_is_an_error() -> None:
             run(Launch(parse(unknown)["k"], (1, 1, 1), (32, 1, 1), b""), Memory(1 << 16))
 
 
-def test_traffic(nvcc: str) -> None:
-    """A copy of float4: two loads and two stores of a warp, 16 and 4 sectors. A stride of 32 words: one bank. And the
-    instructions of warps that are partly elsewhere."""
-    device = Device()
-    kernel, traffic = kernels(nvcc, "features.cu", 75)["vectors"], Traffic()
-    outputs = [device.memory.allocate(64 * 16), device.memory.allocate(64 * 4)]
-    inputs = [device.put(np.zeros((64, 4), dtype)) for dtype in ("f4", "u1")]
-    device.run(kernel, [*inputs, *outputs, 64], 2, traffic=traffic)
-    loads, stores = traffic["global", "load"], traffic["global", "store"]
-    assert (loads.requests, loads.bytes, loads.units) == (4, 64 * 20, 2 * 16 + 2 * 4)
-    assert (stores.requests, stores.bytes, stores.units) == (4, 64 * 20, 2 * 16 + 2 * 4)
-
+def test_instructions_of_warps_that_are_partly_elsewhere() -> None:
     text = """.target sm_75
 .visible .entry k()
 {
@@ -381,9 +381,21 @@ add.s32 %r1, %r1, 1;
 next:
 ret;
 }"""
-    traffic = Traffic()  # in each of two blocks both warps run four instructions, and the second one the sum
-    device.run(parse(text)["k"], [], 2, 48, traffic=traffic)
-    assert traffic.instructions == 2 * (4 + 5)
+    launch = Device().run(parse(text)["k"], [], 2, 48)
+    # In each of two blocks both warps run four of them, and the second one the sum.
+    assert launch.instructions == 2 * (4 + 5)
+
+
+def test_traffic(nvcc: str) -> None:
+    """A copy of float4: two loads and two stores of a warp, 16 and 4 sectors. A stride of 32 words: one bank."""
+    device = Device()
+    kernel, traffic = kernels(nvcc, "features.cu", 75)["vectors"], Traffic()
+    outputs = [device.memory.allocate(64 * 16), device.memory.allocate(64 * 4)]
+    inputs = [device.put(np.zeros((64, 4), dtype)) for dtype in ("f4", "u1")]
+    device.run(kernel, [*inputs, *outputs, 64], 2, traffic=traffic)
+    loads, stores = traffic["global", "load"], traffic["global", "store"]
+    assert (loads.requests, loads.bytes, loads.units) == (4, 64 * 20, 2 * 16 + 2 * 4)
+    assert (stores.requests, stores.bytes, stores.units) == (4, 64 * 20, 2 * 16 + 2 * 4)
 
     text = """.target sm_75
 .visible .entry k(.param .u32 step)

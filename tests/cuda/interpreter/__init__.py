@@ -2,10 +2,10 @@
 
 parse      text → kernels: registers, variables, basic blocks of instructions
 translate  a basic block → lines of Python that do each instruction to a vector of all threads
-machine    runs a launch: which threads are where, barriers, shuffles, shared and local memory
+machine    runs a launch: which threads are where, barriers, shuffles, shared and local memory; counts instructions
 memory     the device's memory, which knows of every byte whether it is allocated and was written
 races      which two accesses of a launch are not ordered by anything
-traffic    what a launch costs: instructions, bytes, sectors, wavefronts
+traffic    what the accesses of a launch cost: bytes, sectors, wavefronts
 exact      products and sums with one rounding, in C
 """
 

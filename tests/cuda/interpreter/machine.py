@@ -65,6 +65,7 @@ class Launch:
     together: int | None = None  # blocks that run at once; None: as many as memory allows
     stream: int = 0
     name: str = field(default="")
+    instructions: int = 0  # of PTX that were run, each once for each warp that a thread of ran it
 
     @property
     def threads(self) -> int:
@@ -227,8 +228,7 @@ class Batch:
                     held[at] = rest
                 if m is None:
                     continue
-            if self.launch.traffic is not None:
-                self.launch.traffic.instructions += len(block) * self._warps_of(m)
+            self.launch.instructions += len(block) * self._warps_of(m)
             try:
                 function(m)
             except KernelError as error:
@@ -442,6 +442,11 @@ class Batch:
             typed, index = target.view(dtype), at // item
             given = [np.broadcast_to(v, self.n)[some] for v in values]
             order = np.random.default_rng(self.launch.seed).permutation(len(some))
+            if how == "add" and typed.dtype.kind != "f":
+                seen = _add_in_turn(typed, index[order], given[0][order])
+                if out is not None:
+                    out[some[order]] = seen
+                continue
             for i in order:  # one after the other, in any order
                 old = typed[index[i]]
                 typed[index[i]] = _ATOMIC[how](old, *(v[i] for v in given))
@@ -545,6 +550,20 @@ class Batch:
             function = {"add": np.add, "min": np.minimum, "max": np.maximum}.get(how) or getattr(np, f"bitwise_{how}")
             result[members] = function.reduce(value[members], dtype=value.dtype)
         return result
+
+
+def _add_in_turn(memory: Any, index: Any, values: Any) -> Any:
+    """Add integers to elements of memory, one after the other: what was there when the turn of each came."""
+    order = np.argsort(index, kind="stable")
+    at, given = index[order], values[order].astype(memory.dtype)
+    sums = np.cumsum(given, dtype=memory.dtype)
+    first = np.flatnonzero(np.diff(at, prepend=-1))
+    number = np.cumsum(np.diff(at, prepend=-1) != 0) - 1
+    earlier = sums - given
+    seen = np.empty_like(given)
+    seen[order] = memory[at] + earlier - earlier[first][number]
+    np.add.at(memory, at, given)
+    return seen
 
 
 class Private:

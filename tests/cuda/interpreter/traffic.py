@@ -1,4 +1,4 @@
-"""What a launch costs: instructions, and accesses as hardware counts them."""
+"""What accesses cost, as hardware counts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Traffic:
     """Counts by space and kind: `counts["global", "load"]`."""
 
     counts: dict[tuple[str, str], Count] = field(default_factory=dict)
-    instructions: int = 0  # of PTX, each once for each warp that a thread of executes it
     _sectors: dict[str, list[Any]] = field(default_factory=dict)  # by kind: (block, sector) as an integer
 
     def __getitem__(self, key: tuple[str, str]) -> Count:

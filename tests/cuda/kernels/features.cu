@@ -144,6 +144,10 @@ KERNEL histogram(const int* a, int* counts, float* sum, int n) {
   __syncthreads();
   if (threadIdx.x < 16) atomicAdd(&counts[threadIdx.x], local[threadIdx.x]);
 }
+KERNEL turns(const int* a, int* counts, int* seen, int n) {
+  INDEX;
+  if (i < n) seen[i] = atomicAdd(&counts[a[i] & 15], 3);
+}
 KERNEL vectors(const float4* a, const uchar4* b, double2* out, uchar4* swapped, int n) {
   INDEX;
   if (i >= n) return;
