@@ -43,4 +43,9 @@ T* workspace(Launch& to, int64_t count) {
   return static_cast<T*>(to.allocate(to.allocator, static_cast<size_t>(count) * sizeof(T)));
 }
 
+// Zeroes device memory.
+inline void fill_zero(Launch& to, void* data, int64_t bytes) {
+  check(to.operation, cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), static_cast<cudaStream_t>(to.stream)));
+}
+
 }  // namespace bilateral_ops

@@ -2,6 +2,7 @@
 #include "apply_34.cuh"
 #include "band_gradients.cuh"
 #include "kernels.cuh"
+#include "scattered_34.cuh"
 
 namespace bilateral_ops {
 
@@ -44,6 +45,7 @@ void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
       launch_apply_34(to, GivenGuide<float>{a.at.guide}, a.at, a.out, a.grid, a.image)) {
     return;
   }
+  if (is_scattered_34(a.at, a.grid, a.image)) return launch_scattered_apply_34(to, a);
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     launch_sampled_apply<T>(to, GivenGuide<T>{a.at.guide}, a.at, a.out, a.grid, a.image);
@@ -52,6 +54,7 @@ void slice_apply_forward(const SliceApplyArgs& a, Launch& to) {
 
 void slice_apply_backward(const SliceApplyGradArgs& a, Launch& to) {
   if (is_coarse_34(a.at, a.grid, a.image) && !a.d_xy.data) return launch_apply_gradients(to, a);
+  if (is_scattered_34(a.at, a.grid, a.image)) return launch_scattered_backward_34(to, a);
   with_compute_type(a.image.dtype, [&](auto t) {
     using T = decltype(t);
     const ApplyContributions contributions{a.grad, a.image, a.grid.shape[5]};

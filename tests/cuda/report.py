@@ -32,6 +32,15 @@ AT = (128, 512, HEIGHT, WIDTH)
 BANDWIDTH = {"H100": 3.35e12, "RTX 4090": 1.008e12}
 #: Share of the least traffic that may be added to it.
 MOST_OVER = {"forward": 0.10, "backward": 0.25}
+#: Explicit coordinates: instructions a pixel that there may be.
+MOST_INSTRUCTIONS = {
+    ("mesh", "forward"): 320,
+    ("mesh", "backward"): 1400,
+    ("rays", "forward"): 320,
+    ("rays", "backward"): 1700,
+}
+#: Kernels that work on cells, as many times whatever the image.
+OF_CELLS = ("scale_cells", "store_sums")
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,47 @@ def works() -> list[Work]:
     ]
 
 
+@dataclass(frozen=True)
+class Scattered:
+    """slice_apply at coordinates of the pixels' own."""
+
+    places: str  # mesh: those of a window, as an array; rays: anywhere
+    direction: str
+    height: int = WINDOW["H"]
+    width: int = WINDOW["W"]
+
+    def call(self, send: Callable[[Any], Any]) -> None:
+        rng = np.random.default_rng(5)
+        shape = 1, self.height, self.width
+        y, x = (np.arange(n) + 0.5 for n in shape[1:])
+        if self.places == "mesh":  # depths that change slowly, too
+            xy = np.stack(np.meshgrid((x + AT[1]) / WIDTH, (y + AT[0]) / HEIGHT), -1)[None]
+            guide = 0.5 + 0.4 * np.sin(x / 40) + 0.05 * rng.standard_normal(shape)
+        else:
+            xy, guide = rng.random((*shape, 2)), rng.random(shape)
+        given = rng.standard_normal((1, 16, 16, 8, 3, 4)), guide, rng.random((*shape, 3))
+        if self.direction == "backward":
+            given = (*given, rng.standard_normal((*shape, 3)))
+        function = bilateral_ops.slice_apply if self.direction == "forward" else bilateral_ops.slice_apply_vjp
+        function(*(send(a.astype("f4")) for a in given), xy=send(xy.astype("f4")), align_corners=True)
+
+
+def scattered() -> list[Scattered]:
+    return [Scattered(*key) for key in MOST_INSTRUCTIONS]
+
+
+def count_instructions(device: Any, work: Scattered, architecture: int) -> float:
+    """A pixel, of an image of HEIGHT × WIDTH of which a part was run. An instruction of a warp counts for 32."""
+    device.reset(architecture, races=False)
+    work.call(lambda array: standin.laid_out(device, array))
+    total = 0.0
+    for launch in device.launches:
+        of_cells = any(name in launch.kernel.name for name in OF_CELLS)
+        pixels = HEIGHT * WIDTH if of_cells else work.height * work.width
+        total += launch.instructions * 32 / pixels
+    return total
+
+
 @dataclass
 class Counted:
     kernels: list[tuple[str, int, int]]  # name, threads, dynamic shared memory
@@ -103,11 +153,37 @@ def _short(name: str) -> str:
     arguments = rest.removeprefix("I") if rest.startswith("I") else ""
     dtypes = {"d": "double", "f": "float", "L": "", "N": ""}
     policies = ("SliceContributions", "ApplyContributions", "ComputedGuide3", "ComputedGuide", "GivenGuide")
+    policies += ("DensePixels", "StridedPixels")
     detail = next((policy for policy in policies if policy in arguments), "")
     number = arguments.split("E")[0].removeprefix("Li") if arguments.startswith("Li") else ""
     which = arguments.partition("GuideKindE")[2][:1]
     detail += f" {('curves', 'nn', 'luma')[int(which)]}" if which.isdigit() else ""
     return f"`{base}` {' '.join(filter(None, (dtypes.get(arguments[:1], ''), number, detail)))}".strip()
+
+
+def _scattered_lines(device: Any) -> list[str]:
+    lines = [
+        "slice_apply with `xy`, of the same sizes. 3 × 4 matrices computed in float have kernels of their own "
+        "(`scattered_34.cuh`), whatever the dtypes and strides; other matrices, float64, slice and splat take the "
+        "general ones. *Instructions*: of PTX, issued per pixel, all launches together. *Mesh*: coordinates and depths "
+        "of neighbours are near each other; *rays*: both are random. *Threads*: of each launch, for 8192 rays.",
+        "",
+        "The grid's gradient is a sum of integers: each contribution is rounded to 2^−(62 − ⌈log₂ pixels⌉) of the "
+        "largest one to its cell, beside float32's rounding. One that is not finite makes the eight cells that it "
+        "reaches NaN.",
+        "",
+        "| direction | coordinates | instructions a pixel | threads |",
+        "|---|---|---|---|",
+    ]
+    for work in scattered():
+        instructions = count_instructions(device, work, 90)
+        device.reset(90, races=False)
+        Scattered(work.places, work.direction, 1, 8192).call(lambda array: standin.laid_out(device, array))
+        threads = ", ".join(
+            f"{_short(launch.kernel.name)} {launch.blocks * launch.threads}" for launch in device.launches
+        )
+        lines.append(f"| {work.direction} | {work.places} | {instructions:.0f} | {threads} |")
+    return lines
 
 
 def page(device: Any) -> str:
@@ -140,6 +216,7 @@ def page(device: Any) -> str:
             f"| {work.name} | {work.direction} | {work.least} | {c.bytes:.1f} (+{over:.0f} %) "
             f"| {c.wavefronts:.2f} ({c.ideal:.2f}) | {floors} |"
         )
+    lines += ["", "## Explicit coordinates", "", *_scattered_lines(device)]
     lines += [
         "",
         "## Registers, shared memory, occupancy",

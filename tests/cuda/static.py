@@ -88,6 +88,9 @@ class Limit:
 #: Of kernels in float none may spill or have a stack. A limit that is exceeded on purpose is changed here.
 LIMITS = (
     Limit(r"guide_gradientsId", 96, spills=True),
+    Limit(r"scattered_apply_34", 64, (("ld.global", 24),)),
+    Limit(r"scattered_backward_34", 96, (("ld.global", 24), ("ld.shared", 4), ("st.shared", 8))),
+    Limit(r"scattered_backward_few_34", 64, (("ld.global", 6), ("ld.shared", 4), ("st.shared", 2))),
     Limit(r"apply_34", 104, (("ld.global", 3), ("st.global", 3), ("ld.shared", 12))),
     Limit(r"apply_backward_34ILi1E", 128, (("ld.global", 3), ("st.global", 1), ("ld.shared", 4))),
     Limit(r"apply_backward_34", 170, (("ld.global", 3), ("st.global", 1), ("ld.shared", 4))),

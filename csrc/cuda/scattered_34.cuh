@@ -1,0 +1,512 @@
+// slice_apply at coordinates of the pixels' own (xy), for 3 × 4 matrices computed in float: forward, and all gradients.
+//
+// Each thread computes one pixel. It reads the pixel's eight cells 128 bits at a time: from the grid itself, where this
+// is dense float32, else from a copy of it. Of calls with few pixels four threads share one, each with one of the four
+// columns of cells, so that a device is busy with some thousand rays; a pixel's own gradients have the same bits.
+//
+// What pixels contribute to d_grid is added in sums of integers (cell_sums.cuh). First a warp brings its pixels of the
+// same cell side by side in shared memory; then each thread, of one of the eight corners and of one column j of the
+// matrices, sums neighbours of the same cell in float, in a fixed order, and adds these sums by atomics.
+//
+// Pixels are numbers of 32 bits, and no launch has more thread blocks than there may be: each kernel runs once for all.
+#pragma once
+
+#include <initializer_list>
+
+#include "cell_sums.cuh"
+#include "matrix34.cuh"
+#include "positions.cuh"
+
+namespace bilateral_ops {
+
+constexpr int kCellBytes = kMatrixSize * 4;  // of a cell in float
+constexpr int kSumBytes = kMatrixSize * 8;   // of a cell's sums
+constexpr int kFewPixels = 1 << 15;          // below this, four threads share a pixel
+constexpr int kScatteredWarps = 4;           // of a thread block, at most
+constexpr int kScatteredThreads = 32 * kScatteredWarps;
+constexpr int kMeasuringThreads = 256;
+// What a pixel leaves in shared memory, in vectors: per column j of the matrices grad_i·in_j for the three i, and the
+// pixel's cell; then, per column of cells, the weights of its lower and its upper cell, each with the place of its
+// sums.
+constexpr int kLeftVectors = 9;  // 8, and one that puts neighbours into other banks
+
+// --- Pixels by number, in raster order, of all images
+
+// In arrays that are dense float32
+struct DensePixels {
+  using At = uint32_t;
+  __device__ At at(uint32_t p, uint32_t) const { return p; }
+  template <int kChannels>
+  __device__ void load(const Tensor& t, At p, float (&v)[kChannels]) const {
+    struct alignas(kChannels == 2 ? 8 : 4) Pixel {
+      float at[kChannels];
+    };
+    const Pixel pixel = reinterpret_cast<const Pixel*>(t.data)[p];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) v[c] = pixel.at[c];
+  }
+  __device__ void store(const Tensor& t, At p, int channels, int c, float v) const {
+    reinterpret_cast<float*>(t.data)[static_cast<uint64_t>(p) * static_cast<uint32_t>(channels) + c] = v;
+  }
+};
+// In arrays of any dtype and strides
+struct StridedPixels {
+  uint32_t per_image, W;
+  struct At {
+    uint32_t n, y, x;
+  };
+  __device__ At at(uint32_t p, uint32_t n) const {
+    const uint32_t rest = p - n * per_image, y = rest / W;
+    return {n, y, rest - y * W};
+  }
+  template <int kChannels>
+  __device__ void load(const Tensor& t, const At& at, float (&v)[kChannels]) const {
+    const char* const from = address_of(t, at.n, at.y, at.x);
+    const int64_t stride = kChannels > 1 ? t.strides[3] : 0;
+    with_storage(t.dtype, float(), [&](auto storage) {
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) v[c] = storage.load_one(from + c * stride);
+    });
+  }
+  __device__ void store(const Tensor& t, const At& at, int channels, int c, float v) const {
+    store_one(t.dtype, address_of(t, at.n, at.y, at.x) + (channels > 1 ? c * t.strides[3] : 0), v);
+  }
+};
+
+// --- The call
+
+struct Scattered34 {
+  const char* grid;   // [image][cell][12] floats, the cells at multiples of 16
+  int64_t grid_step;  // bytes from image to image
+  uint32_t pixels, per_image;
+  int32_t Gw, Gd;                               // cells on two axes of a grid
+  int32_t last_y, last_x, last_z;               // the last cell on each axis
+  int32_t row_bytes, column_bytes, cell_bytes;  // from one to the next in y, x and z
+  int32_t row, cells;                           // cells of a grid row, of a grid
+};
+
+// The cells around a pixel
+struct PixelCells {
+  int32_t lowest;            // the cell below on all axes, in the image's grid
+  int32_t up, right, above;  // how many cells further the next one is in y, x and z; 0 at the grid's end
+  // The lower cell of column c: bit 0 is the right side, bit 1 the upper one.
+  __device__ int32_t column(int c) const { return lowest + (c & 1 ? right : 0) + (c & 2 ? up : 0); }
+};
+BO_DEVICE PixelPosition<float> locate(const Lattice<float>& g, const float (&xy)[2], float depth) {
+  return {locate(xy[1], g.v), locate(xy[0], g.u), locate(depth, g.z)};
+}
+BO_DEVICE PixelCells cells_of(const Scattered34& s, const PixelPosition<float>& at) {
+  return {(at.y.k * s.Gw + at.x.k) * s.Gd + at.z.k, at.y.k < s.last_y ? s.row : 0, at.x.k < s.last_x ? s.Gd : 0,
+          at.z.k < s.last_z};
+}
+BO_DEVICE uint32_t image_of(const Scattered34& s, uint32_t p) { return s.pixels == s.per_image ? 0 : p / s.per_image; }
+
+BO_DEVICE const char* cell_at(const Scattered34& s, uint32_t n, int32_t cell) {
+  return s.grid + n * s.grid_step + int64_t(kCellBytes) * cell;
+}
+
+// --- Forward
+
+template <class Pixels>
+__global__ void __launch_bounds__(kScatteredThreads)
+    scattered_apply_34(SliceApplyArgs a, Lattice<float> g, Scattered34 s, Pixels pixels) {
+  const uint32_t p = blockIdx.x * kScatteredThreads + threadIdx.x;
+  if (p >= s.pixels) return;
+  const uint32_t n = image_of(s, p);
+  const auto pixel = pixels.at(p, n);
+  float xy[2], depth[1], in[3];
+  pixels.load(a.at.xy, pixel, xy);
+  pixels.load(a.at.guide, pixel, depth);
+  pixels.load(a.image, pixel, in);
+  const PixelPosition<float> at = locate(g, xy, depth[0]);
+  const PixelCells cells = cells_of(s, at);
+  const int32_t up = at.y.k < s.last_y ? s.row_bytes : 0, right = at.x.k < s.last_x ? s.column_bytes : 0,
+                above = at.z.k < s.last_z ? s.cell_bytes : 0;
+  const char* const lowest = cell_at(s, n, cells.lowest);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    Vec4<float> v[4];  // interpolated in y, [x][z]
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const char* const from = lowest + (k & 2 ? right : 0) + (k & 1 ? above : 0) + 16 * i;
+      v[k] = lerp(Storage<F32>::load(from), Storage<F32>::load(from + up), at.y.t);
+    }
+    const Vec4<float> m = lerp(lerp(v[0], v[2], at.x.t), lerp(v[1], v[3], at.x.t), at.z.t);
+    float sum = m.at[3];
+#pragma unroll
+    for (int j = 0; j < 3; ++j) sum = mul_add(m.at[j], in[j], sum);
+    pixels.store(a.out, pixel, 3, i, sum);
+  }
+}
+
+// --- Backward
+
+// Notes how much each pixel contributes to a cell at most. One thread per pixel.
+template <class Pixels>
+__global__ void __launch_bounds__(kMeasuringThreads)
+    measure_contributions_34(SliceApplyGradArgs a, Lattice<float> g, Scattered34 s, Pixels pixels, CellSums to) {
+  const uint32_t p = blockIdx.x * kMeasuringThreads + threadIdx.x;
+  if (p >= s.pixels) return;
+  const uint32_t n = image_of(s, p);
+  const auto pixel = pixels.at(p, n);
+  float xy[2], depth[1], in[3], grad[3];
+  pixels.load(a.at.xy, pixel, xy);
+  pixels.load(a.at.guide, pixel, depth);
+  pixels.load(a.image, pixel, in);
+  pixels.load(a.grad, pixel, grad);
+  const PixelPosition<float> at = locate(g, xy, depth[0]);
+  uint32_t of_in = magnitude_bits(1.0f), of_grad = 0;
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    of_in = max_of(of_in, magnitude_bits(in[c]));
+    of_grad = max_of(of_grad, magnitude_bits(grad[c]));
+  }
+  const float t = at.y.t + at.x.t + at.z.t;  // NaN where the pixel is nowhere
+  const uint32_t bits = magnitude_bits(t == t ? bits_float(of_in) * bits_float(of_grad) : t);
+  note_largest(to.largest + n * s.cells + cells_of(s, at).lowest, bits);
+}
+
+// One column of cells: grad·A at the pixel's depth z, where A is the column's matrix there, and grad·∂A/∂z·in
+struct ColumnGradients {
+  float d_in[3], slope;
+  float product;  // grad·A·in
+};
+BO_DEVICE ColumnGradients column_gradients(const char* lower, int32_t above, const float (&in)[3],
+                                           const float (&grad)[3], float tz) {
+  float value[4], step[4];  // of the lower cell; from it to the upper one, whose difference is exact if they are close
+#pragma unroll
+  for (int i = 0; i < 3; ++i) {
+    const Vec4<float> l = Storage<F32>::load(lower + 16 * i), u = Storage<F32>::load(lower + above + 16 * i);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float d = u.at[j] - l.at[j];
+      value[j] = i == 0 ? grad[i] * l.at[j] : mul_add(grad[i], l.at[j], value[j]);
+      step[j] = i == 0 ? grad[i] * d : mul_add(grad[i], d, step[j]);
+    }
+  }
+  ColumnGradients of;
+  of.slope = step[3];
+  of.product = mul_add(tz, step[3], value[3]);
+#pragma unroll
+  for (int j = 0; j < 3; ++j) {
+    of.d_in[j] = mul_add(tz, step[j], value[j]);
+    of.slope = mul_add(step[j], in[j], of.slope);
+    of.product = mul_add(of.d_in[j], in[j], of.product);
+  }
+  return of;
+}
+
+// What a pixel leaves for column j of the matrices, and for a column of cells
+BO_DEVICE Vec4<float> left_for_j(const float (&grad)[3], float in, int32_t cell) {
+  return {{grad[0] * in, grad[1] * in, grad[2] * in, bits_float(static_cast<uint32_t>(cell))}};
+}
+BO_DEVICE Vec4<float> left_for_column(float weight, float tz, int32_t lower_power, int32_t upper_power,
+                                      uint32_t lower_place, uint32_t upper_place) {
+  return {{weight * (1.0f - tz) * two_to(lower_power), bits_float(lower_place), weight * tz * two_to(upper_power),
+           bits_float(upper_place)}};
+}
+
+BO_DEVICE void add_sum(unsigned long long* to, float v) {
+  atomicAdd(to, static_cast<unsigned long long>(__float2ll_rn(v)));
+}
+// Adds what the warp's `count` pixels left, of at most kPixels. A thread has a corner and a column j of the matrices.
+template <int kPixels>
+BO_DEVICE void add_contributions(const Vec4<float>* left, int count, int lane, unsigned long long* sums) {
+  const auto cell_of = [&](int p) { return float_bits(left[min_of(p, kPixels - 1) * kLeftVectors].at[3]); };
+  // Where the next pixel is of another cell
+  unsigned ends = __ballot_sync(0xffffffffu, lane < count && (lane + 1 == count || cell_of(lane) != cell_of(lane + 1)));
+  const int j = lane % 4, corner = lane / 4;
+  const Vec4<float>* products = left + j;
+  const float2* weights = reinterpret_cast<const float2*>(left + 4) + corner;
+  char* const to = reinterpret_cast<char*>(sums + j);
+  float sum[3] = {0.0f, 0.0f, 0.0f};
+  for (int p = 0; p < count; p += 4, ends >>= 4, products += 4 * kLeftVectors, weights += 8 * kLeftVectors) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const Vec4<float> d = products[k * kLeftVectors];
+      const float2 weight = weights[k * 2 * kLeftVectors];
+#pragma unroll
+      for (int i = 0; i < 3; ++i) sum[i] = mul_add(weight.x, d.at[i], sum[i]);
+      if (ends >> k & 1) {
+        unsigned long long* const place = reinterpret_cast<unsigned long long*>(to + float_bits(weight.y));
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+          add_sum(place + 4 * i, sum[i]);
+          sum[i] = 0.0f;
+        }
+      }
+    }
+  }
+}
+
+// All gradients, of one pixel per thread
+template <class Pixels>
+__global__ void __launch_bounds__(kScatteredThreads, 5)
+    scattered_backward_34(SliceApplyGradArgs a, Lattice<float> g, Scattered34 s, Pixels pixels, CellSums to) {
+  BO_DYNAMIC_SHARED(memory);
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const uint32_t first = (blockIdx.x * (blockDim.x / 32) + static_cast<uint32_t>(warp)) * 32;
+  if (first >= s.pixels) return;
+  const int count = static_cast<int>(min_of(32u, s.pixels - first));
+  Vec4<float>* const left = reinterpret_cast<Vec4<float>*>(memory) + warp * 32 * kLeftVectors;
+
+  int32_t cell = -1, up = 0, right = 0, above = 0;
+  float in[3] = {}, grad[3] = {}, weight[4] = {}, tz = 0.0f;
+  int32_t power[8] = {};
+  if (lane < count) {
+    const uint32_t p = first + static_cast<uint32_t>(lane), n = image_of(s, p);
+    const auto pixel = pixels.at(p, n);
+    float xy[2], depth[1];
+    pixels.load(a.at.xy, pixel, xy);
+    pixels.load(a.at.guide, pixel, depth);
+    pixels.load(a.image, pixel, in);
+    pixels.load(a.grad, pixel, grad);
+    const PixelPosition<float> at = locate(g, xy, depth[0]);
+    const PixelCells cells = cells_of(s, at);
+    if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
+      ColumnGradients of[4];
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        of[c] = column_gradients(cell_at(s, n, cells.column(c)), kCellBytes * cells.above, in, grad, at.z.t);
+      const auto between = [&](float v0, float v1, float v2, float v3) {
+        return lerp(lerp(v0, v1, at.x.t), lerp(v2, v3, at.x.t), at.y.t);
+      };
+      if (a.d_image.data)
+#pragma unroll
+        for (int j = 0; j < 3; ++j)
+          pixels.store(a.d_image, pixel, 3, j, between(of[0].d_in[j], of[1].d_in[j], of[2].d_in[j], of[3].d_in[j]));
+      if (a.d_guide.data)
+        pixels.store(a.d_guide, pixel, 1, 0, between(of[0].slope, of[1].slope, of[2].slope, of[3].slope) * at.z.slope);
+      if (a.d_xy.data) {
+        const float across = lerp(of[1].product - of[0].product, of[3].product - of[2].product, at.y.t);
+        const float down = lerp(of[2].product, of[3].product, at.x.t) - lerp(of[0].product, of[1].product, at.x.t);
+        pixels.store(a.d_xy, pixel, 2, 0, across * at.x.slope);
+        pixels.store(a.d_xy, pixel, 2, 1, down * at.y.slope);
+      }
+    }
+    if (a.d_grid.data) {
+      cell = static_cast<int32_t>(n) * s.cells + cells.lowest;
+      up = cells.up;
+      right = cells.right;
+      above = cells.above;
+      tz = at.z.t;
+      int32_t most = kNotFinite;
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        power[c] = to.power[cell + (c & 4 ? up : 0) + (c & 2 ? right : 0) + (c & 1 ? above : 0)];
+        most = max_of(most, power[c]);
+      }
+      const int32_t by = raised(most);
+#pragma unroll
+      for (int i = 0; i < 3; ++i) grad[i] *= two_to(by);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) power[c] -= by;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) weight[c] = (c & 2 ? at.y.t : 1.0f - at.y.t) * (c & 1 ? at.x.t : 1.0f - at.x.t);
+    }
+  }
+  if (!a.d_grid.data) return;
+
+  // Pixels of the same cell get neighbouring slots, in the order of lanes; cells come in the order of their first ones.
+  const unsigned same = __match_any_sync(0xffffffffu, cell);
+  const int leader = __ffs(static_cast<int>(same)) - 1;
+  const int own = lane == leader ? __popc(same) : 0;
+  int until = own;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int before = __shfl_up_sync(0xffffffffu, until, step);
+    if (lane >= step) until += before;
+  }
+  const int slot = __shfl_sync(0xffffffffu, until - own, leader) + __popc(same & ((1u << lane) - 1));
+
+  Vec4<float>* const mine = left + slot * kLeftVectors;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) mine[j] = left_for_j(grad, j < 3 ? in[j < 3 ? j : 0] : 1.0f, cell);
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    const int32_t column = cell + (c & 1 ? right : 0) + (c & 2 ? up : 0);
+    mine[4 + c] = left_for_column(weight[c], tz, power[2 * c], power[2 * c + 1],
+                                  static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column),
+                                  static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column + above));
+  }
+  __syncwarp();
+  add_contributions<32>(left, count, lane, to.sums);
+}
+
+// The same with four threads per pixel, one for each column of cells
+template <class Pixels>
+__global__ void __launch_bounds__(32, 24)
+    scattered_backward_few_34(SliceApplyGradArgs a, Lattice<float> g, Scattered34 s, Pixels pixels, CellSums to) {
+  constexpr int kPixels = 8;
+  __shared__ Vec4<float> left[kPixels * kLeftVectors];
+  const int lane = static_cast<int>(threadIdx.x), slot = lane / 4, c = lane % 4;
+  const uint32_t first = blockIdx.x * kPixels;
+  const int count = static_cast<int>(min_of(static_cast<uint32_t>(kPixels), s.pixels - first));
+  // Threads without a pixel compute the last one, and neither store nor add anything.
+  const uint32_t p = first + static_cast<uint32_t>(min_of(slot, count - 1)), n = image_of(s, p);
+  const auto pixel = pixels.at(p, n);
+  float xy[2], depth[1], in[3], grad[3];
+  pixels.load(a.at.xy, pixel, xy);
+  pixels.load(a.at.guide, pixel, depth);
+  pixels.load(a.image, pixel, in);
+  pixels.load(a.grad, pixel, grad);
+  const PixelPosition<float> at = locate(g, xy, depth[0]);
+  const PixelCells cells = cells_of(s, at);
+  if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
+    ColumnGradients of = column_gradients(cell_at(s, n, cells.column(c)), kCellBytes * cells.above, in, grad, at.z.t);
+    // The values of two columns that are neighbours in x (bit 1) or in y (bit 2), by their own threads and each other's
+    float low, high;
+    const auto meet = [&](float v, int bit) {
+      const float other = __shfl_xor_sync(0xffffffffu, v, bit);
+      low = c & bit ? other : v;
+      high = c & bit ? v : other;
+    };
+    float across = 0.0f, down = 0.0f;
+#pragma unroll
+    for (int bit = 1; bit < 4; bit *= 2) {
+      const float t = bit == 1 ? at.x.t : at.y.t;
+#pragma unroll
+      for (int j = 0; j < 3; ++j) {
+        meet(of.d_in[j], bit);
+        of.d_in[j] = lerp(low, high, t);
+      }
+      meet(of.slope, bit);
+      of.slope = lerp(low, high, t);
+      if (bit == 2) {
+        meet(across, bit);
+        across = lerp(low, high, t);
+      }
+      meet(of.product, bit);
+      (bit == 1 ? across : down) = high - low;
+      of.product = lerp(low, high, t);
+    }
+    __syncwarp();  // all have loaded the image, which d_image may be written over
+    if (slot < count) {
+      if (c < 3 && a.d_image.data)
+        pixels.store(a.d_image, pixel, 3, c, c == 0 ? of.d_in[0] : c == 1 ? of.d_in[1] : of.d_in[2]);
+      if (c == 3 && a.d_guide.data) pixels.store(a.d_guide, pixel, 1, 0, of.slope * at.z.slope);
+      if (c < 2 && a.d_xy.data) pixels.store(a.d_xy, pixel, 2, c, c == 0 ? across * at.x.slope : down * at.y.slope);
+    }
+  }
+  if (!a.d_grid.data) return;
+
+  const int32_t cell = static_cast<int32_t>(n) * s.cells + cells.lowest;
+  const int32_t column = static_cast<int32_t>(n) * s.cells + cells.column(c);
+  const int32_t lower = to.power[column], upper = to.power[column + cells.above];
+  int32_t most = max_of(lower, upper);
+  most = max_of(most, __shfl_xor_sync(0xffffffffu, most, 1));
+  most = max_of(most, __shfl_xor_sync(0xffffffffu, most, 2));
+  const int32_t by = raised(most);
+#pragma unroll
+  for (int i = 0; i < 3; ++i) grad[i] *= two_to(by);
+  left[slot * kLeftVectors + c] = left_for_j(grad, c == 0 ? in[0] : c == 1 ? in[1] : c == 2 ? in[2] : 1.0f, cell);
+  const float weight = (c & 2 ? at.y.t : 1.0f - at.y.t) * (c & 1 ? at.x.t : 1.0f - at.x.t);
+  left[slot * kLeftVectors + 4 + c] = left_for_column(
+      weight, at.z.t, lower - by, upper - by, static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column),
+      static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column + cells.above));
+  __syncwarp();
+  add_contributions<kPixels>(left, count, lane, to.sums);
+}
+
+// --- On the host
+
+// Copies a grid to dense float32. One thread per element.
+static __global__ void __launch_bounds__(256) copy_cells_34(Tensor grid, float* to) {
+  const uint32_t e = blockIdx.x * 256u + threadIdx.x, cell = e / kMatrixSize, c = e - cell * kMatrixSize;
+  const uint32_t Gd = static_cast<uint32_t>(grid.shape[3]), Gw = static_cast<uint32_t>(grid.shape[2]),
+                 Gh = static_cast<uint32_t>(grid.shape[1]);
+  const uint32_t column = cell / Gd, row = column / Gw, n = row / Gh;
+  if (n >= grid.shape[0]) return;
+  to[e] = load_one<float>(grid.dtype, address_of(grid, n, row - n * Gh, column - row * Gw) +
+                                          (cell - column * Gd) * grid.strides[3] + c / 4 * grid.strides[4] +
+                                          c % 4 * grid.strides[5]);
+}
+
+// Whether these kernels take a call: coordinates of the pixels' own, 3 × 4 matrices computed in float, and places that
+// are numbers of 32 bits.
+inline bool is_scattered_34(const Sampling& at, const Tensor& grid, const Tensor& image) {
+  if (!at.xy.data || image.dtype == DType::f64 || image.shape[3] != 3 || grid.shape[4] != 3 || grid.shape[5] != 4)
+    return false;
+  const double cells = static_cast<double>(grid.shape[0]) * static_cast<double>(grid.shape[1]) *
+                       static_cast<double>(grid.shape[2]) * static_cast<double>(grid.shape[3]);
+  const double pixels =
+      static_cast<double>(image.shape[0]) * static_cast<double>(image.shape[1]) * static_cast<double>(image.shape[2]);
+  return cells * kSumBytes < 4294967296.0 && pixels < 2147483648.0;
+}
+
+inline Scattered34 make_scattered_34(Launch& to, const Tensor& grid, const Tensor& image) {
+  Scattered34 s;
+  s.Gw = static_cast<int32_t>(grid.shape[2]);
+  s.Gd = static_cast<int32_t>(grid.shape[3]);
+  s.last_y = static_cast<int32_t>(grid.shape[1]) - 1;
+  s.last_x = s.Gw - 1;
+  s.last_z = s.Gd - 1;
+  s.row = s.Gw * s.Gd;
+  s.cells = (s.last_y + 1) * s.row;
+  s.row_bytes = kCellBytes * s.row;
+  s.column_bytes = kCellBytes * s.Gd;
+  s.cell_bytes = kCellBytes;
+  s.per_image = static_cast<uint32_t>(image.shape[1] * image.shape[2]);
+  s.pixels = static_cast<uint32_t>(image.shape[0]) * s.per_image;
+  s.grid = grid.data;
+  s.grid_step = grid.strides[0];
+  const bool adjacent = grid.shape[0] == 1 || grid.strides[0] % 16 == 0;
+  if (s.pixels > 0 && !(adjacent && is_dense(grid, 16, 1))) {
+    Tensor images = grid;
+    if (grid.strides[0] == 0) images.shape[0] = 1;
+    const int64_t elements = images.shape[0] * s.cells * kMatrixSize;
+    float* const copy = workspace<float>(to, elements);
+    launch(to, copy_cells_34, ceil_div(elements, 256), 256, 0, images, copy);
+    s.grid = reinterpret_cast<const char*>(copy);
+    s.grid_step = images.shape[0] == 1 ? 0 : int64_t(kCellBytes) * s.cells;
+  }
+  return s;
+}
+
+// Calls f with DensePixels if all these tensors are so, else with StridedPixels.
+template <class F>
+void with_pixels(std::initializer_list<const Tensor*> tensors, F&& f) {
+  for (const Tensor* t : tensors)
+    if (t->data && !is_dense(*t, 8)) {
+      const Tensor& any = **tensors.begin();
+      return f(StridedPixels{static_cast<uint32_t>(any.shape[1] * any.shape[2]), static_cast<uint32_t>(any.shape[2])});
+    }
+  f(DensePixels());
+}
+
+inline void launch_scattered_apply_34(Launch& to, const SliceApplyArgs& a) {
+  const Scattered34 s = make_scattered_34(to, a.grid, a.image);
+  const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.out);
+  with_pixels({&a.out, &a.image, &a.at.guide, &a.at.xy}, [&](auto pixels) {
+    launch(to, scattered_apply_34<decltype(pixels)>, ceil_div(s.pixels, kScatteredThreads), kScatteredThreads, 0, a, g,
+           s, pixels);
+  });
+}
+
+inline void launch_scattered_backward_34(Launch& to, const SliceApplyGradArgs& a) {
+  const Scattered34 s = make_scattered_34(to, a.grid, a.image);
+  const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.grad);
+  const int64_t cells = g.N * s.cells;
+  CellSums sums = {};
+  if (a.d_grid.data) sums = make_cell_sums(to, g.N, s.cells, kMatrixSize, s.per_image);
+  with_pixels({&a.grad, &a.image, &a.at.guide, &a.at.xy, &a.d_guide, &a.d_image, &a.d_xy}, [&](auto pixels) {
+    using Pixels = decltype(pixels);
+    if (a.d_grid.data) {
+      launch(to, measure_contributions_34<Pixels>, ceil_div(s.pixels, kMeasuringThreads), kMeasuringThreads, 0, a, g, s,
+             pixels, sums);
+      launch(to, scale_cells, ceil_div(cells, 128), 128, 0, sums, static_cast<int32_t>(g.Gh), s.Gw, s.Gd,
+             static_cast<int32_t>(g.N));
+    }
+    if (s.pixels < kFewPixels) {
+      launch(to, scattered_backward_few_34<Pixels>, ceil_div(s.pixels, 8), 32, 0, a, g, s, pixels, sums);
+    } else {
+      // Small thread blocks are spread more evenly over a device; large ones, where it is full, take less to start.
+      const int warps = s.pixels < (1u << 17) ? 1 : kScatteredWarps;
+      launch(to, scattered_backward_34<Pixels>, ceil_div(s.pixels, 32 * warps), 32 * warps,
+             warps * 32 * kLeftVectors * sizeof(Vec4<float>), a, g, s, pixels, sums);
+    }
+  });
+  if (a.d_grid.data) launch_store_sums(to, a.d_grid, sums);
+}
+
+}  // namespace bilateral_ops
