@@ -576,6 +576,33 @@ def test_rays_of_many_grids_are_one_call(lib: ModuleType, monkeypatch: pytest.Mo
     assert_same_with_gradients(got, want, {"grids": grids.grids, "rgb": rgb, "xy": xy})
 
 
+@pytest.mark.parametrize("used", ["all", "some", "one", "the last"])
+def test_rays_whose_grids_nobody_can_look_at(used: str, lib: ModuleType) -> None:
+    """As of a device, which would have to be waited for: shapes depend on shapes alone, and results are the same."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    grids = grids_of(lib, 7, grid_X=3, grid_Y=3, grid_W=2)
+    number = torch.arange(50)
+    index = {"all": number * 3 % 7, "some": number % 2 * 3 + 1, "one": number * 0, "the last": number % 2 - 1}[used]
+    rgb, xy = colors_and_places((50,))
+    leaves = {"grids": grids.grids, "rgb": rgb, "xy": xy}
+
+    def colors(module: Any, rgb: Any, xy: Any, index: Any) -> Any:
+        return lib.slice(module, xy, rgb, index, compute_coords_grad=True)["rgb"]
+
+    want = colors(grids, rgb, xy, index)
+    got = torch.compile(colors, backend="aot_eager", fullgraph=True)(grids, rgb, xy, index)
+    assert torch.equal(got, want)
+    assert_same_with_gradients(got, want, leaves)
+    with FakeTensorMode() as mode:  # has no numbers
+        *given, places = map(mode.from_tensor, (*leaves.values(), index))
+        out = colors(SimpleNamespace(grids=given[0]), *given[1:], places)
+        assert out.shape == want.shape
+        for gradient, leaf in zip(torch.autograd.grad(out.sum(), given), given):
+            assert gradient.shape == leaf.shape
+
+
 @pytest.mark.parametrize("what", ["rgb", "rgb_affine_mats"])
 @pytest.mark.parametrize("where", ["a colour", "infinities", "a place"])
 @pytest.mark.parametrize("axes", LEADS)

@@ -425,23 +425,35 @@ def _rays(op: str, grids: torch.Tensor, xy: Any, rgb: torch.Tensor, index: torch
 
     They are sorted by grid and cut into rows as long as a grid has rays on average: at most two rows a grid, and two
     pixels a ray, but for rounding. What a row has left over repeats its grid's last ray and is not looked at.
+
+    Where nobody can look at the index, or would have to wait for a device, all grids count as used, and there are as
+    many rows as may be needed; the last ones may repeat the last ray of all.
     """
     count, device = len(rgb), rgb.device
-    used, grid_of, rays = torch.unique(index, return_inverse=True, return_counts=True)
-    order = torch.argsort(grid_of, stable=True)
-    width = max(1, -(-count // max(1, len(used))))
-    rows = (rays + width - 1) // width
-    first_ray, first_row = rays.cumsum(0) - rays, rows.cumsum(0) - rows
+    seen = (plain and rgb.is_cpu) or not count
+    if seen:
+        used, grid_of = torch.unique(index, return_inverse=True)
+    else:
+        used, grid_of = torch.arange(len(grids), device=device), index + (index < 0) * len(grids)
+    grid_of_ray, order = grid_of.sort(stable=True)
+    numbers = torch.arange(len(used), device=device)
+    first_ray, end_ray = (torch.searchsorted(grid_of_ray, numbers, right=right) for right in (False, True))
+    most = min(count, len(used))  # grids that have rays
+    width = max(1, -(-count // max(1, most)))
+    rows = (end_ray - first_ray + width - 1) // width
+    end_row = rows.cumsum(0)
+    first_row = end_row - rows
 
-    grid_of_row = torch.arange(len(used), device=device).repeat_interleave(rows)
-    row = torch.arange(len(grid_of_row), device=device) - first_row[grid_of_row]
-    last = first_ray + rays - 1
-    wanted = (first_ray[grid_of_row] + row * width)[:, None] + torch.arange(width, device=device)
-    source = order[torch.minimum(wanted, last[grid_of_row, None])]
+    row = torch.arange(int(rows.sum()) if seen else count // width + most, device=device)
+    grid_of_row = torch.searchsorted(end_row, row, right=True)
+    if not seen:
+        grid_of_row = torch.minimum(grid_of_row, grid_of_ray[-1])
+    wanted = first_ray[grid_of_row] + (row - first_row[grid_of_row]) * width
+    source = order[torch.minimum(wanted[:, None] + torch.arange(width, device=device), end_ray[grid_of_row, None] - 1)]
 
-    grid_of_ray = grid_of[order]
     place = torch.empty_like(order)
-    place[order] = first_row[grid_of_ray] * width + torch.arange(count, device=device) - first_ray[grid_of_ray]
+    begins = (first_row * width - first_ray).index_select(0, grid_of_ray)  # refuses a grid that is not there
+    place[order] = begins + torch.arange(count, device=device)
     return _Lookup(
         _matrices(op, grids, used[grid_of_row], plain),
         xy[source][:, None],
@@ -462,7 +474,7 @@ def _patch_coordinates(
             f"got shape {tuple(offsets.shape)}."
         )
     kind = torch.promote_types(rgb.dtype, grids.dtype)
-    offsets = offsets.to(rgb.device).reshape(*lead, 1, 1, 2)
+    offsets = _sent(offsets, rgb.device).reshape(*lead, 1, 1, 2)
     x = offsets[..., 0] + torch.arange(w, device=rgb.device)
     y = offsets[..., 1] + torch.arange(h, device=rgb.device)[:, None]
     places = torch.broadcast_tensors(x.to(kind) / max(1, width - 1), y.to(kind) / max(1, height - 1))
@@ -473,7 +485,7 @@ def _indices(op: str, index: Any, count: int, grids: torch.Tensor) -> tuple[bool
     """Whether one grid serves all, and the grids' numbers (1,), or (count,)."""
     if not isinstance(index, torch.Tensor):
         index = torch.tensor(index)
-    index = index.to(grids.device)
+    index = _sent(index, grids.device)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"{op}: grid_idx must be integers, got {index.dtype}.")
     if index.numel() == 1:
@@ -489,6 +501,11 @@ def _indices(op: str, index: Any, count: int, grids: torch.Tensor) -> tuple[bool
     while index.ndim > 1:
         index = index[:, 0]
     return False, index.long()
+
+
+def _sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device. From the host without waiting for the device, and of a copy that nobody can write to meanwhile."""
+    return x.clone().to(device, non_blocking=True) if x.is_cpu and x.device != device else x.to(device)
 
 
 def _matrices(op: str, grids: torch.Tensor, index: torch.Tensor, plain: bool) -> torch.Tensor:
