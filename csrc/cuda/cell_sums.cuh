@@ -11,7 +11,7 @@
 // cells that it reaches NaN, and changes no other.
 #pragma once
 
-#include "geometry.cuh"
+#include "positions.cuh"
 
 namespace bilateral_ops {
 
@@ -54,11 +54,13 @@ inline bool is_dense(const Tensor& t, size_t alignment, int axis = 0) {
 BO_DEVICE float two_to(int n) { return bits_float(static_cast<uint32_t>(max_of(n + 127, 0)) << 23); }
 BO_DEVICE uint32_t magnitude_bits(float v) { return float_bits(v) & 0x7fffffffu; }
 
-// Notes for a cell that a pixel above it contributes at most `bits`, as magnitude_bits. Only the exponent counts: with
-// all others set, the largest one seldom changes. A largest one that is seen too early is too small, and then the
-// maximum is taken once more; seen in time, it saves most of the traffic of cells that many pixels share.
-BO_DEVICE void note_largest(uint32_t* largest, uint32_t bits) {
-  bits |= 0x007fffffu;
+// Notes for the cell below a pixel that it contributes at most `bits`, as magnitude_bits; infinitely much where its
+// position is NaN. Only the exponent counts: with all other bits set, the largest one seldom changes. A largest one
+// that is seen too early is too small, and then the maximum is taken once more; seen in time, it saves most of the
+// traffic of cells that many pixels share.
+BO_DEVICE void note_largest(uint32_t* largest, const PixelPosition<float>& at, uint32_t bits) {
+  const float t = at.y.t + at.x.t + at.z.t;
+  bits = (t == t ? bits : magnitude_bits(t)) | 0x007fffffu;
   if (bits > *static_cast<volatile uint32_t*>(largest)) atomicMax(largest, bits);
 }
 

@@ -3,39 +3,27 @@
 // Each thread computes one pixel. It reads the pixel's eight cells 128 bits at a time: from the grid itself, where this
 // is dense float32, else from a copy of it. Of calls with few pixels four threads share one, each with one of the four
 // columns of cells, so that a device is busy with some thousand rays; a pixel's own gradients have the same bits.
-//
-// What pixels contribute to d_grid is added in sums of integers (cell_sums.cuh). First a warp brings its pixels of the
-// same cell side by side in shared memory; then each thread, of one of the eight corners and of one column j of the
-// matrices, sums neighbours of the same cell in float, in a fixed order, and adds these sums by atomics.
-//
-// Pixels are numbers of 32 bits, and no launch has more thread blocks than there may be: each kernel runs once for all.
+// d_grid is splatted as in scattered.cuh, by the same threads.
 #pragma once
 
 #include <initializer_list>
 
-#include "cell_sums.cuh"
 #include "matrix34.cuh"
-#include "positions.cuh"
+#include "scattered.cuh"
 
 namespace bilateral_ops {
 
 constexpr int kCellBytes = kMatrixSize * 4;  // of a cell in float
 constexpr int kSumBytes = kMatrixSize * 8;   // of a cell's sums
 constexpr int kFewPixels = 1 << 15;          // below this, four threads share a pixel
-constexpr int kScatteredWarps = 4;           // of a thread block, at most
 constexpr int kScatteredThreads = 32 * kScatteredWarps;
-constexpr int kMeasuringThreads = 256;
-// What a pixel leaves in shared memory, in vectors: per column j of the matrices grad_i·in_j for the three i, and the
-// pixel's cell; then, per column of cells, the weights of its lower and its upper cell, each with the place of its
-// sums.
-constexpr int kLeftVectors = 9;  // 8, and one that puts neighbours into other banks
 
 // --- Pixels by number, in raster order, of all images
 
 // In arrays that are dense float32
 struct DensePixels {
   using At = uint32_t;
-  __device__ At at(uint32_t p, uint32_t) const { return p; }
+  __device__ At at(const Scattered&, uint32_t p, uint32_t) const { return p; }
   template <int kChannels>
   __device__ void load(const Tensor& t, At p, float (&v)[kChannels]) const {
     struct alignas(kChannels == 2 ? 8 : 4) Pixel {
@@ -51,17 +39,11 @@ struct DensePixels {
 };
 // In arrays of any dtype and strides
 struct StridedPixels {
-  uint32_t per_image, W;
-  struct At {
-    uint32_t n, y, x;
-  };
-  __device__ At at(uint32_t p, uint32_t n) const {
-    const uint32_t rest = p - n * per_image, y = rest / W;
-    return {n, y, rest - y * W};
-  }
+  using At = Tile;
+  __device__ At at(const Scattered& s, uint32_t p, uint32_t n) const { return tile_of(s, p, n); }
   template <int kChannels>
   __device__ void load(const Tensor& t, const At& at, float (&v)[kChannels]) const {
-    const char* const from = address_of(t, at.n, at.y, at.x);
+    const char* const from = address_of(t, at, 0);
     const int64_t stride = kChannels > 1 ? t.strides[3] : 0;
     with_storage(t.dtype, float(), [&](auto storage) {
 #pragma unroll
@@ -69,38 +51,20 @@ struct StridedPixels {
     });
   }
   __device__ void store(const Tensor& t, const At& at, int channels, int c, float v) const {
-    store_one(t.dtype, address_of(t, at.n, at.y, at.x) + (channels > 1 ? c * t.strides[3] : 0), v);
+    store_one(t.dtype, address_of(t, at, 0) + (channels > 1 ? c * t.strides[3] : 0), v);
   }
 };
 
 // --- The call
 
-struct Scattered34 {
-  const char* grid;   // [image][cell][12] floats, the cells at multiples of 16
-  int64_t grid_step;  // bytes from image to image
-  uint32_t pixels, per_image;
-  int32_t Gw, Gd;                               // cells on two axes of a grid
-  int32_t last_y, last_x, last_z;               // the last cell on each axis
+struct Scattered34 : Scattered {
+  const char* grid;                             // [image][cell][12] floats, the cells at multiples of 16
+  int64_t grid_step;                            // bytes from image to image
   int32_t row_bytes, column_bytes, cell_bytes;  // from one to the next in y, x and z
-  int32_t row, cells;                           // cells of a grid row, of a grid
-};
-
-// The cells around a pixel
-struct PixelCells {
-  int32_t lowest;            // the cell below on all axes, in the image's grid
-  int32_t up, right, above;  // how many cells further the next one is in y, x and z; 0 at the grid's end
-  // The lower cell of column c: bit 0 is the right side, bit 1 the upper one.
-  __device__ int32_t column(int c) const { return lowest + (c & 1 ? right : 0) + (c & 2 ? up : 0); }
 };
 BO_DEVICE PixelPosition<float> locate(const Lattice<float>& g, const float (&xy)[2], float depth) {
   return {locate(xy[1], g.v), locate(xy[0], g.u), locate(depth, g.z)};
 }
-BO_DEVICE PixelCells cells_of(const Scattered34& s, const PixelPosition<float>& at) {
-  return {(at.y.k * s.Gw + at.x.k) * s.Gd + at.z.k, at.y.k < s.last_y ? s.row : 0, at.x.k < s.last_x ? s.Gd : 0,
-          at.z.k < s.last_z};
-}
-BO_DEVICE uint32_t image_of(const Scattered34& s, uint32_t p) { return s.pixels == s.per_image ? 0 : p / s.per_image; }
-
 BO_DEVICE const char* cell_at(const Scattered34& s, uint32_t n, int32_t cell) {
   return s.grid + n * s.grid_step + int64_t(kCellBytes) * cell;
 }
@@ -113,7 +77,7 @@ __global__ void __launch_bounds__(kScatteredThreads)
   const uint32_t p = blockIdx.x * kScatteredThreads + threadIdx.x;
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
-  const auto pixel = pixels.at(p, n);
+  const auto pixel = pixels.at(s, p, n);
   float xy[2], depth[1], in[3];
   pixels.load(a.at.xy, pixel, xy);
   pixels.load(a.at.guide, pixel, depth);
@@ -148,7 +112,7 @@ __global__ void __launch_bounds__(kMeasuringThreads)
   const uint32_t p = blockIdx.x * kMeasuringThreads + threadIdx.x;
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
-  const auto pixel = pixels.at(p, n);
+  const auto pixel = pixels.at(s, p, n);
   float xy[2], depth[1], in[3], grad[3];
   pixels.load(a.at.xy, pixel, xy);
   pixels.load(a.at.guide, pixel, depth);
@@ -161,9 +125,8 @@ __global__ void __launch_bounds__(kMeasuringThreads)
     of_in = max_of(of_in, magnitude_bits(in[c]));
     of_grad = max_of(of_grad, magnitude_bits(grad[c]));
   }
-  const float t = at.y.t + at.x.t + at.z.t;  // NaN where the pixel is nowhere
-  const uint32_t bits = magnitude_bits(t == t ? bits_float(of_in) * bits_float(of_grad) : t);
-  note_largest(to.largest + n * s.cells + cells_of(s, at).lowest, bits);
+  note_largest(to.largest + n * s.cells + cells_of(s, at).lowest, at,
+               magnitude_bits(bits_float(of_in) * bits_float(of_grad)));
 }
 
 // One column of cells: grad·A at the pixel's depth z, where A is the column's matrix there, and grad·∂A/∂z·in
@@ -196,47 +159,9 @@ BO_DEVICE ColumnGradients column_gradients(const char* lower, int32_t above, con
   return of;
 }
 
-// What a pixel leaves for column j of the matrices, and for a column of cells
-BO_DEVICE Vec4<float> left_for_j(const float (&grad)[3], float in, int32_t cell) {
-  return {{grad[0] * in, grad[1] * in, grad[2] * in, bits_float(static_cast<uint32_t>(cell))}};
-}
-BO_DEVICE Vec4<float> left_for_column(float weight, float tz, int32_t lower_power, int32_t upper_power,
-                                      uint32_t lower_place, uint32_t upper_place) {
-  return {{weight * (1.0f - tz) * two_to(lower_power), bits_float(lower_place), weight * tz * two_to(upper_power),
-           bits_float(upper_place)}};
-}
-
-BO_DEVICE void add_sum(unsigned long long* to, float v) {
-  atomicAdd(to, static_cast<unsigned long long>(__float2ll_rn(v)));
-}
-// Adds what the warp's `count` pixels left, of at most kPixels. A thread has a corner and a column j of the matrices.
-template <int kPixels>
-BO_DEVICE void add_contributions(const Vec4<float>* left, int count, int lane, unsigned long long* sums) {
-  const auto cell_of = [&](int p) { return float_bits(left[min_of(p, kPixels - 1) * kLeftVectors].at[3]); };
-  // Where the next pixel is of another cell
-  unsigned ends = __ballot_sync(0xffffffffu, lane < count && (lane + 1 == count || cell_of(lane) != cell_of(lane + 1)));
-  const int j = lane % 4, corner = lane / 4;
-  const Vec4<float>* products = left + j;
-  const float2* weights = reinterpret_cast<const float2*>(left + 4) + corner;
-  char* const to = reinterpret_cast<char*>(sums + j);
-  float sum[3] = {0.0f, 0.0f, 0.0f};
-  for (int p = 0; p < count; p += 4, ends >>= 4, products += 4 * kLeftVectors, weights += 8 * kLeftVectors) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const Vec4<float> d = products[k * kLeftVectors];
-      const float2 weight = weights[k * 2 * kLeftVectors];
-#pragma unroll
-      for (int i = 0; i < 3; ++i) sum[i] = mul_add(weight.x, d.at[i], sum[i]);
-      if (ends >> k & 1) {
-        unsigned long long* const place = reinterpret_cast<unsigned long long*>(to + float_bits(weight.y));
-#pragma unroll
-        for (int i = 0; i < 3; ++i) {
-          add_sum(place + 4 * i, sum[i]);
-          sum[i] = 0.0f;
-        }
-      }
-    }
-  }
+// What a pixel contributes to column j of the matrices
+BO_DEVICE Vec4<float> contributions_34(const float (&grad)[3], float factor, float in) {
+  return {{grad[0] * factor * in, grad[1] * factor * in, grad[2] * factor * in, 0.0f}};
 }
 
 // All gradients, of one pixel per thread
@@ -248,21 +173,21 @@ __global__ void __launch_bounds__(kScatteredThreads, 5)
   const uint32_t first = (blockIdx.x * (blockDim.x / 32) + static_cast<uint32_t>(warp)) * 32;
   if (first >= s.pixels) return;
   const int count = static_cast<int>(min_of(32u, s.pixels - first));
-  Vec4<float>* const left = reinterpret_cast<Vec4<float>*>(memory) + warp * 32 * kLeftVectors;
+  Vec4<float>* const left = reinterpret_cast<Vec4<float>*>(memory) + warp * kLeftPixels * kLeftVectors;
 
-  int32_t cell = -1, up = 0, right = 0, above = 0;
-  float in[3] = {}, grad[3] = {}, weight[4] = {}, tz = 0.0f;
-  int32_t power[8] = {};
+  PixelCells cells = {-1, 0, 0, 0};
+  Shares shares = {};
+  float in[3] = {}, grad[3] = {};
   if (lane < count) {
     const uint32_t p = first + static_cast<uint32_t>(lane), n = image_of(s, p);
-    const auto pixel = pixels.at(p, n);
+    const auto pixel = pixels.at(s, p, n);
     float xy[2], depth[1];
     pixels.load(a.at.xy, pixel, xy);
     pixels.load(a.at.guide, pixel, depth);
     pixels.load(a.image, pixel, in);
     pixels.load(a.grad, pixel, grad);
     const PixelPosition<float> at = locate(g, xy, depth[0]);
-    const PixelCells cells = cells_of(s, at);
+    cells = cells_of(s, at);
     if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
       ColumnGradients of[4];
 #pragma unroll
@@ -285,52 +210,18 @@ __global__ void __launch_bounds__(kScatteredThreads, 5)
       }
     }
     if (a.d_grid.data) {
-      cell = static_cast<int32_t>(n) * s.cells + cells.lowest;
-      up = cells.up;
-      right = cells.right;
-      above = cells.above;
-      tz = at.z.t;
-      int32_t most = kNotFinite;
-#pragma unroll
-      for (int c = 0; c < 8; ++c) {
-        power[c] = to.power[cell + (c & 4 ? up : 0) + (c & 2 ? right : 0) + (c & 1 ? above : 0)];
-        most = max_of(most, power[c]);
-      }
-      const int32_t by = raised(most);
-#pragma unroll
-      for (int i = 0; i < 3; ++i) grad[i] *= two_to(by);
-#pragma unroll
-      for (int c = 0; c < 8; ++c) power[c] -= by;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) weight[c] = (c & 2 ? at.y.t : 1.0f - at.y.t) * (c & 1 ? at.x.t : 1.0f - at.x.t);
+      cells.lowest += static_cast<int32_t>(n) * s.cells;
+      shares = shares_of(at, cells, to.power);
     }
   }
   if (!a.d_grid.data) return;
 
-  // Pixels of the same cell get neighbouring slots, in the order of lanes; cells come in the order of their first ones.
-  const unsigned same = __match_any_sync(0xffffffffu, cell);
-  const int leader = __ffs(static_cast<int>(same)) - 1;
-  const int own = lane == leader ? __popc(same) : 0;
-  int until = own;
+  Vec4<float>* const own = left + slot_of(cells.lowest, lane) * kLeftVectors;
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int before = __shfl_up_sync(0xffffffffu, until, step);
-    if (lane >= step) until += before;
-  }
-  const int slot = __shfl_sync(0xffffffffu, until - own, leader) + __popc(same & ((1u << lane) - 1));
-
-  Vec4<float>* const mine = left + slot * kLeftVectors;
-#pragma unroll
-  for (int j = 0; j < 4; ++j) mine[j] = left_for_j(grad, j < 3 ? in[j < 3 ? j : 0] : 1.0f, cell);
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    const int32_t column = cell + (c & 1 ? right : 0) + (c & 2 ? up : 0);
-    mine[4 + c] = left_for_column(weight[c], tz, power[2 * c], power[2 * c + 1],
-                                  static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column),
-                                  static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column + above));
-  }
+  for (int j = 0; j < 4; ++j) own[j] = contributions_34(grad, shares.factor, j < 3 ? in[j < 3 ? j : 0] : 1.0f);
+  leave_shares(own, shares, cells, kSumBytes);
   __syncwarp();
-  add_contributions<32>(left, count, lane, to.sums);
+  add_contributions<kLeftPixels, 3>(left, count, lane, kMatrixSize, to.sums);
 }
 
 // The same with four threads per pixel, one for each column of cells
@@ -344,7 +235,7 @@ __global__ void __launch_bounds__(32, 24)
   const int count = static_cast<int>(min_of(static_cast<uint32_t>(kPixels), s.pixels - first));
   // Threads without a pixel compute the last one, and neither store nor add anything.
   const uint32_t p = first + static_cast<uint32_t>(min_of(slot, count - 1)), n = image_of(s, p);
-  const auto pixel = pixels.at(p, n);
+  const auto pixel = pixels.at(s, p, n);
   float xy[2], depth[1], in[3], grad[3];
   pixels.load(a.at.xy, pixel, xy);
   pixels.load(a.at.guide, pixel, depth);
@@ -390,22 +281,20 @@ __global__ void __launch_bounds__(32, 24)
   }
   if (!a.d_grid.data) return;
 
-  const int32_t cell = static_cast<int32_t>(n) * s.cells + cells.lowest;
   const int32_t column = static_cast<int32_t>(n) * s.cells + cells.column(c);
   const int32_t lower = to.power[column], upper = to.power[column + cells.above];
   int32_t most = max_of(lower, upper);
   most = max_of(most, __shfl_xor_sync(0xffffffffu, most, 1));
   most = max_of(most, __shfl_xor_sync(0xffffffffu, most, 2));
   const int32_t by = raised(most);
-#pragma unroll
-  for (int i = 0; i < 3; ++i) grad[i] *= two_to(by);
-  left[slot * kLeftVectors + c] = left_for_j(grad, c == 0 ? in[0] : c == 1 ? in[1] : c == 2 ? in[2] : 1.0f, cell);
+  Vec4<float>* const own = left + slot * kLeftVectors;
+  own[c] = contributions_34(grad, two_to(by), c == 0 ? in[0] : c == 1 ? in[1] : c == 2 ? in[2] : 1.0f);
   const float weight = (c & 2 ? at.y.t : 1.0f - at.y.t) * (c & 1 ? at.x.t : 1.0f - at.x.t);
-  left[slot * kLeftVectors + 4 + c] = left_for_column(
-      weight, at.z.t, lower - by, upper - by, static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column),
-      static_cast<uint32_t>(kSumBytes) * static_cast<uint32_t>(column + cells.above));
+  own[4 + c] = column_shares(weight, at.z.t, lower - by, upper - by, static_cast<uint32_t>(column),
+                             static_cast<uint32_t>(column + cells.above), kSumBytes);
+  if (c == 0) own[8].at[0] = bits_float(static_cast<uint32_t>(column));
   __syncwarp();
-  add_contributions<kPixels>(left, count, lane, to.sums);
+  add_contributions<kPixels, 3>(left, count, lane, kMatrixSize, to.sums);
 }
 
 // --- On the host
@@ -422,27 +311,15 @@ static __global__ void __launch_bounds__(256) copy_cells_34(Tensor grid, float* 
                                           c % 4 * grid.strides[5]);
 }
 
-// Whether these kernels take a call: coordinates of the pixels' own, 3 × 4 matrices computed in float, and places that
-// are numbers of 32 bits.
+// Whether these kernels take a call: coordinates of the pixels' own, and 3 × 4 matrices computed in float
 inline bool is_scattered_34(const Sampling& at, const Tensor& grid, const Tensor& image) {
-  if (!at.xy.data || image.dtype == DType::f64 || image.shape[3] != 3 || grid.shape[4] != 3 || grid.shape[5] != 4)
-    return false;
-  const double cells = static_cast<double>(grid.shape[0]) * static_cast<double>(grid.shape[1]) *
-                       static_cast<double>(grid.shape[2]) * static_cast<double>(grid.shape[3]);
-  const double pixels =
-      static_cast<double>(image.shape[0]) * static_cast<double>(image.shape[1]) * static_cast<double>(image.shape[2]);
-  return cells * kSumBytes < 4294967296.0 && pixels < 2147483648.0;
+  return image.dtype != DType::f64 && image.shape[3] == 3 && grid.shape[4] == 3 && grid.shape[5] == 4 &&
+         is_scattered(at, grid, image);
 }
 
 inline Scattered34 make_scattered_34(Launch& to, const Tensor& grid, const Tensor& image) {
   Scattered34 s;
-  s.Gw = static_cast<int32_t>(grid.shape[2]);
-  s.Gd = static_cast<int32_t>(grid.shape[3]);
-  s.last_y = static_cast<int32_t>(grid.shape[1]) - 1;
-  s.last_x = s.Gw - 1;
-  s.last_z = s.Gd - 1;
-  s.row = s.Gw * s.Gd;
-  s.cells = (s.last_y + 1) * s.row;
+  static_cast<Scattered&>(s) = make_scattered(grid, image);
   s.row_bytes = kCellBytes * s.row;
   s.column_bytes = kCellBytes * s.Gd;
   s.cell_bytes = kCellBytes;
@@ -467,10 +344,7 @@ inline Scattered34 make_scattered_34(Launch& to, const Tensor& grid, const Tenso
 template <class F>
 void with_pixels(std::initializer_list<const Tensor*> tensors, F&& f) {
   for (const Tensor* t : tensors)
-    if (t->data && !is_dense(*t, 8)) {
-      const Tensor& any = **tensors.begin();
-      return f(StridedPixels{static_cast<uint32_t>(any.shape[1] * any.shape[2]), static_cast<uint32_t>(any.shape[2])});
-    }
+    if (t->data && !is_dense(*t, 8)) return f(StridedPixels());
   f(DensePixels());
 }
 
@@ -486,7 +360,6 @@ inline void launch_scattered_apply_34(Launch& to, const SliceApplyArgs& a) {
 inline void launch_scattered_backward_34(Launch& to, const SliceApplyGradArgs& a) {
   const Scattered34 s = make_scattered_34(to, a.grid, a.image);
   const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.grad);
-  const int64_t cells = g.N * s.cells;
   CellSums sums = {};
   if (a.d_grid.data) sums = make_cell_sums(to, g.N, s.cells, kMatrixSize, s.per_image);
   with_pixels({&a.grad, &a.image, &a.at.guide, &a.at.xy, &a.d_guide, &a.d_image, &a.d_xy}, [&](auto pixels) {
@@ -494,16 +367,12 @@ inline void launch_scattered_backward_34(Launch& to, const SliceApplyGradArgs& a
     if (a.d_grid.data) {
       launch(to, measure_contributions_34<Pixels>, ceil_div(s.pixels, kMeasuringThreads), kMeasuringThreads, 0, a, g, s,
              pixels, sums);
-      launch(to, scale_cells, ceil_div(cells, 128), 128, 0, sums, static_cast<int32_t>(g.Gh), s.Gw, s.Gd,
-             static_cast<int32_t>(g.N));
+      launch_scale_cells(to, g, sums);
     }
     if (s.pixels < kFewPixels) {
       launch(to, scattered_backward_few_34<Pixels>, ceil_div(s.pixels, 8), 32, 0, a, g, s, pixels, sums);
     } else {
-      // Small thread blocks are spread more evenly over a device; large ones, where it is full, take less to start.
-      const int warps = s.pixels < (1u << 17) ? 1 : kScatteredWarps;
-      launch(to, scattered_backward_34<Pixels>, ceil_div(s.pixels, 32 * warps), 32 * warps,
-             warps * 32 * kLeftVectors * sizeof(Vec4<float>), a, g, s, pixels, sums);
+      launch_warps(to, scattered_backward_34<Pixels>, ceil_div(s.pixels, kLeftPixels), a, g, s, pixels, sums);
     }
   });
   if (a.d_grid.data) launch_store_sums(to, a.d_grid, sums);

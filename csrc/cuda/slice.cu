@@ -1,6 +1,7 @@
 // slice: forward, then backward (whose grid gradient is splat). Equations: ../ops.h
 #include "band_gradients.cuh"
 #include "kernels.cuh"
+#include "scattered.cuh"
 
 namespace bilateral_ops {
 
@@ -103,7 +104,7 @@ void slice_backward(const SliceGradArgs& a, Launch& to) {
       launch(to, slopes<T, SliceContributions>, tiles.count, kTileWidth, 0, contributions, a.at, a.d_guide, a.d_xy,
              a.grid, make_lattice<T>(a.at, a.grid, a.grad), tiles);
     }
-    if (a.d_grid.data) splat<T>(to, contributions, a.at, a.grad, a.d_grid);
+    if (a.d_grid.data) splat_anywhere<T>(to, contributions, a.at, a.grad, a.d_grid);
   });
 }
 

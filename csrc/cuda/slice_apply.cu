@@ -63,7 +63,7 @@ void slice_apply_backward(const SliceApplyGradArgs& a, Launch& to) {
     if (a.d_guide.data || a.d_xy.data)
       launch(to, slopes<T, ApplyContributions>, tiles.count, kTileWidth, 0, contributions, a.at, a.d_guide, a.d_xy,
              a.grid, g, tiles);
-    if (a.d_grid.data) splat<T>(to, contributions, a.at, a.grad, a.d_grid);
+    if (a.d_grid.data) splat_anywhere<T>(to, contributions, a.at, a.grad, a.d_grid);
     // Last, as d_image may be written over the image.
     if (a.d_image.data) launch(to, image_gradients<T>, tiles.count, kTileWidth, 0, a, g, tiles);
   });

@@ -167,9 +167,9 @@ MUTANTS = {
         AssertionError,
     ),
     "a sum that goes on in the next cell": Mutant(
-        "cuda/scattered_34.cuh",
-        "          add_sum(place + 4 * i, sum[i]);\n          sum[i] = 0.0f;",
-        "          add_sum(place + 4 * i, sum[i]);",
+        "cuda/scattered.cuh",
+        "          sum[i] = 0.0f;\n",
+        "",
         "slice_apply",
         "slice_apply",
         "xy",
@@ -177,8 +177,8 @@ MUTANTS = {
     ),
     "contributions that are read too early": Mutant(
         "cuda/scattered_34.cuh",
-        "  __syncwarp();\n  add_contributions<kPixels>",
-        "  add_contributions<kPixels>",
+        "  __syncwarp();\n  add_contributions<kPixels, 3>",
+        "  add_contributions<kPixels, 3>",
         "slice_apply",
         "slice_apply",
         "xy",

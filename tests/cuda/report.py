@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import shutil
@@ -32,12 +33,14 @@ AT = (128, 512, HEIGHT, WIDTH)
 BANDWIDTH = {"H100": 3.35e12, "RTX 4090": 1.008e12}
 #: Share of the least traffic that may be added to it.
 MOST_OVER = {"forward": 0.10, "backward": 0.25}
-#: Explicit coordinates: instructions a pixel that there may be.
+#: Explicit coordinates: instructions a pixel that there may be, by operation, direction and coordinates.
 MOST_INSTRUCTIONS = {
-    ("mesh", "forward"): 320,
-    ("mesh", "backward"): 1400,
-    ("rays", "forward"): 320,
-    ("rays", "backward"): 1700,
+    ("slice_apply", "forward", "mesh"): 320,
+    ("slice_apply", "backward", "mesh"): 1400,
+    ("slice_apply", "forward", "rays"): 320,
+    ("slice_apply", "backward", "rays"): 1700,
+    ("splat", "forward", "mesh"): 1800,
+    ("splat", "forward", "rays"): 2500,
 }
 #: Kernels that work on cells, as many times whatever the image.
 OF_CELLS = ("scale_cells", "store_sums")
@@ -82,10 +85,11 @@ def works() -> list[Work]:
 
 @dataclass(frozen=True)
 class Scattered:
-    """slice_apply at coordinates of the pixels' own."""
+    """A call at coordinates of the pixels' own."""
 
-    places: str  # mesh: those of a window, as an array; rays: anywhere
+    operation: str  # splat: of 12 channels
     direction: str
+    places: str  # mesh: those of a window, as an array; rays: anywhere
     height: int = WINDOW["H"]
     width: int = WINDOW["W"]
 
@@ -98,11 +102,18 @@ class Scattered:
             guide = 0.5 + 0.4 * np.sin(x / 40) + 0.05 * rng.standard_normal(shape)
         else:
             xy, guide = rng.random((*shape, 2)), rng.random(shape)
-        given = rng.standard_normal((1, 16, 16, 8, 3, 4)), guide, rng.random((*shape, 3))
-        if self.direction == "backward":
-            given = (*given, rng.standard_normal((*shape, 3)))
-        function = bilateral_ops.slice_apply if self.direction == "forward" else bilateral_ops.slice_apply_vjp
-        function(*(send(a.astype("f4")) for a in given), xy=send(xy.astype("f4")), align_corners=True)
+        guide, xy, image, grad, twelve = (
+            send(a.astype("f4"))
+            for a in (guide, xy, rng.random((*shape, 3)), rng.standard_normal((*shape, 3)), rng.random((*shape, 12)))
+        )
+        if self.operation == "splat":
+            bilateral_ops.splat(guide, twelve, (16, 16, 8), xy=xy, align_corners=True)
+            return
+        grid = send(rng.standard_normal((1, 16, 16, 8, 3, 4)).astype("f4"))
+        if self.direction == "forward":
+            bilateral_ops.slice_apply(grid, guide, image, xy=xy, align_corners=True)
+        else:
+            bilateral_ops.slice_apply_vjp(grid, guide, image, grad, xy=xy, align_corners=True)
 
 
 def scattered() -> list[Scattered]:
@@ -163,26 +174,27 @@ def _short(name: str) -> str:
 
 def _scattered_lines(device: Any) -> list[str]:
     lines = [
-        "slice_apply with `xy`, of the same sizes. 3 × 4 matrices computed in float have kernels of their own "
-        "(`scattered_34.cuh`), whatever the dtypes and strides; other matrices, float64, slice and splat take the "
-        "general ones. *Instructions*: of PTX, issued per pixel, all launches together. *Mesh*: coordinates and depths "
-        "of neighbours are near each other; *rays*: both are random. *Threads*: of each launch, for 8192 rays.",
+        "`xy`, of the same sizes. slice_apply with 3 × 4 matrices computed in float has kernels of its own "
+        "(`scattered_34.cuh`), whatever the dtypes and strides. Other matrices and slice look cells up as everywhere; "
+        "what they and splat add to a grid is added in the same way (`scattered.cuh`). In float64, and where a pixel's "
+        "number or the place of a sum does not fit 32 bits, bands of the whole image are summed. *Instructions*: of "
+        "PTX, issued per pixel, all launches together. *Mesh*: coordinates and depths of neighbours are near each "
+        "other; *rays*: both are random. *Threads*: of each launch, for 8192 rays.",
         "",
-        "The grid's gradient is a sum of integers: each contribution is rounded to 2^−(62 − ⌈log₂ pixels⌉) of the "
-        "largest one to its cell, beside float32's rounding. One that is not finite makes the eight cells that it "
-        "reaches NaN.",
+        "The sums are of integers: each contribution is rounded to 2^−(62 − ⌈log₂ pixels⌉) of the largest one to its "
+        "cell, beside float32's rounding. One that is not finite makes the eight cells that it reaches NaN.",
         "",
-        "| direction | coordinates | instructions a pixel | threads |",
-        "|---|---|---|---|",
+        "| operation | direction | coordinates | instructions a pixel | threads |",
+        "|---|---|---|---|---|",
     ]
     for work in scattered():
         instructions = count_instructions(device, work, 90)
         device.reset(90, races=False)
-        Scattered(work.places, work.direction, 1, 8192).call(lambda array: standin.laid_out(device, array))
-        threads = ", ".join(
-            f"{_short(launch.kernel.name)} {launch.blocks * launch.threads}" for launch in device.launches
-        )
-        lines.append(f"| {work.direction} | {work.places} | {instructions:.0f} | {threads} |")
+        rays = dataclasses.replace(work, height=1, width=8192)
+        rays.call(lambda array: standin.laid_out(device, array))
+        threads = ", ".join(f"{_short(a.kernel.name)} {a.blocks * a.threads}" for a in device.launches)
+        name = "splat, 12 channels" if work.operation == "splat" else work.operation
+        lines.append(f"| {name} | {work.direction} | {work.places} | {instructions:.0f} | {threads} |")
     return lines
 
 

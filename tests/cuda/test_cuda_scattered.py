@@ -1,7 +1,7 @@
-"""Are slice_apply's kernels for explicit coordinates right, whatever lies where, and whatever the order of blocks?
+"""Are the kernels for explicit coordinates right, whatever lies where, and whatever the order of blocks?
 
-They sum the grid's gradient in integers, on a scale that each cell has for itself. Which of the two kernels for the
-gradients runs depends on the number of pixels: here both run on the same small calls.
+They sum the grid's gradient in integers, on a scale that each cell has for itself. Which kernel makes slice_apply's
+gradients, and in how large thread blocks, depends on the number of pixels: here each runs on the same small calls.
 """
 
 from __future__ import annotations
@@ -40,13 +40,15 @@ from standin import ARCHITECTURES
 
 import bilateral_ops
 
-FEW, ONE = "25scattered_backward_few_34", "21scattered_backward_34"
+FEW, ONE, SPLAT = "25scattered_backward_few_34", "21scattered_backward_34", "15splat_scattered"
 GRADIENTS = ("grid", "guide", "image", "xy")
+LEFT = 32 * 9 * 16  # bytes of shared memory that a warp of 32 pixels needs
+KERNELS = ("four threads a pixel", "one thread a pixel", "one thread a pixel, large blocks")
 
 
-@pytest.fixture(params=["four threads a pixel", "one thread a pixel"])
+@pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, device: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernel for few pixels as it is chosen, or the other one in its place."""
+    """The kernel for few pixels as it is chosen, or another one in its place."""
     use(request.param, device, monkeypatch)
     return str(request.param)
 
@@ -56,10 +58,14 @@ def use(which: str, device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def launched(request: Any) -> int:
         name = request.name.decode()
-        if FEW in name and which == "one thread a pixel":
+        if FEW in name and which != KERNELS[0]:
             request.name = name.replace(FEW, ONE).encode()
             request.grid[0] = -(-request.grid[0] // 4)
-            request.shared = 32 * 9 * 16
+            request.shared = LEFT
+        if (ONE in request.name.decode() or SPLAT in name) and "large" in which:
+            request.grid[0] = -(-request.grid[0] // 4)
+            request.block[0] = 128
+            request.shared = 4 * LEFT
         return int(launch(device, request))
 
     monkeypatch.setattr(device, "_launch", launched)
@@ -231,6 +237,44 @@ def test_many_pixels(dtypes: Dtypes, device: Any, on_device: Through) -> None:
         assert_gradient(getattr(got, name), getattr(want, name), getattr(want, name), given[name].dtype, name)
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["small blocks", "large blocks"])
+@pytest.mark.parametrize("channels", [(1,), (3,), (4,), (16,), (17,), (40,), (2, 9)], ids=str)
+@pytest.mark.parametrize("subject", ["slice", "splat"])
+def test_any_channels(
+    subject: str, channels: tuple[int, ...], large: bool, device: Any, on_device: Through, monkeypatch: Any
+) -> None:
+    use(KERNELS[2 * large], device, monkeypatch)
+    cells = (5, 4, 6)
+    for architecture, dtypes in zip((75, 90, 90), (ALL_F32, ALL_F32, Dtypes(F16, F16, F16)), strict=True):
+        device.reset(architecture)
+        given = given_at("rays in and outside", (2, 9, 23), cells, dtypes)
+        places, grad = given["xy"], random_like((2, 9, 23, *channels), dtypes.image)
+        keywords = {"xy": places, "align_corners": True}
+        exact = {name: value.astype(F64) if name == "xy" else value for name, value in keywords.items()}
+        if subject == "splat":
+            arguments: tuple[Any, ...] = given["guide"], grad, cells
+            got = on_device.splat(*arguments, **keywords)
+            want = reference.splat(given["guide"].astype(F64), grad.astype(F64), cells, **exact)
+            bound = reference.splat(given["guide"].astype(F64), np.abs(grad.astype(F64)), cells, **exact)
+        else:
+            grid = random_like((2, *cells, *channels), dtypes.image)
+            got = on_device.slice_vjp(grid, given["guide"], grad, **keywords, wrt=("grid",)).grid
+            of = [a.astype(F64) for a in (grid, given["guide"], grad)]
+            want = reference.slice_vjp(*of, **exact).grid
+            bound = reference.slice_vjp(*of[:2], np.abs(of[2]), **exact).grid
+        assert_gradient(got, want, bound, dtypes.image, f"{architecture} {dtypes}")
+        assert any(SPLAT in launch.kernel.name for launch in device.launches)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_any_channels(layout: str, device: Any, on_device: Through) -> None:
+    given, values = given_at("rays", (2, 5, 17)), random_like((2, 5, 17, 2, 9), F32)
+    want = on_device.splat(given["guide"], values, (5, 4, 6), xy=given["xy"])
+    out = standin.laid_out(device, laid_out(np.zeros_like(want), layout))
+    odd = [laid_out(a, layout) for a in (given["guide"], values, given["xy"])]
+    assert_same_bits(on_device.splat(*odd[:2], (5, 4, 6), xy=odd[2], out=out), want)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Bits
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,11 +290,20 @@ def test_no_order_of_blocks_matters(kernel: str, device: Any, on_device: Through
     assert len(set(found)) == 1
 
 
+def test_no_order_of_blocks_matters_for_any_channels(device: Any, on_device: Through) -> None:
+    given, values = given_at("rays", (2, 9, 41), (3, 2, 4)), random_like((2, 9, 41, 18), F32)
+    found = set()
+    for architecture in ARCHITECTURES:
+        for seed, together in enumerate((None, 1, 3)):
+            device.reset(architecture, races=False, seed=seed, together=together)
+            found.add(on_device.splat(given["guide"], values, (3, 2, 4), xy=given["xy"]).tobytes())
+    assert len(found) == 1
+
+
 def test_both_kernels_agree_on_a_pixels_own_gradients(device: Any, on_device: Through, monkeypatch: Any) -> None:
     given, grad = given_at("rays in and outside", (2, 9, 41)), random_like((2, 9, 41, 3), F32)
     four, one = (
-        (use(which, device, monkeypatch), backward(on_device, "slice_apply", given, grad))[1]
-        for which in ("four threads a pixel", "one thread a pixel")
+        (use(which, device, monkeypatch), backward(on_device, "slice_apply", given, grad))[1] for which in KERNELS[:2]
     )
     for name in ("guide", "image", "xy"):
         assert_same_bits(getattr(four, name), getattr(one, name), name)
@@ -345,14 +398,21 @@ def test_what_is_not_finite_reaches_eight_cells(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("subject", ["slice_apply", "slice", "splat"])
 @pytest.mark.parametrize("count", [2000, 8192])
-def test_some_thousand_rays_keep_a_device_busy(count: int, device: Any, on_device: Through) -> None:
+def test_some_thousand_rays_keep_a_device_busy(subject: str, count: int, device: Any, on_device: Through) -> None:
     device.reset(90, races=False)
     given = given_at("rays", (1, 1, count), (16, 16, 8))
-    backward(on_device, "slice_apply", given, random_like((1, 1, count, 3), F32))
+    if subject == "slice_apply":
+        backward(on_device, subject, given, random_like((1, 1, count, 3), F32))
+    elif subject == "slice":
+        grad = random_like((1, 1, count, 12), F32)
+        on_device.slice_vjp(given["grid"].reshape(1, 16, 16, 8, 12), given["guide"], grad, xy=given["xy"])
+    else:
+        on_device.splat(given["guide"], random_like((1, 1, count, 3), F32), (16, 16, 8), xy=given["xy"])
     total = sum(launch.instructions for launch in device.launches)
-    large = [launch for launch in device.launches if launch.instructions * 10 >= total]
-    assert min(launch.threads * launch.blocks for launch in large) >= min(8000, 4 * count)
+    threads = min(a.threads * a.blocks for a in device.launches if a.instructions * 10 >= total)
+    assert threads >= (8000 if count == 8192 or subject == "slice_apply" else count)
 
 
 def test_what_has_no_32_bit_numbers_takes_the_general_kernels(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,5 +453,5 @@ def test_the_workspace_does_not_grow_with_the_image(device: Any, monkeypatch: py
 def test_instructions(device: Any) -> None:
     for work in report.scattered():
         counted = report.count_instructions(device, work, 90)
-        most = report.MOST_INSTRUCTIONS[work.places, work.direction]
-        assert 0.5 * most < counted <= most, f"{work.places} {work.direction}: {counted:.0f} a pixel"
+        most = report.MOST_INSTRUCTIONS[work.operation, work.direction, work.places]
+        assert 0.5 * most < counted <= most, f"{work}: {counted:.0f} a pixel"
