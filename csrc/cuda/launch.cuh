@@ -45,6 +45,7 @@ T* workspace(Launch& to, int64_t count) {
 
 // Zeroes device memory.
 inline void fill_zero(Launch& to, void* data, int64_t bytes) {
+  if (bytes == 0) return;
   check(to.operation, cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), static_cast<cudaStream_t>(to.stream)));
 }
 

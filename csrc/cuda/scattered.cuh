@@ -36,7 +36,8 @@ BO_DEVICE uint32_t image_of(const Scattered& s, uint32_t p) { return s.pixels ==
 
 // --- Splatting
 
-constexpr int kLeftPixels = 32;  // of a warp
+constexpr int kPixelThreads = 128;  // of a thread block of kernels with one thread per pixel, at most
+constexpr int kLeftPixels = 32;     // of a warp
 // What a pixel leaves in shared memory, in vectors: contributions of 16 channels; per column of cells, the weights of
 // its lower and its upper cell, each with a number that says where the cell's sums are; and one vector with the pixel's
 // cell, which also puts neighbours into other banks.
@@ -133,11 +134,10 @@ BO_DEVICE Tile tile_of(const Scattered& s, uint32_t p, uint32_t n) {
 }
 
 // Notes how much each pixel contributes to a cell at most. One thread per pixel.
-constexpr int kMeasuringThreads = 256;
 template <class Contributions>
-__global__ void __launch_bounds__(kMeasuringThreads)
+__global__ void __launch_bounds__(kPixelThreads)
     measure_contributions(Contributions contributions, Sampling at, Lattice<float> g, Scattered s, CellSums to) {
-  const uint32_t p = blockIdx.x * kMeasuringThreads + threadIdx.x;
+  const uint32_t p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
   const Tile tile = tile_of(s, p, n);
@@ -211,8 +211,15 @@ inline Scattered make_scattered(const Tensor& grid, const Tensor& pixels) {
   s.cells = (s.last_y + 1) * s.row;
   return s;
 }
-// Launches a kernel whose warps have `units` units of work, and shared memory for what pixels leave. Small thread
-// blocks are spread more evenly over a device; large ones, where it is full, take less to start.
+// Launches a kernel with one thread per pixel. Small thread blocks are spread more evenly over a device; large ones,
+// where it is full, take less to start.
+template <class... Parameters>
+void launch_pixels(Launch& to, void (*kernel)(Parameters...), int64_t pixels,
+                   std::common_type_t<Parameters>... arguments) {
+  const int threads = pixels < (1 << 15) ? 32 : kPixelThreads;
+  launch(to, kernel, ceil_div(pixels, threads), threads, 0, arguments...);
+}
+// The same with `units` units of work, one per warp, which has shared memory for what its pixels leave.
 template <class... Parameters>
 void launch_warps(Launch& to, void (*kernel)(Parameters...), int64_t units,
                   std::common_type_t<Parameters>... arguments) {
@@ -233,8 +240,7 @@ void splat_anywhere(Launch& to, const Contributions& contributions, const Sampli
     if (is_scattered(at, d_grid, pixels) && g.N > 0 && g.C > 0) {
       const Scattered s = make_scattered(d_grid, pixels);
       const CellSums sums = make_cell_sums(to, g.N, s.cells, g.C, s.per_image);
-      launch(to, measure_contributions<Contributions>, ceil_div(s.pixels, kMeasuringThreads), kMeasuringThreads, 0,
-             contributions, at, g, s, sums);
+      launch_pixels(to, measure_contributions<Contributions>, s.pixels, contributions, at, g, s, sums);
       launch_scale_cells(to, g, sums);
       launch_warps(to, splat_scattered<Contributions>, ceil_div(s.pixels, kLeftPixels) * ceil_div(g.C, kLeftChannels),
                    contributions, at, g, s, sums);

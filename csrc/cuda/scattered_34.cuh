@@ -16,7 +16,6 @@ namespace bilateral_ops {
 constexpr int kCellBytes = kMatrixSize * 4;  // of a cell in float
 constexpr int kSumBytes = kMatrixSize * 8;   // of a cell's sums
 constexpr int kFewPixels = 1 << 15;          // below this, four threads share a pixel
-constexpr int kScatteredThreads = 32 * kScatteredWarps;
 
 // --- Pixels by number, in raster order, of all images
 
@@ -72,9 +71,9 @@ BO_DEVICE const char* cell_at(const Scattered34& s, uint32_t n, int32_t cell) {
 // --- Forward
 
 template <class Pixels>
-__global__ void __launch_bounds__(kScatteredThreads)
+__global__ void __launch_bounds__(kPixelThreads)
     scattered_apply_34(SliceApplyArgs a, Lattice<float> g, Scattered34 s, Pixels pixels) {
-  const uint32_t p = blockIdx.x * kScatteredThreads + threadIdx.x;
+  const uint32_t p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
@@ -107,9 +106,9 @@ __global__ void __launch_bounds__(kScatteredThreads)
 
 // Notes how much each pixel contributes to a cell at most. One thread per pixel.
 template <class Pixels>
-__global__ void __launch_bounds__(kMeasuringThreads)
+__global__ void __launch_bounds__(kPixelThreads)
     measure_contributions_34(SliceApplyGradArgs a, Lattice<float> g, Scattered34 s, Pixels pixels, CellSums to) {
-  const uint32_t p = blockIdx.x * kMeasuringThreads + threadIdx.x;
+  const uint32_t p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
@@ -166,7 +165,7 @@ BO_DEVICE Vec4<float> contributions_34(const float (&grad)[3], float factor, flo
 
 // All gradients, of one pixel per thread
 template <class Pixels>
-__global__ void __launch_bounds__(kScatteredThreads, 5)
+__global__ void __launch_bounds__(32 * kScatteredWarps, 5)
     scattered_backward_34(SliceApplyGradArgs a, Lattice<float> g, Scattered34 s, Pixels pixels, CellSums to) {
   BO_DYNAMIC_SHARED(memory);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -351,10 +350,8 @@ void with_pixels(std::initializer_list<const Tensor*> tensors, F&& f) {
 inline void launch_scattered_apply_34(Launch& to, const SliceApplyArgs& a) {
   const Scattered34 s = make_scattered_34(to, a.grid, a.image);
   const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.out);
-  with_pixels({&a.out, &a.image, &a.at.guide, &a.at.xy}, [&](auto pixels) {
-    launch(to, scattered_apply_34<decltype(pixels)>, ceil_div(s.pixels, kScatteredThreads), kScatteredThreads, 0, a, g,
-           s, pixels);
-  });
+  with_pixels({&a.out, &a.image, &a.at.guide, &a.at.xy},
+              [&](auto pixels) { launch_pixels(to, scattered_apply_34<decltype(pixels)>, s.pixels, a, g, s, pixels); });
 }
 
 inline void launch_scattered_backward_34(Launch& to, const SliceApplyGradArgs& a) {
@@ -365,8 +362,7 @@ inline void launch_scattered_backward_34(Launch& to, const SliceApplyGradArgs& a
   with_pixels({&a.grad, &a.image, &a.at.guide, &a.at.xy, &a.d_guide, &a.d_image, &a.d_xy}, [&](auto pixels) {
     using Pixels = decltype(pixels);
     if (a.d_grid.data) {
-      launch(to, measure_contributions_34<Pixels>, ceil_div(s.pixels, kMeasuringThreads), kMeasuringThreads, 0, a, g, s,
-             pixels, sums);
+      launch_pixels(to, measure_contributions_34<Pixels>, s.pixels, a, g, s, pixels, sums);
       launch_scale_cells(to, g, sums);
     }
     if (s.pixels < kFewPixels) {
