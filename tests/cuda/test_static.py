@@ -12,7 +12,7 @@ import report
 import static
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [80, 86, 90])
 def test_limits(architecture: int, device: Any, tmp_path: Path) -> None:
     ptxas = shutil.which("ptxas")
     if ptxas is None:
