@@ -92,7 +92,7 @@ class Call:
             raise ValueError(f"{self.op}: {name} must be in {dtype}'s range, got {brief(value, str)}.")
         return self.framework.number(number, dtype, self.device)
 
-    # ------------------------------------------------------------------------------------------------ framework, dtypes
+    # --- framework, dtypes
 
     def _find_framework(self) -> None:
         self.framework: Any = None
@@ -161,7 +161,7 @@ class Call:
             if a.role == "parameter":
                 parameter_dtype = dtype
 
-    # --------------------------------------------------------------------------------------------------------- shapes
+    # --- shapes
 
     def _check_shapes(self) -> None:
         self.lead = lead = self.signature.lead_of(self.values)
@@ -262,7 +262,7 @@ class Call:
             text += f": {self.lead.name} has no batch axis"
         raise ValueError(f"{text}.")
 
-    # ------------------------------------------------------------------------------------------- keywords and results
+    # --- keywords and results
 
     def sampling(self, window: Any, align_corners: Any) -> dict[str, Any]:
         """Check ``window=(top, left, full_height, full_width)`` and ``align_corners``."""
@@ -368,7 +368,7 @@ class Call:
                 raise ValueError(f"{self.op}: out[{name!r}] must be left out, as wrt does not name {name}.")
         return {name: array for name, array in out.items() if array is not None}
 
-    # ---------------------------------------------------------------------------------------------------------- kernels
+    # --- kernels
 
     def forward(self, out: Any) -> Any:
         """The result, which a kernel writes unless the framework records the call."""

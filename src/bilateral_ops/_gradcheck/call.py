@@ -15,8 +15,7 @@ import numpy as np
 
 from .._core.checks import brief
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Frameworks: how a float64 NumPy array becomes an argument, and back. Nothing is imported that the caller doesn't use.
+# --- Frameworks: how a float64 NumPy array becomes an argument, and back. None is imported that the caller doesn't use
 
 
 class _NumPy:
@@ -142,8 +141,7 @@ def _framework_of(value: Any) -> type[_NumPy]:
     return _NumPy
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The call: names, float64 copies of the arguments, the flat result, and the gradients by argument.
+# --- The call: names, float64 copies of the arguments, the flat result, and the gradients by argument
 
 
 class Call:

@@ -86,9 +86,7 @@ class Pixels:
         return g("ReduceSum", products, [channel + 1], keepdims=0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The sampling rule
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The sampling rule
 
 
 def along(g: Graph, count: str, first: Any, full: str, cells: int, align_corners: bool) -> tuple[str, str]:
@@ -170,9 +168,7 @@ def _by_gather(g: Graph, grid: str, position: Sequence[Any], sizes: Sequence[int
 FORMS: dict[str, Any] = {"GridSample": _by_grid_sample, "GatherND": _by_gather}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Guides
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Guides
 
 
 def guide_of(g: Graph, pixels: Pixels, guide: Any, image: str) -> str:

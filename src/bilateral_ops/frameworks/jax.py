@@ -68,9 +68,7 @@ def number(value: float, dtype: str, device: Any) -> Any:
     return jnp.asarray(_numpy.number(value, dtype, None))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# A call, as JAX sees it
-# ---------------------------------------------------------------------------------------------------------------------
+# --- A call, as JAX sees it
 
 
 class _Static(NamedTuple):
@@ -149,9 +147,7 @@ def _result(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     return _described(shape, dtype, sharding=sharding, **dict([_variation(like)]))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The handlers
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The handlers
 
 
 def _call(static: _Static, call: Any, results: dict[Any, Any], arguments: dict[Any, Any]) -> dict[str, Any]:
@@ -194,9 +190,7 @@ def _compute_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
     return tuple(found[name] for name in static.wanted)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Derivatives
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Derivatives
 
 
 def _formula_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:

@@ -190,9 +190,7 @@ def _place(tensor: Any) -> Any:
     return _dlpack.place(tensor.data_ptr(), tensor.shape, strides, np.dtype(f"V{size}"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Which road a call takes
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Which road a call takes
 
 
 class _Road(threading.local):
@@ -326,9 +324,7 @@ def _dispatches(cls: Any) -> bool:
     return issubclass(cls, torch.Tensor) and cls.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The operators
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The operators
 
 _library = torch.library.Library("bilateral_ops", "DEF")
 _operators: dict[str, _Operator] = {}
@@ -524,9 +520,7 @@ def _of_one_dtype(given: Sequence[Any]) -> list[Any]:
     return [cast(value) for value in given]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Their gradients
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Their gradients
 
 
 def _by_formula(

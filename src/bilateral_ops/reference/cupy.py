@@ -29,9 +29,7 @@ with needed("bilateral_ops.reference.cupy", "cupy", "cupy"):
     from cupy import get_array_module
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Numbers in and out
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Numbers in and out
 
 
 def _deliver(result, dtype, out):
@@ -66,9 +64,7 @@ def _parameters(image, *values):
     return tuple(xp.asarray(value).astype(dtype, copy=False) for value in values)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# slice
-# ---------------------------------------------------------------------------------------------------------------------
+# --- slice
 
 
 @like(specification.slice)
@@ -96,9 +92,7 @@ def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, w
     return _gradients(specification.SliceGradients, arguments, values, wrt, out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# apply
-# ---------------------------------------------------------------------------------------------------------------------
+# --- apply
 
 
 @like(specification.apply)
@@ -121,9 +115,7 @@ def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
     return _gradients(specification.ApplyGradients, (coefficients, image), values, wrt, out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# slice_apply, enhance
-# ---------------------------------------------------------------------------------------------------------------------
+# --- slice_apply, enhance
 
 
 @like(specification.slice_apply)
@@ -156,9 +148,7 @@ def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
     return _deliver(slice_apply(grid, guide, pixels, window=window, align_corners=align_corners), image.dtype, out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# guide_curves, guide_nn, guide_luma
-# ---------------------------------------------------------------------------------------------------------------------
+# --- guide_curves, guide_nn, guide_luma
 
 
 def _guide(formula, image, parameters, out):
@@ -247,9 +237,7 @@ def guide_luma_vjp(image, grad, *, wrt=None, out=None):
     return _gradients(specification.GuideLumaGradients, (image,), {"image": grad[..., None] * weights}, wrt, out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# splat
-# ---------------------------------------------------------------------------------------------------------------------
+# --- splat
 
 
 @like(specification.splat)
@@ -268,9 +256,7 @@ def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False,
     return _gradients(specification.SplatGradients, arguments, found, wrt, out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# total_variation, resize_area
-# ---------------------------------------------------------------------------------------------------------------------
+# --- total_variation, resize_area
 
 
 @like(specification.total_variation)

@@ -46,9 +46,7 @@ _inlined = njit(fastmath=_FASTMATH, inline="always")
 _TASKS = 32  # of a backward pass: fixed, so that sums don't depend on the number of threads
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Arrays in and out
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Arrays in and out
 
 
 def _working(*arrays: Any) -> Any:
@@ -131,9 +129,7 @@ def _delivered(record: Any, gradients: Mapping[str, _Result]) -> Any:
     return record(*(gradients[name].deliver() if name in gradients else None for name in record._fields))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Positions, rows of pixels, rows of cells
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Positions, rows of pixels, rows of cells
 
 
 def _pixel_positions(first: int, count: int, full: int, size: int, align_corners: bool, real: Any) -> tuple[Any, Any]:
@@ -232,9 +228,7 @@ def _fixed(channels_out: int, channels_in: int, columns: int) -> tuple[int, int,
     return (channels_out, channels_in, columns) if usual else (0, 0, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Guides. A function for a row serves guide_* and enhance; q, h, d_… are rows, too
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Guides. A function for a row serves guide_* and enhance; q, h, d_… are rows, too
 
 
 @_helper
@@ -502,9 +496,7 @@ def guide_luma_vjp(image, grad, *, wrt=None, out=None):
     return _delivered(specification.GuideLumaGradients, gradients)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# slice_apply, and with it slice and enhance: forward
-# ---------------------------------------------------------------------------------------------------------------------
+# --- slice_apply, and with it slice and enhance: forward
 
 
 @cache
@@ -646,9 +638,7 @@ def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
     return result.deliver()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# slice_apply, and with it slice and splat: backward
-# ---------------------------------------------------------------------------------------------------------------------
+# --- slice_apply, and with it slice and splat: backward
 
 
 @_inlined
@@ -862,9 +852,7 @@ def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, w
     return _delivered(specification.SliceGradients, gradients)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# splat
-# ---------------------------------------------------------------------------------------------------------------------
+# --- splat
 
 
 @like(specification.splat)
@@ -891,9 +879,7 @@ def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False,
     return _delivered(specification.SplatGradients, gradients)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# apply
-# ---------------------------------------------------------------------------------------------------------------------
+# --- apply
 
 
 @cache
@@ -977,9 +963,7 @@ def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
     return _delivered(specification.ApplyGradients, gradients)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# total_variation
-# ---------------------------------------------------------------------------------------------------------------------
+# --- total_variation
 
 
 def _shares(grid: Any) -> tuple[Any, ...]:
@@ -1061,9 +1045,7 @@ def total_variation_vjp(grid, grad, *, wrt=None, out=None):
     return _delivered(specification.TotalVariationGradients, gradients)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# resize_area
-# ---------------------------------------------------------------------------------------------------------------------
+# --- resize_area
 
 
 def _cover(size: int, count: int, unit: int) -> tuple[Any, ...]:

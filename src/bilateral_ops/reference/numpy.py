@@ -28,9 +28,7 @@ Window = tuple[int, int, int, int]
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Numbers in and out
-# ---------------------------------------------------------------------------------------------------------------------
+# --- Numbers in and out
 
 
 def _real(array: Any) -> Any:
@@ -73,9 +71,7 @@ def _gradients(record: Any, wrt: Sequence[str] | None, out: Mapping[str, Any] | 
     return record(*(field(name) for name in record._fields))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The sampling rule
-# ---------------------------------------------------------------------------------------------------------------------
+# --- The sampling rule
 
 
 class _Axis(NamedTuple):
@@ -143,9 +139,7 @@ def _flat(array: Any, axes: int) -> Any:
     return array.reshape(*array.shape[:axes], int(np.prod(array.shape[axes:])))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# slice
-# ---------------------------------------------------------------------------------------------------------------------
+# --- slice
 
 
 class SliceGradients(NamedTuple):
@@ -207,9 +201,7 @@ def slice_vjp(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# apply
-# ---------------------------------------------------------------------------------------------------------------------
+# --- apply
 
 
 class ApplyGradients(NamedTuple):
@@ -254,9 +246,7 @@ def apply_vjp(
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# slice_apply
-# ---------------------------------------------------------------------------------------------------------------------
+# --- slice_apply
 
 
 class SliceApplyGradients(NamedTuple):
@@ -299,9 +289,7 @@ def slice_apply_vjp(
     return _gradients(SliceApplyGradients, wrt, out, image=applied.image, **sliced._asdict())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# guide_curves, guide_nn, guide_luma: a guide (N,H,W) of an image (N,H,W,Ci), pixel by pixel
-# ---------------------------------------------------------------------------------------------------------------------
+# --- guide_curves, guide_nn, guide_luma: a guide (N,H,W) of an image (N,H,W,Ci), pixel by pixel
 
 
 class GuideCurvesGradients(NamedTuple):
@@ -458,9 +446,7 @@ def guide_luma_vjp(
     return _gradients(GuideLumaGradients, wrt, out, image=None if _is_integer(image) else d_image)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# enhance
-# ---------------------------------------------------------------------------------------------------------------------
+# --- enhance
 
 
 def _evaluate(guide: Any, image: Any) -> Any:
@@ -486,9 +472,7 @@ def enhance(
     return slice_apply(grid, _evaluate(guide, image), image, window=window, align_corners=align_corners, out=out)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# splat
-# ---------------------------------------------------------------------------------------------------------------------
+# --- splat
 
 
 class SplatGradients(NamedTuple):
@@ -542,9 +526,7 @@ def splat_vjp(
     return _gradients(SplatGradients, wrt, out, guide=coordinates.guide, values=sliced, xy=coordinates.xy)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# total_variation
-# ---------------------------------------------------------------------------------------------------------------------
+# --- total_variation
 
 
 class TotalVariationGradients(NamedTuple):
@@ -580,9 +562,7 @@ def total_variation_vjp(
     return _gradients(TotalVariationGradients, wrt, out, grid=result)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# resize_area
-# ---------------------------------------------------------------------------------------------------------------------
+# --- resize_area
 
 
 class ResizeAreaGradients(NamedTuple):
