@@ -99,10 +99,8 @@ def apply_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype, or arguments that disagree.
+    ValueError, TypeError
+        As :func:`apply`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

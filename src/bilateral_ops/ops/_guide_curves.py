@@ -154,10 +154,8 @@ def guide_curves_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype, or arguments that disagree.
+    ValueError, TypeError
+        As :func:`guide_curves`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

@@ -114,10 +114,8 @@ def guide_luma_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype.
+    ValueError, TypeError
+        As :func:`guide_luma`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

@@ -126,10 +126,8 @@ def resize_area_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype.
+    ValueError, TypeError
+        As :func:`resize_area`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

@@ -136,10 +136,8 @@ def slice_apply_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, window, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype, or arguments that disagree.
+    ValueError, TypeError
+        As :func:`slice_apply`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

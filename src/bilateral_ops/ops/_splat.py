@@ -120,10 +120,8 @@ def splat_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, window, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype, or arguments that disagree.
+    ValueError, TypeError
+        As :func:`splat`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

@@ -90,10 +90,8 @@ def total_variation_vjp(
 
     Raises
     ------
-    ValueError
-        A shape, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype, or arguments that disagree.
+    ValueError, TypeError
+        As :func:`total_variation`, and where ``wrt`` names what is no argument.
 
     Notes
     -----
