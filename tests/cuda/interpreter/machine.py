@@ -7,12 +7,15 @@ there.
 
 from __future__ import annotations
 
+import builtins
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import numpy as np
+from numpy import count_nonzero  # much faster than any() of few elements
 
 from . import arithmetic, exact
 from .errors import (
@@ -29,7 +32,7 @@ from .memory import Memory
 from .parse import Instruction, Kernel
 from .races import Log
 from .traffic import Traffic
-from .translate import WINDOWS, Code, Translator
+from .translate import WINDOWS, Code, Translator, View
 
 WARP = 32
 #: Bytes of registers that one batch of blocks may take.
@@ -39,6 +42,8 @@ REGISTER_BYTES = 192 << 20
 MOST_STEPS = 1_000_000
 
 Mask = Any  # True, or a vector of bool: the threads that execute something
+
+_WINDOW_NAMES = {start >> 60: name for name, start in WINDOWS.items()}
 
 _codes: weakref.WeakKeyDictionary[Any, Code] = weakref.WeakKeyDictionary()
 
@@ -122,6 +127,7 @@ class Batch:
         self.shared = Private(self.shared_bytes, self.slots)
         self.local = Private(kernel.local_bytes, n)
         self.banks = {size: np.empty((rows, n), f"u{size}") for size, rows in code.rows.items() if rows}
+        self.typed: dict[tuple[int, str], Any] = {}  # the same, read as other dtypes
         self.namespace = self._bind()
         self.functions: dict[int, Callable[[Mask], None]] = {}
 
@@ -129,7 +135,7 @@ class Batch:
 
     def _bind(self) -> dict[str, Any]:
         code, n = self.code, self.n
-        names: dict[str, Any] = dict(_FUNCTIONS)
+        names: dict[str, Any] = {"__builtins__": builtins, **_FUNCTIONS}
         names.update({f"round_{mode}": exact.rounding_mode(mode) for mode in ("rn", "rm", "rp", "rz")})
         names.update(fused_f32=exact.fused("f32"), fused_f64=exact.fused("f64"))
         for method in ("load", "store", "atomic", "meet", "warp_barrier", "shuffle", "vote", "trap"):
@@ -156,15 +162,17 @@ class Batch:
     def _function(self, at: int) -> Callable[[Mask], None]:
         """A block of code, to which the registers that it names are bound when it is first run."""
         if at not in self.functions:
-            code, names = self.code, self.namespace
-            for name in code.blocks[at].views:
-                view = code.views[name]
-                size, row = code.row_of[view.register]
-                item = np.dtype(view.dtype).itemsize
-                names[name] = self.banks[size][row].view(view.dtype)[view.part :: size // item]
-            exec(code.blocks[at].program, names)
-            self.functions[at] = names[f"block_{at}"]
+            block, names = self.code.blocks[at], self.namespace
+            names.update((name, self._view(self.code.views[name])) for name in block.views if name not in names)
+            self.functions[at] = FunctionType(block.program, names)
         return self.functions[at]
+
+    def _view(self, view: View) -> Any:
+        key = view.size, view.dtype
+        if key not in self.typed:
+            self.typed[key] = self.banks[view.size].view(view.dtype)
+        row = self.typed[key][view.row]
+        return row if len(row) == self.n else row[view.part :: len(row) // self.n]
 
     def _special(self, name: str) -> Any:
         register, _, axis = name.partition("_")
@@ -269,13 +277,13 @@ class Batch:
         stay = ~taken
         if m is not True:
             taken, stay = taken & m, stay & m
-        if not stay.any():
-            taken = m
-        elif not taken.any():
-            stay, taken = m, None
+        if not count_nonzero(stay):
+            taken, stay = m, None
+        elif not count_nonzero(taken):
+            taken, stay = None, m
         if taken is not None and to is not None:
             go(pending, to, taken)
-        if stay is m or stay.any():
+        if stay is not None:
             go(pending, otherwise, stay)
 
     def _switch(self, i: Instruction, m: Mask, pending: dict[int, Mask]) -> None:
@@ -341,16 +349,17 @@ class Batch:
     # --- memory ------------------------------------------------------------------------------------------------------
 
     def _threads(self, m: Mask) -> Any:
-        return self.everyone if m is True else np.flatnonzero(m)
+        return self.everyone if m is True else m.nonzero()[0]
 
     def _where(self, m: Mask, base: Any, offset: int, size: int, site: int) -> tuple[Any, Any]:
         """Threads, and their addresses."""
         threads = self._threads(m)
         if isinstance(base, np.ndarray):
-            address = (base if m is True else base[threads]).astype(np.int64) + offset
+            address = (base if m is True else base[threads]).astype(np.int64)
+            address += offset
         else:
             address = np.full(len(threads), int(base) + offset, np.int64)
-        if size > 1 and (wrong := address % size != 0).any():
+        if size > 1 and count_nonzero(wrong := address & (size - 1)):
             first = int(np.flatnonzero(wrong)[0])
             raise Misaligned(f"{self._at(site, threads[first])}: {size} bytes at {int(address[first]):#x}")
         return threads, address
@@ -364,9 +373,10 @@ class Batch:
             return [(space, slice(None), threads, address)]
         window = address >> 60
         parts = []
-        for number in np.unique(window):
-            name = {start >> 60: name for name, start in WINDOWS.items()}.get(int(number), "global")
-            which = np.flatnonzero(window == number)
+        numbers = window[:1] if not count_nonzero(window != window[:1]) else np.unique(window)
+        for number in numbers:
+            name = _WINDOW_NAMES.get(int(number), "global")
+            which = slice(None) if len(numbers) == 1 else np.flatnonzero(window == number)
             parts.append((name, which, threads[which], address[which] - WINDOWS.get(name, 0)))
         return parts
 
@@ -409,7 +419,7 @@ class Batch:
         threads, address = self._where(m, base, offset, size, site)
         for part, _, some, places in self._spaces(space, threads, address):
             target, at = self._resolve(part, some, places, size, "load", site)
-            typed, index = target[: len(target) // item * item].view(dtype), at // item
+            typed, index = target[: len(target) // item * item].view(dtype), at >> item.bit_length() - 1
             for number, out in enumerate(outs):
                 if out is None:
                     continue
@@ -427,7 +437,7 @@ class Batch:
         threads, address = self._where(m, base, offset, size, site)
         for part, _, some, places in self._spaces(space, threads, address):
             target, at = self._resolve(part, some, places, size, "store", site)
-            typed, index = target[: len(target) // item * item].view(dtype), at // item
+            typed, index = target[: len(target) // item * item].view(dtype), at >> item.bit_length() - 1
             for number, value in enumerate(values):
                 given = value[some] if isinstance(value, np.ndarray) and value.ndim else value
                 typed[index + number] = given
@@ -577,8 +587,8 @@ class Private:
 
     def check(self, piece: Any, offset: Any, size: int, *, load: bool) -> Any:
         """Offsets in `bytes`, where these aligned accesses are allowed."""
-        outside = (offset < 0) | (offset + size > self.size)
-        if outside.any():
+        outside = (offset < 0) | (offset > self.size - size)
+        if count_nonzero(outside):
             error = OutOfBounds(f"byte {int(offset[outside][0])} of {self.size}")
             error.which = int(np.flatnonzero(outside)[0])  # type: ignore[attr-defined]
             raise error
@@ -586,10 +596,10 @@ class Private:
         whole = min(size, 8)
         written = (1 << 8 * whole) // 255  # 0x01 in every byte
         for part in range(0, size, whole):
-            index = (at + part) // whole
+            index = (at + part) >> whole.bit_length() - 1
             if load:
                 wrong = self.states[whole][index] != written
-                if wrong.any():
+                if count_nonzero(wrong):
                     error = Uninitialised(f"byte {int(offset[wrong][0])} of {self.size}")  # type: ignore[assignment]
                     error.which = int(np.flatnonzero(wrong)[0])  # type: ignore[attr-defined]
                     raise error

@@ -74,15 +74,15 @@ class Memory:
     def check(self, offsets: Any, size: int, *, load: bool) -> None:
         """Raise where one of these aligned accesses is not allowed. A store makes its bytes written."""
         outside = (offsets < 0) | (offsets > len(self.bytes) - size)
-        if outside.any():
+        if np.count_nonzero(outside):
             raise OutOfBounds(f"address {self.base + int(offsets[outside][0]):#x} is far from all memory")
         whole = min(size, 8)
         states = self.states[whole]
         good = repeated(ALLOCATED | WRITTEN, whole)
         for part in range(0, size, whole):
-            at = (offsets + part) // whole
+            at = (offsets + part) >> whole.bit_length() - 1
             found = states[at]
-            if (found != good).any():
+            if np.count_nonzero(found != good):
                 if load or (found & repeated(ALLOCATED, whole) != repeated(ALLOCATED, whole)).any():
                     self._raise(offsets, size, load)
                 states[at] |= repeated(WRITTEN, whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -26,15 +27,15 @@ class Instruction:
     negated: bool
     text: str
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self.opcode[0]
 
-    @property
+    @cached_property
     def is_barrier(self) -> bool:
         return self.name in ("bar", "barrier") and "warp" not in self.opcode
 
-    @property
+    @cached_property
     def is_collective(self) -> bool:
         return self.name in COLLECTIVES or (self.name == "bar" and "warp" in self.opcode)
 
@@ -142,6 +143,7 @@ _REGISTERS = re.compile(r"\.reg\s+\.(\w+)\s+(.*)", re.S)
 _VARIABLE = re.compile(r"\.(shared|local)\s+\.align\s+(\d+)\s+\.(\w+)\s+([\w$]+)(?:\[(\d+)\])?")
 _SPACE = re.compile(r"\s*")
 _NAME = re.compile(r"%[\w$]+")
+_BRACKET = re.compile(r"[{[(]")
 _INSTRUCTION = re.compile(r"(?:@(!?)(%[\w$]+)\s+)?([a-z]\w*(?:(?:\.|::)[\w]+)*)\s*(.*)", re.S)
 
 
@@ -183,7 +185,7 @@ def _body(kernel: Kernel, text: str, at: int) -> None:
 def _statement(kernel: Kernel, statement: str, scopes: list[dict[str, str]]) -> None:
     if statement.startswith((".pragma ", ".loc ", ".file ")):
         return
-    if match := _REGISTERS.fullmatch(statement):
+    if statement[0] == "." and (match := _REGISTERS.fullmatch(statement)):
         for name in (part.strip() for part in match[2].split(",")):
             if family := re.fullmatch(r"(%[A-Za-z_]+)<\d+>", name):
                 kernel.families[family[1]] = match[1]
@@ -192,7 +194,7 @@ def _statement(kernel: Kernel, statement: str, scopes: list[dict[str, str]]) -> 
             kernel.registers[unique] = match[1]
             scopes[-1][name] = unique
         return
-    if match := _VARIABLE.fullmatch(statement):
+    if statement[0] == "." and (match := _VARIABLE.fullmatch(statement)):
         space, align, size = match[1], int(match[2]), SIZE[match[3]] * int(match[5] or 1)
         if space == "shared":
             offset = -(-kernel.shared_bytes // align) * align
@@ -224,6 +226,9 @@ def _statement(kernel: Kernel, statement: str, scopes: list[dict[str, str]]) -> 
 
 def _split(operands: str) -> Iterator[str]:
     """At the commas that are in no bracket."""
+    if not _BRACKET.search(operands):
+        yield from filter(None, map(str.strip, operands.split(",")))
+        return
     part, depth = "", 0
     for piece in operands.split(","):
         part = f"{part},{piece}" if depth else piece

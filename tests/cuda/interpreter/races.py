@@ -28,7 +28,7 @@ class Log:
 
     def add_global(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
         if self.enabled:
-            who = batch.block[threads], batch.lin[threads], batch.epoch[threads], batch.warp_epoch[threads]
+            who = threads, batch.block, batch.lin, batch.epoch, batch.warp_epoch
             instruction = batch.code.sites[site]
             if what == "load" and not {"volatile", "relaxed"}.isdisjoint(instruction.opcode):
                 what = "atomic load"
@@ -36,14 +36,14 @@ class Log:
 
     def add_shared(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
         if self.enabled:
-            who = batch.block[threads], batch.lin[threads], batch.epoch[threads], batch.warp_epoch[threads]
+            who = threads, batch.block, batch.lin, batch.epoch, batch.warp_epoch
             self._shared.append((_KINDS[what], offset, size, *who, batch.code.sites[site].text))
 
     def check_shared(self) -> None:
         """Judge shared memory. Only between barriers of all blocks, or at their end."""
         entries, self._shared = self._shared, []
         if any(entry[0] & CHANGES for entry in entries):
-            _judge(entries, "shared memory")
+            _judge(list(map(_with_threads, entries)), "shared memory")
 
     def check_global(self, memory: Memory) -> None:
         """Judge global memory, allocation by allocation: what was not written cannot race."""
@@ -60,11 +60,17 @@ class Log:
             for entry, owner in zip(entries, owners):
                 mine = owner == allocation
                 if mine.all():
-                    part.append(entry)
+                    part.append(_with_threads(entry))
                 elif mine.any():
-                    kind, offset, size, *who, text = entry
-                    part.append((kind, offset[mine], size, *(w[mine] for w in who), text))
+                    kind, offset, size, threads, *of_batch = entry
+                    part.append(_with_threads((kind, offset[mine], size, threads[mine], *of_batch)))
             _judge(part, "global memory")
+
+
+def _with_threads(entry: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An entry with what its threads were, and not what all threads of the batch were."""
+    kind, offset, size, threads, *of_batch, text = entry
+    return (kind, offset, size, *(values[threads] for values in of_batch), text)
 
 
 def _judge(entries: list[tuple[Any, ...]], where: str) -> None:

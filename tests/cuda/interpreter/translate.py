@@ -27,9 +27,10 @@ WINDOWS = {"shared": 1 << 60, "local": 2 << 60, "param": 3 << 60}
 
 @dataclass(frozen=True)
 class View:
-    """A register read as this dtype; where that is narrower than the register, its `part`-th element."""
+    """A row of the registers of this size, read as this dtype; where that is narrower, its `part`-th element."""
 
-    register: str
+    size: int  # bytes
+    row: int
     dtype: str
     part: int = 0
 
@@ -44,7 +45,9 @@ class Block:
 
     @cached_property
     def program(self) -> CodeType:
-        return compile(self.source, f"<block {self.number}>", "exec")
+        """The code of the function."""
+        module = compile(self.source, f"<block {self.number}>", "exec")
+        return next(constant for constant in module.co_consts if isinstance(constant, CodeType))
 
 
 @dataclass
@@ -82,6 +85,7 @@ class Translator:
         self.lines: list[str] = []
         self.named: set[str] = set()  # views, in this block
         self.constant_names: dict[Any, str] = {}
+        self.view_names: dict[tuple[str, str, int], str] = {}
         self.known = self._parameter_addresses()
 
     def translate(self) -> Code:
@@ -112,9 +116,16 @@ class Translator:
     # --- names -------------------------------------------------------------------------------------------------------
 
     def is_register(self, operand: str) -> bool:
-        return self.kernel.register_type(operand) is not None
+        return operand in self.code.row_of or self.kernel.register_type(operand) is not None
 
     def view(self, register: str, dtype: str, part: int = 0) -> str:
+        key = register, dtype, part
+        if key not in self.view_names:
+            self.view_names[key] = self._new_view(*key)
+        self.named.add(self.view_names[key])
+        return self.view_names[key]
+
+    def _new_view(self, register: str, dtype: str, part: int) -> str:
         code = self.code
         if register not in code.row_of:
             kind = self.kernel.register_type(register)
@@ -125,8 +136,7 @@ class Translator:
         if np.dtype(dtype).itemsize > size:
             raise Unsupported(f"{register} is narrower than {dtype}")
         name = f"r{size}_{row}_{dtype.replace('?', 'b')}" + (f"_{part}" if part else "")
-        code.views[name] = View(register, dtype, part)
-        self.named.add(name)
+        code.views[name] = View(size, row, dtype, part)
         return name
 
     def constant(self, value: Any) -> str:
