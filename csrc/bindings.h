@@ -70,67 +70,53 @@ inline Window window_of(Object window) {
 
 // A parameter of a function of calls.h, converted from a Python argument; it lives as long as the call.
 template <class P>
-class FromPython {  // a bool
- public:
+struct FromPython {  // a bool
   using Given = P;
-  explicit FromPython(P given) : value(given) {}
   const P value;
 };
 template <>
-class FromPython<Window> {
- public:
+struct FromPython<Window> {
   using Given = Object;
   explicit FromPython(Object given) : value(window_of(given)) {}
   const Window value;
 };
 template <template <class> class Array, class Call>
-class FromPython<Array<Call>> {  // In or Out
- public:
+struct FromPython<Array<Call>> {  // In or Out
   using Given = Object;
-  explicit FromPython(Object given) : value{given} {}
   const Array<Call> value;
 };
 
-// The parameters of a guide, or their gradients, given as (kind, arrays)
+// Values: the parameters of a guide, or their gradients, given as (kind, arrays)
+template <class Values>
 class GuideFromPython {
  public:
   using Given = Object;
-
- protected:
   explicit GuideFromPython(Object given) {
     const auto pair = given.cast<std::pair<std::string, py::tuple>>();
-    kind_ = guide_kind(pair.first);
     for (const auto& array : pair.second) arrays_.push_back(py::reinterpret_borrow<py::object>(array));
+    value.kind = guide_kind(pair.first);
+    value.count = static_cast<int>(arrays_.size());
+    value.arrays = arrays_.data();
   }
-  template <class Call>
-  Parameters<Call> parameters() const {
-    return {kind_, static_cast<int>(arrays_.size()), arrays_.data()};
-  }
+  Values value{};
 
  private:
-  GuideKind kind_;
   std::vector<py::object> arrays_;
 };
 template <class Call>
-class FromPython<Parameters<Call>> : GuideFromPython {
- public:
-  using GuideFromPython::Given;
-  explicit FromPython(Object given) : GuideFromPython(given), value(parameters<Call>()) {}
-  const Parameters<Call> value;
+struct FromPython<Parameters<Call>> : GuideFromPython<Parameters<Call>> {
+  using GuideFromPython<Parameters<Call>>::GuideFromPython;
 };
 template <class Call>
-class FromPython<OutParameters<Call>> : GuideFromPython {
- public:
-  using GuideFromPython::Given;
-  explicit FromPython(Object given) : GuideFromPython(given), value{parameters<Call>()} {}
-  const OutParameters<Call> value;
+struct FromPython<OutParameters<Call>> : GuideFromPython<OutParameters<Call>> {
+  using GuideFromPython<OutParameters<Call>>::GuideFromPython;
 };
 
 template <class Call, class... Extra, class... P>
 void define(py::module_& m, const char* kernel, void (*function)(Call&, P...)) {
   m.def(kernel, [=](typename FromPython<std::decay_t<P>>::Given... given, Extra... extra) {
     Call call(kernel, extra...);
-    function(call, FromPython<std::decay_t<P>>(given).value...);
+    function(call, FromPython<std::decay_t<P>>{given}.value...);
   });
 }
 template <class Call, class... Extra>

@@ -1,48 +1,31 @@
 // What differs between compilers: how to force or prevent inlining, and what a build is called.
 #pragma once
 
+// Functions, and member functions, that must be inlined
 #if defined(__CUDACC__)
 #define BO_INLINE static __host__ __device__ __forceinline__
-#elif defined(_MSC_VER)
-#define BO_INLINE static __forceinline
-#else
-#define BO_INLINE static inline __attribute__((always_inline))
-#endif
-
-// The same for member functions.
-#if defined(__CUDACC__)
 #define BO_INLINE_MEMBER __host__ __device__ __forceinline__
 #elif defined(_MSC_VER)
+#define BO_INLINE static __forceinline
 #define BO_INLINE_MEMBER __forceinline
 #else
+#define BO_INLINE static inline __attribute__((always_inline))
 #define BO_INLINE_MEMBER inline __attribute__((always_inline))
 #endif
 
-// The same for lambdas, after their parameters. A lambda that is called, not inlined, must reload what it captured
-// after every vector store, which the compiler has to assume may alias.
+// BO_INLINE_LAMBDA: the same for lambdas, after their parameters. A lambda that is called, not inlined, must reload
+//   what it captured after every vector store, which the compiler has to assume may alias.
+// BO_NOINLINE_MEMBER: for member functions that run once: g++ 12 may take minutes to inline and unroll them.
+// BO_PREFETCH: prefetches a cache line; the address may be invalid.
 #if defined(_MSC_VER)
 #define BO_INLINE_LAMBDA
-#else
-#define BO_INLINE_LAMBDA __attribute__((always_inline))
-#endif
-
-// For member functions that run once: g++ 12 may take minutes to inline and unroll them.
-#if defined(_MSC_VER)
 #define BO_NOINLINE_MEMBER __declspec(noinline)
-#else
-#define BO_NOINLINE_MEMBER __attribute__((noinline))
-#endif
-
-#if defined(_MSC_VER)
 #define BO_RESTRICT __restrict
-#else
-#define BO_RESTRICT __restrict__
-#endif
-
-// Prefetches a cache line; the address may be invalid.
-#if defined(_MSC_VER)
 #define BO_PREFETCH(p) ((void)(p))
 #else
+#define BO_INLINE_LAMBDA __attribute__((always_inline))
+#define BO_NOINLINE_MEMBER __attribute__((noinline))
+#define BO_RESTRICT __restrict__
 #define BO_PREFETCH(p) __builtin_prefetch(p)
 #endif
 

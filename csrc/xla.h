@@ -6,8 +6,7 @@
 //   arrays         one letter per array of that function, results | arguments: n if its axes begin with N, s if it has
 //                  no such axis (parameters), - if it is absent
 //   rank           axes of the first argument in the call as it was written. Additional axes, which come first, are
-//   those
-//                  of jax.vmap; an array that does not depend on such an axis has size 1 there.
+//                  those of jax.vmap; an array that does not depend on such an axis has size 1 there.
 //   batched        whether there is an axis N in the call as it was written
 //   top, left, full_height, full_width, align_corners    where pixels are sampled
 //   guide          curves, nn or luma, if there are parameters
@@ -47,9 +46,11 @@ struct Extension {
   int type;
   Extension* next;
 };
-struct Version {
+struct Sized {  // what most of the structs below begin with
   size_t struct_size;
   Extension* extensions;
+};
+struct Version : Sized {
   int major, minor;
 };
 struct Metadata {
@@ -61,41 +62,29 @@ struct MetadataExtension {
   Extension base;
   Metadata* metadata;
 };
-struct ErrorArgs {
-  size_t struct_size;
-  Extension* extensions;
+struct ErrorArgs : Sized {
   const char* message;
   int code;
 };
-struct ErrorDestroyArgs {
-  size_t struct_size;
-  Extension* extensions;
+struct ErrorDestroyArgs : Sized {
   Error* error;
 };
-struct StreamArgs {
-  size_t struct_size;
-  Extension* extensions;
+struct StreamArgs : Sized {
   Context* context;
   void* stream;  // out
 };
-struct AllocateArgs {
-  size_t struct_size;
-  Extension* extensions;
+struct AllocateArgs : Sized {
   Context* context;
   size_t size, alignment;
   void* data;  // out
 };
-struct FreeArgs {
-  size_t struct_size;
-  Extension* extensions;
+struct FreeArgs : Sized {
   Context* context;
   size_t size;
   void* data;
 };
 using Unused = void (*)();
-struct Api {
-  size_t struct_size;
-  Extension* extensions;
+struct Api : Sized {
   Version version;
   const void* internal;
   Error* (*error_create)(ErrorArgs*);
@@ -107,9 +96,7 @@ struct Api {
   Error* (*allocate)(AllocateArgs*);
   Error* (*free)(FreeArgs*);
 };
-struct Buffer {
-  size_t struct_size;
-  Extension* extensions;
+struct Buffer : Sized {
   int dtype;
   void* data;
   int64_t rank;
@@ -123,24 +110,18 @@ struct Scalar {
   int dtype;
   void* value;
 };
-struct Buffers {  // arguments, or results
-  size_t struct_size;
-  Extension* extensions;
+struct Buffers : Sized {  // arguments, or results
   int64_t size;
   int* types;
   Buffer** buffers;
 };
-struct Attributes {
-  size_t struct_size;
-  Extension* extensions;
+struct Attributes : Sized {
   int64_t size;
   int* types;
   Span** names;
   void** values;
 };
-struct Frame {
-  size_t struct_size;
-  Extension* extensions;
+struct Frame : Sized {
   const Api* api;
   Context* context;
   int stage;
@@ -361,7 +342,7 @@ class Call {
 };
 
 inline Error* failed(Frame* frame, int code, const std::string& message) {
-  ErrorArgs args{sizeof(ErrorArgs), nullptr, message.c_str(), code};
+  ErrorArgs args{{sizeof(ErrorArgs), nullptr}, message.c_str(), code};
   return frame->api->error_create(&args);
 }
 
@@ -423,7 +404,7 @@ Error* handle(Frame* frame) {
     if (e->type != kMetadata) continue;
     // A query of the version that this handler was made for. Every minor version has what is used here.
     Version& version = reinterpret_cast<MetadataExtension*>(e)->metadata->version;
-    version = {sizeof(Version), nullptr, kMajor, frame->api ? frame->api->version.minor : kMinor};
+    version = {{sizeof(Version), nullptr}, kMajor, frame->api ? frame->api->version.minor : kMinor};
     reinterpret_cast<MetadataExtension*>(e)->metadata->traits = 0;
     return nullptr;
   }

@@ -91,56 +91,50 @@ struct BackwardPrefetch {
 
 // --- Forward: out = A·image, A the grid sampled at the guide
 
-// 3 × 4 matrices from register tables, a tile in four passes: the image's planes, the positions, the lookups, the
-// result's pixels. (In one pass, each vector of pixels would wait for its own lookups.) S: the storage of the pixels.
+// What 3 × 4 matrices come from: register tables of D entries, or fetched cells where D is 0
+template <int D, class T, Packing kPacking>
+struct Matrices34 {
+  using Type = TableBuilder<T, D>;
+};
+template <class T, Packing kPacking>
+struct Matrices34<0, T, kPacking> {
+  using Type = RowGrid<T, kPacking>;
+};
+
+// 3 × 4 matrices. S: the storage of the pixels. With tables a tile takes four passes: the image's planes, the
+// positions, the lookups, the result's pixels. (In one pass, each vector of pixels would wait for its own lookups.)
+// Fetched matrices are applied to the pixels in place, or converted in scratch.
 template <class S, int D, class T, class Guide>
-void apply_34_tables(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
-                     const Tiling& tiling, const PixelColumns<T>& columns, Guide& guide, int64_t first, int64_t last) {
+void apply_34(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
+              const Tiling& tiling, const PixelColumns<T>& columns, Guide& guide, int64_t first, int64_t last) {
   constexpr int64_t kPitch = kTileWidth + kPad;
+  constexpr bool kTables = D > 0, kConverted = S::size != sizeof(T);
   Pixels3<S, T> source(image), sink(out);
   Locator<T> locator(g, at, columns);
-  TableBuilder<T, D> tables(g, grid);
+  typename Matrices34<D, T, Packing::columns>::Type matrices(g, grid);
   alignas(64) T channels[3 * kPitch];
   alignas(64) T results[3 * kPitch];
   for (int64_t index = first; index < last; ++index) {
     const Tile tile = tile_at(tiling, index);
     const char* const from = source.load(tile);
     char* const to = sink.target(tile);
-    pixels_to_planes<S>(from, tile.count, channels, kPitch);
+    if (kTables || Guide::kReadsImage) pixels_to_planes<S>(from, tile.count, channels, kPitch);
     const Positions<T>& positions = locator.template find<false>(tile, guide(tile, channels, kPitch));
-    for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
-      const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
-      apply_span<D>(Matrix34(), span, positions, begin, end, channels, results, kPitch,
-                    ForwardPrefetch<S, T>{from, to});
-    });
-    planes_to_pixels<S>(results, kPitch, tile.count, to);
-    sink.store(tile);
-  }
-}
-
-// 3 × 4 matrices from fetched cells, applied to the pixels in place or converted in scratch
-template <class S, class T, class Guide>
-void apply_34_fetched(const Sampling& at, const Tensor& out, const Tensor& grid, const Tensor& image, const Lattice& g,
-                      const Tiling& tiling, const PixelColumns<T>& columns, Guide& guide, int64_t first, int64_t last) {
-  constexpr int64_t kPitch = kTileWidth + kPad;
-  constexpr bool kConverted = S::size != sizeof(T);
-  Pixels3<S, T> source(image), sink(out);
-  Locator<T> locator(g, at, columns);
-  RowGrid<T, Packing::columns> rows(g, grid);
-  alignas(64) T channels[3 * kPitch];
-  alignas(64) T converted[3 * kPitch];
-  for (int64_t index = first; index < last; ++index) {
-    const Tile tile = tile_at(tiling, index);
-    const char* const from = source.load(tile);
-    char* const to = sink.target(tile);
-    if (Guide::kReadsImage) pixels_to_planes<S>(from, tile.count, channels, kPitch);
-    const Positions<T>& positions = locator.template find<false>(tile, guide(tile, channels, kPitch));
-    if (kConverted) load_run(image.dtype, from, S::size, 3 * tile.count, converted, 1);
-    const T* const in = kConverted ? converted : reinterpret_cast<const T*>(from);
-    T* const result = kConverted ? converted : reinterpret_cast<T*>(to);
-    rows.build(tile, positions);
-    apply_matrices(g, rows, positions, tile.count, in, result, ForwardPrefetch<S, T>{from, to});
-    if (kConverted) store_run(out.dtype, to, S::size, 3 * tile.count, converted, 1);
+    if constexpr (kTables) {
+      for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
+        const SpanTables<T> span = matrices.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
+        apply_span<D>(Matrix34(), span, positions, begin, end, channels, results, kPitch,
+                      ForwardPrefetch<S, T>{from, to});
+      });
+      planes_to_pixels<S>(results, kPitch, tile.count, to);
+    } else {
+      if (kConverted) load_run(image.dtype, from, S::size, 3 * tile.count, results, 1);
+      const T* const in = kConverted ? results : reinterpret_cast<const T*>(from);
+      T* const result = kConverted ? results : reinterpret_cast<T*>(to);
+      matrices.build(tile, positions);
+      apply_matrices(g, matrices, positions, tile.count, in, result, ForwardPrefetch<S, T>{from, to});
+      if (kConverted) store_run(out.dtype, to, S::size, 3 * tile.count, results, 1);
+    }
     sink.store(tile);
   }
 }
@@ -195,110 +189,71 @@ void sampled_apply(const Sampling& at, const Tensor& out, const Tensor& grid, co
   const PixelColumns<T> columns(g, at);
   if (is_matrix34(m)) {
     const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
-    const auto run = [&](auto&& apply_tiles) {
+    const auto run = [&](auto depth) {
       for_tile_ranges(tiling.count, kTileWidth, [&](int64_t first, int64_t last) {
         Guide guide = guide_policy;
-        with_pixel_storage(image, out, T(), [&](auto storage) { apply_tiles(storage, guide, first, last); });
+        with_pixel_storage(image, out, T(), [&](auto storage) {
+          apply_34<decltype(storage), decltype(depth)::value>(at, out, grid, image, g, tiling, columns, guide, first,
+                                                              last);
+        });
       });
     };
     if constexpr (!kFetchesMatrices<T>) {
-      const bool done = with_tables<T>(g, [&](auto depth) {
-        constexpr int D = decltype(depth)::value;
-        run([&](auto storage, auto& guide, int64_t first, int64_t last) {
-          apply_34_tables<decltype(storage), D>(at, out, grid, image, g, tiling, columns, guide, first, last);
-        });
-      });
-      if (done) return;
+      if (with_tables<T>(g, run)) return;
     }
-    if (g.long_spans) {
-      return run([&](auto storage, auto& guide, int64_t first, int64_t last) {
-        apply_34_fetched<decltype(storage)>(at, out, grid, image, g, tiling, columns, guide, first, last);
-      });
-    }
+    if (g.long_spans) return run(Constant<0>());
   }
   apply_any(at, out, grid, image, g, m, columns, guide_policy);
 }
 
 // --- Backward: d_grid by splatting grad·imageᵀ, and the per-pixel gradients where they are wanted
 
-// 3 × 4 matrices from register tables: neither coefficients nor their gradients are stored.
+// 3 × 4 matrices: neither coefficients nor their gradients are stored.
 template <int D, class T, class Guide>
-void apply_backward_34_tables(const SliceApplyGradArgs& a, const Lattice& g, const Guide& guide_policy) {
+void apply_backward_34(const SliceApplyGradArgs& a, const Lattice& g, const Guide& guide_policy) {
   using S = Plain<T>;
   constexpr int64_t kPitch = kTileWidth + kPad;
-  const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
-  const PixelColumns<T> columns(g, a.at);
-  const bool slopes = a.d_image.data || a.d_guide.data;
-  splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
-    Pixels3<S, T> image(a.image), grad(a.grad), d_image(a.d_image);
-    alignas(64) T in[3 * kPitch];
-    alignas(64) T d_out[3 * kPitch];
-    alignas(64) T d_in[3 * kPitch];
-    alignas(64) T d_guide[kPitch];
-    Guide guide = guide_policy;
-    Locator<T> locator(g, a.at, columns);
-    TableBuilder<T, D> tables(g, a.grid);
-    for (int64_t index = first; index < last; ++index) {
-      const Tile tile = tile_at(tiling, index);
-      const char* const in_pixels = image.load(tile);
-      const char* const grad_pixels = grad.load(tile);
-      if (slopes || Guide::kReadsImage) pixels_to_planes<S>(in_pixels, tile.count, in, kPitch);
-      const Positions<T>& positions = locator.find(tile, guide(tile, in, kPitch));
-      if (splatter)
-        splatter->add_outer(tile, positions, reinterpret_cast<const T*>(in_pixels),
-                            reinterpret_cast<const T*>(grad_pixels));
-      if (!slopes) continue;
-      pixels_to_planes<S>(grad_pixels, tile.count, d_out, kPitch);
-      char* const to = d_image.target(tile);
-      const char* const plane = a.d_guide.data ? first_pixel(a.d_guide, tile) : grad_pixels;
-      for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
-        const SpanTables<T> span = tables.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
-        span_gradients<D>(Matrix34(), span, positions, begin, end, in, d_out, d_in, d_guide, kPitch,
-                          BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
-      });
-      if (a.d_image.data) {
-        guide.add_gradient(d_guide, tile.count, kPitch, 1, d_in);
-        planes_to_pixels<S>(d_in, kPitch, tile.count, to);
-        d_image.store(tile);
-      }
-      if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
-    }
-  });
-}
-
-// The same from fetched cells
-template <class T, class Guide>
-void apply_backward_34_fetched(const SliceApplyGradArgs& a, const Lattice& g, const Guide& guide_policy) {
-  using S = Plain<T>;
-  constexpr int64_t kPitch = kTileWidth + kPad;
+  constexpr bool kTables = D > 0;
   const Tiling tiling = make_tiling(g.N, g.H, g.W, kTileWidth);
   const PixelColumns<T> columns(g, a.at);
   const bool slopes = a.d_image.data || a.d_guide.data;
   splat_tiles<T>(g, a.at, tiling, a.d_grid, [&](int64_t first, int64_t last, Splatter<T>* splatter) {
     Pixels3<S, T> image(a.image), grad(a.grad), d_image(a.d_image);
     alignas(64) T channels[3 * kPitch];
+    alignas(64) T d_out[3 * kPitch];
+    alignas(64) T d_in[3 * kPitch];
     alignas(64) T d_guide[kPitch];
     Guide guide = guide_policy;
     Locator<T> locator(g, a.at, columns);
-    RowGrid<T, Packing::rows> rows(g, a.grid);
+    typename Matrices34<D, T, Packing::rows>::Type matrices(g, a.grid);
     for (int64_t index = first; index < last; ++index) {
       const Tile tile = tile_at(tiling, index);
       const char* const in_pixels = image.load(tile);
       const char* const grad_pixels = grad.load(tile);
-      const T *in = reinterpret_cast<const T*>(in_pixels), *d_out = reinterpret_cast<const T*>(grad_pixels);
-      if (Guide::kReadsImage) pixels_to_planes<S>(in_pixels, tile.count, channels, kPitch);
+      const T *in = reinterpret_cast<const T*>(in_pixels), *grads = reinterpret_cast<const T*>(grad_pixels);
+      if ((kTables && slopes) || Guide::kReadsImage) pixels_to_planes<S>(in_pixels, tile.count, channels, kPitch);
       const Positions<T>& positions = locator.find(tile, guide(tile, channels, kPitch));
-      if (splatter) splatter->add_outer(tile, positions, in, d_out);
+      if (splatter) splatter->add_outer(tile, positions, in, grads);
       if (!slopes) continue;
       char* const to = d_image.target(tile);
       const char* const plane = a.d_guide.data ? first_pixel(a.d_guide, tile) : grad_pixels;
-      rows.build(tile, positions);
-      matrix_gradients(g, rows, positions, tile.count, in, d_out, reinterpret_cast<T*>(to), d_guide,
-                       BackwardPrefetch<S, T>{in_pixels, grad_pixels, to, plane});
-      if (a.d_image.data) {
-        guide.add_gradient(d_guide, tile.count, 1, 3, reinterpret_cast<T*>(to));
-        d_image.store(tile);
+      const BackwardPrefetch<S, T> prefetch{in_pixels, grad_pixels, to, plane};
+      if constexpr (kTables) {
+        pixels_to_planes<S>(grad_pixels, tile.count, d_out, kPitch);
+        for_spans(positions, tile.count, [&](int64_t begin, int64_t end) {
+          const SpanTables<T> span = matrices.span(tile.n, positions.row_k, positions.row_t, positions.kx[begin]);
+          span_gradients<D>(Matrix34(), span, positions, begin, end, channels, d_out, d_in, d_guide, kPitch, prefetch);
+        });
+        if (a.d_image.data) {
+          guide.add_gradient(d_guide, tile.count, kPitch, 1, d_in);
+          planes_to_pixels<S>(d_in, kPitch, tile.count, to);
+        }
+      } else {
+        matrices.build(tile, positions);
+        matrix_gradients(g, matrices, positions, tile.count, in, grads, reinterpret_cast<T*>(to), d_guide, prefetch);
+        if (a.d_image.data) guide.add_gradient(d_guide, tile.count, 1, 3, reinterpret_cast<T*>(to));
       }
+      if (a.d_image.data) d_image.store(tile);
       if (a.d_guide.data) store_plane(a.d_guide, tile, d_guide);
     }
   });
@@ -447,13 +402,13 @@ void sampled_apply_backward(const SliceApplyGradArgs& a, const Guide& guide_poli
   const bool done = with_tables<T>(g, [&](auto depth) {
     constexpr int D = decltype(depth)::value;
     if (is_matrix34(m)) {
-      apply_backward_34_tables<D, T>(a, g, guide_policy);
+      apply_backward_34<D, T>(a, g, guide_policy);
     } else {
       apply_backward_tables<D, T>(a, g, m, guide_policy);
     }
   });
   if (done) return;
-  if (is_matrix34(m) && g.long_spans) return apply_backward_34_fetched<T>(a, g, guide_policy);
+  if (is_matrix34(m) && g.long_spans) return apply_backward_34<0, T>(a, g, guide_policy);
   const int64_t width = tile_width(2 * g.C);
   const bool d_image = a.d_image.data;
   sampled_backward(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, width, {d_image, d_image && Guide::kReadsImage},

@@ -31,43 +31,19 @@ BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
   return {f.begin, f.end, share(f.head), share(axis.out), share(f.tail)};
 }
 
-// Storage types that load integers as levels, where those of storage.h divide them by the top level
-template <class Format>
-struct Loaded {
-  using Bits = typename Format::Bits;
-  static constexpr int64_t size = sizeof(Bits);
-  static float load_one(const char* p) {
-    Bits v;
-    memcpy(&v, p, sizeof v);
-    return Format::value(v);
-  }
-  static Vec<float> load(const char* p) { return load_as(Format(), p); }
-};
+// Calls f with the storage of an image and a value of the type that its rows are summed in. Integers are loaded as
+// levels, where those of storage.h divide them by the top level. small: float represents the sums of levels exactly.
 template <class F>
-BO_INLINE void with_levels(DType, double, F&& f) {
-  f(Plain<double>());
-}
-template <class F>
-BO_INLINE void with_levels(DType dtype, float, F&& f) {
+BO_INLINE void with_sums(DType dtype, bool small, F&& f) {
+  const auto levels = [&](auto storage) { return small ? f(storage, float()) : f(storage, double()); };
   switch (dtype) {
-    case DType::u8: return f(Loaded<Levels8>());
-    case DType::u16: return f(Loaded<Levels16>());
-    default: return with_storage(dtype, float(), f);
+    case DType::u8: return levels(Converted<Levels8>());
+    case DType::u16: return levels(Converted<Levels16>());
+    case DType::f16: return f(Converted<F16>(), double());
+    case DType::bf16: return f(Converted<BF16>(), double());
+    case DType::f32: return f(Plain<float>(), double());
+    case DType::f64: return f(Plain<double>(), double());
   }
-}
-
-// Calls f with a value of the type that rows are summed in. small: float represents their sums exactly.
-template <class Format, class F>
-BO_INLINE void with_sums(Loaded<Format>, bool small, F&& f) {
-  if (small) {
-    f(float());
-  } else {
-    f(double());
-  }
-}
-template <class S, class F>
-BO_INLINE void with_sums(S, bool, F&& f) {
-  f(double());
 }
 
 // Rows that are summed at a time: as many streams as a hardware prefetcher follows
@@ -200,9 +176,9 @@ void reduce_across(const Cover* covers, int64_t count, const A* from, int64_t fi
   }
 }
 
-// to = head·first + tail·second, or head·first if second is null
-BO_INLINE void blend_vectors(int64_t n, const double* first, const double* second, double head, double tail,
-                             double* to) {
+// to = head·first + tail·second, or head·first if second is null. Elements of float are computed in double and rounded
+// once: compilers vectorize these loops, including the conversions.
+BO_INLINE void blend_run(int64_t n, const double* first, const double* second, double head, double tail, double* to) {
   const Vec<double> a = broadcast(head), b = broadcast(tail);
   if (second) {
     for_vectors<double>(n, [=](int64_t i, auto lanes) {
@@ -212,28 +188,21 @@ BO_INLINE void blend_vectors(int64_t n, const double* first, const double* secon
     for_vectors<double>(n, [=](int64_t i, auto lanes) { lanes.store(to + i, a * lanes.load(first + i)); });
   }
 }
-// The same to the output, whose cache lines are prefetched. Elements of float are computed in double and rounded once.
-BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, double* to) {
-  constexpr int64_t kAtOnce = 64;
-  for (int64_t i = 0; i < n; i += kAtOnce) {
-    prefetch_ahead<kAtOnce * sizeof(double)>(reinterpret_cast<const char*>(to + i));
-    blend_vectors(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
-  }
-}
-// Compilers vectorize these loops, including the conversions.
-BO_INLINE void round_blend(int64_t n, const double* BO_RESTRICT first, const double* BO_RESTRICT second, double head,
-                           double tail, float* BO_RESTRICT to) {
+BO_INLINE void blend_run(int64_t n, const double* BO_RESTRICT first, const double* BO_RESTRICT second, double head,
+                         double tail, float* BO_RESTRICT to) {
   if (second) {
     for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(mul_add(tail, second[i], head * first[i]));
   } else {
     for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(head * first[i]);
   }
 }
-BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, float* to) {
-  constexpr int64_t kAtOnce = 256;
+// The same to the output, whose cache lines are prefetched
+template <class T>
+BO_INLINE void blend(int64_t n, const double* first, const double* second, double head, double tail, T* to) {
+  constexpr int64_t kAtOnce = sizeof(T) == sizeof(double) ? 64 : 256;
   for (int64_t i = 0; i < n; i += kAtOnce) {
-    prefetch_ahead<kAtOnce * sizeof(float)>(reinterpret_cast<const char*>(to + i));
-    round_blend(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
+    prefetch_ahead<kAtOnce * sizeof(T)>(reinterpret_cast<const char*>(to + i));
+    blend_run(min_of(kAtOnce, n - i), first + i, second ? second + i : nullptr, head, tail, to + i);
   }
 }
 // to[i] = scale·from[i], rounded to T
@@ -246,7 +215,7 @@ inline void spread_across(const Cover* covers, int64_t count, const double* from
   for (int64_t j = 0; j < count; ++j, to += channels) {
     const Cover& at = covers[j];
     const double* const first = from + (at.begin - covers[0].begin) * channels;
-    blend_vectors(channels, first, at.end - at.begin > 1 ? first + channels : nullptr, at.head, at.tail, to);
+    blend_run(channels, first, at.end - at.begin > 1 ? first + channels : nullptr, at.head, at.tail, to);
   }
 }
 
@@ -495,14 +464,10 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
 BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, double width) {
   if (is_empty(out) || is_empty(image)) return;
   const AreaAxis y = {out.shape[1], image.shape[1], height}, x = {out.shape[2], image.shape[2], width};
-  with_compute_type(image.dtype, [&](auto t) {
-    with_levels(image.dtype, t, [&](auto storage) {
-      using S = decltype(storage);
-      // float represents all whole numbers up to 2^24.
-      const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
-      with_sums(storage, rows <= (1 << 24) / top, [&](auto sum) { sum_areas_as<S, decltype(sum)>(out, image, y, x); });
-    });
-  });
+  // float represents all whole numbers up to 2^24.
+  const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
+  with_sums(image.dtype, rows <= (1 << 24) / top,
+            [&](auto storage, auto sum) { sum_areas_as<decltype(storage), decltype(sum)>(out, image, y, x); });
 }
 
 // Weights of integers are lengths, so sums are whole numbers, and the division by the sum of the weights is the only

@@ -12,20 +12,9 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-template <>
-struct Vec<float> {
-  static constexpr int kLanes = 8;
-  __m256 v;
-};
-template <>
-struct Indices<float> {
-  __m256i v;
-};
-template <>
-struct Vec<double> {
-  static constexpr int kLanes = 4;
-  __m256d v;
-};
+using Floats = __m256;
+using Doubles = __m256d;
+using Integers = __m256i;
 template <>
 struct Indices<double> {
   __m128i v;
@@ -34,6 +23,11 @@ struct Indices<double> {
 BO_INLINE __m128i load_u8(const char* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
 BO_INLINE __m128i load_u16(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 BO_INLINE void store_u16(char* p, __m128i v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
+BO_INLINE __m128i narrow_to_u16(__m256i v) {
+  return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+BO_INLINE __m256 as_floats(__m256i v) { return _mm256_castsi256_ps(v); }
+BO_INLINE __m256i as_integers(__m256 v) { return _mm256_castps_si256(v); }
 
 }  // namespace BO_ISA
 }  // namespace bilateral_ops
@@ -173,25 +167,9 @@ BO_INLINE void interleave3(Vec<double>* v) {
   v[1].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 9), z, 2);
   v[2].v = _mm256_blend_pd(_mm256_blend_pd(x, y, 4), z, 9);
 }
-// Eight integers below 2^16 as 16 bits each
-BO_INLINE __m128i narrow_to_u16(__m256i v) {
-  return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-}
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   const __m128i halves = narrow_to_u16(to_level(a, 255.0f));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
-}
-BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, narrow_to_u16(to_level(a, 65535.0f))); }
-BO_INLINE Vec<float> load_as(BF16, const char* p) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_u16(p)), 16))};
-}
-BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
-  const __m256i u = _mm256_castps_si256(a.v), high = _mm256_srli_epi32(u, 16);
-  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
-  const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
-  store_u16(p, narrow_to_u16(_mm256_blendv_epi8(rounded, quiet, nan)));
 }
 BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
   const __m128 four = n == 4 ? _mm_loadu_ps(p) : _mm_maskload_ps(p, _mm256_castsi256_si128(lane_mask(n)));

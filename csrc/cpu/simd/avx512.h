@@ -12,20 +12,9 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-template <>
-struct Vec<float> {
-  static constexpr int kLanes = 16;
-  __m512 v;
-};
-template <>
-struct Indices<float> {
-  __m512i v;
-};
-template <>
-struct Vec<double> {
-  static constexpr int kLanes = 8;
-  __m512d v;
-};
+using Floats = __m512;
+using Doubles = __m512d;
+using Integers = __m512i;
 template <>
 struct Indices<double> {
   __m512i v;
@@ -34,6 +23,9 @@ struct Indices<double> {
 BO_INLINE __m128i load_u8(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 BO_INLINE __m256i load_u16(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 BO_INLINE void store_u16(char* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+BO_INLINE __m256i narrow_to_u16(__m512i v) { return _mm512_cvtepi32_epi16(v); }
+BO_INLINE __m512 as_floats(__m512i v) { return _mm512_castsi512_ps(v); }
+BO_INLINE __m512i as_integers(__m512 v) { return _mm512_castps_si512(v); }
 
 }  // namespace BO_ISA
 }  // namespace bilateral_ops
@@ -142,20 +134,6 @@ BO_INLINE Indices<double> set_bit_if_greater(const Indices<double>& i, const Vec
 }
 BO_INLINE void store_as(U8, char* p, const Vec<float>& a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(to_level(a, 255.0f)));
-}
-BO_INLINE void store_as(U16, char* p, const Vec<float>& a) {
-  store_u16(p, _mm512_cvtepi32_epi16(to_level(a, 65535.0f)));
-}
-BO_INLINE Vec<float> load_as(BF16, const char* p) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_u16(p)), 16))};
-}
-BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
-  const __m512i u = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(u, 16);
-  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
-  const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
-  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  store_u16(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
 BO_INLINE Vec<float> repeat4(const float* p, int64_t n, int) {
   return {_mm512_broadcast_f32x4(n == 4 ? _mm_loadu_ps(p) : _mm_maskz_loadu_ps((1u << n) - 1, p))};

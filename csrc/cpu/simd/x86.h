@@ -1,8 +1,11 @@
 // What AVX2 and AVX-512 share: operations that are the same intrinsics at both widths. The header that includes this
-// one has defined Vec<float>, Vec<double>, Indices<float> and
+// one has defined its registers, Floats, Doubles and Integers, and
 //   BO_MM(op)                       an intrinsic of its width
 //   BO_COMPARE(type, x, y, how)     a mask of the lanes where a comparison holds
 //   BO_SELECT(type, mask, a, b)     a in those lanes, b in the others
+//   load_u8, load_u16, store_u16    as many elements as Floats has, in their own bits
+//   narrow_to_u16(integers)         integers below 2^16 as 16 bits each
+//   as_floats, as_integers          the same bits
 #pragma once
 
 // Keeps three vectors in registers: g++ would load them from memory again for every blend.
@@ -11,8 +14,20 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-using Floats = decltype(Vec<float>::v);
-using Integers = decltype(Indices<float>::v);
+template <>
+struct Vec<float> {
+  static constexpr int kLanes = sizeof(Floats) / sizeof(float);
+  Floats v;
+};
+template <>
+struct Indices<float> {
+  Integers v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int kLanes = sizeof(Doubles) / sizeof(double);
+  Doubles v;
+};
 
 // Where an operand is NaN, max and min return their second one.
 #define BO_ARITHMETIC(T, type)                                                                                   \
@@ -66,6 +81,17 @@ BO_INLINE Vec<float> load_as(U16, const char* p) { return divide_exactly(load_as
 BO_INLINE Vec<float> load_as(F16, const char* p) { return {BO_MM(cvtph_ps)(load_u16(p))}; }
 BO_INLINE void store_as(F16, char* p, const Vec<float>& a) {
   store_u16(p, BO_MM(cvtps_ph)(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+BO_INLINE void store_as(U16, char* p, const Vec<float>& a) { store_u16(p, narrow_to_u16(to_level(a, 65535.0f))); }
+BO_INLINE Vec<float> load_as(BF16, const char* p) {
+  return {as_floats(BO_MM(slli_epi32)(BO_MM(cvtepu16_epi32)(load_u16(p)), 16))};
+}
+BO_INLINE void store_as(BF16, char* p, const Vec<float>& a) {
+  const Integers u = as_integers(a.v), high = BO_MM(srli_epi32)(u, 16), odd = high & BO_MM(set1_epi32)(1);
+  const Integers up = BO_MM(add_epi32)(BO_MM(add_epi32)(u, BO_MM(set1_epi32)(0x7fff)), odd);
+  const Floats rounded = as_floats(BO_MM(srli_epi32)(up, 16)), quiet = as_floats(high | BO_MM(set1_epi32)(0x40));
+  const auto nan = BO_COMPARE(ps, a.v, a.v, _CMP_UNORD_Q);
+  store_u16(p, narrow_to_u16(as_integers(BO_SELECT(ps, nan, quiet, rounded))));
 }
 
 // Transposes the 4 × 4 elements in each 128-bit block of four vectors.

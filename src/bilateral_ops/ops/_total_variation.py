@@ -24,9 +24,7 @@ SIGNATURE = Signature(
 )
 
 
-def total_variation(
-    grid: Like[Framework, Grid],
-) -> Grid:
+def total_variation(grid: Like[Framework, Grid]) -> Grid:
     """How rough a bilateral grid is: the mean squared difference of neighbours, summed over its three axes.
 
         out[n] = mean (grid[n,i+1,j,k,c] − grid[n,i,j,k,c])²
