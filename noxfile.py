@@ -26,13 +26,16 @@ CUDA_TEST = (
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 # Few threads in each of them: those of PyTorch would take ten times as long waiting for one another.
 FEW_THREADS = {"BILATERAL_OPS_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
+# Modules are compiled to bytecode when they are first imported, and kept so: most of what is installed never is.
+WHEN_IMPORTED = "--no-compile"
+AND_KEPT: dict[str, str | None] = {**FEW_THREADS, "PYTHONDONTWRITEBYTECODE": None}
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Build the package and run its tests."""
-    session.install(".[test]", *CUDA_TEST)
-    session.run("pytest", *PARALLEL, *session.posargs, env=FEW_THREADS)
+    session.install(WHEN_IMPORTED, ".[test]", *CUDA_TEST)
+    session.run("pytest", *PARALLEL, *session.posargs, env=AND_KEPT)
 
 
 @nox.session(reuse_venv=True)
@@ -61,9 +64,9 @@ WITHOUT = (
 def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX, CuPy, ONNX Runtime or Dask, which are too large to ask of everyone."""
     packages = ("onnxruntime", "onnxscript", "safetensors", "tensorboard", "torch==2.13.0", "jax")
-    session.install(".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
+    session.install(WHEN_IMPORTED, ".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
     tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
-    session.run("pytest", *PARALLEL, *tests, *session.posargs, env=FEW_THREADS)
+    session.run("pytest", *PARALLEL, *tests, *session.posargs, env=AND_KEPT)
 
 
 @nox.session
