@@ -85,6 +85,11 @@ def torch_on(device: str) -> Through:
     return Through(functools.partial(to_torch, device=device), from_torch)
 
 
+def may_have_cuda() -> bool:
+    """Whether ``cuda`` is worth asking for hundreds of tests: there is a framework, or one was chosen."""
+    return "BILATERAL_OPS_GPU" in os.environ or any(map(importlib.util.find_spec, ("cupy", "torch")))
+
+
 @functools.cache
 def cuda() -> Through | str:
     """The package on a CUDA device, by CuPy or else PyTorch; why not, where that can't be.

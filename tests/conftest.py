@@ -113,7 +113,7 @@ def on_device() -> Any:
     return found
 
 
-@pytest.fixture(params=[*bilateral_ops.available_isas(), "cuda"])
+@pytest.fixture(params=[*bilateral_ops.available_isas(), *["cuda"] * backends.may_have_cuda()])
 def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The package, with every instruction set in turn, and on a CUDA device; NumPy arrays in and out."""
     if request.param == "cuda":

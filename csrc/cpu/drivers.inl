@@ -13,7 +13,7 @@
 #include "../ops.h"
 #include "apply.inl"
 #include "cells.inl"
-#include "guides/shared.inl"
+#include "guides/luma.inl"
 #include "splatter.inl"
 #include "tables.inl"
 
@@ -45,23 +45,32 @@ class GivenGuide {
   T plane_[kTileWidth] = {};
 };
 
-// A guide that is computed from the image, by a class of guides/
-template <class Guide>
+// A guide that is computed from the image, by a class of guides/. Its type does not say which, so that there is one
+// build of the drivers for all of them.
+template <class Type>
 class ComputedGuide {
  public:
-  using T = typename Guide::T;
+  using T = Type;
   static constexpr bool kReadsImage = true;
-  explicit ComputedGuide(const Guide& guide) : guide_(guide) {}
+  template <class Guide>
+  explicit ComputedGuide(const Guide& guide) : guide_(&guide), run_(&run<Guide>) {}
   const T* operator()(const Tile& tile, const T* image, int64_t pitch) {
-    guide_run(guide_, image, tile.count, pitch, plane_);
+    run_(guide_, image, tile.count, pitch, plane_);
     return plane_;
   }
+  // Only the luma is differentiated together with what it guides.
   void add_gradient(const T* d_guide, int64_t count, int64_t pitch, int64_t step, T* d_image) const {
-    guide_.add_gradient(d_guide, count, pitch, step, d_image);
+    Luma<T>::add_gradient(d_guide, count, pitch, step, d_image);
   }
 
  private:
-  const Guide& guide_;
+  template <class Guide>
+  static void run(const void* guide, const T* image, int64_t count, int64_t pitch, T* to) {
+    guide_run(*static_cast<const Guide*>(guide), image, count, pitch, to);
+  }
+
+  const void* guide_;
+  void (*run_)(const void*, const T*, int64_t, int64_t, T*);
   T plane_[kTileWidth + kPad] = {};
 };
 

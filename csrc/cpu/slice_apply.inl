@@ -2,7 +2,6 @@
 #pragma once
 
 #include "drivers.inl"
-#include "guides/luma.inl"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -12,7 +11,7 @@ template <class T, class F>
 void with_guide_or_luma(const Tensor& guide, F&& f) {
   if (guide.data) return f(GivenGuide<T>(guide));
   const Luma<T> luma;
-  f(ComputedGuide<Luma<T>>(luma));
+  f(ComputedGuide<T>(luma));
 }
 
 void slice_apply_forward(const SliceApplyArgs& a) {

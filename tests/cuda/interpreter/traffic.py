@@ -43,8 +43,7 @@ class Traffic:
             # An aligned access lies in one sector, if it is no larger.
             parts = [address // SECTOR + i for i in range(-(-size // SECTOR))]
             for sectors in parts:
-                pairs = np.unique(np.stack([warp, sectors]), axis=1)
-                count.units += pairs.shape[1]
+                count.units += len(np.unique((warp << 40) + (sectors & ((1 << 40) - 1))))
                 mine = (batch.block[threads].astype(np.int64) << 40) + (sectors & ((1 << 40) - 1))
                 self._sectors.setdefault(what, []).append(np.unique(mine))
         elif space == "shared":
@@ -57,9 +56,8 @@ def _wavefronts(warp: Any, lane: Any, address: Any, size: int) -> int:
     words = max(size // WORD, 1)
     part = warp * words + lane // (32 // words)
     part, word = np.repeat(part, words), (address[:, None] // WORD + np.arange(words)).reshape(-1)
-    part, word = np.unique(np.stack([part, word]), axis=1)
-    _, index, hits = np.unique(np.stack([part, word % BANKS]), axis=1, return_index=True, return_counts=True)
-    worst: dict[int, int] = {}
-    for p, h in zip(part[index].tolist(), hits.tolist()):
-        worst[p] = max(worst.get(p, 0), h)
-    return sum(worst.values())
+    place = np.unique((part << 40) + word)
+    part, bank = place >> 40, (place & ((1 << 40) - 1)) % BANKS
+    first = part.min()
+    hits = np.bincount((part - first) * BANKS + bank, minlength=(part.max() - first + 1) * BANKS)
+    return int(hits.reshape(-1, BANKS).max(1).sum())
