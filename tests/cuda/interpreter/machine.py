@@ -100,6 +100,23 @@ def run(launch: Launch, memory: Memory) -> None:
         raise Race(f"{kernel.name}: {error}") from None
 
 
+_register_memory = np.empty(0, np.uint8)
+
+
+def _registers(rows: dict[int, int], n: int) -> dict[int, Any]:
+    """Bytes → so many registers of that size for each thread: always in the same memory, whose pages are there."""
+    global _register_memory
+    wanted = sum(size * count * n for size, count in rows.items())
+    if wanted > len(_register_memory):
+        _register_memory = np.empty(wanted, np.uint8)
+    banks, start = {}, 0
+    for size in sorted(rows, reverse=True):
+        end = start + size * rows[size] * n
+        banks[size] = _register_memory[start:end].view(f"u{size}").reshape(rows[size], n)
+        start = end
+    return banks
+
+
 class Batch:
     """Blocks that run at once. A *slot* is the place of a block among them."""
 
@@ -126,7 +143,7 @@ class Batch:
         self.shared_bytes = self.dynamic_start + launch.dynamic_shared if launch.dynamic_shared else kernel.shared_bytes
         self.shared = Private(self.shared_bytes, self.slots)
         self.local = Private(kernel.local_bytes, n)
-        self.banks = {size: np.empty((rows, n), f"u{size}") for size, rows in code.rows.items() if rows}
+        self.banks = _registers(code.rows, n)
         self.typed: dict[tuple[int, str], Any] = {}  # the same, read as other dtypes
         self.namespace = self._bind()
         self.functions: dict[int, Callable[[Mask], None]] = {}
