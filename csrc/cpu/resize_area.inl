@@ -310,8 +310,9 @@ class AreaSums {
     strip_ = strip;
   }
 
-  // The weighted sums of rows [begin, end), reduced in x, [pixel][channel]
-  void sum(const Cover& rows, int64_t begin, int64_t end, double* sums) {
+  // The weighted sums of rows [begin, end), reduced in x, [pixel][channel]. (Not inlined, nor is put(): compiled once
+  // for all that call it.)
+  BO_NOINLINE_MEMBER void sum(const Cover& rows, int64_t begin, int64_t end, double* sums) {
     const Cover* const covers = columns_ + left_;
     const int64_t from = covers[0].begin, last = covers[count_ - 1].end;
     for (int64_t first = from; first < last; first += strips_.block) {
@@ -380,7 +381,7 @@ class AreaSums {
 
   char* target() const { return address_of(out_, n_, row_, left_); }
   // Stores the tile whose sums these are.
-  void put(const double* sums) {
+  BO_NOINLINE_MEMBER void put(const double* sums) {
     if (out_.dtype == DType::u8) return put_levels<uint8_t>(sums, target());
     if (out_.dtype == DType::u16) return put_levels<uint16_t>(sums, target());
     put_floats([&, scale = scale_](auto* to) { scale_to(numbers_, sums, scale, to); });
