@@ -36,14 +36,9 @@ BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
 template <class F>
 BO_INLINE void with_sums(DType dtype, bool small, F&& f) {
   const auto levels = [&](auto storage) { return small ? f(storage, float()) : f(storage, double()); };
-  switch (dtype) {
-    case DType::u8: return levels(Converted<Levels8>());
-    case DType::u16: return levels(Converted<Levels16>());
-    case DType::f16: return f(Converted<F16>(), double());
-    case DType::bf16: return f(Converted<BF16>(), double());
-    case DType::f32: return f(Plain<float>(), double());
-    case DType::f64: return f(Plain<double>(), double());
-  }
+  if (dtype == DType::u8) return levels(Converted<Levels8>());
+  if (dtype == DType::u16) return levels(Converted<Levels16>());
+  with_compute_type(dtype, [&](auto t) { with_storage(dtype, t, [&](auto storage) { f(storage, double()); }); });
 }
 
 // Rows that are summed at a time: as many streams as a hardware prefetcher follows
