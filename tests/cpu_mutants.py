@@ -350,8 +350,8 @@ MUTANTS = {
     ),
     "a sum that float cannot hold": Mutant(
         "cpu/resize_area.inl",
-        "with_sums(image.dtype, rows <= (1 << 24) / top,",
-        "with_sums(image.dtype, top < (1 << 24),",
+        "with_sums(storage, rows <= (1 << 24) / top,",
+        "with_sums(storage, top < (1 << 24),",
         "test_reference.py::test_an_average_of_millions_of_pixels_is_accurate[{}-65536-61-uint16]",
     ),
     # --- Instruction sets

@@ -31,14 +31,20 @@ BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
   return {f.begin, f.end, share(f.head), share(axis.out), share(f.tail)};
 }
 
-// Calls f with the storage of an image and a value of the type that its rows are summed in. Integers are loaded as
-// levels, where those of storage.h divide them by the top level. small: float represents the sums of levels exactly.
-template <class F>
-BO_INLINE void with_sums(DType dtype, bool small, F&& f) {
-  const auto levels = [&](auto storage) { return small ? f(storage, float()) : f(storage, double()); };
-  if (dtype == DType::u8) return levels(Converted<Levels8>());
-  if (dtype == DType::u16) return levels(Converted<Levels16>());
-  with_compute_type(dtype, [&](auto t) { with_storage(dtype, t, [&](auto storage) { f(storage, double()); }); });
+// Calls f with the storage that an image's rows are loaded by, and a value of the type that they are summed in.
+// Integers are loaded as levels, where their storage divides them by the top level. small: float represents their sums
+// exactly.
+template <class S, class F>
+BO_INLINE void with_sums(S storage, bool, F&& f) {
+  f(storage, double());
+}
+template <class Level, class F>
+BO_INLINE void with_sums(Converted<Unit<Level>>, bool small, F&& f) {
+  if (small) {
+    f(Converted<Levels<Level>>(), float());
+  } else {
+    f(Converted<Levels<Level>>(), double());
+  }
 }
 
 // Rows that are summed at a time: as many streams as a hardware prefetcher follows
@@ -462,8 +468,12 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
   const AreaAxis y = {out.shape[1], image.shape[1], height}, x = {out.shape[2], image.shape[2], width};
   // float represents all whole numbers up to 2^24.
   const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
-  with_sums(image.dtype, rows <= (1 << 24) / top,
-            [&](auto storage, auto sum) { sum_areas_as<decltype(storage), decltype(sum)>(out, image, y, x); });
+  with_compute_type(image.dtype, [&](auto t) {
+    with_storage(image.dtype, t, [&](auto storage) {
+      with_sums(storage, rows <= (1 << 24) / top,
+                [&](auto loaded, auto sum) { sum_areas_as<decltype(loaded), decltype(sum)>(out, image, y, x); });
+    });
+  });
 }
 
 // Weights of integers are lengths, so sums are whole numbers, and the division by the sum of the weights is the only
