@@ -358,6 +358,16 @@ def test_averages(predictor, height, width):
         assert np.abs(averages.result - exact).max() < 1e-6
 
 
+def test_averages_leave_out_what_is_no_number(predictor):
+    pixels = picture(50, 70, dtype=np.float32)
+    pixels[3:30, 5:9] = np.nan
+    pixels[10, 20, 1] = np.inf
+    averages = Averages(50, 70, (32, 32))
+    for top in range(0, 50, 7):
+        averages.add(top, pixels[top : top + 7])
+    assert np.abs(averages.result - predictor.low_resolution(pixels)).max() < 1e-6
+
+
 def test_too_large_files_are_refused_with_the_remedy(run, tmp_path, monkeypatch):
     monkeypatch.setattr(_images.Picture, "memory", property(lambda self: 10**9))
     save(tmp_path / "a.png", picture())
@@ -381,6 +391,66 @@ def test_a_decompression_bomb_is_refused(run, tmp_path):
     code, _, err = run(tmp_path / "bomb.png", "--out", tmp_path / "out")
     assert code == 1
     assert err.endswith(f"is truncated: of its 40000 × 40000 pixels it has {len(bomb)} bytes.\n")
+
+
+def test_a_tile_larger_than_the_limit_is_refused(run, tmp_path):
+    path = save(tmp_path / "a.tif", picture(16, 16), tile=(16, 16), compression="zlib")
+    for tag in ("TileWidth", "TileLength"):
+        with tifffile.TiffFile(path, mode="r+") as file:
+            file.pages[0].tags[tag].overwrite(16384)
+    code, _, err = run(path, "--out", tmp_path / "out", "--memory-limit", "500MB")
+    assert code == 1
+    assert "has tiles of 16384 × 16384 rows, which takes" in err
+
+
+def raw_file(path, kind):
+    """A file as cameras write them, with a small picture where others have theirs."""
+    with tifffile.TiffWriter(path) as file:
+        options = {"photometric": "rgb", "metadata": None}
+        if kind == "DNG":
+            file.write(picture(), extratags=[(50706, "B", 4, bytes((1, 4, 0, 0)), True)], **options)
+        elif kind == "thumbnail first":
+            file.write(picture(), subfiletype=1, **options)
+        else:
+            file.write(picture(), subifds=1, **options)
+            file.write(picture(80, 120), subfiletype=1 if kind == "pyramid" else 0, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("DNG", "is a DNG; develop it first"),
+        ("thumbnail first", "has a thumbnail in its photograph's place"),
+        ("photograph below", "has a thumbnail in its photograph's place"),
+        ("pyramid", None),
+    ],
+)
+def test_raw_files_are_not_taken_for_their_thumbnails(run, tmp_path, kind, sentence):
+    raw_file(tmp_path / "a.tif", kind)
+    code, _, err = run(tmp_path / "a.tif", "--out", tmp_path / "out")
+    assert (code, sentence is None or sentence in err) == (1 if sentence else 0, True)
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_pixels_that_are_no_numbers_stay_and_are_nothing_to_the_others(tmp_path, dtype, scales):
+    config, weights = model_of(scales=scales, **({"guide": "nn"} if scales == 3 else {}))
+    predictor = Predictor(config, weights)
+    even = np.full((64, 64, 3), 0.25, dtype)
+    given = even.copy()
+    given[5, 7, 1], given[40, 3, :] = np.nan, np.inf
+    save(tmp_path / "a.tif", given)
+    (result,) = enhance_files([tmp_path / "a.tif"], tmp_path / "out", model=predictor)
+    assert result.error is None
+    after = tifffile.imread(tmp_path / "out" / "a.tif")
+    odd = ~np.isfinite(given).all(-1)
+    assert np.array_equal(after[odd], given[odd], equal_nan=True)
+    expected = predictor(even)
+    assert np.isfinite(after[~odd]).all()
+    near = odd.copy()
+    for y, x in np.argwhere(odd) if scales == 3 else ():  # the pyramid has black in their places
+        near[max(0, y - 16) : y + 17, max(0, x - 16) : x + 17] = True
+    assert np.allclose(after[~near], expected[~near], atol=1e-3 if dtype is np.float16 else 1e-5)
 
 
 def test_strips_larger_than_the_limit_are_refused(tmp_path):
@@ -549,10 +619,12 @@ SENTENCES = re.compile(
     r"|is damaged: it has no header|is damaged: it has colours of type \d+, which PNG has not"
     r"|has no pixels(: it has no (strips|tiles))?"
     r"|has ([A-Z_\d]+|unknown \(\d+\)) colours \(\d+ samples a pixel\); convert it to RGB first"
-    r"|has \w+ samples; uint8, uint16 or floating point can be enhanced"
+    r"|has (\w+ samples|samples of several sizes); uint8, uint16 or floating point can be enhanced"
+    r"|is a DNG; develop it first, and enhance what comes of it"
+    r"|has a thumbnail in its photograph's place, as raw files have; develop it first"
     r"|has (compression|predictor) ([A-Z_\d]+|unknown \(\d+\)), which cannot be read"
     r"|has \d+ pages; split it into files of one"
-    r"|has (\d+ × \d+ pixels|(strips|tiles) of \d+ rows), which takes .* --memory-limit leaves .*"
+    r"|has (\d+ × \d+ pixels|(strips of|tiles of \d+ ×) \d+ rows), which takes .* --memory-limit leaves .*"
     r"|cannot be read \(out of memory\))"
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import math
 import os
@@ -72,12 +74,28 @@ class Predictor:
         self._guides = tuple(_guide(config, weights, scale) for scale in range(config.scales))
         self._unchanged = np.zeros(config.grid_shape[3:], np.float32)
         self._unchanged[-3:, :3] = np.eye(3)
+        self._to_rgb: Any = None  # the matrix (3, 4) that images are to be seen through
 
     @classmethod
     def load(cls, model: str | os.PathLike[str] | None = None) -> Predictor:
         """The predictor of a model file; without one, of the model in the package. Errors: :func:`read_model`."""
         config, weights, _ = read_model(SHIPPED if model is None else model)
         return cls(config, weights)
+
+    def _seen_through(self, to_rgb: Any) -> Predictor:
+        """The same model for images of other linear colours, such as the planes of a video.
+
+            rgb = M·image + m,   to_rgb = (M | m) (3, 4),   both in [0, 1] (integers by their largest)
+
+        What is rendered has the image's colours. Nothing is converted: the matrix goes into the guides, and its inverse
+        beside it into the grid.
+        """
+        seen = copy.copy(self)
+        seen._to_rgb = np.asarray(to_rgb, np.float64)
+        seen._guides = tuple(
+            {dtype: _through(guide, seen._to_rgb, dtype) for dtype, guide in guides.items()} for guides in self._guides
+        )
+        return seen
 
     def __call__(
         self, image: NDArray[Scalar], *, strength: float = 1.0, out: NDArray[Scalar] | None = None
@@ -96,7 +114,8 @@ class Predictor:
         Returns
         -------
         array (H, W, 3), the image's dtype
-            Integers are rounded to nearest even and saturated; floats are not clipped.
+            Integers are rounded to nearest even and saturated; floats are not clipped. Pixels with a NaN or an infinity
+            come out as they are, and are nothing to the others.
         """
         image = _checked(image)
         grid = self.grid(self._averages(image)) if image.size else np.zeros(self.config.grid_shape, np.float32)
@@ -121,7 +140,15 @@ class Predictor:
         return self._averages(image)
 
     def _averages(self, image: Any) -> Any:
-        low = resize_area(image, (self.config.net_input,) * 2, dtype=np.float32)
+        size = (self.config.net_input,) * 2
+        low = resize_area(image, size, dtype=np.float32)
+        if not np.isfinite(low).all():
+            known = np.isfinite(image).all(-1, keepdims=True)
+            share = resize_area(known.astype(np.float32), size)
+            low = resize_area(np.where(known, image, 0).astype(np.float32), size)
+            np.divide(low, share, out=low, where=share > 0)
+        if self._to_rgb is not None:
+            low = (low @ self._to_rgb[:, :3].T + self._to_rgb[:, 3]).astype(np.float32)
         if dtype_of(image) in FLOATS and (low > _BRIGHT).any():
             warnings.warn(
                 f"Predictor: image must have floats in [0, 1], got averages up to {np.nanmax(low):.4g}; divide by the "
@@ -171,11 +198,22 @@ class Predictor:
             raise ValueError(f"Predictor.render: strength must be a finite number, got {brief(strength, str)}.")
         # At 0 and 1 exactly the one or the other.
         mixed: Any = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
+        if self._to_rgb is not None:
+            mixed = _with_colours(mixed, self._to_rgb).astype(np.float32)
+        unknown = kept = None
+        if dtype_of(image) in FLOATS and not _is_finite(image):
+            unknown = ~np.isfinite(image).all(-1)
+            kept = image[unknown]
+            image = np.where(unknown[..., None], image.dtype.type(0), image)  # a pyramid would spread them
         if self.config.scales == 1 or not image.size:
             dtype = np.float64 if image.dtype == np.float64 else np.float32
             matrices = mixed[..., -3:, :].astype(dtype, copy=False)
-            return enhance(matrices, self._guides[0][dtype], image, window=window, out=out)
-        return self._render_scales(mixed, image, window, out)
+            result = enhance(matrices, self._guides[0][dtype], image, window=window, out=out)
+        else:
+            result = self._render_scales(mixed, image, window, out)
+        if kept is not None:
+            result[unknown] = kept
+        return result
 
     def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:
         if out is not None and (out.shape, out.dtype) != (image.shape, image.dtype):
@@ -334,6 +372,34 @@ def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[Any, 
     return {dtype: record(**{k: v.astype(dtype) for k, v in values.items()}) for dtype in (np.float32, np.float64)}
 
 
+def _through(guide: Any, to_rgb: Any, dtype: Any) -> Any:
+    """A guide of images that are RGB once they are seen through this matrix."""
+    matrix, offset = to_rgb[:, :3], to_rgb[:, 3]
+    if isinstance(guide, LumaGuide):  # as curves, which may begin anywhere: c = (q + 8) − 8
+        weights, low = np.array([0.299, 0.587, 0.114]), 8.0
+        guide = CurvesGuide(
+            *(np.eye(3), np.zeros(3), np.full((3, 1), -low), np.ones((3, 1)), weights, np.array(-low * weights.sum()))
+        )
+    if isinstance(guide, CurvesGuide):
+        ccm = np.float64(guide.ccm)
+        changed = {"ccm": ccm @ matrix, "ccm_bias": guide.ccm_bias + ccm @ offset}
+    else:
+        w1 = np.float64(guide.w1)
+        changed = {"w1": w1 @ matrix, "b1": guide.b1 + w1 @ offset}
+    values = {field.name: getattr(guide, field.name) for field in dataclasses.fields(guide)} | changed
+    return type(guide)(**{name: np.asarray(value, dtype) for name, value in values.items()})
+
+
+def _with_colours(grid: Any, to_rgb: Any) -> Any:
+    """A grid of affine maps of RGB as maps of what this matrix makes RGB of: x ↦ M⁻¹·(A·(M·x + m) + b − m)."""
+    matrix, offset = to_rgb[:, :3], to_rgb[:, 3]
+    back = np.linalg.inv(matrix)
+    affine = np.float64(grid).reshape(*grid.shape[:3], -1, 3, 4)  # scales, of which the last one's is the image's own
+    made = np.concatenate([affine[..., :3] @ matrix, affine[..., 3:] + affine[..., :3] @ offset[:, None]], axis=-1)
+    made[..., -1, :, 3] -= offset
+    return (back @ made).reshape(grid.shape)
+
+
 def _checked(image: Any) -> Any:
     if not isinstance(image, np.ndarray):
         raise TypeError(f"Predictor: image must be a NumPy array, got {type(image).__name__}.")
@@ -342,6 +408,11 @@ def _checked(image: Any) -> Any:
     if (dtype := dtype_of(image)) not in (*INTEGERS, *FLOATS):
         raise TypeError(f"Predictor: image must be {', '.join(INTEGERS + FLOATS[:-1])} or {FLOATS[-1]}, got {dtype}.")
     return image
+
+
+def _is_finite(image: Any) -> bool:
+    """Whether all is finite; where a sum is not, which takes one pass, it may still be."""
+    return not image.size or bool(np.isfinite(resize_area(image, (1, 1), dtype=np.float32)).all())
 
 
 def _floats(image: Any, dtype: Any) -> Any:

@@ -105,6 +105,8 @@ class Picture(ABC):
     channels: int
     colours: int
     dtype: Any
+    #: What of the file is not written again, each as the end of "without …".
+    lost: tuple[str, ...] = ()
 
     @property
     def pixels(self) -> int:
@@ -494,24 +496,32 @@ class Averages:
         out[i,j] = Σ_yx |[y, y+1) ∩ [i·H/h, (i+1)·H/h)| · |[x, x+1) ∩ [j·W/w, (j+1)·W/w)| · image[y,x] / (H/h · W/w)
 
     Across by ``resize_area``, down by adding up rows in float64. How the image is cut doesn't change a bit of them.
+    Pixels with a NaN or an infinity are left out.
     """
 
     def __init__(self, height: int, width: int, size: tuple[int, int]) -> None:
         self.height, self.width, self.size = height, width, size
         self._sums = np.zeros((*size, 3))
+        self._missing = np.zeros((*size, 1))  # shares of the footprints
 
     def add(self, top: int, band: Any) -> None:
         """Add the rows (h, W, 3) from this one on."""
         height, (rows, columns) = self.height, self.size
         averaged = resize_area(band, (len(band), columns), dtype=np.float64)
-        for y, row in enumerate(averaged, top):
+        missing: Any = np.zeros((len(band), 1, 1))
+        if not np.isfinite(averaged).all():
+            unknown = ~np.isfinite(band).all(-1, keepdims=True)
+            averaged = resize_area(np.where(unknown, 0, band).astype(np.float64), averaged.shape[:2])
+            missing = resize_area(unknown.astype(np.float64), averaged.shape[:2])
+        for y, (row, without) in enumerate(zip(averaged, missing), top):
             for i in range(y * rows // height, -(-(y + 1) * rows // height)):
                 overlap = min((y + 1) * rows, (i + 1) * height) - max(y * rows, i * height)
                 self._sums[i] += overlap / height * row
+                self._missing[i] += overlap / height * without
 
     @property
     def result(self) -> Any:
-        return self._sums.astype(np.float32)
+        return np.divide(self._sums, 1 - self._missing, where=self._missing < 1, out=self._sums * 0).astype(np.float32)
 
 
 def reduced(shape: Sequence[int], side: int) -> tuple[int, int]:

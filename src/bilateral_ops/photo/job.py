@@ -391,10 +391,12 @@ def _render(work: _Work, picture: Picture, grid: Any, rows: Any, window: tuple[i
     if picture.colours == 3:
         work.predictor.render(grid, given, strength=work.strength, window=window, out=rows[..., :3])
     else:
-        luma = guide_luma(work.predictor.render(grid, given, strength=work.strength, window=window))
+        made = work.predictor.render(grid, given, strength=work.strength, window=window)
         if rows.dtype.kind == "u":
-            luma = np.rint(np.clip(luma, 0, 1) * np.iinfo(rows.dtype).max)
-        rows[..., 0] = luma
+            rows[..., 0] = np.rint(np.clip(guide_luma(made), 0, 1) * np.iinfo(rows.dtype).max)
+        else:  # exact where all three are equal
+            red, green, blue = np.moveaxis(made, -1, 0)
+            rows[..., 0] = green + made.dtype.type(0.299) * (red - green) + made.dtype.type(0.114) * (blue - green)
     return rows
 
 

@@ -29,6 +29,7 @@ from .images import (
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 LARGEST = 8192  # side of a tile that is written as it was
+STEP = 1 << 18  # pixels whose values are changed at a time
 #: Tags that say nothing of how the pixels are stored, copied as they are: names, dates, XMP, IPTC, Photoshop, GeoTIFF.
 KEPT = (
     *(269, 270, 271, 272, 285, 305, 306, 315, 316, 700, 33432, 33723, 34377),
@@ -70,20 +71,26 @@ class Tiff(Picture):
         self._turned = stored_height, stored_width, page.samplesperpixel
         upright = (stored_width, stored_height) if self._orientation >= 5 else (stored_height, stored_width)
         self.height, self.width = upright
-        palette = page.photometric.name == "PALETTE"
-        self.channels = 3 if palette else page.samplesperpixel
+        self._table = self._values()
+        self.channels = 3 if page.photometric.name == "PALETTE" else page.samplesperpixel
         self.colours = 3 if self._photometric == "rgb" else 1
-        self.dtype = np.dtype(np.uint8) if palette or page.bitspersample == 1 else page.dtype.newbyteorder("=")
+        self.dtype = page.dtype.newbyteorder("=") if self._table is None else self._table.dtype
         self._premultiplied = self.colours == 3 and self.channels > 3 and self._extra[:1] == [1]
         self._rows = self.height  # of a band
         self._decoded: Any = None
 
     def _check_pages(self) -> None:
         with reading("is damaged: its directories after the first cannot be read"):
-            pages = list(self._file.pages)[1:]
-            others = sum(not int(getattr(page.aspage(), "subfiletype", 0)) & 1 for page in pages)
-        if others:
-            raise ImageError(f"has {others + 1} pages; split it into files of one")
+            others = [int(getattr(page.aspage(), "subfiletype", 0)) & 1 for page in list(self._file.pages)[1:]]
+            below = [int(page.aspage().subfiletype) & 1 for page in self._page.pages or ()]
+        if 50706 in self._page.tags:
+            raise ImageError("is a DNG; develop it first, and enhance what comes of it")
+        if int(self._page.subfiletype) & 1 or not all(below):
+            raise ImageError("has a thumbnail in its photograph's place, as raw files have; develop it first")
+        if not all(others):
+            raise ImageError(f"has {others.count(0) + 1} pages; split it into files of one")
+        if others or below:
+            self.lost = ("its thumbnails and smaller copies",)
 
     def _check(self) -> None:
         """The tags that say how pixels are stored, before anything is made of them."""
@@ -119,13 +126,19 @@ class Tiff(Picture):
             )
         if wanted is None or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
             raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
+        if photometric == "PALETTE" and samples > 1:
+            raise ImageError(f"has PALETTE colours ({samples} samples a pixel); convert it to RGB first")
         if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
             kind = "unknown" if page.dtype is None else page.dtype.name
             raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
+        if not isinstance(page.bitspersample, int):
+            raise ImageError("has samples of several sizes; uint8, uint16 or floating point can be enhanced")
         if page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS:
             raise ImageError(f"has compression {self._compression}, which cannot be read")
         image = page.compression in TIFF.IMAGE_COMPRESSIONS
         if page.predictor != 1 and page.predictor not in TIFF.UNPREDICTORS and not image:
+            raise ImageError(f"has predictor {_name(PREDICTOR, page.predictor)}, which cannot be read")
+        if page.predictor != 1 and page.bitspersample % 8 and not image:
             raise ImageError(f"has predictor {_name(PREDICTOR, page.predictor)}, which cannot be read")
         if page.planarconfig not in (1, 2) and samples > 1:
             raise ImageError(f"is damaged: its PlanarConfiguration is {page.planarconfig:d}")
@@ -166,8 +179,22 @@ class Tiff(Picture):
     @property
     def _bits(self) -> int:
         """Of a pixel."""
-        bits = self._page.bitspersample
-        return int(sum(bits) if isinstance(bits, tuple) else bits * self._page.samplesperpixel)
+        return int(self._page.bitspersample * self._page.samplesperpixel)
+
+    def _values(self) -> Any:
+        """What the stored numbers mean where that isn't themselves: a palette's colours, or fewer bits than the type's.
+
+        Samples of 1 to 7 bits become 8, of 9 to 15 bits 16, with white where it was.
+        """
+        page = self._page
+        if page.photometric.name == "PALETTE":
+            colours = np.asarray(page.colormap)
+            return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8).T  # some are of 8 bits
+        bits = page.bitspersample
+        if page.dtype.kind == "f" or bits in (8, 16):
+            return None
+        dtype = np.dtype(np.uint8 if bits < 8 else np.uint16)
+        return np.rint(np.linspace(0, np.iinfo(dtype).max, 1 << bits)).astype(dtype)
 
     @property
     def _segments(self) -> tuple[int, int, int]:
@@ -195,8 +222,23 @@ class Tiff(Picture):
     def whole(self) -> bool:
         return self._rows >= self.height
 
+    @property
+    def memory(self) -> int:
+        return 3 * self.nbytes + self._decoding
+
+    @property
+    def _decoding(self) -> int:
+        """The bytes that strips or tiles take while they are decoded: in each thread, packed and unpacked; and their rows."""
+        if self._plain:
+            return 0
+        page, (_, width, samples) = self._page, self._turned
+        planes, _, across = self._segments
+        sample = max(1, page.dtype.itemsize)
+        segment = self._segment_rows * (page.tilewidth if page.is_tiled else width) * sample * samples // planes
+        return 2 * min(get_num_threads(), planes * across) * segment + 2 * self._segment_rows * width * samples * sample
+
     def fit(self, limit: int, beside: int = 0) -> None:
-        if self.memory <= limit or self._orientation != 1:  # turning takes all of it
+        if self.memory <= limit or (self._orientation != 1 and self._decoding <= limit):  # turning takes all of it
             super().fit(limit, beside)
             return
         page = self._page
@@ -204,13 +246,12 @@ class Tiff(Picture):
         height = self._tile()[0]
         band = min(BAND, limit // (16 + beside * self.width // row))
         self._rows = max(1, band // (row * height)) * height
-        # Bands being read, changed, written and encoded, and the stored rows that the first is cut from.
-        stored = 0 if self._plain else 2 * self._segment_rows * row
-        needed = self._rows * (6 * row + beside * self.width) + stored
+        # Bands being read, changed, written and encoded, and what the first is cut from.
+        needed = self._rows * (6 * row + beside * self.width) + self._decoding
         if needed > limit:
-            kind = "tiles" if page.is_tiled else "strips"
+            kind = f"tiles of {page.tilewidth} ×" if page.is_tiled else "strips of"
             raise ImageError(
-                f"has {kind} of {self._segment_rows} rows, which takes {size_of(needed)} where --memory-limit "
+                f"has {kind} {self._segment_rows} rows, which takes {size_of(needed)} where --memory-limit "
                 f"leaves {size_of(limit)}; raise it, or store the image in smaller tiles"
             )
 
@@ -257,11 +298,12 @@ class Tiff(Picture):
         height, width, _ = self._turned
         with reading(DAMAGED):
             band, filled, top = None, 0, 0
+            step = max(1, STEP // width)
             for stored in self._stored():
                 while len(stored):
                     if band is None:
                         band = np.empty((min(self._rows, height - top), width, self.channels), self.dtype)
-                    count = min(len(stored), len(band) - filled)
+                    count = min(len(stored), len(band) - filled, step)
                     band[filled : filled + count] = self._plainly(stored[:count])
                     stored, filled = stored[count:], filled + count
                     if filled == len(band):
@@ -271,12 +313,10 @@ class Tiff(Picture):
     def _plainly(self, stored: Any) -> Any:
         """Grey from black up, and a palette's colours."""
         page = self._page
-        if page.photometric.name == "PALETTE":
-            return (page.colormap >> 8).astype(np.uint8).T[stored[..., 0]]
+        if self._table is not None:
+            stored = self._table[np.asarray(stored[..., 0] if self._table.ndim == 2 else stored, np.intp)]
         if self._premultiplied:
             stored = _divided(stored)
-        if stored.dtype == bool:
-            stored = stored.astype(np.uint8) * np.uint8(255)
         if page.photometric.name == "MINISWHITE":
             stored = stored.copy()
             top = np.iinfo(self.dtype).max if self.dtype.kind == "u" else 1
