@@ -1030,13 +1030,6 @@ def test_damaged_videos(run, av, tmp_path, suffix, damage):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_wrong_codec_is_named(run, av, tmp_path):
-    path = clip(av, tmp_path / "clip.mp4", [picture(64, 96)] * 2)
-    code, _, err = run(path, "--out", tmp_path / "out", "--codec", "nonsense")
-    assert code == 1
-    assert "nonsense" in err
-
-
 def test_pyav_is_asked_for_only_by_videos(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "clip.mp4").write_bytes(b"")

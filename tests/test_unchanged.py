@@ -136,3 +136,124 @@ def test_tiff(tiffs_out, name):
     assert np.array_equal(after.reshape(expected.shape), expected)
     with tifffile.TiffFile(result.target) as file:
         assert file.pages[0].photometric.name == ("RGB" if expected.shape[-1] == 3 else "MINISBLACK")
+
+
+# --- videos
+
+FRAMES = 4
+
+
+def videos():
+    subsampled = itertools.product((8, 10, 12), ("420", "422", "444"), ("limited", "full"), (1, 5, 9))
+    names = [f"yuv{sampling}p{bits} {scale} {space}.mkv" for bits, sampling, scale, space in subsampled]
+    names += [f"gbrp{bits} full 0.mkv" for bits in (8, 10, 12)] + ["gray8 limited 1.mkv", "gray10 full 5.mkv"]
+    names += ["yuv440p8 limited 1.mkv", "yuv411p8 full 5.mkv", "yuva420p8 limited 1.mkv", "yuv444p8 limited 8.mkv"]
+    names += ["yuv444p10 limited 1.mov", "yuv422p10 limited 1.mov", "yuv420p8 full 1.mp4", "yuv444p12 full 9.mp4"]
+    return [
+        *names,
+        "yuv420p8 limited 1.webm",
+        "yuv444p8 full 5.webm",
+        "yuv420p8 limited 5.avi",
+        "yuv420p10 limited 9.ts",
+    ]
+
+
+def video_of(name):
+    form, scale, space = name.rsplit(".", 1)[0].split()
+    pixels, bits = form.rstrip("0123456789"), int(form[len(form.rstrip("0123456789")) :])
+    return pixels + (f"{bits}le" if bits > 8 else ""), bits, scale == "full", int(space)
+
+
+def planes_of(frame):
+    """Copies of a frame's planes."""
+    kind = np.uint8 if max(part.bits for part in frame.format.components) <= 8 else np.uint16
+    return [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width].copy() for plane in frame.planes]
+
+
+def write_video(path, name, height=48, width=64):
+    """Shades that move, of colours that there are; the first by a coder without loss, where the container holds it."""
+    import av
+
+    form, bits, full, space = video_of(name)
+    rgb = "gbr" in form
+    codecs = {"mkv": "ffv1", "webm": "libvpx-vp9", "ts": "libx265", "mov": "prores_ks"}
+    codec = "libx265" if form == "gbrp" else codecs.get(name.rsplit(".", 1)[1], "libx264" if bits <= 10 else "libx265")
+    options = {"crf": "1"} if codec != "ffv1" else {}
+    with av.open(str(path), "w", format="mpegts" if name.endswith(".ts") else None) as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, form
+        context = stream.codec_context
+        context.color_range, context.colorspace = 2 if full else 1, space
+        y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+        for n in range(FRAMES):
+            frame = av.VideoFrame(width, height, form)
+            frame.color_range, frame.colorspace = context.color_range, space
+            shades = [0.3 + 0.4 * (x + y) / 2, 0.45 + 0.1 * x, 0.55 - 0.1 * y, 0.2 + 0.6 * x * y]
+            for plane, shade in zip(frame.planes, shades):
+                kind = np.uint8 if bits == 8 else np.uint16
+                moved = np.roll(shade, n, axis=1)
+                part = moved.reshape(plane.height, height // plane.height, plane.width, -1).mean((1, 3))
+                rows = np.zeros((plane.height, plane.line_size // np.dtype(kind).itemsize), kind)
+                low, range_ = (0, (1 << bits) - 1) if full or rgb else (16 << (bits - 8), 219 << (bits - 8))
+                rows[:, : plane.width] = np.rint(low + range_ * part)
+                plane.update(rows)
+            frame.pts = n
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def videos_in(tmp_path_factory):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    folder = tmp_path_factory.mktemp("video")
+    (folder / "in").mkdir()
+    for name in videos():
+        write_video(folder / "in" / name, name)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["ffv1", None])
+def videos_out(predictor, videos_in, request):
+    """By an encoder that loses nothing, where the container has it, and by the one that is chosen."""
+    from bilateral_ops.hdrnet import VideoOptions
+
+    names = [name for name in videos() if (name.endswith(".mkv") if request.param else not name.endswith(" 9.mkv"))]
+    options = VideoOptions(codec=request.param, crf=1)
+    inputs = [videos_in / "in" / name for name in names]
+    results = enhance_files(inputs, videos_in / str(request.param), model=predictor, strength=0, video=options)
+    return request.param, {result.source.name: result for result in results}
+
+
+def frames_of(path):
+    import av
+
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        transparent = any(name.lower() == "alpha_mode" for name in stream.metadata)  # which FFmpeg's decoder leaves out
+        decoder = av.CodecContext.create("libvpx-vp9", "r") if transparent else stream.codec_context
+        return [frame for packet in file.demux(stream) for frame in decoder.decode(packet)]
+
+
+@pytest.mark.parametrize("name", videos())
+def test_video(videos_out, name):
+    codec, results = videos_out
+    if name not in results:
+        return
+    result = results[name]
+    assert (result.error, result.lost) == (None, ())
+    bits = video_of(name)[1]
+    given, made = frames_of(result.source), frames_of(result.target)
+    assert len(made) == len(given) == FRAMES
+    # Codecs without these kinds have finer ones; FFmpeg has 4:2:0 for H.264's grey.
+    finer = {"yuv440p": "yuv444p", "yuv411p": "yuv422p", "gray": "yuv420p", "gray10le": "yuv420p10le"}
+    for before, after in zip(given, made):
+        names = [frame.format.name.replace("yuvj", "yuv") for frame in (before, after)]
+        assert names[1] in ((names[0], "bgr0") if codec and bits == 8 else (names[0], finer.get(names[0])))
+        assert (after.color_range, after.colorspace) == (before.color_range, before.colorspace)
+        frames = (frame.reformat(format="gbrp") if names[0] == "gbrp" else frame for frame in (before, after))
+        for one, other in zip(*map(planes_of, frames)):
+            if one.shape != other.shape:
+                continue
+            difference = (other.astype(float) - one) / (1 << (bits - 8))
+            assert abs(difference.mean()) < (0.002 if codec else 0.15)
+            assert np.abs(difference).mean() < (0.01 if codec else 0.4)

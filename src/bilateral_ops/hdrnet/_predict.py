@@ -74,7 +74,7 @@ class Predictor:
         self._guides = tuple(_guide(config, weights, scale) for scale in range(config.scales))
         self._unchanged = np.zeros(config.grid_shape[3:], np.float32)
         self._unchanged[-3:, :3] = np.eye(3)
-        self._to_rgb: Any = None  # the matrix (3, 4) that images are to be seen through
+        self._colours: Any = None  # the affine maps (3, 4) to RGB and from it
 
     @classmethod
     def load(cls, model: str | os.PathLike[str] | None = None) -> Predictor:
@@ -82,18 +82,19 @@ class Predictor:
         config, weights, _ = read_model(SHIPPED if model is None else model)
         return cls(config, weights)
 
-    def _seen_through(self, to_rgb: Any) -> Predictor:
-        """The same model for images of other linear colours, such as the planes of a video.
+    def _for_colours(self, to_rgb: Any, from_rgb: Any) -> Predictor:
+        """The same model for images of other colours, such as a video's planes, rendered in colours of a third kind.
 
-            rgb = M·image + m,   to_rgb = (M | m) (3, 4),   both in [0, 1] (integers by their largest)
+            rgb = to_rgb·(image, 1),   rendered = from_rgb·(the model's rgb, 1)
 
-        What is rendered has the image's colours. Nothing is converted: the matrix goes into the guides, and its inverse
-        beside it into the grid.
+        Both are (3, 4), of values in [0, 1] (integers by their largest). Nothing is converted: the one goes into the
+        guides and the grid, the other into the grid.
         """
         seen = copy.copy(self)
-        seen._to_rgb = np.asarray(to_rgb, np.float64)
+        seen._colours = np.asarray(to_rgb, np.float64), np.asarray(from_rgb, np.float64)
         seen._guides = tuple(
-            {dtype: _through(guide, seen._to_rgb, dtype) for dtype, guide in guides.items()} for guides in self._guides
+            {dtype: _through(guide, seen._colours[0], dtype) for dtype, guide in guides.items()}
+            for guides in self._guides
         )
         return seen
 
@@ -147,8 +148,9 @@ class Predictor:
             share = resize_area(known.astype(np.float32), size)
             low = resize_area(np.where(known, image, 0).astype(np.float32), size)
             np.divide(low, share, out=low, where=share > 0)
-        if self._to_rgb is not None:
-            low = (low @ self._to_rgb[:, :3].T + self._to_rgb[:, 3]).astype(np.float32)
+        if self._colours is not None:
+            to_rgb = self._colours[0]
+            low = (low @ to_rgb[:, :3].T + to_rgb[:, 3]).astype(np.float32)
         if dtype_of(image) in FLOATS and (low > _BRIGHT).any():
             warnings.warn(
                 f"Predictor: image must have floats in [0, 1], got averages up to {np.nanmax(low):.4g}; divide by the "
@@ -198,8 +200,8 @@ class Predictor:
             raise ValueError(f"Predictor.render: strength must be a finite number, got {brief(strength, str)}.")
         # At 0 and 1 exactly the one or the other.
         mixed: Any = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
-        if self._to_rgb is not None:
-            mixed = _with_colours(mixed, self._to_rgb).astype(np.float32)
+        if self._colours is not None:
+            mixed = _with_colours(mixed, *self._colours).astype(np.float32)
         unknown = kept = None
         if dtype_of(image) in FLOATS and not _is_finite(image):
             unknown = ~np.isfinite(image).all(-1)
@@ -390,14 +392,14 @@ def _through(guide: Any, to_rgb: Any, dtype: Any) -> Any:
     return type(guide)(**{name: np.asarray(value, dtype) for name, value in values.items()})
 
 
-def _with_colours(grid: Any, to_rgb: Any) -> Any:
-    """A grid of affine maps of RGB as maps of what this matrix makes RGB of: x ↦ M⁻¹·(A·(M·x + m) + b − m)."""
-    matrix, offset = to_rgb[:, :3], to_rgb[:, 3]
-    back = np.linalg.inv(matrix)
-    affine = np.float64(grid).reshape(*grid.shape[:3], -1, 3, 4)  # scales, of which the last one's is the image's own
-    made = np.concatenate([affine[..., :3] @ matrix, affine[..., 3:] + affine[..., :3] @ offset[:, None]], axis=-1)
-    made[..., -1, :, 3] -= offset
-    return (back @ made).reshape(grid.shape)
+def _with_colours(grid: Any, to_rgb: Any, from_rgb: Any) -> Any:
+    """A grid of affine maps of RGB, each between these two: x ↦ F·(A·(M·x + m) + b) + f."""
+    matrix, offset = to_rgb[:, :3], to_rgb[:, 3:]
+    affine = np.float64(grid).reshape(*grid.shape[:3], -1, 3, 4)  # scales, of which the last one is the image's own
+    linear = affine[..., :3]
+    made = from_rgb[:, :3] @ np.concatenate([linear @ matrix, linear @ offset + affine[..., 3:]], axis=-1)
+    made[..., -1, :, 3] += from_rgb[:, 3]
+    return made.reshape(grid.shape)
 
 
 def _checked(image: Any) -> Any:

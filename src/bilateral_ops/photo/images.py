@@ -20,8 +20,14 @@ import numpy as np
 
 from ..ops._resize_area import resize_area
 
-#: The endings by which a folder's pictures are found.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp")
+#: The endings by which a folder's pictures are found; of some it is only said why they are not enhanced.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".avif", ".bmp", ".dib", ".gif"),
+    *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".psd", ".exr", ".hdr", ".tga"),
+    *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
+)
+#: Kinds whose pixels are not what is to be written, and what is.
+SUBSTITUTES = {".gif": ".png"}
 #: Bytes that a colour profile may have.
 PROFILE = 16 << 20
 #: Bytes of rows that are worked on at a time where an image is taken in bands.

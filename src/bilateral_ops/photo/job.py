@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
@@ -24,6 +25,7 @@ from .._core.settings import get_num_threads
 from ..hdrnet._predict import Predictor
 from ..ops._guide_luma import guide_luma
 from . import images as _images
+from . import video as _video
 from .images import (
     COMPARED,
     Averages,
@@ -41,7 +43,8 @@ from .whole import whole
 
 __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+#: What is written in place of a kind that isn't.
+SUBSTITUTES = {**_images.SUBSTITUTES, **_video.SUBSTITUTES}
 #: What Python, the libraries and a model take, of the memory limit.
 BASE = 250 * 10**6
 #: Bytes per pixel that the pyramid's levels take, which are floats; and pixels that are rendered at once beside others.
@@ -64,6 +67,7 @@ class Enhanced:
     error: str | None = None  # in words that follow the file's name
     pixels: int = 0  # of all frames
     frames: int = 0  # of a video
+    lost: tuple[str, ...] = ()  # what of the file is not in the result, in words that follow "without"
     begun: float = 0.0  # seconds, as time.perf_counter() has them
     ended: float = 0.0
 
@@ -164,11 +168,17 @@ def enhance_files(
     video = video or VideoOptions()
     if not 0 <= video.smoothing < np.inf:
         raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
-    jobs = _plan(inputs, Path(out), compare, overwrite)
+    passed: Counter[str] = Counter()
+    jobs = _plan(inputs, Path(out), compare, overwrite, passed)
     for job in jobs:
         if job.video:
             if lacking := missing("video", "av"):
                 raise EnhanceError(lacking)
+            if video.codec is not None:
+                try:
+                    _video.check_codec(video.codec)
+                except ValueError as error:
+                    raise EnhanceError(str(error)) from None
             codec, most = video.encoder(job.target.suffix)
             if video.crf is not None and most is not None and not 0 <= video.crf <= most:
                 raise EnhanceError(f"--crf must be from 0 to {most} for {codec}, got {brief(video.crf)}")
@@ -177,6 +187,8 @@ def enhance_files(
     except (OSError, ValueError) as error:
         raise EnhanceError(f"--model must be a model file ({reason(error)})") from None
     with closing(_Progress(len(jobs), progress)) as bar:
+        if passed:
+            bar.say(f"passed over {_passed_over(passed)}")
         memory = _Memory(memory_limit - BASE)
         work = _Work(predictor, strength, quality, video, memory, bar.step)
         return _run(jobs, work, bar)
@@ -203,12 +215,15 @@ def report(results: Sequence[Enhanced]) -> str:
 # --- what there is to do
 
 
-def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, overwrite: bool) -> list[_Job]:
+def _plan(
+    inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, overwrite: bool, passed: Counter[str]
+) -> list[_Job]:
     """Every file with its result's name, once it is clear that none is in another's way."""
     found: dict[Path, Path] = {}  # target → source
     for name in inputs:
-        for source, relative in _found(Path(name), out):
-            target = out / relative
+        for source, relative in _found(Path(name), out, passed):
+            kind = relative.suffix.lower()
+            target = out / relative.with_suffix(SUBSTITUTES.get(kind, relative.suffix))
             other = found.setdefault(target, source)
             if other.resolve() != source.resolve():
                 raise EnhanceError(
@@ -221,7 +236,7 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
             raise EnhanceError(
                 f"the comparison of {str(source)!r} would have the name of another result, {picture.name!r}"
             )
-        jobs.append(_Job(source, target, picture, source.suffix.lower() in VIDEO_SUFFIXES))
+        jobs.append(_Job(source, target, picture, source.suffix.lower() in _video.SUFFIXES))
     sources = {source.resolve() for source in found.values()}
     made = [path for job in jobs for path in (job.target, job.compare) if path is not None]
     for path in made:
@@ -237,8 +252,9 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
         if path.is_dir():
             raise EnhanceError(f"{str(path)!r} is a folder, where a result would be written")
     if not jobs:
+        others = f", but {_passed_over(passed)}" if passed else ""
         raise EnhanceError(
-            f"IN must name pictures or videos, got {', '.join(map(repr, map(str, inputs)))}, with none in it"
+            f"IN must name pictures or videos, got {', '.join(map(repr, map(str, inputs)))}, with none in it{others}"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -251,23 +267,37 @@ def _plan(inputs: Sequence[str | os.PathLike[str]], out: Path, compare: bool, ov
     return jobs
 
 
-def _found(path: Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Files, and their results' names within the folder for results."""
+def _found(path: Path, out: Path, passed: Counter[str]) -> Iterator[tuple[Path, Path]]:
+    """Files, and their results' names within the folder for results; the kinds of others are counted."""
     if path.is_dir():
         kept_out = out.resolve()
         for folder, folders, files in os.walk(path):
             here = Path(folder)
             folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != kept_out)
             for file in sorted(files):
-                if not file.startswith(".") and file.lower().endswith((*_images.SUFFIXES, *VIDEO_SUFFIXES)):
-                    yield here / file, (here / file).relative_to(path)
-    elif path.exists():
+                if file.startswith("."):
+                    continue
+                source, kind = here / file, Path(file).suffix.lower()
+                if not source.is_file():
+                    passed["no file"] += 1
+                elif kind not in (*_images.SUFFIXES, *_video.SUFFIXES) or (kind == ".ts" and not _video.is_ts(source)):
+                    passed[kind or "without a suffix"] += 1
+                else:
+                    yield source, source.relative_to(path)
+    elif path.is_file():
         yield path, Path(path.name)
+    elif path.exists():
+        raise EnhanceError(f"IN must be a file or a folder, got {str(path)!r}, which is a pipe or a device")
     elif glob.has_magic(str(path)) and (matches := sorted(glob.glob(str(path), recursive=True))):
         for match in matches:
-            yield from _found(Path(match), out)
+            yield from _found(Path(match), out, passed)
     else:
         raise EnhanceError(f"IN must be a file or a folder, got {str(path)!r}, but there is none")
+
+
+def _passed_over(kinds: Counter[str]) -> str:
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"{kinds.total()} file{'s' if kinds.total() > 1 else ''} of other kinds: {listed}"
 
 
 # --- doing it
@@ -307,16 +337,17 @@ def _do(job: _Job, work: _Work) -> Enhanced:
             if job.video:
                 # One at a time: the codecs have threads, and frames in store, of their own.
                 with work.memory.reserve(work.memory.limit, work.stop):
-                    frames = enhance_video(
-                        job.source, target, job.target.suffix, work.predictor, work.strength, work.video, picture
-                    )
+                    lost: list[str] = []
+                    suffix, model = job.target.suffix, work.predictor
+                    frames = enhance_video(job.source, target, suffix, model, work.strength, work.video, picture, lost)
                     with closing(frames):
                         for pixels, part in work.checked(frames):
                             result.pixels += pixels
                             result.frames += 1
                             work.step(job, part)
+                    result.lost = tuple(lost)
             else:
-                result.pixels = _enhance_picture(job, work, target, picture)
+                result.pixels, result.lost = _enhance_picture(job, work, target, picture)
             if work.stop.is_set():
                 raise _Stopped
     except ImageError as error:
@@ -333,7 +364,7 @@ def _do(job: _Job, work: _Work) -> Enhanced:
     return result
 
 
-def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> int:
+def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> tuple[int, tuple[str, ...]]:
     predictor = work.predictor
     margin = predictor.margin
     beside = FLOATS if margin else 0
@@ -380,7 +411,7 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
             if comparison:
                 before, after = (part.result for part in shown)
                 write_comparison(comparison, before, after, picture.icc)
-        return picture.pixels
+        return picture.pixels, picture.lost
 
 
 def _render(work: _Work, picture: Picture, grid: Any, rows: Any, window: tuple[int, int, int, int]) -> Any:
@@ -495,5 +526,15 @@ class _Progress:
                 text += f", {result.frames / (result.ended - result.begun):.1f} frames/s"
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(1 - self._parts.pop(result.target, 0))
-            if result.error and self._shown:
-                self._bar.write(f"bilateral-ops enhance: {str(result.source)!r} {result.error}.", file=sys.stderr)
+        said = []
+        if result.target.suffix != result.source.suffix:
+            said.append(f"as {result.target.name!r}")
+        if result.lost:
+            said.append(f"without {', '.join(result.lost)}")
+        if result.error or said:
+            self.say(f"{str(result.source)!r} {result.error or 'is written ' + ', '.join(said)}")
+
+    def say(self, sentence: str) -> None:
+        if self._shown:
+            with self._lock:
+                self._bar.write(f"bilateral-ops enhance: {sentence}.", file=sys.stderr)

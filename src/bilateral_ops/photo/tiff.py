@@ -193,8 +193,8 @@ class Tiff(Picture):
         bits = page.bitspersample
         if page.dtype.kind == "f" or bits in (8, 16):
             return None
-        dtype = np.dtype(np.uint8 if bits < 8 else np.uint16)
-        return np.rint(np.linspace(0, np.iinfo(dtype).max, 1 << bits)).astype(dtype)
+        dtype, white = (np.uint8, 255) if bits < 8 else (np.uint16, 65535)
+        return np.rint(np.linspace(0, white, 1 << bits)).astype(dtype)
 
     @property
     def _segments(self) -> tuple[int, int, int]:
@@ -228,7 +228,7 @@ class Tiff(Picture):
 
     @property
     def _decoding(self) -> int:
-        """The bytes that strips or tiles take while they are decoded: in each thread, packed and unpacked; and their rows."""
+        """The bytes that decoding strips or tiles takes: in each thread, packed and unpacked, and a row of them."""
         if self._plain:
             return 0
         page, (_, width, samples) = self._page, self._turned
