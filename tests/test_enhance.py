@@ -22,10 +22,12 @@ from cases import weights_of
 from bilateral_ops import guide_luma
 from bilateral_ops.cli import main
 from bilateral_ops.hdrnet import Config, Predictor, enhance_files, write_model
+from bilateral_ops.photo import formats as _formats
 from bilateral_ops.photo import images as _images
 from bilateral_ops.photo import job as _files
 from bilateral_ops.photo import tiff as _tiff
-from bilateral_ops.photo.images import Averages, ImageError, Metadata, open_picture, turn
+from bilateral_ops.photo.images import Averages, ImageError, open_picture
+from bilateral_ops.photo.metadata import Metadata, turn
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
@@ -509,7 +511,7 @@ def test_what_cannot_be_enhanced_says_why(run, tmp_path):
     assert code == 1
     for words in (
         "cmyk.jpg' has CMYK colours; convert it to RGB first.",
-        "moves.webp' is animated; enhance it as a video.",
+        "moves.webp' is animated; take it apart first, such as by libwebp's anim_dump.",
         "pages.tif' has 2 pages; split it into files of one.",
         "int.tif' has int16 samples; uint8, uint16 or floating point can be enhanced.",
     ):
@@ -607,7 +609,7 @@ def test_huge_sizes_without_their_data_are_refused_before_anything_is_allocated(
 
 #: What is said of a damaged picture, all of it.
 SENTENCES = re.compile(
-    r"(is (empty and has no pixels|truncated|no JPEG, PNG, TIFF or WebP file)"
+    r"(is (empty and has no pixels|truncated|no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file)"
     r"|is truncated: of its \d+ × \d+ pixels it has \d+ bytes"
     r"|is damaged: (its (pixels|header|directory|directories after the first) cannot be (decoded|read))"
     r"|is damaged: its EXIF or GPS directory cannot be read"
@@ -797,7 +799,7 @@ def test_help(capsys):
 
 
 def test_an_error_while_writing_leaves_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(_images._Png, "_encode", lambda self, path, *_: (path.write_bytes(b"half"), 1 / 0))
+    monkeypatch.setattr(_formats.PngFile, "_encode", lambda self, _, quality, file: (file.write(b"half"), 1 / 0))
     save(tmp_path / "a.png", picture())
     code, _, err = run(tmp_path / "a.png", "--out", tmp_path / "out")
     assert code == 1
@@ -839,8 +841,9 @@ def test_a_second_signal_does_not_wait_for_what_is_computed(tmp_path, model, sen
     code = """
 import pathlib, sys, time
 from bilateral_ops import cli as _cli
-from bilateral_ops.photo import images as _images
-_images._Png._decode = lambda self: (pathlib.Path(sys.argv[1]).touch(), time.sleep(1000))
+from bilateral_ops.photo import formats as _formats
+from bilateral_ops.photo import formats as _formats
+_formats.PngFile._decode = lambda self: (pathlib.Path(sys.argv[1]).touch(), time.sleep(1000))
 sys.exit(_cli.main(sys.argv[2:]))
 """
     path, begun = save(tmp_path / "a.png", picture()), tmp_path / "begun"
@@ -875,7 +878,7 @@ def test_jobs_wait_for_memory(tmp_path, predictor, monkeypatch):
         return right(*args, **keywords)
 
     monkeypatch.setattr(Predictor, "render", render)
-    monkeypatch.setattr(_images._Png, "memory", property(lambda self: LIMIT - _files.BASE))
+    monkeypatch.setattr(_formats.PngFile, "memory", property(lambda self: LIMIT - _files.BASE))
     monkeypatch.setattr(_files, "get_num_threads", lambda: 4)
     results = enhance_files([tmp_path / "in"], tmp_path / "out", model=predictor, memory_limit=LIMIT)
     assert [r.error for r in results] == [None] * 4

@@ -6,7 +6,10 @@ wrote it, where there are two.
 
 from __future__ import annotations
 
+import io
 import itertools
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -136,6 +139,215 @@ def test_tiff(tiffs_out, name):
     assert np.array_equal(after.reshape(expected.shape), expected)
     with tifffile.TiffFile(result.target) as file:
         assert file.pages[0].photometric.name == ("RGB" if expected.shape[-1] == 3 else "MINISBLACK")
+
+
+# --- PNG
+
+
+PNGS = [
+    f"{bits} {colour}{clear}.png"
+    for bits, colour, clear in (
+        *((bits, "grey", "") for bits in (1, 2, 4, 8, 16)),
+        *((bits, "grey", " one clear") for bits in (1, 2, 4, 8, 16)),
+        *((bits, "palette", clear) for bits in (1, 2, 4, 8) for clear in ("", " one clear")),
+        *((bits, colour, "") for bits in (8, 16) for colour in ("rgb", "greyalpha", "rgba")),
+        *((bits, "rgb", " one clear") for bits in (8, 16)),
+    )
+]
+COLOUR_TYPES = {"grey": (0, 1), "rgb": (2, 3), "palette": (3, 1), "greyalpha": (4, 2), "rgba": (6, 4)}
+
+
+def png_of(name):
+    bits, colour, *clear = name[:-4].split()
+    return int(bits), colour, bool(clear)
+
+
+def write_png(path, name):
+    bits, colour, clear = png_of(name)
+    number, channels = COLOUR_TYPES[colour]
+    stored = shades(channels, bits)
+    each = np.unpackbits(stored.astype(">u2")[..., None].view(np.uint8), axis=-1).reshape(*stored.shape, 16)
+    rows = np.packbits(each[..., 16 - bits :].reshape(HEIGHT, -1), axis=1)
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    extra = b""
+    if colour == "palette":
+        extra = chunk(b"PLTE", (COLORMAP >> 8).astype(np.uint8).T[: 1 << bits].tobytes())
+    if clear:
+        first = stored[0, 0]
+        values = bytes([255] * int(first[0]) + [0]) if colour == "palette" else first.astype(">u2").tobytes()
+        extra += chunk(b"tRNS", values)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, number, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+@pytest.fixture(scope="module")
+def pngs_out(predictor, tmp_path_factory):
+    return unchanged(predictor, tmp_path_factory.mktemp("png"), write_png, PNGS)
+
+
+@pytest.mark.parametrize("name", PNGS)
+def test_png(pngs_out, name):
+    bits, colour, clear = png_of(name)
+    result = pngs_out[name]
+    assert (result.error, result.lost) == (None, ())
+    stored = shades(COLOUR_TYPES[colour][1], bits)
+    if colour == "palette":
+        expected = (COLORMAP >> 8).astype(np.uint8).T[stored[..., 0]]
+    else:
+        most = 65535 if bits == 16 else 255
+        expected = np.rint(stored * (most / ((1 << bits) - 1))).astype(np.uint16 if bits == 16 else np.uint8)
+    if clear:
+        opaque = (stored != stored[0, 0]).any(-1, keepdims=True)
+        expected = np.concatenate([expected, opaque * expected.dtype.type(np.iinfo(expected.dtype).max)], axis=-1)
+    if bits == 16:  # of which Pillow has eight
+        after = imagecodecs.png_decode(result.target.read_bytes())
+    else:
+        with Image.open(result.target) as file:
+            after = np.asarray(file)
+    assert after.dtype == expected.dtype
+    assert np.array_equal(after.reshape(expected.shape), expected)
+
+
+# --- JPEG
+
+
+SAMPLINGS = {"444": (1, 1), "422": (2, 1), "420": (2, 2), "440": (1, 2), "411": (4, 1)}
+JPEGS = [
+    f"{sampling} {quality} {kind}.jpg"
+    for sampling, quality, kind in itertools.product(SAMPLINGS, (75, 92, "own"), ("baseline", "turned"))
+] + ["420 92 progressive.jpg", "444 own progressive.jpg", "grey.jpg"]
+
+
+def write_jpeg(path, name):
+    """A smooth picture, by coders of several kinds."""
+    y, x = np.mgrid[0:1:48j, 0:1:64j]
+    pixels = np.rint(255 * np.stack([x, 0.5 * (x + y), 0.2 + 0.6 * y], axis=-1)).astype(np.uint8)
+    if name == "grey.jpg":
+        Image.fromarray(pixels[..., 1]).save(path, quality=92)
+        return
+    sampling, quality, kind = name[:-4].split()
+    tables = [[3 + (n % 5) for n in range(64)], [4 + (n % 7) for n in range(64)]]
+    if kind == "progressive" or quality == "own":
+        options = {"qtables": tables} if quality == "own" else {"quality": int(quality)}
+        known = {"444": 0, "422": 1}.get(sampling, 2)
+        Image.fromarray(pixels).save(path, subsampling=known, progressive=kind == "progressive", **options)
+    else:
+        path.write_bytes(imagecodecs.jpeg8_encode(pixels, int(quality), subsampling=SAMPLINGS[sampling]))
+    if kind == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        data = path.read_bytes()
+        block = exif.tobytes()
+        path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + data[2:])
+
+
+@pytest.fixture(scope="module")
+def jpegs_out(predictor, tmp_path_factory):
+    return unchanged(predictor, tmp_path_factory.mktemp("jpeg"), write_jpeg, JPEGS)
+
+
+@pytest.mark.parametrize("name", JPEGS)
+def test_jpeg(jpegs_out, name):
+    """What comes out is what the coder alone makes of the pixels, with the same tables."""
+    result = jpegs_out[name]
+    assert (result.error, result.lost) == (None, ())
+    with Image.open(result.source) as given, Image.open(result.target) as made:
+        turned = given.getexif().get(0x0112) == 6
+        before, after = (np.asarray(file) for file in (given, made))
+        assert made.quantization == given.quantization
+        assert bool(made.info.get("progressive")) == bool(given.info.get("progressive"))
+        coarse, fine = ((file.layer[0][1], file.layer[0][2]) for file in (given, made))
+        tables = given.quantization
+    before = np.ascontiguousarray(np.rot90(before, -1)) if turned else before
+    coarse = coarse[::-1] if turned else coarse
+    assert fine[0] <= coarse[0]
+    assert fine[1] <= coarse[1]
+    assert fine == coarse or "own" in name or coarse == (1, 4), "no finer where the coder has it"
+    if fine in ((1, 1), (2, 1), (2, 2)):
+        file = io.BytesIO()
+        options = {"qtables": tables, "subsampling": {(1, 1): 0, (2, 1): 1, (2, 2): 2}[fine]}
+        Image.fromarray(before).save(file, "JPEG", **options)
+        alone = file.getvalue()
+    else:
+        alone = imagecodecs.jpeg8_encode(before, int(name.split()[1]), subsampling=fine)
+    with Image.open(io.BytesIO(alone)) as file:
+        assert np.array_equal(after, np.asarray(file))
+    assert np.abs(after.astype(float) - before).mean() < 1.1
+
+
+# --- how they lie, and other kinds
+
+
+LYING = [f"{orientation}.{end}" for orientation in range(1, 9) for end in ("jpg", "png", "tif", "webp", "avif")]
+OTHERS = [
+    "grey.bmp",
+    "rgb.bmp",
+    "palette.bmp",
+    "alpha.bmp",
+    "bits.bmp",
+    "palette.gif",
+    "clear.gif",
+    "grey.avif",
+    "rgb.avif",
+]
+
+
+def write_other(path, name):
+    y, x = np.mgrid[0:1:24j, 0:1:40j]
+    pixels = np.rint(255 * np.stack([x, 0.5 * (x + y), 0.2 + 0.6 * y], axis=-1)).astype(np.uint8)
+    kind, end = name.split(".")
+    options = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(end, {})
+    if end == "avif":
+        options = {"quality": 100, "subsampling": "4:4:4"} if kind.isdigit() else {"quality": 95}
+    picture = Image.fromarray(pixels)
+    if kind.isdigit():
+        exif = Image.Exif()
+        exif[0x0112] = int(kind)
+        options["exif"] = exif
+    else:
+        picture = {
+            "grey": lambda: Image.fromarray(pixels[..., 1]),
+            "palette": lambda: picture.quantize(16),
+            "clear": lambda: picture.quantize(16),
+            "bits": lambda: picture.convert("1"),
+        }.get(kind, lambda: picture)()
+        options |= {"transparency": 3} if kind == "clear" else {}
+    picture.save(path, **options)
+
+
+@pytest.fixture(scope="module")
+def others_out(predictor, tmp_path_factory):
+    pytest.importorskip("PIL.AvifImagePlugin", reason="Pillow has no AVIF")
+    return unchanged(predictor, tmp_path_factory.mktemp("others"), write_other, LYING + OTHERS)
+
+
+@pytest.mark.parametrize("name", LYING + OTHERS)
+def test_other_pictures(others_out, name):
+    from PIL import ImageOps
+
+    result = others_out[name]
+    assert (result.error, result.lost) == (None, ())
+    assert result.target.name == name.replace(".gif", ".png")
+    with Image.open(result.source) as given, Image.open(result.target) as made:
+        assert made.getexif().get(0x0112, 1) == 1
+        kind = "RGBA" if name == "clear.gif" else made.mode if name.startswith("grey") else "RGB"
+        kind = "L" if name == "bits.bmp" else kind
+        assert made.mode == kind or name == "grey.avif"
+        upright = ImageOps.exif_transpose(given).convert(kind)
+        before, after = np.asarray(upright).astype(int), np.asarray(made.convert(kind)).astype(int)
+    assert after.shape == before.shape
+    if name.endswith(".avif"):
+        file = io.BytesIO()
+        sampling = {"rgb": "4:2:0", "grey": "4:0:0"}.get(name.split(".")[0], "4:4:4")
+        upright.save(file, "AVIF", quality=90, subsampling=sampling)
+        with Image.open(file) as alone:
+            before = np.asarray(alone.convert(kind)).astype(int)
+    assert np.abs(after - before).mean() < (0.5 if name.endswith(".jpg") else 1e-9)
 
 
 # --- videos

@@ -1,18 +1,13 @@
-"""Image files: JPEG, PNG, TIFF and WebP, read upright and written back as they were, with all that they say."""
+"""What all kinds of image files have in common: one that is open, its errors, averages of it, comparisons."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import math
-import re
-import struct
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +23,6 @@ SUFFIXES = (
 )
 #: Kinds whose pixels are not what is to be written, and what is.
 SUBSTITUTES = {".gif": ".png"}
-#: Bytes that a colour profile may have.
-PROFILE = 16 << 20
 #: Bytes of rows that are worked on at a time where an image is taken in bands.
 BAND = 32 << 20
 
@@ -164,21 +157,38 @@ class Picture(ABC):
 
 def open_picture(path: Path) -> Picture:
     """Open an image file by what it holds, whatever its name is; an :class:`ImageError` where it is none of ours."""
+    from . import formats
+    from .tiff import Tiff
+
+    kinds: dict[bytes, Callable[[Path], Picture]] = {
+        b"\xff\xd8\xff": formats.JpegFile,
+        formats.PNG: formats.PngFile,
+        **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), Tiff),
+        b"RIFF....WEBP": formats.WebPFile,
+        **dict.fromkeys((b"....ftypavif", b"....ftypavis"), formats.AvifFile),
+        b"BM": formats.BmpFile,
+        b"GIF8": formats.GifFile,
+    }
+    refused = {
+        **dict.fromkeys((b"....ftyphe", b"....ftypmif1", b"....ftypmsf1"), "HEIC, which nothing installed here writes"),
+        **dict.fromkeys((b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL, whose colour profile nothing installed here reads"),
+    }
     with reading("is damaged: its header cannot be read"):
         check_empty(path)
         with path.open("rb") as file:
             head = file.read(16)
-        if head.startswith(b"\xff\xd8\xff"):
-            return _Jpeg(path)
-        if head.startswith(_PNG):
-            return _Png(path)
-        if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-            return _WebP(path)
-        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            from .tiff import Tiff
+        for start, kind in kinds.items():
+            if _begins(head, start):
+                return kind(path)
+    for start, what in refused.items():
+        if _begins(head, start):
+            raise ImageError(f"is {what}; convert it to PNG or TIFF first")
+    raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file")
 
-            return Tiff(path)
-    raise ImageError("is no JPEG, PNG, TIFF or WebP file")
+
+def _begins(head: bytes, start: bytes) -> bool:
+    """Whether a file begins so, dots being any bytes."""
+    return len(head) >= len(start) and all(one in (46, other) for one, other in zip(start, head))
 
 
 def read(path: Path) -> Any:
@@ -206,291 +216,6 @@ def reason(error: BaseException) -> str:
 def size_of(count: int) -> str:
     """A number of bytes, as ``--memory-limit`` is given."""
     return f"{math.ceil(count / 1e6)} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
-
-
-# --- upright
-
-
-def turn(pixels: Any, orientation: int) -> Any:
-    """The view of an image stored with this EXIF orientation (1–8) as it is to be seen."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    # What is then still mirrored: rows in 3, 4, 7 and 8, columns in 2, 3, 6 and 7.
-    down = -1 if orientation in (3, 4, 7, 8) else 1
-    across = -1 if orientation in (2, 3, 6, 7) else 1
-    return pixels[::down, ::across]
-
-
-@dataclass
-class Metadata:
-    """EXIF and XMP of an image, which say that it is upright, and the orientation that they said it was stored in."""
-
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    orientation: int = 1
-
-    def __post_init__(self) -> None:
-        if self.exif:
-            self.orientation, self.exif = _upright_exif(self.exif)
-        if self.xmp:
-            found = _XMP_ORIENTATION.search(self.xmp)
-            if found and not self.exif:
-                self.orientation = int(found[2])
-            self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", self.xmp)
-
-
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])")
-
-
-def _upright_exif(exif: bytes) -> tuple[int, bytes]:
-    """The orientation, and the block with 1 in its place, without its thumbnail, which would show the image as it was.
-
-    Nothing else is touched: maker notes hold offsets into the block, and are lost when it is written anew.
-    """
-    start = 6 if exif.startswith(b"Exif\0\0") else 0
-    order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2])
-    orientation, block = 1, bytearray(exif)
-    try:
-        if order is None:
-            return 1, exif
-        first = start + struct.unpack_from(order + "I", exif, start + 4)[0]
-        (count,) = struct.unpack_from(order + "H", exif, first)
-        for entry in range(first + 2, first + 2 + 12 * count, 12):
-            if struct.unpack_from(order + "HH", exif, entry) == (0x0112, 3):
-                (found,) = struct.unpack_from(order + "H", exif, entry + 8)
-                orientation = found if 1 <= found <= 8 else 1
-                struct.pack_into(order + "H", block, entry + 8, 1)
-        struct.pack_into(order + "I", block, first + 2 + 12 * count, 0)
-    except struct.error:  # damaged: kept as it is
-        return 1, exif
-    return orientation, bytes(block)
-
-
-# --- whole images
-
-
-class _Whole(Picture):
-    """An image that is decoded and encoded at once."""
-
-    metadata: Metadata
-    wrong = DAMAGED  # what is said where it cannot be decoded
-    _decoded: Any = None
-
-    def _shape(self, height: int, width: int, channels: int, dtype: Any) -> None:
-        check_size(height, width, channels)
-        if self.metadata.orientation >= 5:
-            height, width = width, height
-        self.height, self.width, self.channels, self.dtype = height, width, channels, np.dtype(dtype)
-        self.colours = 1 if channels < 3 else 3
-
-    def close(self) -> None:
-        self._decoded = None
-
-    def bands(self) -> Iterator[tuple[int, Any]]:
-        if self._decoded is None:
-            with reading(self.wrong):
-                self._decoded = np.array(turn(self._decode(), self.metadata.orientation), order="C")
-        yield 0, self._decoded
-
-    def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
-        ((_, pixels),) = bands
-        self._encode(path, np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels), quality)
-
-    @abstractmethod
-    def _decode(self) -> Any:
-        """The pixels as they are stored, (height, width, channels)."""
-
-    @abstractmethod
-    def _encode(self, path: Path, pixels: Any, quality: int | None) -> None: ...
-
-
-class _Pillow(_Whole):
-    """What Pillow reads and writes.
-
-    The plugins are called directly: ``Image.open`` adds its own limit on pixels, where ``fit`` has the user's.
-    """
-
-    densest = DENSEST
-
-    def __init__(self, path: Path, plugin: Any) -> None:
-        self.image = _sized(plugin)(path)
-        if getattr(self.image, "is_animated", False):
-            self.image.close()
-            raise ImageError("is animated; enhance it as a video")
-        info = self.image.info
-        self.metadata = Metadata(info.get("exif"), info.get("xmp"))
-        try:
-            channels = {"L": 1, "RGB": 3, "RGBX": 3, "RGBA": 4}[self.image.mode]
-        except KeyError:
-            self.image.close()
-            raise ImageError(f"has {self.image.mode} colours; convert it to RGB first") from None
-        height, width = self.image.height, self.image.width
-        check_data(path.stat().st_size, self.densest, height, width, 8 * channels)
-        self._shape(height, width, channels, np.uint8)
-
-    @property
-    def memory(self) -> int:
-        return 2 * self.nbytes + 8 * self.pixels  # Pillow has four bytes per pixel, twice
-
-    @property
-    def icc(self) -> bytes | None:
-        return self.image.info.get("icc_profile")
-
-    def close(self) -> None:
-        super().close()
-        self.image.close()
-
-    def _decode(self) -> Any:
-        image = self.image.convert("RGB") if self.image.mode == "RGBX" else self.image
-        return np.asarray(image).reshape(*image.size[::-1], self.channels)
-
-    def _save(self, path: Path, pixels: Any, kind: str, **options: Any) -> None:
-        from PIL import Image
-
-        info = self.image.info
-        known = {"icc_profile": self.icc, "exif": self.metadata.exif, "xmp": self.metadata.xmp, "dpi": info.get("dpi")}
-        options |= {name: value for name, value in known.items() if value}
-        with path.open("wb") as file:  # a file, not a buffer, so that Pillow encodes without the GIL
-            Image.fromarray(pixels).save(file, kind, **options)
-
-
-@functools.cache
-def _sized(plugin: Any) -> Any:
-    """The plugin, which itself only says of an image without pixels that it doesn't know it."""
-
-    def _open(self: Any) -> None:
-        plugin._open(self)
-        check_size(self.height, self.width)
-
-    return type(plugin.__name__, (plugin,), {"_open": _open})
-
-
-class _Jpeg(_Pillow):
-    densest = JPEG
-
-    def __init__(self, path: Path) -> None:
-        from PIL import JpegImagePlugin
-
-        super().__init__(path, JpegImagePlugin.JpegImageFile)
-
-    def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
-        from PIL import JpegImagePlugin
-
-        options: dict[str, Any] = {"progressive": bool(self.image.info.get("progressive"))}
-        options["subsampling"] = JpegImagePlugin.get_sampling(self.image)
-        if quality is None:
-            options["qtables"] = self.image.quantization
-        else:
-            options["quality"] = quality
-        if comment := self.image.info.get("comment"):
-            options["comment"] = comment
-        self._save(path, pixels, "JPEG", **options)
-
-
-class _WebP(_Pillow):
-    QUALITY = 90
-
-    def __init__(self, path: Path) -> None:
-        from PIL import WebPImagePlugin
-
-        chunks = list(_riff_chunks(path))
-        self._lossless = b"VP8L" in (kind for kind, _ in chunks)
-        if 12 + sum(8 + size + size % 2 for _, size in chunks) > path.stat().st_size:
-            self.wrong = "is truncated"
-        with reading(self.wrong):
-            super().__init__(path, WebPImagePlugin.WebPImageFile)
-
-    def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
-        options = {"lossless": True} if self._lossless else {"quality": quality or self.QUALITY}
-        self._save(path, pixels, "WEBP", exact=True, **options)
-
-
-def _riff_chunks(path: Path) -> Iterator[tuple[bytes, int]]:
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            kind, size = head[:4], int.from_bytes(head[4:], "little")
-            yield kind, size
-            file.seek(size + size % 2, 1)
-
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-#: Chunks that describe how the pixels are stored, which is another way after writing.
-_PNG_STORAGE = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"bKGD", b"hIST", b"sBIT", b"sPLT"))
-_PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"
-
-
-class _Png(_Whole):
-    """PNG by libpng (in imagecodecs): Pillow has no RGB of 16 bits. The other chunks are kept to the byte."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._chunks = list(_png_chunks(path))
-        kinds = [kind for kind, _ in self._chunks]
-        if kinds[:1] != [b"IHDR"]:
-            raise ImageError("is damaged: it has no header")
-        if b"acTL" in kinds:
-            raise ImageError("is animated; enhance it as a video")
-        if kinds[-1:] != [b"IEND"]:
-            self.wrong = "is truncated"
-        width, height, bits, colour = struct.unpack_from(">IIBB", self._chunks[0][1])
-        samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)
-        if samples is None:
-            raise ImageError(f"is damaged: it has colours of type {colour}, which PNG has not")
-        check_data(path.stat().st_size, DEFLATED, height, width, bits * samples)
-        exif = next((data for kind, data in self._chunks if kind == b"eXIf"), None)
-        xmp = next((data for kind, data in self._chunks if kind == b"iTXt" and data.startswith(_PNG_XMP)), None)
-        self.metadata = Metadata(exif, xmp)
-        alpha = colour in (4, 6) or b"tRNS" in kinds
-        self._shape(height, width, (3 if colour & 2 else 1) + alpha, np.uint16 if bits == 16 else np.uint8)
-
-    @property
-    def icc(self) -> bytes | None:
-        data = next((data for kind, data in self._chunks if kind == b"iCCP"), b"")
-        try:
-            return zlib.decompressobj().decompress(data[data.find(b"\0") + 2 :], PROFILE) or None
-        except zlib.error:  # damaged: it says nothing
-            return None
-
-    def _decode(self) -> Any:
-        import imagecodecs
-
-        pixels = imagecodecs.png_decode(self.path.read_bytes())
-        # Greys with one transparent shade and the like come as RGBA or with the alpha they need.
-        return pixels.reshape(*pixels.shape[:2], -1)[..., : self.channels]
-
-    def _encode(self, path: Path, pixels: Any, quality: int | None) -> None:
-        import imagecodecs
-
-        encoded = imagecodecs.png_encode(pixels)
-        header = len(_PNG) + 25
-        with path.open("wb") as file:
-            file.write(encoded[:header])
-            for kind, data in self._chunks:
-                if kind in _PNG_STORAGE:
-                    continue
-                if kind == b"iTXt" and data.startswith(_PNG_XMP):
-                    data = self.metadata.xmp or data
-                elif kind == b"eXIf":
-                    data = self.metadata.exif or data
-                file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-            file.write(encoded[header:])
-
-
-def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Type and data of every chunk; the pixels' are passed over."""
-    with path.open("rb") as file:
-        file.seek(len(_PNG))
-        while len(head := file.read(8)) == 8:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind == b"IDAT":
-                file.seek(size + 4, 1)
-                yield kind, b""
-            else:
-                data = file.read(size)
-                if len(file.read(4)) != 4:
-                    raise ImageError("is truncated")
-                yield kind, data
 
 
 # --- averages

@@ -24,8 +24,8 @@ from .images import (
     check_size,
     reading,
     size_of,
-    turn,
 )
+from .metadata import EXIF_PAIRS, Metadata, resources, turn
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 LARGEST = 8192  # side of a tile that is written as it was
@@ -213,6 +213,9 @@ class Tiff(Picture):
         self._orientation = int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
         self._extra = [kind if kind in (0, 1, 2) else 0 for kind in map(int, page.extrasamples)]
         x, y, unit = (page.tags.valueof(code, default) for code, default in ((282, None), (283, None), (296, 2)))
+        xmp = page.tags.valueof(700)
+        self._metadata = Metadata(None, xmp if isinstance(xmp, bytes) else None, self._orientation)
+        self.lost = (*self.lost, *self._metadata.lost)
         told = all(map(_is_resolution, (x, y))) and unit in list(RESUNIT)
         self._resolution = (x, y, int(unit)) if told else None
 
@@ -391,7 +394,7 @@ class Tiff(Picture):
         big = self._file.is_bigtiff or self.nbytes > 0xF0000000
         ifds = self._ifds(big)
         extra = [(t.code, int(t.dtype), t.count, t.value, True) for c in KEPT if (t := page.tags.get(c)) is not None]
-        extra = [(c, d, 0 if isinstance(v, str) else n, _encoded(v), once) for c, d, n, v, once in extra]
+        extra = [self._described(*tag) for tag in extra]
         extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
         shape = (self.height, self.width, self.channels)
         if self.whole:
@@ -436,6 +439,17 @@ class Tiff(Picture):
             pixels = _multiplied(pixels)
         return pixels if self.channels > 1 else pixels[..., 0]
 
+    def _described(self, code: int, dtype: int, count: int, value: Any, once: bool) -> tuple[int, int, int, Any, bool]:
+        """A tag as it is to be written: text as it lay in the file, and nothing of the pixels as they were."""
+        if isinstance(value, str):
+            value, count = value.encode("utf-8", "surrogateescape") + b"\0", 0
+        elif code == 700 and self._metadata.xmp is not None:
+            value, count = self._metadata.xmp, len(self._metadata.xmp)
+        elif code == 34377 and isinstance(value, bytes):
+            value = b"".join(resources(value))
+            count = len(value)
+        return code, dtype, count, value, once
+
     def _ifds(self, big: bool) -> dict[int, Any]:
         """EXIF and GPS, ready to be written again."""
         from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -457,6 +471,9 @@ class Tiff(Picture):
                     if tag != 40965:  # interoperability, a directory of its own
                         copied.tagtype[tag] = found.tagtype[tag]
                         copied[tag] = found[tag]
+                for one, other in EXIF_PAIRS if self._orientation >= 5 else ():
+                    if one in copied and other in copied:
+                        copied[one], copied[other] = copied[other], copied[one]
                 copied.tobytes(0)  # tried before anything is written
         return made
 
@@ -538,8 +555,3 @@ def _check_samples(path: Path) -> None:
         except (ImageError, struct.error):  # without the tag it is 1; of damage tifffile tells
             return
     check_size(1, 1, samples)
-
-
-def _encoded(value: Any) -> Any:
-    """As a tag is to be written: text as it lay in the file."""
-    return value.encode("utf-8", "surrogateescape") + b"\0" if isinstance(value, str) else value

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..ops._enhance import enhance
 from ..ops._guide_luma import LumaGuide
-from .images import ImageError, ahead, check_empty, check_size, reading, reason, turn, write_comparison
+from .images import ImageError, ahead, check_empty, check_size, reading, reason, write_comparison
+from .metadata import turn
 from .planes import Colours, layout_of, read_planes, write_planes
 
 #: What FFmpeg calls the container of files so named.

@@ -1,0 +1,246 @@
+"""What files say beside their pixels: EXIF, XMP, the segments of JPEG; changed where it would no longer be true."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .images import ImageError
+
+
+def turn(pixels: Any, orientation: int) -> Any:
+    """The view of an image stored with this EXIF orientation (1–8) as it is to be seen."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    # What is then still mirrored: rows in 3, 4, 7 and 8, columns in 2, 3, 6 and 7.
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::down, ::across]
+
+
+@dataclass
+class Metadata:
+    """EXIF and XMP of an image, which say that it is upright, and the orientation that they said it was stored in.
+
+    ``lost`` is what else they spoke of, pictures beside this one, and no longer do.
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    orientation: int = 1
+    lost: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.exif:
+            self.orientation, self.exif = _upright_exif(self.exif)
+        if self.xmp:
+            found = _XMP_ORIENTATION.search(self.xmp)
+            if found and not self.exif:
+                self.orientation = int(found[2])
+            self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", self.xmp)
+            if self.orientation >= 5:
+                self.xmp = _XMP_PAIR.sub(lambda name: _XMP_SWAPPED[name[0]], self.xmp)
+            for announced, what in _ANNOUNCED.items():
+                self.xmp, count = announced.subn(b"", self.xmp)
+                if count and what not in self.lost:
+                    self.lost.append(what)
+
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])")
+_XMP_PAIRS = (
+    (b"tiff:ImageWidth", b"tiff:ImageLength"),
+    (b"tiff:XResolution", b"tiff:YResolution"),
+    (b"exif:PixelXDimension", b"exif:PixelYDimension"),
+)
+_XMP_SWAPPED = {name: other for pair in _XMP_PAIRS for name, other in (pair, pair[::-1])}
+_XMP_PAIR = re.compile(rb"\b(?:" + b"|".join(_XMP_SWAPPED) + rb")\b")
+
+
+def _properties(names: bytes) -> re.Pattern[bytes]:
+    """XMP's properties of these names, as attributes and as elements."""
+    return re.compile(
+        rb"\s+(?:" + names + rb")\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + names + rb")\b[^>]*(?:/>|>.*?</\1>)", re.S
+    )
+
+
+#: What announces pictures that follow this one in its file, or lie beside it.
+_ANNOUNCED = {
+    _properties(rb"hdrgm:\w+|HDRGainMap:\w+|apdi:\w+"): "its gain map",
+    _properties(rb"(?:GCamera|Camera):(?:MotionPhoto|MicroVideo)\w*"): "its motion photo",
+    _properties(rb"G?Container:Directory"): "the pictures beside it",
+    _properties(rb"GDepth:\w+|GImage:\w+"): "its depth map",
+}
+
+#: Tags of EXIF that are the other's once the image lies on its side: sizes and resolutions.
+EXIF_PAIRS = ((256, 257), (282, 283), (40962, 40963), (41486, 41487))
+
+_END = -1
+
+
+def _upright_exif(exif: bytes) -> tuple[int, bytes]:
+    """The orientation, and the block with 1 in its place, without its thumbnail, which would show the image as it was.
+
+    Nothing else is moved: maker notes hold offsets into the block, and are lost when it is written anew.
+    """
+    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    order = {b"II": "<", b"MM": ">"}.get(exif[start : start + 2])
+    orientation, block = 1, bytearray(exif)
+
+    def entries(at: int) -> dict[int, int]:
+        first = start + struct.unpack_from(f"{order}I", exif, at)[0]
+        (count,) = struct.unpack_from(f"{order}H", exif, first)
+        places = range(first + 2, first + 2 + 12 * count, 12)
+        return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places} | {
+            -1: first + 2 + 12 * count
+        }
+
+    try:
+        if order is None:
+            return 1, exif
+        found = entries(start + 4)
+        if (place := found.get(274)) is not None and struct.unpack_from(f"{order}H", exif, place + 2) == (3,):
+            (value,) = struct.unpack_from(f"{order}H", exif, place + 8)
+            orientation = value if 1 <= value <= 8 else 1
+            struct.pack_into(f"{order}H", block, place + 8, 1)
+        struct.pack_into(f"{order}I", block, found[_END], 0)
+        directories = [found, *([entries(found[34665] + 8)] if 34665 in found else [])]
+        for places in directories if orientation >= 5 else ():
+            for one, other in EXIF_PAIRS:
+                if one in places and other in places:
+                    a, b = places[one] + 2, places[other] + 2
+                    block[a : a + 10], block[b : b + 10] = exif[b : b + 10], exif[a : a + 10]
+    except struct.error:  # damaged: kept as it is
+        return 1, exif
+    return orientation, bytes(block)
+
+
+# --- JPEG
+
+
+_EXIF, _XMP, _PHOTOSHOP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
+_ICC = b"ICC_PROFILE\0"
+#: Segments that speak of the pixels as they were, of pictures beside them, or in place of them; of some it is said.
+_UNTRUE = {
+    (0xE0, b"JFXX\0"): None,
+    (0xE2, b"MPF\0"): "the pictures beside it",
+    (0xE2, b"urn:iso:std:iso:ts:21496:-1\0"): "its gain map",
+    (0xEB, b""): "its content credentials",
+    (0xEE, b"Adobe"): None,
+}
+
+
+class Jpeg:
+    """The markers of a JPEG file: its frame, its tables, and the segments that are to be written again."""
+
+    def __init__(self, data: Any) -> None:
+        self.segments: list[tuple[int, bytes]] = []
+        self.tables: dict[int, bytes] = {}
+        self.frame: tuple[int, ...] = ()  # marker, bits, height, width
+        self.sampling: list[tuple[int, int]] = []  # of each component, across and down
+        self.icc: bytes | None = None
+        self.lost: list[str] = []
+        exif = xmp = None
+        profile = {}
+        end = 2
+        for marker, payload, end in _markers(data):  # noqa: B007
+            if marker == 0xDB:
+                self.tables |= _tables(payload)
+            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+                bits, height, width, count = struct.unpack_from(">BHHB", payload)
+                self.frame = marker, bits, height, width
+                self.sampling = [(payload[7 + 3 * n] >> 4, payload[7 + 3 * n] & 15) for n in range(count)]
+            elif marker == 0xE1 and payload.startswith(_EXIF) and exif is None:
+                exif = payload
+            elif marker == 0xE1 and payload.startswith(_XMP) and xmp is None:
+                xmp = payload[len(_XMP) :]
+            elif marker == 0xE2 and payload.startswith(_ICC):
+                profile[payload[12]] = payload[14:]
+            if 0xE0 <= marker <= 0xEF or marker == 0xFE:
+                self.segments.append((marker, payload))
+        if not self.frame:
+            raise ImageError("is damaged: its header cannot be read")
+        self.icc = b"".join(part for _, part in sorted(profile.items())) or None
+        self.metadata = Metadata(exif, xmp)
+        last = data.find(b"\xff\xd9", end)
+        self.ends = last >= 0
+        self.lost = self.metadata.lost
+        for (marker, name), what in _UNTRUE.items():
+            if what and any(m == marker and p.startswith(name) for m, p in self.segments):
+                self._lose(what)
+        if self.ends and not self.lost and data[last + 2 :].strip(b"\0"):
+            self._lose("what follows the picture in its file")
+
+    def _lose(self, what: str) -> None:
+        if what not in self.lost:
+            self.lost.append(what)
+
+    @property
+    def chroma(self) -> tuple[int, int]:
+        """How many pixels across and down a sample of chroma is for."""
+        (across, down), *others = self.sampling
+        finest = [max(side) for side in zip(*others)] or (across, down)
+        return max(1, across // finest[0]), max(1, down // finest[1])
+
+    def spliced(self, encoded: Any) -> Iterator[Any]:
+        """A file of these segments and the encoded pixels of another."""
+        rest = 2 + sum(len(payload) + 4 for marker, payload, _ in _markers(encoded) if 0xE0 <= marker <= 0xEF)
+        yield encoded[:2]
+        turned = self.metadata.orientation >= 5
+        exif = xmp = False
+        for marker, payload in self.segments:
+            if any(marker == other and payload.startswith(name) for other, name in _UNTRUE):
+                continue
+            if marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
+                payload = payload[:8] + (payload[10:12] + payload[8:10] if turned else payload[8:12]) + b"\0\0"
+            elif marker == 0xE1 and payload.startswith(_EXIF) and not exif:
+                payload, exif = self.metadata.exif or payload, True
+            elif marker == 0xE1 and payload.startswith(_XMP) and not xmp:
+                payload, xmp = _XMP + (self.metadata.xmp or b""), True
+            elif marker == 0xED and payload.startswith(_PHOTOSHOP):
+                payload = _PHOTOSHOP + b"".join(resources(payload[len(_PHOTOSHOP) :]))
+            yield struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+        yield encoded[rest:]
+
+
+def _markers(data: Any) -> Iterator[tuple[int, bytes, int]]:
+    """The segments before the first scan: marker, what is in it, and where it ends."""
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):  # others than markers are passed over
+        marker = data[at + 1]
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            at += 1 if marker == 0xFF else 2
+            continue
+        stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xD9 or stop > len(data) or stop < at + 4:
+            return
+        yield marker, data[at + 4 : stop], stop
+        if marker == 0xDA:
+            return
+        at = stop
+
+
+def _tables(payload: bytes) -> dict[int, bytes]:
+    """Quantization tables, as they are stored."""
+    tables, at = {}, 0
+    while at < len(payload):
+        size = 128 if payload[at] >> 4 else 64
+        tables[payload[at] & 15] = payload[at + 1 : at + 1 + size]
+        at += 1 + size
+    return tables
+
+
+def resources(data: bytes) -> Iterator[bytes]:
+    """Photoshop's resources but for its thumbnails, which show the image as it was; IPTC is one."""
+    at = 0
+    while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
+        kind = int.from_bytes(data[at + 4 : at + 6], "big")
+        body = at + 6 + (data[at + 6] + 2) // 2 * 2
+        size = int.from_bytes(data[body : body + 4], "big")
+        stop = body + 4 + (size + 1) // 2 * 2
+        if kind not in (1033, 1036):
+            yield data[at:stop]
+        at = stop
+    yield data[at:]
