@@ -70,6 +70,16 @@ def frameworks(session: nox.Session) -> None:
 
 
 @nox.session
+def files(session: nox.Session) -> None:
+    """What `enhance` writes, read by ExifTool and ffprobe, and 5,000 damaged files in one process."""
+    if missing := [tool for tool in ("exiftool", "ffprobe") if not shutil.which(tool)]:
+        session.error(f"{' and '.join(missing)} not found: apt-get install libimage-exiftool-perl ffmpeg")
+    session.install(".[test]", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    tests = (f"tests/test_{name}.py" for name in ("enhance", "metadata", "unchanged", "video"))
+    session.run("pytest", *PARALLEL, "--slow", *tests, *session.posargs, env=FEW_THREADS)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Write the API reference, docs/api/index.html, from the docstrings; fails where a public name has none."""
     session.install(".[docs]", "torch==2.13.0", "jax", "-Ccmake.define.BILATERAL_OPS_CUDA=off")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import signal
@@ -627,7 +628,13 @@ SENTENCES = re.compile(
     r"|has (compression|predictor) ([A-Z_\d]+|unknown \(\d+\)), which cannot be read"
     r"|has \d+ pages; split it into files of one"
     r"|has (\d+ × \d+ pixels|(strips of|tiles of \d+ ×) \d+ rows), which takes .* --memory-limit leaves .*"
-    r"|cannot be read \(out of memory\))"
+    r"|cannot be read \(out of memory\)"
+    r"|has more than 8 bits a sample, which Pillow does not write; convert it to PNG first"
+    r"|has colours of other primaries than sRGB's and no profile; convert it to PNG first"
+    r"|has (CMYK|\d+) colours; convert it to RGB first"
+    r"|has \d+ bits a sample or is coded without loss, as few JPEG files; convert it first"
+    r"|is animated; (make a video of it|take it apart) first, such as by .*"
+    r"|has alpha, which Pillow does not write in BMP; convert it to PNG first)"
 )
 
 
@@ -646,26 +653,44 @@ def mutations(data, count, rng):
         yield bytes(changed)
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "pyramid.tif", "exif.tif", "palette.tif"])
-def test_a_damaged_file_is_a_picture_or_a_sentence_of_ours(predictor, tmp_path, name, capfd):
-    path = tmp_path / name
+WITH_EXIF = ("exif.tif", "exif.jpg", "exif.webp")
+MUTATED = (*FORMATS, "pyramid.tif", "palette.tif", "packed.tif", *WITH_EXIF, "a.avif", "a.bmp", "a.gif")
+
+
+def write_small(path):
+    """A file of one of these kinds, of few pixels, so that damage meets its structure."""
+    name = path.name
     if name == "pyramid.tif":
         with tifffile.TiffWriter(path) as file:
             for side, kind in ((48, 0), (24, 1)):
                 options = {"tile": (16, 16), "compression": "zlib", "subfiletype": kind}
                 file.write(picture(side, side), photometric="rgb", metadata=None, **options)
-    elif name == "exif.tif":
+    elif name in WITH_EXIF:
         exif = exif_of(6)
-        exif[0x8769] = dict(exif.get_ifd(0x8769))
-        Image.fromarray(picture(20, 28)).save(path, icc_profile=b"profile" * 9, exif=exif, dpi=(300, 300))
+        if name == "exif.tif":
+            exif[0x8769] = dict(exif.get_ifd(0x8769))
+        options = {"xmp": b'<x tiff:Orientation="6" hdrgm:Version="1"/>'} if name != "exif.tif" else {}
+        Image.fromarray(picture(20, 28)).save(path, icc_profile=b"profile" * 9, exif=exif, dpi=(300, 300), **options)
+    elif name == "packed.tif":
+        tifffile.imwrite(
+            path, picture(20, 28, dtype=np.uint16) >> 4, photometric="rgb", bitspersample=12, metadata=None
+        )
     elif name == "palette.tif":
         Image.fromarray(picture(20, 28)).quantize(16).save(path)
+    elif name in ("a.avif", "a.bmp", "a.gif"):
+        Image.fromarray(picture(20, 28)).save(path)
     else:
         stored, options = FORMATS[name]
         if name == "planes.tif":
             tifffile.imwrite(path, stored[:, :20, :28].copy(), photometric="rgb", metadata=None, **options)
         else:
             save(path, stored[:20, :28].copy(), **options)
+
+
+@pytest.mark.parametrize("name", MUTATED)
+def test_a_damaged_file_is_a_picture_or_a_sentence_of_ours(predictor, tmp_path, name, capfd):
+    path = tmp_path / name
+    write_small(path)
     (tmp_path / "in").mkdir()
     for n, data in enumerate(mutations(path.read_bytes(), 48, np.random.default_rng(len(name)))):
         (tmp_path / "in" / f"{n}{path.suffix}").write_bytes(data)
@@ -675,6 +700,37 @@ def test_a_damaged_file_is_a_picture_or_a_sentence_of_ours(predictor, tmp_path, 
     errors = [result.error for result in results if result.error is not None]
     assert errors
     assert [error for error in errors if not SENTENCES.fullmatch(error)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not count memory so")
+def test_5000_damaged_files_in_one_process(model, av, tmp_path):
+    """None escapes as an exception, none hangs, and memory stays within its limit."""
+    seeds = [tmp_path / name for name in MUTATED]
+    for path in seeds:
+        write_small(path)
+    for suffix in (".mp4", ".mkv", ".avi", ".ts"):
+        seeds.append(clip(av, tmp_path / f"clip{suffix}", [picture(32, 48)] * 3, sound=suffix != ".ts"))
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(5000)
+    each = -(-5000 // len(seeds))
+    for path in seeds:
+        for n, data in enumerate(mutations(path.read_bytes(), each, rng)):
+            (tmp_path / "in" / f"{path.stem} {n}{path.suffix}").write_bytes(data)
+    code = """
+import json, resource, sys, warnings
+from bilateral_ops.hdrnet import enhance_files
+warnings.simplefilter("ignore")
+results = enhance_files([sys.argv[1]], sys.argv[2], model=sys.argv[3], memory_limit=500 * 10**6)
+errors = [result.error for result in results]
+print(json.dumps([len(errors), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, errors]))
+"""
+    command = [sys.executable, "-c", code, tmp_path / "in", tmp_path / "out", model]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=1800, check=True)
+    count, peak, errors = json.loads(done.stdout)
+    assert count >= 4900  # a .ts may have become no transport stream
+    assert peak * (1 if sys.platform == "darwin" else 1024) < 500e6
+    assert [error for error in errors if error and error.startswith("failed")] == []
 
 
 def test_libraries_say_nothing_beside_the_sentence(model, tmp_path):
@@ -710,6 +766,81 @@ def test_folders_keep_their_structure(run, tmp_path):
     assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*.*")) == ["a.jpg", "sub/a.jpg", "sub/deep/b.PNG"]
     assert run(tmp_path / "in", "--out", out, "--overwrite")[0] == 0, "results are no inputs"
     assert len(list(out.rglob("*.*"))) == 3
+
+
+def test_a_folder_tells_of_what_it_passes_over(run, tmp_path):
+    save(tmp_path / "in" / "a.png", picture())
+    for name in ("notes.txt", "more.txt", "README", "sub/page.html"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_text("not a picture")
+    code, out, err = run(tmp_path / "in", "--out", tmp_path / "out")
+    assert code == 0
+    assert err == "bilateral-ops enhance: passed over 4 files of other kinds: 1 .html, 2 .txt, 1 without a suffix.\n"
+    assert out.startswith("1 file enhanced")
+    code, _, err = run(tmp_path / "in" / "sub", "--out", tmp_path / "other")
+    assert code == 2
+    assert err.endswith("with none in it, but 1 file of other kinds: 1 .html.\n")
+
+
+UNREAD = {
+    "a.heic": (b"\0\0\0\x18ftypheic", "is HEIC, which nothing installed here writes; convert it to PNG or TIFF first"),
+    "a.jxl": (b"\xff\x0a\xfa\x1f", "is JPEG XL, whose colour profile nothing installed here reads"),
+    "a.cr3": (b"\0\0\0\x18ftypcrx ", "is no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file"),
+    "a.psd": (b"8BPS\0\1", "is no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_pictures_of_other_kinds_are_refused_by_name(run, tmp_path, name):
+    head, sentence = UNREAD[name]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(head + bytes(99))
+    code, _, err = run(tmp_path / "in", "--out", tmp_path / "out")
+    assert code == 1
+    assert sentence in err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_pipes_and_devices_are_passed_over(run, tmp_path):
+    save(tmp_path / "in" / "a.png", picture())
+    os.mkfifo(tmp_path / "in" / "p.jpg")
+    os.symlink("/dev/zero", tmp_path / "in" / "zero.png")
+    code, _, err = run(tmp_path / "in", "--out", tmp_path / "out")
+    assert (code, err) == (0, "bilateral-ops enhance: passed over 2 files of other kinds: 2 no file.\n")
+    code, _, err = run(tmp_path / "in" / "p.jpg", "--out", tmp_path / "other")
+    assert code == 2
+    assert "which is a pipe or a device" in err
+
+
+def test_a_gif_becomes_a_png_and_that_is_said(run, tmp_path):
+    path = save(tmp_path / "a.gif", picture())
+    code, _, err = run(path, "--out", tmp_path / "out", "--strength", 0)
+    assert (code, err) == (0, f"bilateral-ops enhance: {str(path)!r} is written as 'a.png'.\n")
+    with Image.open(path) as given, Image.open(tmp_path / "out" / "a.png") as made:
+        assert made.format == "PNG"
+        assert np.array_equal(np.asarray(made), np.asarray(given.convert("RGB")))
+    save(tmp_path / "a.png", picture())
+    code, _, err = run(path, tmp_path / "a.png", "--out", tmp_path / "other")
+    assert code == 2
+    assert "would both become" in err
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif"])
+def test_what_is_advised_for_animations_works(run, av, tmp_path, name):
+    frames = [Image.fromarray(np.roll(picture(), n, axis=1)) for n in range(3)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=40)
+    code, _, err = run(tmp_path / name, "--out", tmp_path / "out")
+    assert code == 1
+    assert f"is animated; make a video of it first, such as by ffmpeg -i {name} a.mkv" in err
+    with av.open(str(tmp_path / name)) as given, av.open(str(tmp_path / "a.mkv"), "w") as made:
+        stream = made.add_stream("ffv1", rate=25)
+        (stream.width, stream.height), stream.pix_fmt = frames[0].size, "bgr0"
+        for frame in given.decode(video=0):
+            frame.pts = None
+            made.mux(stream.encode(frame.reformat(format="bgr0")))
+        made.mux(stream.encode(None))
+    assert run(tmp_path / "a.mkv", "--out", tmp_path / "out")[0] == 0
+    assert len(frames_of(av, tmp_path / "out" / "a.mkv")) == 3
 
 
 def test_patterns_and_names_given_twice(run, tmp_path):

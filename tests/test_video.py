@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
+import subprocess
 from fractions import Fraction
 
 import numpy as np
@@ -352,6 +355,51 @@ def test_data_that_is_left_out_is_said(enhanced, tmp_path, capsys):
     except (ValueError, av.error.FFmpegError):
         pytest.skip("FFmpeg writes no data here")
     assert enhanced(path).lost == ("its stream of data",)
+
+
+PROBED = (
+    "width",
+    "height",
+    "pix_fmt",
+    "color_range",
+    "color_space",
+    "color_transfer",
+    "color_primaries",
+    "field_order",
+)
+
+
+def probed(path):
+    """What ffprobe says of a file's streams and of its first frame."""
+    command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", "-show_frames", "-read_intervals", "%+#1"]
+    found = json.loads(subprocess.run([*command, str(path)], capture_output=True, check=True).stdout)
+    described = []
+    for stream in found["streams"]:
+        tags = {k: v for k, v in stream.get("tags", {}).items() if k in ("language", "title", "filename", "mimetype")}
+        shown = {k: stream[k] for k in PROBED if k in stream} if stream["codec_type"] == "video" else {}
+        described.append((stream["codec_type"], tags, shown, stream["disposition"]))
+    light = [data for frame in found["frames"] for data in frame.get("side_data_list", []) if "metadata" in str(data)]
+    return described, [data for data in light if "H.26" not in data["side_data_type"]]
+
+
+@pytest.mark.skipif(not shutil.which("ffprobe"), reason="ffprobe is not installed")
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_ffprobe_reads_what_it_read(enhanced, tmp_path, suffix):
+    def described(file):
+        file.streams.video[0].metadata["language"] = "jpn"
+        packets = sound(file, language="fra")
+        if suffix == ".mkv":
+            file.add_attachment("a font.ttf", "font/ttf", b"letters")
+        return packets
+
+    options = {"x265-params": LIGHT, "crf": "5"}
+    colours = {"color_trc": 16, "colorspace": 9, "color_primaries": 9, "color_range": 1}
+    path = clip(
+        tmp_path / f"a{suffix}", 12, "libx265", options=options, pix_fmt="yuv420p10le", streams=described, **colours
+    )
+    result = enhanced(path)
+    assert (result.error, result.lost) == (None, ())
+    assert probed(result.target) == probed(path)
 
 
 # --- how it is coded

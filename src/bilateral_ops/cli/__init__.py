@@ -47,11 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     enhance = commands.add_parser(
         "enhance",
         help="enhance pictures and videos with a trained model",
-        description="Enhance pictures (JPEG, PNG, TIFF, WebP; 8 and 16 bits a channel, TIFF also floating point) and "
-        "videos with the model in this package, or another. Results have their inputs' names and kinds, and appear "
-        "whole or not at all. Pictures are turned upright; EXIF, XMP, ICC profiles and alpha are kept, grey stays "
-        "grey, palettes become RGB. TIFF files larger than the memory limit are read and written in pieces. Sound and "
-        "subtitles of videos are copied. A file that can't be enhanced is named, and the others go on.",
+        description="Enhance pictures (JPEG, PNG, TIFF, WebP, AVIF, BMP; up to 16 bits a channel, TIFF also floating "
+        "point) and videos with the model in this package, or another. Results have their inputs' names and kinds, "
+        "and appear whole or not at all; GIF becomes PNG, MPEG program streams and WMV become Matroska. Pictures are "
+        "turned upright; metadata, ICC profiles and alpha are kept, grey stays grey, palettes become RGB, samples of "
+        "other than 8 or 16 bits the next of these. TIFF files larger than the memory limit are read and written in "
+        "pieces. Sound, subtitles, covers and attachments of videos are copied. What is not kept is said; a file that "
+        "can't be enhanced is named, and the others go on.",
         epilog="The exit code is 0, 1 where a file could not be enhanced, or 2 where nothing was begun.",
     )
     enhance.add_argument(
@@ -91,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         help="time constant with which the edit follows the video; it begins anew at cuts (default: %(default)s)",
     )
     video.add_argument(
-        "--codec", metavar="NAME", help="FFmpeg's name of the encoder (default: libx264; in WebM libvpx-vp9)"
+        "--codec",
+        metavar="NAME",
+        help="FFmpeg's name of the encoder (default: libx264; in WebM libvpx-vp9; others for what these don't hold)",
     )
     video.add_argument(
         "--crf", type=int, metavar="N", help="its constant rate factor: lower is better (default: 18; for VP9 30)"

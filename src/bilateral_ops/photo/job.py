@@ -143,7 +143,8 @@ def enhance_files(
     Returns
     -------
     list of Enhanced
-        One for each file; ``error`` says what is wrong with those that were not written.
+        One for each file; ``error`` says what is wrong with those that were not written, ``lost`` what of the others
+        is not in their results.
 
     Raises
     ------
@@ -154,7 +155,9 @@ def enhance_files(
     Notes
     -----
     Grey pictures stay grey: the model sees them as RGB, and the luma of its result is written. Alpha is kept as it is;
-    palettes become RGB. Pictures are turned upright, and say so; other metadata and the ICC profile are kept.
+    palettes become RGB; samples of fewer than 8 bits become 8, of 9 to 15 bits 16; GIF becomes PNG. Pictures are turned
+    upright, and say so; other metadata and the ICC profile are kept. Pixels with a NaN or an infinity stay. Videos keep
+    their depth, chroma, matrix and range: the first encoder that has them is taken.
     """
     if lacking := missing("enhance", "PIL", "tifffile", "imagecodecs", "tqdm"):
         raise EnhanceError(lacking)

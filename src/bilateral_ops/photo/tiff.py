@@ -395,6 +395,8 @@ class Tiff(Picture):
         ifds = self._ifds(big)
         extra = [(t.code, int(t.dtype), t.count, t.value, True) for c in KEPT if (t := page.tags.get(c)) is not None]
         extra = [self._described(*tag) for tag in extra]
+        if 274 in page.tags:
+            extra.append((274, 3, 1, 1, True))
         extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
         shape = (self.height, self.width, self.channels)
         if self.whole:
