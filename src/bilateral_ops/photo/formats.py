@@ -69,9 +69,8 @@ class JpegFile(Whole):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            data = file.read()
-        self._markers = markers = Jpeg(data)
+        self._data: Any = path.read_bytes()
+        self._markers = markers = Jpeg(self._data)
         marker, bits, height, width = markers.frame
         check_size(height, width)
         channels = len(markers.sampling)
@@ -79,7 +78,7 @@ class JpegFile(Whole):
             raise ImageError(f"has {bits} bits a sample or is coded without loss, as few JPEG files; convert it first")
         if channels not in (1, 3):
             raise ImageError(f"has {'CMYK' if channels == 4 else channels} colours; convert it to RGB first")
-        check_data(len(data), JPEG, height, width, 8 * channels)
+        check_data(len(self._data), JPEG, height, width, 8 * channels)
         self.metadata, self.lost = markers.metadata, tuple(markers.lost)
         self._shape(height, width, channels, np.uint8)
 
@@ -95,8 +94,9 @@ class JpegFile(Whole):
         import imagecodecs
         from PIL import JpegImagePlugin
 
+        data, self._data = self._data, None
         if self._markers.ends:
-            pixels = imagecodecs.jpeg8_decode(self.path.read_bytes())
+            pixels = imagecodecs.jpeg8_decode(data)
         else:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
             with JpegImagePlugin.JpegImageFile(self.path) as image:
                 pixels = np.asarray(image)
