@@ -165,6 +165,9 @@ def test_the_last_frame_may_be_held(enhanced, tmp_path, suffix):
             if packet.pts == max(p.pts for p in packets):
                 packet.duration = int(4 / packet.time_base)
             made.mux(packet)
+    with av.open(str(path)) as file:
+        if all((packet.duration or 0) * packet.time_base < 4 for packet in file.demux(video=0) if packet.size):
+            pytest.skip("FFmpeg before 8 does not read how long a block of Matroska lasts")
     result = enhanced(path)
     assert (result.error, result.frames) == (None, 5)
     with av.open(str(path)) as given, av.open(str(result.target)) as made:
@@ -220,7 +223,7 @@ def test_languages_titles_and_roles_stay(enhanced, tmp_path):
     def two(file):
         packets = sound(file, language="fra", title="Kommentar") + sound(file, language="deu")
         first, second = file.streams.audio
-        first.disposition, second.disposition = Disposition.comment, Disposition.default
+        first.disposition, second.disposition = Disposition.comment.value, Disposition.default.value
         file.streams.video[0].metadata["language"] = "jpn"
         file.metadata["title"] = "a film"
         return packets
@@ -257,7 +260,7 @@ def test_cover_art_stays(enhanced, tmp_path, suffix):
     def cover(file):
         stream = file.add_stream("mjpeg", rate=1)
         stream.height, stream.width, stream.pix_fmt = 16, 16, "yuvj420p"
-        stream.disposition = Disposition.attached_pic
+        stream.disposition = Disposition.attached_pic.value
         frame = av.VideoFrame.from_ndarray(shades(0, 16, 16), format="rgb24").reformat(format="yuvj420p")
         frame.pts = 0
         return [*stream.encode(frame), *stream.encode(None)]
@@ -425,21 +428,65 @@ def test_codecs_work_or_say_why_not(run, tmp_path, codec, suffix, sentence):
     assert code == (0 if sentence is None else 2 if "must be" in sentence else 1)
 
 
+PACKED = {
+    "yuyv422.avi": ("rawvideo", "yuv422p"),
+    "nv12.mkv": ("rawvideo", "yuv420p"),
+    "bgr24.avi": ("rawvideo", "gbrp"),
+    "rgb24.mov": ("qtrle", "gbrp"),
+    "argb.mov": ("qtrle", "rgba"),
+    "rgb48be.mov": ("png", "rgb48be"),
+    "gray16be.mov": ("png", "gray16be"),
+    "yuvj422p.avi": ("mjpeg", "yuv422p"),
+    "yuv411p.avi": ("ffv1", "yuv422p"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_pixels_of_other_layouts_come_out_alike(enhanced, tmp_path, name):
+    codec, kept = PACKED[name]
+    path = clip(tmp_path / name, 2, codec, options={}, pix_fmt=name.split(".")[0])
+    result = enhanced(path, crf=1)
+    assert (result.error, result.lost) == (None, ())
+    given, made = frames_of(path)[0], frames_of(result.target)[0]
+    assert made.format.name.replace("yuvj", "yuv") == kept
+    form = "gray16le" if "gray" in kept else "rgb24"
+    difference = made.to_ndarray(format=form).astype(int) - given.to_ndarray(format=form)
+    assert abs(difference.mean()) < 0.5
+    assert np.abs(difference).mean() < 2.5
+
+
+@pytest.mark.parametrize(("form", "kept"), [("yuv420p", "yuv444p"), ("yuv420p10le", "yuv444p10le")])
+def test_odd_sizes_keep_their_depth(enhanced, tmp_path, form, kept):
+    path = clip(tmp_path / "a.mkv", 2, "ffv1", options={}, pix_fmt=form, size=(47, 63))
+    for codec in (None, "ffv1"):
+        result = enhanced(path, crf=1, codec=codec)
+        assert (result.error, result.lost) == (None, ())
+        given, made = frames_of(path)[0], frames_of(result.target)[0]
+        assert (made.width, made.height, made.format.name) == (63, 47, form if codec else kept)
+        kind = np.dtype(np.uint16 if "10" in form else np.uint8)
+        rows = [np.frombuffer(f.planes[0], kind).reshape(47, -1)[:, :63].astype(float) for f in (given, made)]
+        difference = (rows[1] - rows[0]) / (4 if "10" in form else 1)
+        assert np.abs(difference).mean() < (1e-3 if codec else 0.3)
+
+
 def test_a_video_that_changes_its_size_is_refused(enhanced, tmp_path):
     one, other = clip(tmp_path / "1.ts", 3), clip(tmp_path / "2.ts", 3, size=(32, 32))
     (tmp_path / "a.ts").write_bytes(one.read_bytes() + other.read_bytes())
-    assert enhanced(tmp_path / "a.ts").error == "changes its size or pixel format on the way, which no file here does"
+    assert enhanced(tmp_path / "a.ts").error == "changes its size or pixel format on the way; cut it there first"
 
 
 def test_colours_are_ffmpegs(predictor):
     """The matrices are those of FFmpeg's scaler, which has its own."""
     from bilateral_ops.photo.planes import Colours, layout_of, read_planes
 
-    for space, full in ((1, False), (5, False), (9, False), (7, False), (1, True), (5, True)):
+    for space, full in ((1, False), (5, False), (7, False), (1, True), (5, True)):
         frame = av.VideoFrame.from_ndarray(shades(), format="rgb24")
         scale = 2 if full else 1
-        frame = frame.reformat(format="yuv444p", dst_colorspace=space, dst_color_range=scale)
+        frame = frame.reformat(format="yuv444p", dst_colorspace=space, dst_color_range=scale, interpolation="BICUBIC")
         colours = Colours(layout_of("yuv444p"), space, full, HEIGHT, WIDTH)
         planes = read_planes(frame, layout_of("yuv444p")).transpose(1, 2, 0) / 255
         rgb = planes @ colours.to_rgb[:, :3].T + colours.to_rgb[:, 3]
         assert np.abs(rgb * 255 - shades()).max() < 2.5, (space, full)
+    red = np.array([16 + 219 * 0.2627, 128 - 112 * 0.2627 / (1 - 0.0593), 240]) / 255  # of BT.2020
+    to_rgb = Colours(layout_of("yuv444p"), 9, False, HEIGHT, WIDTH).to_rgb
+    assert to_rgb[:, :3] @ red + to_rgb[:, 3] == pytest.approx([1, 0, 0], abs=1e-12)

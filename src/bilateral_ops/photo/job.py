@@ -348,7 +348,7 @@ def _do(job: _Job, work: _Work) -> Enhanced:
                             result.pixels += pixels
                             result.frames += 1
                             work.step(job, part)
-                    result.lost = tuple(lost)
+                    result.lost = tuple(dict.fromkeys(lost))
             else:
                 result.pixels, result.lost = _enhance_picture(job, work, target, picture)
             if work.stop.is_set():

@@ -48,11 +48,11 @@ class Layout:
 
     @property
     def name(self) -> str:
-        """FFmpeg's name for it, in planes."""
+        """FFmpeg's name for it, in planes; of grey with alpha, which has none, for one with chroma."""
         depth = "" if self.bits == 8 else f"{self.bits}le"
         if self.rgb:
             return f"gbr{'a' if self.alpha else ''}p{depth}"
-        if self.grey:
+        if self.grey and not self.alpha:
             return f"gray{depth}"
         return f"yuv{'a' if self.alpha else ''}{_SAMPLINGS[self.across, self.down]}p{depth}"
 
@@ -66,11 +66,11 @@ def layout_of(name: str) -> Layout:
     parts, bits = form.components, max(8, *(c.bits for c in form.components))
     if form.is_bayer or bits > 16 or name.startswith("xyz"):
         raise ImageError(f"has {name} pixels, which cannot be enhanced; convert it first")
-    chroma = [c for c in parts if c.is_chroma] or [c for c in parts if not c.is_alpha]
-    alpha = any(c.is_alpha for c in parts)
-    sampling = 64 // chroma[-1].width, 64 // chroma[-1].height
+    colours = [c for c in parts if not c.is_alpha]
+    alpha = len(colours) < len(parts)
+    sampling = 64 // colours[-1].width, 64 // colours[-1].height
     rgb = form.is_rgb or form.has_palette
-    grey = not rgb and not alpha and len(parts) == 1
+    grey = not rgb and len(colours) == 1
     made = Layout(rgb, grey, alpha, bits if bits in (8, 9, 10, 12, 14, 16) else 16, *sampling)
     try:
         av.VideoFormat(made.name, 64, 64)

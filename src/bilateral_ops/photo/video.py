@@ -34,7 +34,7 @@ SUFFIXES = (*FORMATS, *SUBSTITUTES)
 #: The encoders that are tried for a container, until one keeps what is in the frames.
 _ENCODERS = {
     "mp4": ("libx264", "libx264rgb", "libx265"),
-    "mov": ("libx264", "libx264rgb", "libx265", "prores_ks"),
+    "mov": ("libx264", "libx264rgb", "libx265", "prores_ks", "png"),
     "matroska": ("libx264", "libx264rgb", "libx265", "libvpx-vp9", "ffv1"),
     "webm": ("libvpx-vp9", "libsvtav1"),
     "avi": ("libx264", "libx264rgb", "ffv1"),
@@ -43,6 +43,8 @@ _ENCODERS = {
 }
 #: Those that take no odd sizes where chroma is subsampled.
 _EVEN = ("libx264", "libx265", "libsvtav1")
+#: Those whose quality is a quantizer's scale.
+_SCALED = ("mpeg4", "mpeg2video", "mjpeg")
 #: Those that mark frames as interlaced.
 _INTERLACED = ("libx264", "libx264rgb", "prores_ks", "mpeg2video")
 #: Constant rate factors: the default, and where they end, of codecs with this in their name.
@@ -63,7 +65,7 @@ _LIGHT = {
 _OURS = ("rotate", "encoder", "alpha_mode", "duration", "duration-eng")  # what the muxer says of a stream itself
 #: FFmpeg's numbers: the full range; the curves of HDR, PQ and HLG.
 _FULL, _HDR = 2, (16, 18)
-_INTERLACED_DCT, _INTERLACED_ME = 1 << 18, 1 << 29
+_INTERLACED_DCT, _INTERLACED_ME, _COVER = 1 << 18, 1 << 29, 1 << 10
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,9 @@ class _Transcoding:
         with reading("is damaged: its frames cannot be decoded"):
             for packet in self.given.demux():
                 if packet.stream.index != self.video.index:
-                    if packet.size:  # without a time it is a picture of the file, or nothing to be muxed
-                        if packet.dts is None:
-                            packet.pts = packet.dts = 0
+                    if packet.dts is None and packet.stream.disposition.value & _COVER:
+                        packet.pts = packet.dts = 0
+                    if packet.size and packet.dts is not None:
                         yield "packet", packet, None
                     continue
                 begins = packet.dts if packet.pts is None else packet.pts
@@ -214,7 +216,7 @@ class _Transcoding:
                     if count == 1:
                         self._look_at(frame)
                     if (frame.width, frame.height, frame.format.name) != self.form:
-                        raise ImageError("changes its size or pixel format on the way, which no file here does")
+                        raise ImageError("changes its size or pixel format on the way; cut it there first")
                     yield "frame", frame, read_planes(frame, self.layout, self.fields)
 
     def _look_at(self, frame: Any) -> None:
@@ -224,7 +226,7 @@ class _Transcoding:
         self.full = frame.color_range == 2 or "yuvj" in frame.format.name
         self.fields = 2 if frame.interlaced_frame and frame.height % (2 * self.layout.down) == 0 else 1
         self.orientation = _orientation(frame)
-        self.trc = int(frame.color_trc)
+        self.trc = int(self.video.codec_context.color_trc)
         self.colours = Colours(self.layout, int(frame.colorspace), self.full, frame.height, frame.width)
         self.seen = self.predictor._for_colours(self.colours.to_rgb, self.colours.from_rgb)
 
@@ -261,6 +263,8 @@ class _Transcoding:
         factor = next((default for part, (default, _) in _FACTORS.items() if part in codec), None)
         factor = factor if self.options.crf is None else self.options.crf
         options = {} if factor is None else {"crf": str(factor)}
+        if codec in _SCALED:
+            options = {"flags": "+qscale", "global_quality": str(3 * 118)}
         if "vp9" in codec:
             options |= {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
         options |= self._light(frame, codec)
@@ -275,13 +279,14 @@ class _Transcoding:
         context.time_base = self.video.time_base
         context.color_range = _FULL if self.full and not self.layout.rgb else int(frame.color_range)
         context.colorspace = 0 if self.layout.rgb else int(frame.colorspace)
-        context.color_primaries, context.color_trc = int(frame.color_primaries), int(frame.color_trc)
+        context.color_primaries, context.color_trc = int(from_.color_primaries), int(from_.color_trc)
         if codec == "libx265" and self.container in ("mp4", "mov"):
             context.codec_tag = "hvc1"  # as Apple's players want it
         if frame.interlaced_frame:
             if codec in _INTERLACED and self.orientation == 1:
                 context.flags |= _INTERLACED_DCT | _INTERLACED_ME
-                context.field_order = from_.field_order
+                if hasattr(from_, "field_order"):  # from PyAV 18 on; frames are marked without it, too
+                    context.field_order = from_.field_order
             else:
                 self.lost.append("the mark that it is interlaced")
         if (shape := self.video.sample_aspect_ratio) and shape != 1:
@@ -438,7 +443,7 @@ def _describe(given: Any, made: Any) -> None:
     made.metadata.update(
         {k: v for k, v in given.metadata.items() if k.lower() not in ("rotate", "encoder", "alpha_mode")}
     )
-    made.disposition = given.disposition
+    made.disposition = given.disposition.value
 
 
 def _frame_like(frame: Any, form: str, height: int, width: int) -> Any:
