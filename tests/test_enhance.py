@@ -610,7 +610,7 @@ def test_huge_sizes_without_their_data_are_refused_before_anything_is_allocated(
 
 #: What is said of a damaged picture, all of it.
 SENTENCES = re.compile(
-    r"(is (empty and has no pixels|truncated|no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file)"
+    r"(is (empty and has no pixels|truncated|no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file)"
     r"|is truncated: of its \d+ × \d+ pixels it has \d+ bytes"
     r"|is damaged: (its (pixels|header|directory|directories after the first) cannot be (decoded|read))"
     r"|is damaged: its EXIF or GPS directory cannot be read"
@@ -783,10 +783,9 @@ def test_a_folder_tells_of_what_it_passes_over(run, tmp_path):
 
 
 UNREAD = {
-    "a.heic": (b"\0\0\0\x18ftypheic", "is HEIC, which nothing installed here writes; convert it to PNG or TIFF first"),
-    "a.jxl": (b"\xff\x0a\xfa\x1f", "is JPEG XL, whose colour profile nothing installed here reads"),
-    "a.cr3": (b"\0\0\0\x18ftypcrx ", "is no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file"),
-    "a.psd": (b"8BPS\0\1", "is no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file"),
+    "a.jxl": (b"\xff\x0a\xfa\x1f", "is JPEG XL, whose colour profile no library here reads; convert it to PNG"),
+    "a.cr3": (b"\0\0\0\x18ftypcrx ", "is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file"),
+    "a.psd": (b"8BPS\0\1", "is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file"),
 }
 
 
@@ -798,6 +797,14 @@ def test_pictures_of_other_kinds_are_refused_by_name(run, tmp_path, name):
     code, _, err = run(tmp_path / "in", "--out", tmp_path / "out")
     assert code == 1
     assert sentence in err
+
+
+def test_heic_asks_for_its_library(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    code, _, err = run(tmp_path / "a.heic", "--out", tmp_path / "out")
+    assert code == 1
+    assert err.endswith("is HEIC; pip install pillow-heif, which reads and writes it.\n")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")

@@ -188,6 +188,31 @@ def test_xmp_of_a_tiff_says_upright_too(enhanced, tmp_path):
     assert found == b'<x tiff:Orientation="1" tiff:ImageLength="48" tiff:ImageWidth="30"/>'
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_heic(enhanced, tmp_path, bits, orientation):
+    """Upright already, with what it says, its depth and its chroma; the map beside it is said to be missing."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    pixels = shades() if bits == 8 else shades().astype(np.uint16) * 257
+    given = pillow_heif.from_bytes("RGB" if bits == 8 else "RGB;16", (48, 30), pixels.tobytes())
+    given.info.update({"exif": lying(orientation).tobytes(), "xmp": b'<x hdrgm:Version="1.0" a="b"/>'})
+    given.save(tmp_path / "a.heic", quality=95, chroma=422)
+    result = enhanced(tmp_path / "a.heic")
+    assert result.lost == ("its gain map",)
+    before, after = (pillow_heif.open_heif(p, convert_hdr_to_8bit=False) for p in (result.source, result.target))
+    assert after.size == before.size == ((48, 30) if orientation < 5 else (30, 48))
+    assert after.info["bit_depth"] == bits
+    assert after.info["chroma"] == 422
+    assert after.info["nclx_profile"] == before.info["nclx_profile"]
+    assert after.info["xmp"] == b'<x a="b"/>'
+    exif = Image.Exif()
+    exif.load(after.info["exif"])
+    assert (exif.get(0x0112, 1), exif[0x010F], (exif[256], exif[257])) == (1, "Maker", after.size)
+    difference = (np.asarray(after).astype(float) - np.asarray(before)) / (1 if bits == 8 else 256)
+    assert abs(difference.mean()) < 0.5
+    assert np.abs(difference).mean() < 2
+
+
 # --- by ExifTool
 
 

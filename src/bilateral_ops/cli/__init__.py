@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     enhance = commands.add_parser(
         "enhance",
         help="enhance pictures and videos with a trained model",
-        description="Enhance pictures (JPEG, PNG, TIFF, WebP, AVIF, BMP; up to 16 bits a channel, TIFF also floating "
-        "point) and videos with the model in this package, or another. Results have their inputs' names and kinds, "
+        description="Enhance pictures (JPEG, PNG, TIFF, WebP, AVIF, BMP, with pillow-heif HEIC; up to 16 bits a "
+        "channel, TIFF also floating point) and videos with the model in this package, or another. Results have their inputs' names and kinds, "
         "and appear whole or not at all; GIF becomes PNG, MPEG program streams and WMV become Matroska. Pictures are "
         "turned upright; metadata, ICC profiles and alpha are kept, grey stays grey, palettes become RGB, samples of "
         "other than 8 or 16 bits the next of these. TIFF files larger than the memory limit are read and written in "

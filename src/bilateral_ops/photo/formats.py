@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.missing import missing
 from .images import DAMAGED, DEFLATED, DENSEST, JPEG, ImageError, Picture, check_data, check_size, reading
 from .metadata import Jpeg, Metadata, turn
 
@@ -357,10 +358,12 @@ class AvifFile(PillowFile):
     kind = "AVIF"
 
     def __init__(self, path: Path) -> None:
-        from PIL import AvifImagePlugin, features
+        from PIL import features
 
         if not features.check("avif"):
-            raise ImageError("is AVIF, which Pillow was built without; install a newer Pillow")
+            raise ImageError("is AVIF, which this Pillow was built without; install a newer one")
+        from PIL import AvifImagePlugin
+
         with path.open("rb") as file:
             head = file.read(1 << 16)
         at = head.find(b"av1C")
@@ -382,6 +385,50 @@ class AvifFile(PillowFile):
 
     def _options(self, quality: int | None) -> dict[str, Any]:
         return {"quality": quality or QUALITY} | ({} if self._grey else {"subsampling": self._sampling})
+
+
+class HeicFile(Whole):
+    """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
+
+    def __init__(self, path: Path) -> None:
+        if missing("heif", "pillow_heif"):
+            raise ImageError("is HEIC; pip install pillow-heif, which reads and writes it")
+        import pillow_heif
+
+        pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
+        if len(pictures) > 1:
+            raise ImageError(f"has {len(pictures)} pictures; split it into files of one")
+        self._image = image = pictures[0]
+        self._info = info = dict(image.info)
+        channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0])
+        if channels is None or info["bit_depth"] > 10:
+            raise ImageError(f"has {image.mode} pixels of {info['bit_depth']} bits; convert it to PNG first")
+        width, height = image.size
+        check_data(path.stat().st_size, DENSEST, height, width, info["bit_depth"] * channels)
+        self.metadata = Metadata(info.get("exif"), info.get("xmp"))
+        self.metadata.orientation = 1
+        beside = {**info.get("aux", {}), **({"depth": 1} if info.get("depth_images") else {})}
+        lost = ["its gain map" if "gainmap" in name else "its depth map or mattes" for name in beside]
+        self.lost = tuple(dict.fromkeys((*self.metadata.lost, *lost)))
+        self._shape(height, width, channels, np.uint16 if ";16" in image.mode else np.uint8)
+
+    @property
+    def icc(self) -> bytes | None:
+        return self._info.get("icc_profile")
+
+    def _decode(self) -> Any:
+        pixels = np.asarray(self._image)
+        self._image = None
+        return pixels.reshape(*pixels.shape[:2], self.channels)
+
+    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        import pillow_heif
+
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[self.channels] + (";16" if self.dtype == np.uint16 else "")
+        made = pillow_heif.from_bytes(mode, (self.width, self.height), pixels.tobytes())
+        kept = {name: self._info[name] for name in ("icc_profile", "nclx_profile") if self._info.get(name)}
+        made.info.update({**kept, "exif": self.metadata.exif, "xmp": self.metadata.xmp})
+        made.save(file, quality=quality or QUALITY, chroma=self._info.get("chroma") or 444)
 
 
 class BmpFile(PillowFile):

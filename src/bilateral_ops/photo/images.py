@@ -166,12 +166,9 @@ def open_picture(path: Path) -> Picture:
         **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), Tiff),
         b"RIFF....WEBP": formats.WebPFile,
         **dict.fromkeys((b"....ftypavif", b"....ftypavis"), formats.AvifFile),
+        **dict.fromkeys((b"....ftyphei", b"....ftypmif1"), formats.HeicFile),
         b"BM": formats.BmpFile,
         b"GIF8": formats.GifFile,
-    }
-    refused = {
-        **dict.fromkeys((b"....ftyphe", b"....ftypmif1", b"....ftypmsf1"), "HEIC, which nothing installed here writes"),
-        **dict.fromkeys((b"\xff\x0a", b"\0\0\0\x0cJXL "), "JPEG XL, whose colour profile nothing installed here reads"),
     }
     with reading("is damaged: its header cannot be read"):
         check_empty(path)
@@ -180,10 +177,9 @@ def open_picture(path: Path) -> Picture:
         for start, kind in kinds.items():
             if _begins(head, start):
                 return kind(path)
-    for start, what in refused.items():
-        if _begins(head, start):
-            raise ImageError(f"is {what}; convert it to PNG or TIFF first")
-    raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, BMP or GIF file")
+    if _begins(head, b"\xff\x0a") or _begins(head, b"\0\0\0\x0cJXL "):
+        raise ImageError("is JPEG XL, whose colour profile no library here reads; convert it to PNG or TIFF first")
+    raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file")
 
 
 def _begins(head: bytes, start: bytes) -> bool:
