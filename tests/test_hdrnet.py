@@ -412,6 +412,47 @@ def test_out(name: str, dtype: Any) -> None:
     np.testing.assert_array_equal(image, want)
 
 
+@EACH
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_a_predictor_for_other_colours_is_the_same_model(config: Config, dtype: Any) -> None:
+    """What it makes of colours is what the model makes of the RGB that a matrix makes of them, seen through another."""
+    predictor = Predictor(config, weights_of(config))
+    to_rgb = np.array([[1, 0, 1.57, -0.8], [1, -0.19, -0.47, 0.33], [1, 1.86, 0, -0.93]])
+    from_rgb = np.array([[0.5, 0.25, 0, 0.1], [0, 1, 0.5, -0.2], [-0.5, 0, 2, 0.3]])
+    image = (image_of((40, 52), F64) * 0.5 + 0.25).astype(dtype)
+    other = predictor._for_colours(to_rgb, from_rgb)
+    rgb = (image @ to_rgb[:, :3].T + to_rgb[:, 3]).astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # RGB beyond white
+        low = predictor.low_resolution(rgb)
+        assert_near(other.low_resolution(image), low)
+    grid = predictor.grid(low)
+    for strength in (0.0, 0.3, 1.0):
+        wanted = predictor.render(grid, rgb, strength=strength)
+        assert_near(other.render(grid, image, strength=strength), wanted @ from_rgb[:, :3].T + from_rgb[:, 3])
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [F16, BF16, F32, F64])
+def test_pixels_that_are_no_numbers_stay_and_change_no_others(config: Config, dtype: Any) -> None:
+    predictor = Predictor(config, weights_of(config))
+    even = np.full((64, 64, 3), 0.25, dtype)
+    image = even.copy()
+    image[3, 5, 1], image[40, 20] = np.nan, np.inf
+    odd = ~np.isfinite(image.astype(np.float32)).all(-1)
+    assert_near(predictor.low_resolution(image), predictor.low_resolution(even))
+    made = predictor(image)
+    assert np.array_equal(made[odd].astype(np.float32), image[odd].astype(np.float32), equal_nan=True)
+    near = odd.copy()
+    for y, x in np.argwhere(odd) if config.scales > 1 else ():  # a pyramid has black in their places
+        near[max(0, y - 16) : y + 17, max(0, x - 16) : x + 17] = True
+    assert np.isfinite(made[~odd].astype(np.float32)).all()
+    assert_near(made[~near], predictor(even)[~near], dtype)
+    inside = image.copy()
+    assert predictor(inside, out=inside) is inside
+    assert np.array_equal(inside.astype(np.float32), made.astype(np.float32), equal_nan=True)
+
+
 def test_the_networks_input_is_not_rounded() -> None:
     config = VARIANTS["curves"]
     predictor = Predictor(config, weights_of(config))

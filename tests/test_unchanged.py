@@ -141,6 +141,59 @@ def test_tiff(tiffs_out, name):
         assert file.pages[0].photometric.name == ("RGB" if expected.shape[-1] == 3 else "MINISBLACK")
 
 
+CODED = [
+    f"{across}{down} {level} {kind}.tif"
+    for (across, down), level, kind in itertools.product(
+        ((1, 1), (2, 1), (2, 2), (4, 1)), (60, 93), ("strips", "tiles")
+    )
+] + ["11 93 rgb.tif", "11 93 grey.tif"]
+
+
+def write_coded_tiff(path, name):
+    y, x = np.mgrid[0:1:64j, 0:1:64j]
+    pixels = np.rint(255 * np.stack([x, 0.5 * (x + y), 0.2 + 0.6 * y], axis=-1)).astype(np.uint8)
+    sampling, level, kind = name[:-4].split()
+    options = {"subsampling": (int(sampling[0]), int(sampling[1]))} if kind != "grey" else {}
+    more = {"outcolorspace": 2} if kind == "rgb" else {}
+    if kind == "tiles":
+        options["tile"] = (32, 32)
+    tifffile.imwrite(
+        *(path, pixels if kind != "grey" else pixels[..., 1]),
+        photometric="minisblack" if kind == "grey" else "rgb",
+        metadata=None,
+        compression="jpeg",
+        **{"compressionargs": {"level": int(level), **more}, **options},
+    )
+
+
+@pytest.fixture(scope="module")
+def coded_tiffs_out(predictor, tmp_path_factory):
+    return unchanged(predictor, tmp_path_factory.mktemp("coded"), write_coded_tiff, CODED)
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_tiff_with_jpeg(coded_tiffs_out, name):
+    """The same quality and sampling, and no more loss than the coder's."""
+    result = coded_tiffs_out[name]
+    assert (result.error, result.lost) == (None, ())
+    with tifffile.TiffFile(result.source) as given, tifffile.TiffFile(result.target) as made:
+        one, other = given.pages[0], made.pages[0]
+        assert other.compression == one.compression
+        assert (other.subsampling or (1, 1)) == (one.subsampling or (1, 1))
+        tables = []
+        for page in (one, other):
+            page.parent.filehandle.seek(page.dataoffsets[0])
+            with Image.open(io.BytesIO(page.parent.filehandle.read(page.databytecounts[0]))) as part:
+                tables.append(part.quantization[0])
+        assert tables[1] == tables[0]
+    before, after = (
+        imagecodecs.tiff_decode(p.read_bytes(), asrgb=True)[..., :3] for p in (result.source, result.target)
+    )
+    difference = after.astype(float) - before
+    assert abs(difference.mean()) < 0.3
+    assert np.abs(difference).mean() < (0.6 if " 93" in name else 1.5)
+
+
 # --- PNG
 
 

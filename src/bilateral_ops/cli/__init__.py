@@ -48,12 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         "enhance",
         help="enhance pictures and videos with a trained model",
         description="Enhance pictures (JPEG, PNG, TIFF, WebP, AVIF, BMP, with pillow-heif HEIC; up to 16 bits a "
-        "channel, TIFF also floating point) and videos with the model in this package, or another. Results have their inputs' names and kinds, "
-        "and appear whole or not at all; GIF becomes PNG, MPEG program streams and WMV become Matroska. Pictures are "
-        "turned upright; metadata, ICC profiles and alpha are kept, grey stays grey, palettes become RGB, samples of "
-        "other than 8 or 16 bits the next of these. TIFF files larger than the memory limit are read and written in "
-        "pieces. Sound, subtitles, covers and attachments of videos are copied. What is not kept is said; a file that "
-        "can't be enhanced is named, and the others go on.",
+        "channel, TIFF also floating point) and videos with the model in this package, or another. Results have their "
+        "inputs' names and kinds, and appear whole or not at all; GIF becomes PNG, MPEG program streams and WMV become "
+        "Matroska. Pictures are turned upright; metadata, ICC profiles and alpha are kept, grey stays grey, palettes "
+        "become RGB, samples of other than 8 or 16 bits the next of these. TIFF files larger than the memory limit are "
+        "read and written in pieces. Sound, subtitles, covers and attachments of videos are copied. What is not kept "
+        "is said; a file that can't be enhanced is named, and the others go on.",
         epilog="The exit code is 0, 1 where a file could not be enhanced, or 2 where nothing was begun.",
     )
     enhance.add_argument(

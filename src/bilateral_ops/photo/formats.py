@@ -14,7 +14,7 @@ import numpy as np
 
 from .._core.missing import missing
 from .images import DAMAGED, DEFLATED, DENSEST, JPEG, ImageError, Picture, check_data, check_size, reading
-from .metadata import Jpeg, Metadata, turn
+from .metadata import Jpeg, Metadata, quantization, turn
 
 #: Bytes that a colour profile may have.
 PROFILE = 16 << 20
@@ -111,7 +111,7 @@ class JpegFile(Whole):
         across, down = markers.chroma[:: -1 if self.metadata.orientation >= 5 else 1]
         progressive = markers.frame[0] in (0xC2, 0xCA)
         if quality is None:
-            quality = _levels().get(tuple(sorted(markers.tables.items())))
+            quality = level_of(markers.tables)
         if quality is not None and not progressive:
             known = (across, down) if (across, down) in _SAMPLINGS else _finer(across, down)
             sampling = known if self.channels == 3 else None
@@ -119,7 +119,7 @@ class JpegFile(Whole):
             return
         options: dict[str, Any] = {"progressive": progressive}
         if quality is None:
-            options["qtables"] = {key: list(_zigzag(table)) for key, table in markers.tables.items()}
+            options["qtables"] = {key: list(_zigzag(table)) for key, table in markers.tables}
         else:
             options["quality"] = quality
         if self.channels == 3:
@@ -142,16 +142,20 @@ def _finer(across: int, down: int) -> tuple[int, int]:
     return max((each for each in _PILLOW if each[0] <= across and each[1] <= down), key=lambda each: each[0] * each[1])
 
 
+def level_of(tables: tuple[tuple[int, bytes], ...]) -> int | None:
+    """The quality at which libjpeg has these tables, if there is one."""
+    return _levels().get(tables)
+
+
 @functools.cache
 def _levels() -> dict[Any, int]:
-    """The quality of which a file has such tables."""
     import imagecodecs
 
     grey, colour = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
     made = {}
     for level in range(1, 101):
         for pixels in (grey, colour):
-            made[tuple(sorted(Jpeg(imagecodecs.jpeg8_encode(pixels, level)).tables.items()))] = level
+            made[quantization(imagecodecs.jpeg8_encode(pixels, level))] = level
     return made
 
 

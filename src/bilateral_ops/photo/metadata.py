@@ -137,18 +137,14 @@ class Jpeg:
 
     def __init__(self, data: Any) -> None:
         self.segments: list[tuple[int, bytes]] = []
-        self.tables: dict[int, bytes] = {}
         self.frame: tuple[int, ...] = ()  # marker, bits, height, width
         self.sampling: list[tuple[int, int]] = []  # of each component, across and down
-        self.icc: bytes | None = None
         self.lost: list[str] = []
         exif = xmp = None
         profile = {}
         end = 2
         for marker, payload, end in _markers(data):  # noqa: B007
-            if marker == 0xDB:
-                self.tables |= _tables(payload)
-            elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 bits, height, width, count = struct.unpack_from(">BHHB", payload)
                 self.frame = marker, bits, height, width
                 self.sampling = [(payload[7 + 3 * n] >> 4, payload[7 + 3 * n] & 15) for n in range(count)]
@@ -162,6 +158,7 @@ class Jpeg:
                 self.segments.append((marker, payload))
         if not self.frame:
             raise ImageError("is damaged: its header cannot be read")
+        self.tables = quantization(data)
         self.icc = b"".join(part for _, part in sorted(profile.items())) or None
         self.metadata = Metadata(exif, xmp)
         last = data.find(b"\xff\xd9", end)
@@ -222,8 +219,16 @@ def _markers(data: Any) -> Iterator[tuple[int, bytes, int]]:
         at = stop
 
 
+def quantization(data: Any) -> tuple[tuple[int, bytes], ...]:
+    """Quantization tables before the first scan, as they are stored, by their numbers."""
+    found: dict[int, bytes] = {}
+    for marker, payload, _ in _markers(data):
+        if marker == 0xDB:
+            found |= _tables(payload)
+    return tuple(sorted(found.items()))
+
+
 def _tables(payload: bytes) -> dict[int, bytes]:
-    """Quantization tables, as they are stored."""
     tables, at = {}, 0
     while at < len(payload):
         size = 128 if payload[at] >> 4 else 64

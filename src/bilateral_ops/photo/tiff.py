@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._core.settings import get_num_threads
+from .formats import QUALITY, level_of
 from .images import (
     BAND,
     DAMAGED,
@@ -25,7 +26,7 @@ from .images import (
     reading,
     size_of,
 )
-from .metadata import EXIF_PAIRS, Metadata, resources, turn
+from .metadata import EXIF_PAIRS, Metadata, quantization, resources, turn
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 LARGEST = 8192  # side of a tile that is written as it was
@@ -379,7 +380,11 @@ class Tiff(Picture):
         lossy = name in ("JPEG", "WEBP") and self.dtype == np.uint8 and self.channels in (1, 3)
         options: dict[str, Any] = {}
         if lossy:
-            options = {"compression": name.lower(), "compressionargs": {"level": quality or 90}}
+            if quality is None and name == "JPEG":
+                quality = level_of(quantization(page.jpegtables or self._segment(self._file.filehandle, 0) or b""))
+            options = {"compression": name.lower(), "compressionargs": {"level": quality or QUALITY}}
+            if name == "JPEG" and self.channels == 3:
+                options["subsampling"] = self._subsampling()
         elif name != "NONE":
             options = {"compression": name.lower() if name in LOSSLESS else "adobe_deflate"}
             if name not in LOSSLESS or (page.predictor != 1 and name in PREDICTED):
@@ -425,6 +430,14 @@ class Tiff(Picture):
             )
         if ifds:
             _append(path, ifds)
+
+    def _subsampling(self) -> tuple[int, int]:
+        """That of a JPEG, or none where tifffile has not the same."""
+        page = self._page
+        given = page.subsampling if page.photometric.name == "YCBCR" and page.subsampling else (1, 1)
+        given = given if self._orientation < 5 else given[::-1]
+        fits = not page.is_tiled or not any(side % (8 * max(given)) for side in self._tile())
+        return given if fits and given in ((1, 1), (2, 1), (2, 2), (4, 1)) else (1, 1)
 
     def _tiles(self, bands: Iterable[tuple[int, Any]]) -> Iterator[Any]:
         height, width = self._tile()
