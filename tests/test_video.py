@@ -155,7 +155,7 @@ def test_a_video_need_not_begin_at_0(enhanced, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_the_last_frame_may_be_held(enhanced, tmp_path, suffix):
-    path = clip(tmp_path / f"a{suffix}", 5)
+    clip(tmp_path / f"a{suffix}", 5, options={"crf": "5", "bf": "0"})
     path = tmp_path / f"held{suffix}"
     with av.open(str(tmp_path / f"a{suffix}")) as given, av.open(str(path), "w") as made:
         stream = made.add_stream_from_template(given.streams.video[0])

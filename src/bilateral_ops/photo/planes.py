@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from ..ops._resize_area import resize_area
 from .images import ImageError
 
 #: Kr and Kb of FFmpeg's colour matrices; the others are BT.601 or BT.709 by the size, as players have it.
@@ -163,14 +162,21 @@ def write_planes(frame: Any, planes: Any, layout: Layout, bits: int, full: bool,
             padded = np.pad(plane, missing, mode="edge") if any(after for _, after in missing) else plane
             plane = np.empty(view.shape, plane.dtype)
             for field in range(fields):
-                part = plane[field::fields]
-                part[...] = resize_area(padded[field::fields][..., None], part.shape)[..., 0]
+                plane[field::fields] = _averaged(padded[field::fields], layout.down, layout.across)
         if layout.bits > bits:
             scale = ((1 << layout.bits) - 1) / ((1 << bits) - 1) if full else 1 << (layout.bits - bits)
             plane = np.rint(plane * np.float32(scale))
         if layout.bits not in (8, 16):
             plane = np.minimum(plane, (1 << layout.bits) - 1)
         view[...] = plane
+
+
+def _averaged(plane: Any, down: int, across: int) -> Any:
+    size, kind = (plane.shape[0] // down, plane.shape[1] // across), np.uint16 if plane.dtype == np.uint8 else np.uint32
+    sums = np.full(size, down * across // 2, kind)
+    for y, x in itertools.product(range(down), range(across)):
+        sums += plane[y::down, x::across]
+    return sums // (down * across)
 
 
 def _subsampled(layout: Layout) -> tuple[int, ...]:

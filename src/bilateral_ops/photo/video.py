@@ -31,6 +31,7 @@ FORMATS = {
 #: Kinds whose own codecs are of another time, and what is written instead.
 SUBSTITUTES = {".mpg": ".mkv", ".mpeg": ".mkv", ".wmv": ".mkv"}
 SUFFIXES = (*FORMATS, *SUBSTITUTES)
+_MP4 = ("mp4", "mov", "3gp")
 #: The encoders that are tried for a container, until one keeps what is in the frames.
 _ENCODERS = {
     "mp4": ("libx264", "libx264rgb", "libx265"),
@@ -165,7 +166,10 @@ class _Transcoding:
         self.smoother = Smoother(options.smoothing)
         self.copied: dict[int, Any] = {}
         self.waiting: list[Any] = []  # packets that came before the first frame was written
+        self.rate = self.video.average_rate or 25
         self.lasts: dict[int, int] = {}  # how long frames are shown, by when
+        self.until = 0  # when the last of these ends
+        self.delay: int | None = None  # from when packets are decoded to when they are shown
         self.middle: Any = None  # the last frame of the first half, before and after
         self.seen: Any = None  # the model as it sees the planes
 
@@ -187,14 +191,16 @@ class _Transcoding:
         if not frames:
             raise ImageError("has no pixels: none of its frames can be decoded")
         missing = self.start + self.duration - self.ends
-        if missing > max(MISSING, 2 / float(self.video.average_rate or 25)):
+        if missing > max(MISSING, 2 / float(self.rate)):
             raise ImageError(f"ends {missing:.1f} s early, as a truncated file does")
-        self._write(self.encoder.encode(None))
+        packets = list(self.encoder.encode(None))
+        self._write(packets[:-1])
+        self._write(packets[-1:], last=True)
 
     # --- frames and packets as they come
 
     def _decoded(self) -> Iterator[tuple[str, Any, Any]]:
-        rate, count = self.video.average_rate or 25, 0
+        rate, count = self.rate, 0
         with reading("is damaged: its frames cannot be decoded"):
             for packet in self.given.demux():
                 if packet.stream.index != self.video.index:
@@ -269,7 +275,7 @@ class _Transcoding:
             options |= {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
         options |= self._light(frame, codec)
         try:
-            encoder = self.made.add_stream(codec, rate=self.video.average_rate or 25, options=options)
+            encoder = self.made.add_stream(codec, rate=self.rate, options=options)
         except ValueError as error:  # not one for this container
             raise ImageError(f"cannot be encoded by {codec} ({reason(error)})") from error
         self.encoder, self.target = encoder, layout_of(name)
@@ -280,7 +286,7 @@ class _Transcoding:
         context.color_range = _FULL if self.full and not self.layout.rgb else int(frame.color_range)
         context.colorspace = 0 if self.layout.rgb else int(frame.colorspace)
         context.color_primaries, context.color_trc = int(from_.color_primaries), int(from_.color_trc)
-        if codec == "libx265" and self.container in ("mp4", "mov"):
+        if codec == "libx265" and self.container in _MP4:
             context.codec_tag = "hvc1"  # as Apple's players want it
         if frame.interlaced_frame:
             if codec in _INTERLACED and self.orientation == 1:
@@ -399,12 +405,17 @@ class _Transcoding:
             out = out.reformat(format=self.encoder.pix_fmt)
         out.pts, out.time_base, out.pict_type = frame.pts, frame.time_base, 0
         self.lasts[frame.pts] = frame.duration
+        self.until = frame.pts + (frame.duration or max(1, round(1 / self.rate / frame.time_base)))
         self._write(self.encoder.encode(out))
 
-    def _write(self, packets: Any) -> None:
+    def _write(self, packets: Any, last: bool = False) -> None:
         for packet in packets:
-            if packet.time_base == self.video.time_base and (lasts := self.lasts.pop(packet.pts, 0)):
-                packet.duration = lasts
+            if packet.time_base == self.video.time_base and packet.pts is not None:
+                packet.duration = self.lasts.pop(packet.pts, 0) or packet.duration
+                if self.delay is None:
+                    self.delay = packet.pts - packet.dts
+                if last and self.container in _MP4:  # which has times from packet to packet alone
+                    packet.duration = max(1, self.until - packet.dts - self.delay)
             self.made.mux(packet)
 
 
