@@ -67,9 +67,9 @@ class Enhanced:
     error: str | None = None  # in words that follow the file's name
     pixels: int = 0  # of all frames
     frames: int = 0  # of a video
-    lost: tuple[str, ...] = ()  # what of the file is not in the result, in words that follow "without"
     begun: float = 0.0  # seconds, as time.perf_counter() has them
     ended: float = 0.0
+    lost: tuple[str, ...] = ()  # what of the file is not in the result, in words that follow "without"
 
 
 @dataclass
@@ -225,8 +225,8 @@ def _plan(
     found: dict[Path, Path] = {}  # target → source
     for name in inputs:
         for source, relative in _found(Path(name), out, passed):
-            kind = relative.suffix.lower()
-            target = out / relative.with_suffix(SUBSTITUTES.get(kind, relative.suffix))
+            other_kind = SUBSTITUTES.get(relative.suffix.lower())
+            target = out / (relative.with_suffix(other_kind) if other_kind else relative)
             other = found.setdefault(target, source)
             if other.resolve() != source.resolve():
                 raise EnhanceError(

@@ -400,7 +400,8 @@ class _Transcoding:
         if self.encoder is None:
             self._begin(frame, planes)
         out = _frame_like(frame, self.target.name, *planes.shape[1:])
-        write_planes(out, planes, self.target, self.layout.bits, self.full or self.layout.rgb, self.fields)
+        fields = self.fields if self.orientation < 5 else 1
+        write_planes(out, planes, self.target, self.layout.bits, self.full or self.layout.rgb, fields)
         if out.format.name != self.encoder.pix_fmt:
             out = out.reformat(format=self.encoder.pix_fmt)
         out.pts, out.time_base, out.pict_type = frame.pts, frame.time_base, 0
