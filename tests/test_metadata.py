@@ -134,6 +134,17 @@ def test_what_lies_beside_a_picture_is_neither_announced_nor_lost_unsaid(enhance
         xml.dom.minidom.parseString(left)
 
 
+@pytest.mark.parametrize(
+    "text", [b"<hdrgm:a", b"<hdrgm:a>", b" ", b' hdrgm:a="', b"<Container:Directory>", b" tiff:Orientation ="]
+)
+def test_hostile_xmp_is_read_through(text):
+    """Patterns whose time grows with the square of the length would never end here."""
+    from bilateral_ops.photo.metadata import Metadata
+
+    given = text * (2_000_000 // len(text))
+    assert len(Metadata(None, given).xmp) in (len(given), 0)
+
+
 def test_the_command_says_what_is_left_out(run, tmp_path):
     path = jpeg(tmp_path / "a.jpg", (0xE2, b"MPF\0II*\0"), end=b"more")
     code, _, err = run("enhance", path, "--out", tmp_path / "out", "--strength", 0)

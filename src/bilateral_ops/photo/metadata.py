@@ -47,6 +47,10 @@ class Metadata:
                 self.xmp, count = announced.subn(b"", self.xmp)
                 if count and what not in self.lost:
                     self.lost.append(what)
+            listed = _without_directory(self.xmp)
+            if listed != self.xmp and not self.lost:
+                self.lost.append("the pictures beside it")
+            self.xmp = listed
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])")
@@ -60,19 +64,27 @@ _XMP_PAIR = re.compile(rb"\b(?:" + b"|".join(_XMP_SWAPPED) + rb")\b")
 
 
 def _properties(names: bytes) -> re.Pattern[bytes]:
-    """XMP's properties of these names, as attributes and as elements."""
-    return re.compile(
-        rb"\s+(?:" + names + rb")\s*=\s*(?:\"[^\"]*\"|'[^']*')|<(" + names + rb")\b[^>]*(?:/>|>.*?</\1>)", re.S
-    )
+    """XMP's properties of these names, as attributes and as elements; no text makes this take long."""
+    attribute, element = rb"\s(?:%b)\s*=\s*(?:\"[^\"<]*\"|'[^'<]*')", rb"<(%b)\b[^<>]*(?:/>|>[^<]*</\1>)"
+    return re.compile(attribute % names + b"|" + element % names)
 
 
 #: What announces pictures that follow this one in its file, or lie beside it.
 _ANNOUNCED = {
     _properties(rb"hdrgm:\w+|HDRGainMap:\w+|apdi:\w+"): "its gain map",
     _properties(rb"(?:GCamera|Camera):(?:MotionPhoto|MicroVideo)\w*"): "its motion photo",
-    _properties(rb"G?Container:Directory"): "the pictures beside it",
     _properties(rb"GDepth:\w+|GImage:\w+"): "its depth map",
 }
+_DIRECTORY = re.compile(rb"<(/?)(?:G?Container):Directory\b")
+
+
+def _without_directory(xmp: bytes) -> bytes:
+    """XMP without the element that lists the pictures of a file."""
+    places = list(_DIRECTORY.finditer(xmp))
+    if len(places) < 2 or places[0][1] or not places[-1][1]:
+        return xmp
+    return xmp[: places[0].start()] + xmp[xmp.find(b">", places[-1].end()) + 1 :]
+
 
 #: Tags of EXIF that are the other's once the image lies on its side: sizes and resolutions.
 EXIF_PAIRS = ((256, 257), (282, 283), (40962, 40963), (41486, 41487))
