@@ -219,6 +219,12 @@ def test_the_thumbnail_is_cut_off_and_maker_notes_stay():
     assert found.exif == b"Exif\0\0" + body[:18] + b"\x01\0\0\0" + bytes(4) + b"rest"
 
 
+def test_a_damaged_directory_does_not_hide_how_a_picture_lies():
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x8769, 4, 1, 2**31)
+    found = Metadata(b"II*\0\x08\0\0\0\x02\0" + entries + bytes(4))
+    assert found.orientation == 6
+
+
 @pytest.mark.parametrize("damaged", [b"", b"Exif\0\0", b"II*\0\xff\xff\xff\xff", b"nothing of the kind"])
 def test_damaged_exif_stays_as_it_is(damaged):
     found = Metadata(damaged)

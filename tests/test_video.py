@@ -469,6 +469,13 @@ def test_odd_sizes_keep_their_depth(enhanced, tmp_path, form, kept):
         assert np.abs(difference).mean() < (1e-3 if codec else 0.3)
 
 
+def test_encoders_write_nothing_beside_the_sentence(enhanced, tmp_path, capfd):
+    path = clip(tmp_path / "a.mkv", 3)
+    capfd.readouterr()
+    assert enhanced(path, codec="libx265").error is None
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_video_that_changes_its_size_is_refused(enhanced, tmp_path):
     one, other = clip(tmp_path / "1.ts", 3), clip(tmp_path / "2.ts", 3, size=(32, 32))
     (tmp_path / "a.ts").write_bytes(one.read_bytes() + other.read_bytes())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,12 +104,12 @@ def _upright_exif(exif: bytes) -> tuple[int, bytes]:
     orientation, block = 1, bytearray(exif)
 
     def entries(at: int) -> dict[int, int]:
+        """Where each tag of a directory lies, and under ``_END`` where they end."""
         first = start + struct.unpack_from(f"{order}I", exif, at)[0]
         (count,) = struct.unpack_from(f"{order}H", exif, first)
-        places = range(first + 2, first + 2 + 12 * count, 12)
-        return {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in places} | {
-            -1: first + 2 + 12 * count
-        }
+        end = first + 2 + 12 * count
+        places = {struct.unpack_from(f"{order}H", exif, place)[0]: place for place in range(first + 2, end, 12)}
+        return places | {_END: end}
 
     try:
         if order is None:
@@ -118,14 +120,16 @@ def _upright_exif(exif: bytes) -> tuple[int, bytes]:
             orientation = value if 1 <= value <= 8 else 1
             struct.pack_into(f"{order}H", block, place + 8, 1)
         struct.pack_into(f"{order}I", block, found[_END], 0)
-        directories = [found, *([entries(found[34665] + 8)] if 34665 in found else [])]
-        for places in directories if orientation >= 5 else ():
-            for one, other in EXIF_PAIRS:
-                if one in places and other in places:
-                    a, b = places[one] + 2, places[other] + 2
-                    block[a : a + 10], block[b : b + 10] = exif[b : b + 10], exif[a : a + 10]
     except struct.error:  # damaged: kept as it is
         return 1, exif
+    if orientation >= 5:
+        directories = [found]
+        with suppress(struct.error):
+            directories += [entries(found[34665] + 8)] if 34665 in found else []
+        for places, (one, other) in itertools.product(directories, EXIF_PAIRS):
+            if one in places and other in places:
+                a, b = places[one] + 2, places[other] + 2
+                block[a : a + 10], block[b : b + 10] = exif[b : b + 10], exif[a : a + 10]
     return orientation, bytes(block)
 
 
@@ -154,8 +158,8 @@ class Jpeg:
         self.lost: list[str] = []
         exif = xmp = None
         profile = {}
-        end = 2
-        for marker, payload, end in _markers(data):  # noqa: B007
+        found = list(_markers(data))
+        for marker, payload, _ in found:
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 bits, height, width, count = struct.unpack_from(">BHHB", payload)
                 self.frame = marker, bits, height, width
@@ -173,7 +177,7 @@ class Jpeg:
         self.tables = quantization(data)
         self.icc = b"".join(part for _, part in sorted(profile.items())) or None
         self.metadata = Metadata(exif, xmp)
-        last = data.find(b"\xff\xd9", end)
+        last = data.find(b"\xff\xd9", found[-1][2])
         self.ends = last >= 0
         self.lost = self.metadata.lost
         for (marker, name), what in _UNTRUE.items():

@@ -274,6 +274,8 @@ class _Transcoding:
         if "vp9" in codec:
             options |= {"b": "0", "row-mt": "1", "cpu-used": "4", "deadline": "good"}
         options |= self._light(frame, codec)
+        if codec == "libx265":  # which else writes a summary to standard error
+            options["x265-params"] = ":".join(["log-level=error", *filter(None, [options.get("x265-params")])])
         try:
             encoder = self.made.add_stream(codec, rate=self.rate, options=options)
         except ValueError as error:  # not one for this container
