@@ -418,6 +418,8 @@ def test_ffprobe_reads_what_it_read(enhanced, tmp_path, suffix):
         ("prores_ks", ".mov", None),
         ("mpeg4", ".avi", None),
         ("ffv1", ".mkv", None),
+        ("rawvideo", ".mkv", None),
+        ("h264_nvenc", ".mkv", "h264_nvenc"),
     ],
 )
 def test_codecs_work_or_say_why_not(run, tmp_path, codec, suffix, sentence):
@@ -480,6 +482,15 @@ def test_a_video_that_changes_its_size_is_refused(enhanced, tmp_path):
     one, other = clip(tmp_path / "1.ts", 3), clip(tmp_path / "2.ts", 3, size=(32, 32))
     (tmp_path / "a.ts").write_bytes(one.read_bytes() + other.read_bytes())
     assert enhanced(tmp_path / "a.ts").error == "changes its size or pixel format on the way; cut it there first"
+
+
+@pytest.mark.parametrize("name", ["cuda", "vaapi", "bayer_rggb8", "gbrpf32le", "xyz12le"])
+def test_pixels_that_have_no_planes_are_refused(name):
+    from bilateral_ops.photo.images import ImageError
+    from bilateral_ops.photo.planes import layout_of
+
+    with pytest.raises(ImageError, match=f"^has {name} pixels, which cannot be enhanced; convert it first$"):
+        layout_of(name)
 
 
 def test_colours_are_ffmpegs(predictor):

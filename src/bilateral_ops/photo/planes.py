@@ -62,8 +62,9 @@ def layout_of(name: str) -> Layout:
     import av
 
     form = av.VideoFormat(name, 64, 64)
-    parts, bits = form.components, max(8, *(c.bits for c in form.components))
-    if form.is_bayer or bits > 16 or name.startswith("xyz"):
+    parts = form.components
+    bits = max((8, *(part.bits for part in parts)))
+    if not parts or form.is_bayer or bits > 16 or name.startswith("xyz"):  # those of devices have no parts
         raise ImageError(f"has {name} pixels, which cannot be enhanced; convert it first")
     colours = [c for c in parts if not c.is_alpha]
     alpha = len(colours) < len(parts)

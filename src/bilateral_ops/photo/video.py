@@ -31,6 +31,7 @@ FORMATS = {
 #: Kinds whose own codecs are of another time, and what is written instead.
 SUBSTITUTES = {".mpg": ".mkv", ".mpeg": ".mkv", ".wmv": ".mkv"}
 SUFFIXES = (*FORMATS, *SUBSTITUTES)
+#: Those whose frames last from one to the next.
 _MP4 = ("mp4", "mov", "3gp")
 #: The encoders that are tried for a container, until one keeps what is in the frames.
 _ENCODERS = {
@@ -321,7 +322,8 @@ class _Transcoding:
             encoders = ("libx265", *encoders)
         for codec in (asked,) if asked else encoders:
             try:
-                known = [form.name for form in av.Codec(codec, "w").video_formats or ()]
+                formats = av.Codec(codec, "w").video_formats
+                known = [given.name] if formats is None else [form.name for form in formats]
                 if codec == "libx265":  # which says that it has alpha, also where it is built without
                     known = [name for name in known if "yuva" not in name]
             except ValueError:  # not in this build of FFmpeg
@@ -417,7 +419,7 @@ class _Transcoding:
                 packet.duration = self.lasts.pop(packet.pts, 0) or packet.duration
                 if self.delay is None:
                     self.delay = packet.pts - packet.dts
-                if last and self.container in _MP4:  # which has times from packet to packet alone
+                if last and self.container in _MP4:
                     packet.duration = max(1, self.until - packet.dts - self.delay)
             self.made.mux(packet)
 
