@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -518,7 +519,7 @@ def test_what_cannot_be_enhanced_says_why(run, tmp_path):
     assert code == 1
     for words in (
         "cmyk.jpg' has CMYK colours; convert it to RGB first.",
-        "moves.webp' is animated; take it apart first, such as by libwebp's anim_dump.",
+        "moves.webp' is animated; take it apart first, such as by ImageMagick's convert a.webp -coalesce a.png.",
         "pages.tif' has 2 pages; split it into files of one.",
         "int.tif' has int16 samples; uint8, uint16 or floating point can be enhanced.",
     ):
@@ -854,6 +855,17 @@ def test_what_is_advised_for_animations_works(run, av, tmp_path, name):
         made.mux(stream.encode(None))
     assert run(tmp_path / "a.mkv", "--out", tmp_path / "out")[0] == 0
     assert len(frames_of(av, tmp_path / "out" / "a.mkv")) == 3
+
+
+@pytest.mark.skipif(not shutil.which("convert"), reason="ImageMagick is not installed")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has another convert")
+def test_what_is_advised_for_an_animated_webp_works(run, tmp_path):
+    frames = [Image.fromarray(np.roll(picture(), n, axis=1)) for n in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    (advice,) = re.findall("convert a.webp -coalesce a.png", run(tmp_path / "a.webp", "--out", tmp_path / "out")[2])
+    subprocess.run(advice.split(), cwd=tmp_path, check=True)
+    assert run(tmp_path / "a-*.png", "--out", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_patterns_and_names_given_twice(run, tmp_path):

@@ -337,7 +337,9 @@ class WebPFile(PillowFile):
         chunks = list(_riff_chunks(path))
         self._lossless = b"VP8L" in (kind for kind, _ in chunks)
         if b"ANIM" in (kind for kind, _ in chunks):
-            raise ImageError("is animated; take it apart first, such as by libwebp's anim_dump")
+            raise ImageError(
+                "is animated; take it apart first, such as by ImageMagick's convert a.webp -coalesce a.png"
+            )
         if 12 + sum(8 + size + size % 2 for _, size in chunks) > path.stat().st_size:
             self.wrong = "is truncated"
         with reading(self.wrong):
