@@ -357,6 +357,25 @@ def test_pieces_equal_the_whole(tmp_path, monkeypatch, kind, scales):
         assert (page.description, page.iccprofile) == ("a test", profile())
 
 
+@pytest.mark.parametrize("kind", ["12", "4", "1", "palette"])
+def test_bands_of_packed_samples_equal_the_whole(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    if kind == "palette":
+        colours = rng.integers(0, 65536, (3, 256)).astype(np.uint16)
+        stored, options = rng.integers(0, 256, (201, 133), np.uint8), {"photometric": "palette", "colormap": colours}
+    else:
+        bits = int(kind)
+        stored = rng.integers(0, 1 << bits, (201, 133)).astype({12: np.uint16, 4: np.uint8, 1: bool}[bits])
+        options = {"photometric": "miniswhite", "rowsperstrip": 7, "bitspersample": bits}
+    tifffile.imwrite(tmp_path / "a.tif", stored, metadata=None, **options)
+    whole = pixels_of(tmp_path / "a.tif")
+    with closing(open_picture(tmp_path / "a.tif")) as opened:
+        opened._rows = 64
+        bands = [(top, band.copy()) for top, band in opened.bands()]
+    assert [top for top, _ in bands] == [0, 64, 128, 192]
+    assert np.array_equal(np.concatenate([band for _, band in bands]), whole)
+
+
 @pytest.mark.parametrize(("height", "width"), [(5, 7), (64, 64), (100, 37), (1, 1), (301, 20)])
 def test_averages(predictor, height, width):
     pixels = picture(height, width)
