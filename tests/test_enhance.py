@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import warnings
@@ -1037,6 +1038,34 @@ sys.exit(_cli.main(sys.argv[2:]))
         assert process.returncode in (-sent, 128 + sent)
     finally:
         process.kill()
+
+
+def test_arrays_are_used_again_within_the_limit():
+    spare = _images.Spare()
+    first, other = spare.take((4, 5, 3)), spare.take((4, 5, 3))
+    assert first is not other
+    spare.give(first)
+    assert spare.take((4, 6, 3)) is not first
+    assert spare.take((4, 5, 3)) is first
+    spare.give(first)
+    spare.give(other)
+    spare.shrink(60)
+    assert spare.take((4, 5, 3)) is other, "the newest"
+    assert spare.take((4, 5, 3)) is not first
+    memory = _files._Memory(100)
+    with memory.reserve(60, threading.Event()):
+        memory.spare.give(first)
+    with memory.reserve(41, threading.Event()):
+        assert memory.spare.take((4, 5, 3)) is not first
+
+
+def test_pictures_of_one_size_are_not_mixed_up(tmp_path, predictor):
+    for n in range(9):
+        save(tmp_path / "in" / f"{n}.jpg", np.roll(picture(channels=1 if n % 3 == 0 else 3), 7 * n, axis=1).squeeze())
+    assert all(r.error is None for r in enhance_files([tmp_path / "in"], tmp_path / "all", model=predictor))
+    for path in (tmp_path / "in").iterdir():
+        enhance_files([path], tmp_path / "one", model=predictor)
+        assert (tmp_path / "one" / path.name).read_bytes() == (tmp_path / "all" / path.name).read_bytes()
 
 
 def test_jobs_wait_for_memory(tmp_path, predictor, monkeypatch):

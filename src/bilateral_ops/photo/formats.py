@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._core.missing import missing
-from .images import DAMAGED, DEFLATED, DENSEST, JPEG, ImageError, Picture, check_data, check_size, reading
+from .images import DAMAGED, DEFLATED, DENSEST, JPEG, ImageError, Picture, Spare, check_data, check_size, reading
 from .metadata import Jpeg, Metadata, quantization, turn
 
 #: Bytes that a colour profile may have.
@@ -37,6 +37,8 @@ class Whole(Picture):
         self.colours = 1 if channels < 3 else 3
 
     def close(self) -> None:
+        if self._decoded is not None and self.spare:
+            self.spare.give(self._decoded)
         self._decoded = None
 
     def bands(self) -> Iterator[tuple[int, Any]]:
@@ -97,7 +99,9 @@ class JpegFile(Whole):
 
         data, self._data = self._data, None
         if self._markers.ends:
-            pixels = imagecodecs.jpeg8_decode(data)
+            _, _, height, width = self._markers.frame
+            pixels = (self.spare or Spare()).take((height, width, self.channels))
+            imagecodecs.jpeg8_decode(data, out=pixels if self.channels > 1 else pixels[..., 0])
         else:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
             with JpegImagePlugin.JpegImageFile(self.path) as image:
                 pixels = np.asarray(image)

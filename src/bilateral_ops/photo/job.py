@@ -31,6 +31,7 @@ from .images import (
     Averages,
     ImageError,
     Picture,
+    Spare,
     ahead,
     colours,
     open_picture,
@@ -376,7 +377,8 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
         height, width = picture.height, picture.width
         # In pieces it takes what there is; with a margin the result is another array.
         needed = picture.memory + bool(margin) * picture.nbytes if picture.whole else work.memory.limit
-        with work.memory.reserve(needed, work.stop):
+        picture.spare = work.memory.spare
+        with work.memory.reserve(needed, work.stop), closing(picture):
             if picture.whole:
                 ((_, pixels),) = picture.bands()
                 low = predictor.low_resolution(colours(picture, pixels))
@@ -474,6 +476,7 @@ class _Memory:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.spare = Spare()  # within what is free
         self._free = limit
         self._changed = threading.Condition()
 
@@ -485,6 +488,7 @@ class _Memory:
             if stop.is_set():
                 raise _Stopped
             self._free -= count
+            self.spare.shrink(self._free)
         try:
             yield
         finally:
