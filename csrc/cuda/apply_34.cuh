@@ -9,7 +9,7 @@
 namespace bilateral_ops {
 
 template <class Guide>
-__global__ void __launch_bounds__(kPatchThreads, 5)
+__global__ void __launch_bounds__(kPatchThreads, Guide::kApplyBlocks)
     apply_34(Guide guide, Sampling at, Tensor out, Tensor grid, Tensor image, Lattice<float> g, CellPatches s) {
   BO_DYNAMIC_SHARED(memory);
   const auto begun = guide.begin(memory);

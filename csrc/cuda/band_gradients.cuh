@@ -103,8 +103,7 @@ struct ApplyWork {
   // Replaces pixel q's `in` by d_image, and returns the slope of its value in z. The sums over i come before the
   // interpolation, which is linear.
   template <class Plane>
-  __device__ float own(const BandCells& cells, int q, const Plane& plane, Pixels& v) const {
-    const float grad[3] = {plane(3), plane(7), plane(11)};
+  __device__ float own(const BandCells& cells, int q, const Plane&, Pixels& v) const {
     Vec4<float> sums[4];  // Σ_i grad_i·cell_i of the cells
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
@@ -113,7 +112,7 @@ struct ApplyWork {
         const Vec4<float> cell = cells.template at<kRowGrid>(k, i);
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          sums[k].at[j] = i == 0 ? grad[0] * cell.at[j] : mul_add(grad[i], cell.at[j], sums[k].at[j]);
+          sums[k].at[j] = i == 0 ? v.grad[q][0] * cell.at[j] : mul_add(v.grad[q][i], cell.at[j], sums[k].at[j]);
       }
     }
     const Vec4<float> lower = lerp(sums[0], sums[2], cells.tx), upper = lerp(sums[1], sums[3], cells.tx);
@@ -306,6 +305,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
         // Threads without a pixel take the last row's cells.
         const Vec4<float>* const own_cells = reinterpret_cast<const Vec4<float>*>(
             Work::kRowGrid ? row_grids + min_of(row_of, here - 1) * Memory::row_grid_floats(depth) : cells);
+        const Vec4<float> tx = own(kAcross);
         Vec4<float> position;
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
@@ -316,7 +316,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
                                  depth * (kCell / 4),
                                  z.k + 1 < depth ? kCell / 4 : 0,
                                  depth * (kCell / 2),
-                                 planes[kAcross * kPlane + 4 * lane + q],
+                                 tx.at[q],
                                  ty,
                                  z};
           const auto data = [&](int plane) { return planes[(kFirstData + plane) * kPlane + 4 * lane + q]; };

@@ -4,6 +4,7 @@
 //   shared()                        bytes of shared memory that it needs
 //   begin(memory)                   what is passed to the calls below; __syncthreads() must follow
 //   at(begun, tile, p, in)          the guide of pixel p of a tile, whose channel j is in(j, 0)
+//   kApplyBlocks                    for apply_34.cuh: thread blocks per multiprocessor that registers are to allow
 //   row(n, y, x), row_stride(), four(begun, from, mask, in, out)
 //                                   for apply_34.cuh: the guide of four pixels with `mask`; `from` is row(n, y, x), or
 //                                   some row_stride() bytes after it
@@ -17,6 +18,7 @@ namespace bilateral_ops {
 // A guide array
 template <class T>
 struct GivenGuide {
+  static constexpr int kApplyBlocks = 5;
   Tensor guide;
   BO_INLINE_MEMBER size_t shared() const { return 0; }
   __device__ const T* begin(char*) const { return nullptr; }
@@ -46,6 +48,7 @@ struct ComputedGuide {
 // The same of RGB
 template <class Guide>
 struct ComputedRgbGuide : RgbGuide<Guide> {
+  static constexpr int kApplyBlocks = Guide::kApplyBlocks;
   explicit ComputedRgbGuide(const RgbGuide<Guide>& guide) : RgbGuide<Guide>(guide) {}
   __device__ Guide begin(char* memory) const { return this->get(memory); }
   __device__ const char* row(int64_t, int64_t, int64_t) const { return nullptr; }

@@ -127,7 +127,7 @@ size_t rgb_gradient_bytes(int64_t knots_or_features) {
   return kPatchWarps * (sums * sizeof(double) + Guide::kPlanes * RgbPlanes::kPitch * sizeof(float));
 }
 template <class Guide>
-__global__ void __launch_bounds__(kPatchThreads, 4)
+__global__ void __launch_bounds__(kPatchThreads, 3)
     rgb_guide_gradients(Tensor d_image, Tensor image, Tensor grad, RgbGuide<Guide> policy, Patches s, double* sums) {
   constexpr int kSums = Guide::kSums, kOwn = Guide::kOwn, kPlanes = Guide::kPlanes;
   BO_DYNAMIC_SHARED(memory);

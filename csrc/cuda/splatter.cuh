@@ -50,7 +50,7 @@ struct BandPlan {
   int64_t chunks, chunk;      // the channels are summed in `chunks` passes of `chunk` channels
   bool shared;                // the sums of a pass fit in shared memory
 };
-constexpr int64_t kWantedBands = 1792, kBandPixels = 1024;  // of all images; at least in a band
+constexpr int64_t kWantedBands = 2230, kBandPixels = 930;  // of all images; at least in a band
 
 // The grid row below a row of pixels, as a rectangle's; −1 for those before the first, which are nearest to it. In x
 // likewise.

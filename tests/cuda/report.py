@@ -25,134 +25,149 @@ from standin.devices import DEVICES
 import bilateral_ops
 from bilateral_ops import CurvesGuide, _samples
 
-#: What is asked about: a window of an image of this size, float32 RGB, under a grid of 16 × 16 × 8 matrices of 3 × 4.
+#: What is asked about: float32 RGB of this size under a grid of 16 × 16 × 8 matrices of 3 × 4. A part of it is run: for
+#: operations whose bands are the rectangles between grid rows and columns one of these, else rows of 256 pixels, many
+#: of them at explicit coordinates, as few pixels have kernels of their own.
 HEIGHT, WIDTH = 1080, 1920
-WINDOW = {"H": 128, "W": 256}
-AT = (128, 512, HEIGHT, WIDTH)
-#: Bytes per second, from data sheets.
-BANDWIDTH = {"H100": 3.35e12, "RTX 4090": 1.008e12}
-#: Share of the least traffic that may be added to it.
-MOST_OVER = {"forward": 0.10, "backward": 0.25}
-#: Explicit coordinates: instructions a pixel that there may be, by operation, direction and coordinates.
-MOST_INSTRUCTIONS = {
-    ("slice_apply", "forward", "mesh"): 320,
-    ("slice_apply", "backward", "mesh"): 1400,
-    ("slice_apply", "forward", "rays"): 320,
-    ("slice_apply", "backward", "rays"): 1700,
-    ("splat", "forward", "mesh"): 1800,
-    ("splat", "forward", "rays"): 2500,
-}
-#: Kernels that work on cells, as many times whatever the image.
-OF_CELLS = ("scale_cells", "store_sums")
+GRID = 16, 16, 8
+ROWS, RECTANGLE, MANY = (128, 512, 32, 256), (101, 180, 68, 120), (128, 512, 128, 256)  # top, left, height, width
+#: From data sheets: bytes per second, and instructions of threads per second.
+DEVICE_RATES = {"H100": (3.35e12, 32e12), "H200": (4.8e12, 32e12), "RTX 4090": (1.008e12, 41e12)}
+#: Share of the least traffic that may be added to it, beside a byte per pixel of cells.
+MOST_OVER = {"forward": 0.10, "backward": 0.30}
+#: Kernels that work on cells or parameters, as many times whatever the image.
+FIXED = ("scale_cells", "store_sums", "add_bands", "add_guide_gradients")
+
+Send = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Work:
-    name: str
+    operation: str
     direction: str
+    places: str  # mesh: coordinates of a window, as an array; rays: anywhere; else empty
     least: int  # bytes per pixel that must be read or written
-    call: Callable[[Callable[[Any], Any]], Any]  # given how an array is sent
+    most: int  # instructions per pixel that there may be
+    part: tuple[int, int, int, int] = ROWS
 
+    def inputs(self) -> dict[str, Any]:
+        """Arrays by name. Neighbours' depths are near each other, but for rays."""
+        rng = np.random.default_rng(5)
+        top, left, *shape = self.part
+        y, x = (np.arange(n) + 0.5 for n in shape)
+        if self.places == "rays":
+            xy, guide = rng.random((*shape, 2)), rng.random(shape)
+        else:
+            xy = np.stack(np.meshgrid((x + left) / WIDTH, (y + top) / HEIGHT), -1)
+            guide = (0.5 + 0.4 * np.sin(x / 40) + 0.05 * rng.standard_normal(shape)).clip(0, 1)
+        normal = rng.standard_normal
+        arrays = {
+            "grid": normal((1, *GRID, 3, 4)),
+            "guide": guide[None],
+            "image": rng.random((1, *shape, 3)),
+            "coefficients": normal((1, *shape, 3, 4)),
+            "one": normal((1, *shape)),
+            "three": normal((1, *shape, 3)),
+            "twelve": normal((1, *shape, 3, 4)),
+            "few": normal((1, shape[0] // 8, shape[1] // 8, 3)),
+            "xy": xy[None],
+        }
+        return {name: array.astype("f4") for name, array in arrays.items()}
 
-def _arguments() -> dict[str, Any]:
-    options = {"Gh": 16, "Gw": 16, "Gd": 8, "K": 16, "image_dtype": np.dtype("f4"), "dtype": np.dtype("f4"), **WINDOW}
-    given = _samples.arguments("slice_apply", **options)
-    curves = _samples.arguments("guide_curves", **options)
-    curves.pop("image")
-    return {**given, "curves": curves}
+    def call(self, send: Send) -> None:
+        given = self.inputs()
+        if self.operation == "enhance":  # a photograph, as it is stored
+            given["image"] = (given["image"] * 255).astype("u1")
+        a = {name: send(array) for name, array in given.items()}
+        size = {"H": self.part[2], "W": self.part[3], "dtype": np.dtype("f4"), "image_dtype": np.dtype("f4")}
+        parameters = [
+            [send(value) for name, value in _samples.arguments(guide, K=16, F=16, **size).items() if name != "image"]
+            for guide in ("guide_curves", "guide_nn")
+        ]
+        where: dict[str, Any] = {"window": (*self.part[:2], HEIGHT, WIDTH)}
+        if self.places:
+            where = {"xy": a["xy"], "align_corners": True}
+        arguments: dict[str, tuple[tuple[Any, ...], str | None, dict[str, Any]]] = {
+            "slice": ((a["grid"], a["guide"]), "twelve", where),
+            "splat": ((a["guide"], a["twelve"], GRID), None, where),
+            "slice_apply": ((a["grid"], a["guide"], a["image"]), "three", where),
+            "enhance": ((a["grid"], CurvesGuide(*parameters[0]), a["image"]), None, where),
+            "apply": ((a["coefficients"], a["image"]), "three", {}),
+            "guide_luma": ((a["image"],), "one", {}),
+            "guide_curves": ((a["image"], *parameters[0]), "one", {}),
+            "guide_nn": ((a["image"], *parameters[1]), "one", {}),
+            "resize_area": ((a["image"],), "few", {}),
+        }
+        given_arguments, grad, keywords = arguments[self.operation]
+        if self.direction == "forward":
+            if self.operation == "resize_area":
+                given_arguments += (given["few"].shape[1:3],)
+            getattr(bilateral_ops, self.operation)(*given_arguments, **keywords)
+        else:
+            assert grad is not None, self.operation
+            getattr(bilateral_ops, f"{self.operation}_vjp")(*given_arguments, a[grad], **keywords)
 
 
 def works() -> list[Work]:
-    a = _arguments()
-    three = a["grid"], a["guide"], a["image"]
-
-    def enhance(send: Callable[[Any], Any]) -> Any:
-        guide = CurvesGuide(**{name: send(value) for name, value in a["curves"].items()})
-        return bilateral_ops.enhance(send(a["grid"]), guide, send(a["image"]), window=AT)
-
-    def slice_apply(send: Callable[[Any], Any]) -> Any:
-        return bilateral_ops.slice_apply(*map(send, three), window=AT)
-
-    def backward(send: Callable[[Any], Any]) -> Any:
-        return bilateral_ops.slice_apply_vjp(*map(send, three), send(a["image"]), window=AT)
-
+    """Every operation on pixels, in both directions. splat's gradients are slice and more of the same kind."""
     return [
-        Work("slice_apply", "forward", 28, slice_apply),  # guide 4, image 12, out 12
-        Work("enhance, curves", "forward", 24, enhance),
-        Work("slice_apply", "backward", 44, backward),  # guide 4, image 12, grad 12; d_guide 4, d_image 12
+        Work("slice_apply", "forward", "", 28, 190),  # guide 4, image 12, out 12
+        Work("slice_apply", "backward", "", 44, 750, RECTANGLE),  # guide 4, image 12, grad 12; d_guide 4, d_image 12
+        Work("enhance", "forward", "", 6, 350),
+        Work("slice", "forward", "", 52, 300),
+        Work("slice", "backward", "", 56, 1300, RECTANGLE),
+        Work("splat", "forward", "", 52, 900, RECTANGLE),
+        Work("slice_apply", "forward", "mesh", 36, 320, MANY),
+        Work("slice_apply", "forward", "rays", 36, 320, MANY),
+        Work("slice_apply", "backward", "mesh", 60, 1400, MANY),
+        Work("slice_apply", "backward", "rays", 60, 1700, MANY),
+        Work("splat", "forward", "mesh", 60, 1900, MANY),
+        Work("splat", "forward", "rays", 60, 2600, MANY),
+        Work("guide_luma", "forward", "", 16, 60),
+        Work("guide_luma", "backward", "", 16, 60),
+        Work("guide_curves", "forward", "", 16, 250),
+        Work("guide_curves", "backward", "", 28, 1200),
+        Work("guide_nn", "forward", "", 16, 250),
+        Work("guide_nn", "backward", "", 28, 1000),
+        Work("apply", "forward", "", 72, 150),
+        Work("apply", "backward", "", 132, 250),
+        Work("resize_area", "forward", "", 12, 200),
+        Work("resize_area", "backward", "", 12, 460),
     ]
-
-
-@dataclass(frozen=True)
-class Scattered:
-    """A call at coordinates of the pixels' own."""
-
-    operation: str  # splat: of 12 channels
-    direction: str
-    places: str  # mesh: those of a window, as an array; rays: anywhere
-    height: int = WINDOW["H"]
-    width: int = WINDOW["W"]
-
-    def call(self, send: Callable[[Any], Any]) -> None:
-        rng = np.random.default_rng(5)
-        shape = 1, self.height, self.width
-        y, x = (np.arange(n) + 0.5 for n in shape[1:])
-        if self.places == "mesh":  # depths that change slowly, too
-            xy = np.stack(np.meshgrid((x + AT[1]) / WIDTH, (y + AT[0]) / HEIGHT), -1)[None]
-            guide = 0.5 + 0.4 * np.sin(x / 40) + 0.05 * rng.standard_normal(shape)
-        else:
-            xy, guide = rng.random((*shape, 2)), rng.random(shape)
-        guide, xy, image, grad, twelve = (
-            send(a.astype("f4"))
-            for a in (guide, xy, rng.random((*shape, 3)), rng.standard_normal((*shape, 3)), rng.random((*shape, 12)))
-        )
-        if self.operation == "splat":
-            bilateral_ops.splat(guide, twelve, (16, 16, 8), xy=xy, align_corners=True)
-            return
-        grid = send(rng.standard_normal((1, 16, 16, 8, 3, 4)).astype("f4"))
-        if self.direction == "forward":
-            bilateral_ops.slice_apply(grid, guide, image, xy=xy, align_corners=True)
-        else:
-            bilateral_ops.slice_apply_vjp(grid, guide, image, grad, xy=xy, align_corners=True)
-
-
-def scattered() -> list[Scattered]:
-    return [Scattered(*key) for key in MOST_INSTRUCTIONS]
-
-
-def count_instructions(device: Any, work: Scattered, architecture: int) -> float:
-    """A pixel, of an image of HEIGHT × WIDTH of which a part was run. An instruction of a warp counts for 32."""
-    device.reset(architecture, races=False)
-    work.call(lambda array: standin.laid_out(device, array))
-    total = 0.0
-    for launch in device.launches:
-        of_cells = any(name in launch.kernel.name for name in OF_CELLS)
-        pixels = HEIGHT * WIDTH if of_cells else work.height * work.width
-        total += launch.instructions * 32 / pixels
-    return total
 
 
 @dataclass
 class Counted:
     kernels: list[tuple[str, int, int]]  # name, threads, dynamic shared memory
+    instructions: float  # of PTX, per pixel; one of a warp counts for its 32 threads
     bytes: float  # of global memory, per pixel
+    turns: float  # of shared memory, per 32 pixels
     wavefronts: float  # of shared memory, per request
     ideal: float  # the same if no two lanes met in a bank
 
 
 def count(device: Any, work: Work, architecture: int) -> Counted:
-    """Sectors of the first kernel. Later ones work on grids alone, which is little beside a whole image."""
+    """A pixel, of an image of HEIGHT × WIDTH of which a part is run."""
     device.reset(architecture, races=False, count=True)
     work.call(lambda array: standin.laid_out(device, array))
-    total: Traffic = device.launches[0].traffic
-    pixels = WINDOW["H"] * WINDOW["W"]
-    shared = [total["shared", kind] for kind in ("load", "store")]
-    requests = max(1, sum(part.requests for part in shared))
+    instructions = moved = 0.0
+    turns = requests = ideal = 0
+    part = work.part[2] * work.part[3]
+    for launch in device.launches:
+        traffic: Traffic = launch.traffic
+        pixels = HEIGHT * WIDTH if any(name in launch.kernel.name for name in FIXED) else part
+        instructions += launch.instructions * 32 / pixels
+        moved += sum(map(traffic.sectors, ("load", "store"))) * 32 / pixels
+        for kind in ("load", "store"):
+            shared = traffic["shared", kind]
+            turns, requests, ideal = turns + shared.units, requests + shared.requests, ideal + shared.bytes
     return Counted(
         [(launch.kernel.name, launch.threads, launch.dynamic_shared) for launch in device.launches],
-        sum(map(total.sectors, ("load", "store"))) * 32 / pixels,
-        sum(part.units for part in shared) / requests,
-        sum(part.bytes for part in shared) / 128 / requests,
+        instructions,
+        moved,
+        turns / part * 32,
+        turns / max(1, requests),
+        ideal / 128 / max(1, requests),
     )
 
 
@@ -163,39 +178,18 @@ def _short(name: str) -> str:
     base, rest = name[begin : begin + int(length)], name[begin + int(length) :]
     arguments = rest.removeprefix("I") if rest.startswith("I") else ""
     dtypes = {"d": "double", "f": "float", "L": "", "N": ""}
-    policies = ("SliceContributions", "ApplyContributions", "ComputedGuide3", "ComputedGuide", "GivenGuide")
-    policies += ("DensePixels", "StridedPixels")
+    policies = ("SliceContributions", "ApplyContributions", "ComputedGuide", "GivenGuide", "DensePixels")
+    policies += ("StridedPixels", "RgbCurves", "RgbNetwork", "RgbLuma", "ApplyWork", "SliceWork")
     detail = next((policy for policy in policies if policy in arguments), "")
-    number = arguments.split("E")[0].removeprefix("Li") if arguments.startswith("Li") else ""
-    which = arguments.partition("GuideKindE")[2][:1]
-    detail += f" {('curves', 'nn', 'luma')[int(which)]}" if which.isdigit() else ""
-    return f"`{base}` {' '.join(filter(None, (dtypes.get(arguments[:1], ''), number, detail)))}".strip()
+    numbers = " ".join(re.findall(r"L[ib](\d+)E", arguments))
+    return f"`{base}` {' '.join(filter(None, (dtypes.get(arguments[:1], ''), detail, numbers)))}".strip()
 
 
-def _scattered_lines(device: Any) -> list[str]:
-    lines = [
-        "`xy`, of the same sizes. slice_apply with 3 × 4 matrices computed in float has kernels of its own "
-        "(`scattered_34.cuh`), whatever the dtypes and strides. Other matrices and slice look cells up as everywhere; "
-        "what they and splat add to a grid is added in the same way (`scattered.cuh`). In float64, and where a pixel's "
-        "number or the place of a sum does not fit 32 bits, bands of the whole image are summed. *Instructions*: of "
-        "PTX, issued per pixel, all launches together. *Mesh*: coordinates and depths of neighbours are near each "
-        "other; *rays*: both are random. *Threads*: of each launch, for 8192 rays.",
-        "",
-        "The sums are of integers: each contribution is rounded to 2^−(62 − ⌈log₂ pixels⌉) of the largest one to its "
-        "cell, beside float32's rounding. One that is not finite makes the eight cells that it reaches NaN.",
-        "",
-        "| operation | direction | coordinates | instructions a pixel | threads |",
-        "|---|---|---|---|---|",
-    ]
-    for work in scattered():
-        instructions = count_instructions(device, work, 90)
-        device.reset(90, races=False)
-        rays = dataclasses.replace(work, height=1, width=8192)
-        rays.call(lambda array: standin.laid_out(device, array))
-        threads = ", ".join(f"{_short(a.kernel.name)} {a.blocks * a.threads}" for a in device.launches)
-        name = "splat, 12 channels" if work.operation == "splat" else work.operation
-        lines.append(f"| {name} | {work.direction} | {work.places} | {instructions:.0f} | {threads} |")
-    return lines
+def _threads(device: Any, work: Work) -> str:
+    """The threads of each launch for 8192 rays."""
+    device.reset(90, races=False)
+    dataclasses.replace(work, part=(0, 0, 1, 8192)).call(lambda array: standin.laid_out(device, array))
+    return ", ".join(f"{_short(a.kernel.name)} {a.blocks * a.threads}" for a in device.launches)
 
 
 def page(device: Any) -> str:
@@ -210,31 +204,57 @@ def page(device: Any) -> str:
         "and wavefronts were counted while an interpreter ran the compiled kernels, and times are bytes over the "
         "memory bandwidth of data sheets, which no kernel can beat and which says nothing of how near one comes.",
         "",
-        f"## Bytes and floors, {WIDTH} × {HEIGHT}",
+        f"## Instructions, bytes and floors, {WIDTH} × {HEIGHT}",
         "",
-        "float32, RGB, a grid of 16 × 16 × 8 matrices of 3 × 4. *Counted*: 32-byte sectors, each once for each "
-        "block that touches it, the grid's cells and the sums of its gradient included. *Wavefronts*: turns of shared "
-        "memory per access; *ideal*, if no two lanes met in a bank and none read the same word.",
+        "float32, RGB, a grid of 16 × 16 × 8 matrices of 3 × 4; guides of 16 knots or features; enhance of uint8 with "
+        "curves; resize_area to an eighth, per pixel of the larger image. All launches of a call together. "
+        "*Instructions*: of PTX, issued per pixel. *Bytes*: the least, and counted as 32-byte sectors, each once for "
+        "each block that touches it, the grid's cells and the sums of its gradient included. *Shared memory*: turns "
+        "per 32 pixels; in brackets per access, and what this were if no two lanes met in a bank and none read the "
+        "same word. *Floor*: the larger of bytes over the bandwidth and instructions over the issue rate of data "
+        "sheets, which no kernel can beat, and which of the two it is.",
         "",
-        "| operation | direction | least bytes a pixel | counted | wavefronts per access (ideal) | "
-        + " | ".join(f"floor, {name}" for name in BANDWIDTH)
+        "*Mesh*: `xy` with coordinates and depths of neighbours near each other; *rays*: both random.",
+        "",
+        "| operation | direction | `xy` | instructions | bytes: least, counted | shared memory | "
+        + " | ".join(f"floor, {name}" for name in DEVICE_RATES)
         + " |",
-        "|---|---|---|---|---|" + "---|" * len(BANDWIDTH),
+        "|---|---|---|---|---|---|" + "---|" * len(DEVICE_RATES),
     ]
     for work, c in counted.items():
-        over = 100 * (c.bytes / work.least - 1)
-        floors = " | ".join(f"{work.least * HEIGHT * WIDTH / b * 1e6:.1f} µs" for b in BANDWIDTH.values())
+        floors = []
+        for bandwidth, rate in DEVICE_RATES.values():
+            times = work.least * HEIGHT * WIDTH / bandwidth * 1e6, c.instructions * HEIGHT * WIDTH / rate * 1e6
+            floors.append(f"{max(times):.0f} µs, {('bytes', 'instructions')[times[1] > times[0]]}")
         lines.append(
-            f"| {work.name} | {work.direction} | {work.least} | {c.bytes:.1f} (+{over:.0f} %) "
-            f"| {c.wavefronts:.2f} ({c.ideal:.2f}) | {floors} |"
+            f"| {work.operation} | {work.direction} | {work.places} | {c.instructions:.0f} | {work.least}, "
+            f"{c.bytes:.1f} | {c.turns:.1f} ({c.wavefronts:.2f}, {c.ideal:.2f}) | {' | '.join(floors)} |"
         )
-    lines += ["", "## Explicit coordinates", "", *_scattered_lines(device)]
+    lines += [
+        "",
+        "## Explicit coordinates",
+        "",
+        "slice_apply with 3 × 4 matrices computed in float has kernels of its own (`scattered_34.cuh`), whatever the "
+        "dtypes and strides. Other matrices and slice look cells up as everywhere; what they and splat add to a grid "
+        "is added in the same way (`scattered.cuh`). In float64, and where a pixel's number or the place of a sum does "
+        "not fit 32 bits, bands of the whole image are summed.",
+        "",
+        "The sums are of integers: each contribution is rounded to 2^−(62 − ⌈log₂ pixels⌉) of the largest one to its "
+        "cell, beside float32's rounding. One that is not finite makes the eight cells that it reaches NaN.",
+        "",
+        "| operation | direction | threads of each launch for 8192 rays |",
+        "|---|---|---|",
+    ]
+    for work in works():
+        if work.places == "rays":
+            lines.append(f"| {work.operation} | {work.direction} | {_threads(device, work)} |")
     lines += [
         "",
         "## Registers, shared memory, occupancy",
         "",
         "Per kernel and architecture: registers a thread, bytes spilled, static shared memory; occupancy by registers, "
-        "threads and, where a launch above says how much, dynamic shared memory.",
+        "threads and, where a launch above says how much, dynamic shared memory. Numbers after a name are those that "
+        "its kernel is made for.",
         "",
     ]
     ptxas = shutil.which("ptxas")

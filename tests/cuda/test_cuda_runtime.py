@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import Any
 
 import numpy as np
 import pytest
 import standin
 from backends import Through
-from cases import ALL_F32, DIFFERENTIABLE, SUBJECTS, arrays, backward, backward_example, forward, forward_example
+from cases import ALL_F32, DIFFERENTIABLE, F32, SUBJECTS, arrays, backward, backward_example, forward, forward_example
 from interpreter import OutOfBounds, Uninitialised, UseAfterFree
 from standin import devices
 
@@ -98,7 +99,7 @@ def test_workspace_does_not_grow_with_the_image(subject: str, device: Any, monke
     """Launches are not run: their workspace is what is asked about."""
     monkeypatch.setattr(device, "_launch", lambda request: 0)
     needs = []
-    for height in (64, 8192, 65536):
+    for height in (64, 65536, 524288):
         device.reset(90)
         given = _sent(device, subject, "wide")
         for name in {"guide", "image", "coefficients", "values"} & set(given):
@@ -225,3 +226,49 @@ def test_every_kernel_fits_every_device(device: Any, on_device: Through) -> None
                 example = forward_example(subject, case, ALL_F32)
                 forward(on_device, subject, example.arguments, **example.keywords)
     assert all(isinstance(value, np.ndarray) for value in arrays(example.arguments).values())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1080, 1920), (2160, 3840)])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("operation", ["slice_apply", "splat"])
+def test_thread_blocks_have_equal_work(
+    operation: str, align_corners: bool, height: int, width: int, device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an H100's 132 multiprocessors, summing an image's contributions to a grid of 16 × 16 takes at most 1.25 times
+    as long as if its pixels were shared equally: simulated, a thread block for as long as it has pixels."""
+    multiprocessors, resident, cells = 132, 6, 16
+    grids: list[int] = []
+
+    def note(request: Any) -> int:
+        if b"band_gradients" in request.name:
+            grids.append(request.grid[0])
+        return 0
+
+    monkeypatch.setattr(device, "_launch", note)
+    device.reset(90)
+
+    def sent(*shape: int) -> Any:  # arrays whose elements are never asked for
+        one = standin.laid_out(device, np.zeros(1, F32)).memory
+        return standin.DeviceArray(device, np.lib.stride_tricks.as_strided(one, shape, (0,) * len(shape)))
+
+    guide, pixels, rule = sent(1, height, width), (1, height, width), {"align_corners": align_corners}
+    if operation == "splat":
+        bilateral_ops.splat(guide, sent(*pixels, 3, 4), (cells, cells, 8), **rule)
+    else:
+        grid = sent(1, cells, cells, 8, 3, 4)
+        bilateral_ops.slice_apply_vjp(grid, guide, sent(*pixels, 3), sent(*pixels, 3), wrt=("grid",), **rule)
+
+    def sizes(count: int) -> Any:  # of rectangles: the pixels between the same two knots, or before the first
+        i = np.arange(count)
+        position = i * (cells - 1) / (count - 1) if align_corners else (i + 0.5) * cells / count - 0.5
+        return np.unique(np.floor(np.round(position, 9)), return_counts=True)[1]
+
+    heights, widths = sizes(height), sizes(width)
+    bands = grids[0] // (len(heights) * len(widths))
+    assert grids == [bands * len(heights) * len(widths)]
+    work = [(h * (band + 1) // bands - h * band // bands) * w for h in heights for w in widths for band in range(bands)]
+    assert sum(work) == height * width
+    free = [0] * (multiprocessors * resident)  # when each place for a thread block is free
+    for pixels_of_block in work:
+        heapq.heappush(free, heapq.heappop(free) + int(pixels_of_block))
+    assert max(free) <= 1.25 * height * width / len(free)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import report
 import standin
 from backends import Through
 from cases import (
@@ -448,10 +447,3 @@ def test_the_workspace_does_not_grow_with_the_image(device: Any, monkeypatch: py
         backward(through, "slice_apply", given, np.zeros((1, height, 5, 3), F32))
         needs.append(sum(device.workspace_bytes))
     assert needs[0] == needs[1] == 16 * 16 * 8 * (12 * 8 + 4 + 4)
-
-
-def test_instructions(device: Any) -> None:
-    for work in report.scattered():
-        counted = report.count_instructions(device, work, 90)
-        most = report.MOST_INSTRUCTIONS[work.operation, work.direction, work.places]
-        assert 0.5 * most < counted <= most, f"{work}: {counted:.0f} a pixel"

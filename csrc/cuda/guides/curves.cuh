@@ -125,6 +125,7 @@ struct Curves {
 struct RgbCurves : Curves<float, Three, int> {
   static constexpr int kMostKnots = 126, kLeastKnots = 4;              // with fewer, their sum is as fast
   static constexpr int kPlanes = 4, kItems = 3, kSums = 2, kOwn = 16;  // see shared.cuh
+  static constexpr int kApplyBlocks = 4;                               // see drivers.cuh
 
   Vec4<float>* tables;  // [channel][n]; null: none. The fourth element of entry 0 says whether the channel has a table.
   int size;             // entries per channel, a power of two

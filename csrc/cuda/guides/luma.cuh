@@ -18,6 +18,7 @@ struct Luma {
 // The luma in float, which has no parameters, so that its gradients have no sums.
 struct RgbLuma : Luma<float> {
   static constexpr int kPlanes = 1, kItems = 0, kSums = 1, kOwn = 1;  // see shared.cuh
+  static constexpr int kApplyBlocks = 5;                              // see drivers.cuh
 
   static BO_INLINE_MEMBER size_t table_bytes(int64_t) { return 0; }
   __device__ RgbLuma(const float*, char*, int64_t) {}

@@ -95,6 +95,7 @@ struct Network {
 // The network of RGB in float
 struct RgbNetwork : Network<float, Three, int> {
   static constexpr int kPlanes = 4, kItems = 1, kSums = 5, kOwn = 1;  // see shared.cuh
+  static constexpr int kApplyBlocks = 5;                              // see drivers.cuh
 
   static BO_INLINE_MEMBER size_t table_bytes(int64_t) { return 0; }
   __device__ RgbNetwork(const float* values, char*, int64_t features)
