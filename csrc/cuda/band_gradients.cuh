@@ -209,7 +209,7 @@ struct BandMemory {
   }
 };
 
-// first_channel and channels: those of the work's that are summed; plan.chunks units per band take them in turn.
+// A unit sums kCell of the channels of a band, from first_channel on.
 template <class Work>
 __global__ void __launch_bounds__(32 * kBandWarps, 6)
     band_gradients(Work work, Lattice<float> g, BandPlan plan, double* all) {
@@ -226,6 +226,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
   float* const planes = all_planes + warp * Memory::warp_floats(depth);
   float* const down = planes + Memory::kPlaneFloats;  // ty of the row of each lane's pixels
   float* const row_grids = down + 32;
+  // This thread's four pixels in plane p
   const auto own = [&](int p) -> Vec4<float>& {
     return *reinterpret_cast<Vec4<float>*>(planes + p * kPlane + 4 * lane);
   };

@@ -1,8 +1,8 @@
 // The module _cuda: arrays on a CUDA device, exported by DLPack, to Tensors; the kernels launched on a stream.
 //
 // Each function takes the arguments of the function of that name in _cpu, then the stream (the address of a
-// cudaStream_t, 0 for the default one) and allocate(bytes), which returns an array of at least that many bytes on the
-// same device. Nothing synchronizes with the device.
+// cudaStream_t, 0 for the default one; the current one of the arrays' framework) and allocate(bytes), which returns an
+// array of at least that many bytes on the same device. Nothing synchronizes with the device.
 #include "../bindings.h"
 
 #include <cstring>
@@ -62,9 +62,10 @@ struct Loan {
   bool read_only;
 };
 
-Loan borrow(bo::Object object, int64_t stream) {
-  // The protocol denotes the default stream by 1.
-  const py::int_ consumer(stream == 0 ? 1 : stream);
+Loan borrow(bo::Object object) {
+  // Kernels are launched on the stream that is current to the array's framework, and so come after the array's work: by
+  // −1 the framework is told that there is nothing to wait for, which spares an event per array.
+  const py::int_ consumer(-1);
   const py::tuple version = py::make_tuple(1, 0);
   Loan loan;
   const py::object lend = object.attr("__dlpack__");
@@ -148,7 +149,7 @@ class DeviceCall {
     return t;
   }
   const DLTensor& lend(bo::Object object, bool written) {
-    loans_.push_back(borrow(object, stream_));
+    loans_.push_back(borrow(object));
     const Loan& loan = loans_.back();
     const DLDevice device = loan.tensor->device;
     if (device.type != kCuda && device.type != kCudaManaged) {

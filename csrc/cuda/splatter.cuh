@@ -2,10 +2,11 @@
 // atomics and in an order that depends on shapes alone.
 //
 // The pixels between the same two grid rows and the same two grid columns, a *rectangle*, add to the same 2 × 2 columns
-// of cells. Each rectangle is cut into bands of pixels, and each band has sums of its own for these columns. Pixels
-// with coordinates of their own may fall anywhere: then the bands are cut from the whole image and have sums for the
-// whole grid. One thread block makes the sums of one band at a time (splat_bands); a second kernel adds, for each cell,
-// the sums of all bands that have it (add_bands).
+// of cells; so do those before the first row or column, which are rectangles of their own, that none be much larger.
+// Each rectangle is cut into bands of pixels, and each band has sums of its own for these columns. Pixels with
+// coordinates of their own may fall anywhere: then the bands are cut from the whole image and have sums for the whole
+// grid. One thread block makes the sums of one band at a time (splat_bands); a second kernel adds, for each cell, the
+// sums of all bands that have it (add_bands).
 //
 // In a thread block, each thread owns one channel of the cells whose y, x and z have one combination of parities. A
 // pixel's eight cells have all eight combinations, so each thread adds each pixel exactly once, in the order of the

@@ -121,6 +121,8 @@ def works() -> list[Work]:
         Work("slice_apply", "forward", "rays", 36, 320, MANY),
         Work("slice_apply", "backward", "mesh", 60, 1400, MANY),
         Work("slice_apply", "backward", "rays", 60, 1700, MANY),
+        Work("slice", "forward", "mesh", 60, 2400),
+        Work("slice", "backward", "mesh", 72, 5000),
         Work("splat", "forward", "mesh", 60, 1900, MANY),
         Work("splat", "forward", "rays", 60, 2600, MANY),
         Work("guide_luma", "forward", "", 16, 60),

@@ -85,7 +85,9 @@ class DeviceArray:
         if not self.versioned and keywords:
             raise TypeError(f"__dlpack__() got an unexpected keyword argument {next(iter(keywords))!r}")
         if not isinstance(stream, int) or stream == 0:
-            raise ValueError(f"stream must be 1 for the default one or a stream's address, got {stream!r}")
+            raise ValueError(
+                f"stream must be −1 for none to wait for, 1 for the default one, or a stream's address, got {stream!r}"
+            )
         self.streams.append(stream)
         item = self.dtype.itemsize
         if any(stride % item for stride in self.strides):
