@@ -72,25 +72,13 @@ struct ApplyWork {
   // Whether no thread block may load pixels of another, which may have written over them
   __device__ bool in_place() const { return a.d_image.data == a.image.data; }
 
-  struct Row {
-    const char *image, *grad;
-    char* d_image;
-  };
-  __device__ Row row_at(int64_t n, int64_t y, int64_t x) const {
-    return {address_of(a.image, n, y, x), address_of(a.grad, n, y, x), address_of(a.d_image, n, y, x)};
-  }
-  __device__ void advance(Row& row, int64_t rows) const {
-    row.image += rows * a.image.strides[1];
-    row.grad += rows * a.grad.strides[1];
-    row.d_image += rows * a.d_image.strides[1];
-  }
-  __device__ void load(const Row& row, int mask, Pixels& v) const {
-    load_pixels4(a.image.dtype, row.image, a.image.strides[2], a.image.strides[3], mask, v.in);
-    load_pixels4(a.grad.dtype, row.grad, a.grad.strides[2], a.grad.strides[3], mask, v.grad);
+  __device__ void load(int64_t n, int64_t y, int64_t x, int mask, Pixels& v) const {
+    load_pixels4(a.image.dtype, address_of(a.image, n, y, x), a.image.strides[2], a.image.strides[3], mask, v.in);
+    load_pixels4(a.grad.dtype, address_of(a.grad, n, y, x), a.grad.strides[2], a.grad.strides[3], mask, v.grad);
   }
   // Puts the contributions of channel c into plane c.
   template <class Put>
-  __device__ void leave(const Row&, int64_t, int, const Pixels& v, const Put& put) const {
+  __device__ void leave(int64_t, int64_t, int64_t, int64_t, int, const Pixels& v, const Put& put) const {
 #pragma unroll
     for (int c = 0; c < 12; ++c) {
       const int i = c / 4, j = c % 4;
@@ -125,9 +113,10 @@ struct ApplyWork {
     }
     return slope;
   }
-  __device__ void store(const Row& row, int mask, const Pixels& v) const {
+  __device__ void store(int64_t n, int64_t y, int64_t x, int mask, const Pixels& v) const {
     if (a.d_image.data)
-      store_pixels4(a.d_image.dtype, row.d_image, a.d_image.strides[2], a.d_image.strides[3], mask, v.in);
+      store_pixels4(a.d_image.dtype, address_of(a.d_image, n, y, x), a.d_image.strides[2], a.d_image.strides[3], mask,
+                    v.in);
   }
 };
 
@@ -148,17 +137,13 @@ struct SliceWork {
   BO_INLINE_MEMBER bool wants_grid() const { return a.d_grid.data; }
   __device__ bool in_place() const { return false; }
 
-  struct Row {
-    int64_t n, y, x;
-  };
-  __device__ Row row_at(int64_t n, int64_t y, int64_t x) const { return {n, y, x}; }
-  __device__ void advance(Row& row, int64_t rows) const { row.y += rows; }
   // Twelve channels of four pixels would be too many registers: they are loaded when they are left.
-  __device__ void load(const Row&, int, Pixels&) const {}
+  __device__ void load(int64_t, int64_t, int64_t, int, Pixels&) const {}
   template <class Put>
-  __device__ void leave(const Row& row, int64_t first_channel, int mask, const Pixels&, const Put& put) const {
+  __device__ void leave(int64_t n, int64_t y, int64_t x, int64_t first_channel, int mask, const Pixels&,
+                        const Put& put) const {
     const int first = static_cast<int>(first_channel / 4), quads = static_cast<int>(ceil_div(channels(), 4));
-    with_quads(a.grad, row.n, row.y, row.x, [&](auto from) {
+    with_quads(a.grad, n, y, x, [&](auto from) {
 #pragma unroll 1  // fewer registers
       for (int i = 0; i < kTerms; ++i) {
         Vec4<float> v[4];
@@ -184,7 +169,7 @@ struct SliceWork {
     }
     return slope;
   }
-  __device__ void store(const Row&, int, const Pixels&) const {}
+  __device__ void store(int64_t, int64_t, int64_t, int, const Pixels&) const {}
 
  private:
   __device__ int64_t channels() const { return a.grad.shape[3] * a.grad.shape[4]; }
@@ -269,17 +254,14 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
       float float_sums[2][kDepths][2][kTerms] = {};  // [row][depth][side][i], for this thread's z and j
       const Tensor &guide = work.a.at.guide, &d_guide = work.a.d_guide;
       const int64_t first_y = top + (begin + warp) * rows, step = kWarps * rows;
-      typename Work::Row own_row = work.row_at(at.n, first_y + row_of, x);
-      const char* guide_row = address_of(guide, at.n, first_y + row_of, x);
-      char* d_guide_row = address_of(d_guide, at.n, first_y + row_of, x);
       for (int64_t row_y = first_y; row_y < end; row_y += step) {
         const int64_t y = row_y + row_of;
         const int here = static_cast<int>(min_of<int64_t>(rows, end - row_y));
         const int mask = y < end ? ours : 0, load_mask = y < end ? near : 0;
         typename Work::Pixels pixels;
         Vec4<float> depths;
-        work.load(own_row, load_mask, pixels);
-        load_plane4(guide.dtype, guide_row, guide.strides[2], load_mask, depths);
+        work.load(at.n, y, x, load_mask, pixels);
+        load_plane4(guide.dtype, address_of(guide, at.n, y, x), guide.strides[2], load_mask, depths);
         const float ty = downwards(y);
         if (mask != load_mask) {  // what was loaded of other rectangles adds nothing here
 #pragma unroll
@@ -291,7 +273,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
         }
         __syncwarp();  // the planes of the previous rows have been read
         down[lane] = ty;
-        work.leave(own_row, first_channel, mask, pixels,
+        work.leave(at.n, y, x, first_channel, mask, pixels,
                    [&](int plane, const Vec4<float>& v) { own(kFirstData + plane) = v; });
         if (Work::kRowGrid && wants_own) {
           __syncwarp();
@@ -324,12 +306,10 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
           depths.at[q] = work.own(around, q, data, pixels) * z.slope;
         }
         if (wants_own) {
-          if (d_guide.data) store_plane4(d_guide.dtype, d_guide_row, d_guide.strides[2], mask, depths);
-          work.store(own_row, mask, pixels);
+          if (d_guide.data)
+            store_plane4(d_guide.dtype, address_of(d_guide, at.n, y, x), d_guide.strides[2], mask, depths);
+          work.store(at.n, y, x, mask, pixels);
         }
-        work.advance(own_row, step);
-        guide_row += step * guide.strides[1];
-        d_guide_row += step * d_guide.strides[1];
         if (!wants_grid) continue;
 #pragma unroll
         for (int z = 0; z < 8 * kDepths; ++z) {

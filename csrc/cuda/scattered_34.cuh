@@ -104,6 +104,19 @@ __global__ void __launch_bounds__(kPixelThreads)
 
 // --- Backward
 
+// A pixel's elements and position
+template <class Pixels>
+BO_DEVICE PixelPosition<float> load_pixel(const Pixels& pixels, const typename Pixels::At& pixel,
+                                          const SliceApplyGradArgs& a, const Lattice<float>& g, float (&in)[3],
+                                          float (&grad)[3]) {
+  float xy[2], depth[1];
+  pixels.load(a.at.xy, pixel, xy);
+  pixels.load(a.at.guide, pixel, depth);
+  pixels.load(a.image, pixel, in);
+  pixels.load(a.grad, pixel, grad);
+  return locate(g, xy, depth[0]);
+}
+
 // Notes how much each pixel contributes to a cell at most. One thread per pixel.
 template <class Pixels>
 __global__ void __launch_bounds__(kPixelThreads)
@@ -112,12 +125,8 @@ __global__ void __launch_bounds__(kPixelThreads)
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
-  float xy[2], depth[1], in[3], grad[3];
-  pixels.load(a.at.xy, pixel, xy);
-  pixels.load(a.at.guide, pixel, depth);
-  pixels.load(a.image, pixel, in);
-  pixels.load(a.grad, pixel, grad);
-  const PixelPosition<float> at = locate(g, xy, depth[0]);
+  float in[3], grad[3];
+  const PixelPosition<float> at = load_pixel(pixels, pixel, a, g, in, grad);
   uint32_t of_in = magnitude_bits(1.0f), of_grad = 0;
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
@@ -180,12 +189,7 @@ __global__ void __launch_bounds__(32 * kScatteredWarps, 5)
   if (lane < count) {
     const uint32_t p = first + static_cast<uint32_t>(lane), n = image_of(s, p);
     const auto pixel = pixels.at(s, p, n);
-    float xy[2], depth[1];
-    pixels.load(a.at.xy, pixel, xy);
-    pixels.load(a.at.guide, pixel, depth);
-    pixels.load(a.image, pixel, in);
-    pixels.load(a.grad, pixel, grad);
-    const PixelPosition<float> at = locate(g, xy, depth[0]);
+    const PixelPosition<float> at = load_pixel(pixels, pixel, a, g, in, grad);
     cells = cells_of(s, at);
     if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
       ColumnGradients of[4];
@@ -235,12 +239,8 @@ __global__ void __launch_bounds__(32, 24)
   // Threads without a pixel compute the last one, and neither store nor add anything.
   const uint32_t p = first + static_cast<uint32_t>(min_of(slot, count - 1)), n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
-  float xy[2], depth[1], in[3], grad[3];
-  pixels.load(a.at.xy, pixel, xy);
-  pixels.load(a.at.guide, pixel, depth);
-  pixels.load(a.image, pixel, in);
-  pixels.load(a.grad, pixel, grad);
-  const PixelPosition<float> at = locate(g, xy, depth[0]);
+  float in[3], grad[3];
+  const PixelPosition<float> at = load_pixel(pixels, pixel, a, g, in, grad);
   const PixelCells cells = cells_of(s, at);
   if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
     ColumnGradients of = column_gradients(cell_at(s, n, cells.column(c)), kCellBytes * cells.above, in, grad, at.z.t);
@@ -322,8 +322,6 @@ inline Scattered34 make_scattered_34(Launch& to, const Tensor& grid, const Tenso
   s.row_bytes = kCellBytes * s.row;
   s.column_bytes = kCellBytes * s.Gd;
   s.cell_bytes = kCellBytes;
-  s.per_image = static_cast<uint32_t>(image.shape[1] * image.shape[2]);
-  s.pixels = static_cast<uint32_t>(image.shape[0]) * s.per_image;
   s.grid = grid.data;
   s.grid_step = grid.strides[0];
   const bool adjacent = grid.shape[0] == 1 || grid.strides[0] % 16 == 0;
