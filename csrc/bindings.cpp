@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 
 #include "compiler.h"
+#include "cpu/by_grid.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "xla.h"
@@ -38,23 +39,33 @@ class HostCall {
   bool given(bo::Object object) const { return !object.is_none(); }
   int rank(bo::Object object) const { return static_cast<int>(py::reinterpret_borrow<py::array>(object).ndim()); }
   bo::Tensor input(bo::Object object, bool batched, int rank) const {
+    bo::Tensor t = view(object, batched, rank);
+    if (t.data) t.dtype = dtype_of(py::reinterpret_borrow<py::array>(object));
+    return t;
+  }
+  bo::Tensor output(bo::Object object, bool batched, int rank) const { return input(object, batched, rank); }
+  bo::GridIndex index(bo::Object object, bool batched) const {
+    const bo::Tensor t = view(object, batched, 3);
+    return bo::grid_index(t, t.data && py::reinterpret_borrow<py::array>(object).itemsize() == 8);
+  }
+
+  template <class Args>
+  void run(void (*Table::*kernel)(const Args&), const Args& args) const {
+    bo::without_gil([&] { bo::run_on_host(kernel, args); });
+  }
+
+ private:
+  // Without the dtype
+  static bo::Tensor view(bo::Object object, bool batched, int rank) {
     bo::Tensor t{};
     if (object.is_none()) return t;
     if (!py::isinstance<py::array>(object)) throw py::type_error("_cpu: expected a NumPy array");
     const py::array array = py::reinterpret_borrow<py::array>(object);
     t.data = static_cast<char*>(const_cast<void*>(array.data()));
-    t.dtype = dtype_of(array);
     bo::set_axes(
         t, static_cast<int>(array.ndim()), batched, rank, [&](int axis) { return array.shape(axis); },
         [&](int axis) { return array.strides(axis); });
     return t;
-  }
-  bo::Tensor output(bo::Object object, bool batched, int rank) const { return input(object, batched, rank); }
-
-  template <class Args>
-  void run(void (*Table::*kernel)(const Args&), const Args& args) const {
-    const Table& kernels = bo::kernels();
-    bo::without_gil([&] { bo::run_kernel(kernels, kernel, args); });
   }
 };
 

@@ -81,7 +81,7 @@ struct FromPython<Window> {
   const Window value;
 };
 template <template <class> class Array, class Call>
-struct FromPython<Array<Call>> {  // In or Out
+struct FromPython<Array<Call>> {  // In, InIndex or Out
   using Given = Object;
   const Array<Call> value;
 };

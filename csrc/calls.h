@@ -1,6 +1,6 @@
 // From a caller's arrays to an operation's Args, written once for all callers: Python (bindings.h) and XLA (xla.h). For
 // each of BO_KERNELS (ops.h) there is a function of the kernel's name, whose parameter types state what a caller
-// passes: In, Out, Parameters, OutParameters, Window, bool. The bindings and handlers are generated from these
+// passes: In, InIndex, Out, Parameters, OutParameters, Window, bool. The bindings and handlers are generated from these
 // functions.
 //
 // Only what memory safety needs is checked here: src/bilateral_ops/_core/call.py has already refused all shapes and
@@ -14,6 +14,7 @@
 //   input(array, batched, rank) and output(…)
 //                                the array as a tensor of `rank` axes: with a batch axis in front if the call is not
 //                                batched, and channel axes of size 1 behind; an absent one as a tensor without data
+//   index(array, batched)        the same of an array of integers (N) or (N,H,W)
 //   run(kernel, args)
 #pragma once
 
@@ -55,9 +56,14 @@ struct Window {
 
 template <class Call>
 using ArrayOf = const typename Call::Array&;
-// An input array, and an output array; either may be absent.
+// An input array, an array that says which grids are sampled, and an output array; any of them may be absent.
 template <class Call>
 struct In {
+  ArrayOf<Call> array;
+  operator ArrayOf<Call>() const { return array; }
+};
+template <class Call>
+struct InIndex {
   ArrayOf<Call> array;
   operator ArrayOf<Call>() const { return array; }
 };
@@ -85,6 +91,11 @@ inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_
   return at;
 }
 
+// An array's three axes (N,H,W) as those of a GridIndex
+inline GridIndex grid_index(const Tensor& t, bool wide) {
+  return {t.data, wide, {t.strides[0], t.strides[1], t.strides[2]}};
+}
+
 // A grid or its gradient, which must have cells if it is given
 inline Tensor with_cells(const Tensor& grid) {
   if (grid.data && (grid.shape[1] < 1 || grid.shape[2] < 1 || grid.shape[3] < 1)) {
@@ -94,11 +105,12 @@ inline Tensor with_cells(const Tensor& grid) {
 }
 
 template <class Call>
-Sampling sampling(Call& call, const Tensor& pixels, ArrayOf<Call> guide, ArrayOf<Call> xy, const Window& window,
-                  bool align_corners, bool batched) {
+Sampling sampling(Call& call, const Tensor& pixels, ArrayOf<Call> guide, ArrayOf<Call> xy, ArrayOf<Call> index,
+                  const Window& window, bool align_corners, bool batched) {
   Sampling at = sampling(pixels, window, align_corners);
   at.guide = call.input(guide, batched, 3);
   at.xy = call.input(xy, batched, 4);
+  at.index = call.index(index, batched);
   return at;
 }
 
@@ -134,19 +146,19 @@ GuideParameters guide_parameters(Call& call, const Parameters<Call>& given) {
 }
 
 template <class Call>
-void slice_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> xy, const Window& window,
-                   bool align_corners) {
+void slice_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> xy, InIndex<Call> index,
+                   const Window& window, bool align_corners) {
   const bool batched = call.rank(guide) == 3;
   SliceArgs a{};
   a.out = call.output(out, batched, 5);
   a.grid = with_cells(call.input(grid, batched, 6));
-  a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
+  a.at = sampling(call, a.out, guide, xy, index, window, align_corners, batched);
   call.run(&Call::Table::slice_forward, a);
 }
 
 template <class Call>
 void slice_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d_xy, In<Call> grid, In<Call> guide,
-                    In<Call> xy, In<Call> grad, const Window& window, bool align_corners) {
+                    In<Call> xy, InIndex<Call> index, In<Call> grad, const Window& window, bool align_corners) {
   const bool batched = call.rank(guide) == 3;
   SliceGradArgs a{};
   a.d_grid = with_cells(call.output(d_grid, batched, 6));
@@ -154,7 +166,7 @@ void slice_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d
   a.d_xy = call.output(d_xy, batched, 4);
   a.grid = with_cells(call.input(grid, batched, 6));
   a.grad = call.input(grad, batched, 5);
-  a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
+  a.at = sampling(call, a.grad, guide, xy, index, window, align_corners, batched);
   if (!a.grid.data && (a.d_guide.data || a.d_xy.data)) {
     throw std::invalid_argument("bilateral_ops: slopes need the grid");
   }
@@ -186,20 +198,20 @@ void apply_backward(Call& call, Out<Call> d_coefficients, Out<Call> d_image, In<
 
 template <class Call>
 void slice_apply_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy,
-                         const Window& window, bool align_corners) {
+                         InIndex<Call> index, const Window& window, bool align_corners) {
   const bool batched = call.rank(image) == 4;
   SliceApplyArgs a{};
   a.out = call.output(out, batched, 4);
   a.grid = with_cells(call.input(grid, batched, 6));
   a.image = call.input(image, batched, 4);
-  a.at = sampling(call, a.out, guide, xy, window, align_corners, batched);
+  a.at = sampling(call, a.out, guide, xy, index, window, align_corners, batched);
   call.run(&Call::Table::slice_apply_forward, a);
 }
 
 template <class Call>
 void slice_apply_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d_image, Out<Call> d_xy,
-                          In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy, In<Call> grad,
-                          const Window& window, bool align_corners) {
+                          In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy, InIndex<Call> index,
+                          In<Call> grad, const Window& window, bool align_corners) {
   const bool batched = call.rank(image) == 4;
   SliceApplyGradArgs a{};
   a.d_grid = with_cells(call.output(d_grid, batched, 6));
@@ -209,7 +221,7 @@ void slice_apply_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<C
   a.grid = with_cells(call.input(grid, batched, 6));
   a.image = call.input(image, batched, 4);
   a.grad = call.input(grad, batched, 4);
-  a.at = sampling(call, a.grad, guide, xy, window, align_corners, batched);
+  a.at = sampling(call, a.grad, guide, xy, index, window, align_corners, batched);
   if (a.d_grid.data || a.d_guide.data || a.d_image.data || a.d_xy.data) {
     call.run(&Call::Table::slice_apply_backward, a);
   }
@@ -256,16 +268,18 @@ void enhance_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> image, c
 }
 
 template <class Call>
-void total_variation_forward(Call& call, Out<Call> out, In<Call> grid) {
+void total_variation_forward(Call& call, Out<Call> out, In<Call> grid, InIndex<Call> index) {
   TotalVariationArgs a{};
+  a.index = call.index(index, true);
   a.out = call.output(out, true, 1);
   a.grid = with_cells(call.input(grid, true, 6));
   call.run(&Call::Table::total_variation_forward, a);
 }
 
 template <class Call>
-void total_variation_backward(Call& call, Out<Call> d_grid, In<Call> grid, In<Call> grad) {
+void total_variation_backward(Call& call, Out<Call> d_grid, In<Call> grid, InIndex<Call> index, In<Call> grad) {
   TotalVariationGradArgs a{};
+  a.index = call.index(index, true);
   a.d_grid = with_cells(call.output(d_grid, true, 6));
   a.grid = with_cells(call.input(grid, true, 6));
   a.grad = call.input(grad, true, 1);

@@ -6,8 +6,10 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "compiler.h"
+#include "tensor.h"
 
 namespace bilateral_ops {
 inline namespace BO_ISA {
@@ -50,6 +52,24 @@ BO_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <class T>
 BO_INLINE T relu(T v) {
   return v < T(0) ? T(0) : v;
+}
+
+// Which grid pixel (n, y, x) is sampled from. The index may be out of range.
+BO_INLINE int64_t grid_of(const GridIndex& index, int64_t n, int64_t y, int64_t x) {
+  if (!index.data) return n;
+  const char* const p = index.data + n * index.strides[0] + y * index.strides[1] + x * index.strides[2];
+#if defined(__CUDA_ARCH__)
+  return index.wide ? *reinterpret_cast<const int64_t*>(p) : *reinterpret_cast<const int32_t*>(p);
+#else
+  int64_t wide;
+  int32_t narrow;
+  if (index.wide) {
+    memcpy(&wide, p, sizeof wide);
+    return wide;
+  }
+  memcpy(&narrow, p, sizeof narrow);
+  return narrow;
+#endif
 }
 
 // --- Positions on a grid axis

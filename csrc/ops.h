@@ -29,6 +29,9 @@ namespace bilateral_ops {
 struct Sampling {
   Tensor guide;  // (N,H,W); absent in enhance, and in slice_apply where the image's luma is to guide
   Tensor xy;     // (N,H,W,2), optional
+  // (N), or (N,H,W) beside xy, optional: the grids are then (M,…) instead of (N,…), and index says which of them is
+  // sampled, in an equation of n its grid[n]
+  GridIndex index;
   int64_t top, left, full_height, full_width;
   bool align_corners;
 };
@@ -119,13 +122,15 @@ struct EnhanceArgs {
 
 // total_variation: out[n] = Σ_axes mean over neighbours and channels of (g[i+1] − g[i])²; an axis of one cell adds 0
 struct TotalVariationArgs {
-  Tensor out;   // (N)
-  Tensor grid;  // (N,Gh,Gw,Gd,C1,C2)
+  Tensor out;       // (N)
+  Tensor grid;      // (N,Gh,Gw,Gd,C1,C2)
+  GridIndex index;  // (N), optional: as in Sampling
 };
 // d_grid[i] = 2·grad·Σ_axes ((g[i] − g[i−1]) − (g[i+1] − g[i])) / count
 struct TotalVariationGradArgs {
   Tensor d_grid;
   Tensor grid, grad;
+  GridIndex index;
 };
 
 // resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H: the

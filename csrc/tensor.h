@@ -44,6 +44,13 @@ struct Tensor {
   int64_t strides[kMaxRank];  // in bytes; zero, negative and unaligned ones are all allowed
 };
 
+// Which of M grids a pixel is sampled from: integers of any strides. Without data, image n has grid n.
+struct GridIndex {
+  const char* data;
+  bool wide;           // int64, otherwise int32
+  int64_t strides[3];  // in bytes, along (N,H,W); 0 along H and W where a whole image has one grid
+};
+
 // Whether there are no elements.
 constexpr bool is_empty(const Tensor& t) {
   for (int axis = 0; axis < t.rank; ++axis) {

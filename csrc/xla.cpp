@@ -1,7 +1,7 @@
 // XLA's handlers on the CPU. XLA calls them from threads of its own, without the GIL.
 #include "xla.h"
 
-#include "cpu/dispatch.h"
+#include "cpu/by_grid.h"
 
 namespace bilateral_ops {
 namespace xla {
@@ -12,7 +12,7 @@ struct Host {
   explicit Host(Frame*) {}
   template <class Args>
   void run(void (*Table::*kernel)(const Args&), const Args& args, const char*) const {
-    run_kernel(kernels(), kernel, args);
+    run_on_host(kernel, args);
   }
 };
 

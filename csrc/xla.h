@@ -35,7 +35,7 @@ constexpr int kMajor = 0;  // version of the layouts below
 constexpr int kMinor = 1;  // of the first jaxlibs with jax.ffi, which do not pass theirs when they query the handler's
 enum Code : int { kInvalidArgument = 3, kResourceExhausted = 8, kInternal = 13 };
 enum Stage : int { kExecute = 3 };
-enum Type : int { kPred = 1, kS64 = 5, kU8 = 6, kU16 = 7, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16 };
+enum Type : int { kPred = 1, kS32 = 4, kS64 = 5, kU8 = 6, kU16 = 7, kF16 = 10, kF32 = 11, kF64 = 12, kBF16 = 16 };
 enum AttributeType : int { kScalar = 3, kString = 4 };
 constexpr int kBuffer = 1, kMetadata = 1;
 
@@ -134,8 +134,19 @@ struct Handler {
   Error* (*function)(Frame*);
 };
 
-inline DType dtype_of(int type, int64_t& size) {
-  size = type == kU8 ? 1 : type == kF32 ? 4 : type == kF64 ? 8 : 2;
+// The size of an element in bytes
+constexpr int64_t size_of(int type) {
+  switch (type) {
+    case kPred:
+    case kU8: return 1;
+    case kS32:
+    case kF32: return 4;
+    case kS64:
+    case kF64: return 8;
+    default: return 2;
+  }
+}
+inline DType dtype_of(int type) {
   switch (type) {
     case kF16: return DType::f16;
     case kBF16: return DType::bf16;
@@ -218,10 +229,26 @@ class Call {
     return static_cast<int>(a.buffer->rank) - mapped_ + (a.has_batch && !batched_ && merged());
   }
   Tensor input(const Array& a, bool batched, int rank) const {
+    Tensor t = view(a, batched, rank);
+    if (t.data) t.dtype = dtype_of(a.buffer->dtype);
+    return t;
+  }
+  Tensor output(const Array& a, bool batched, int rank) const { return input(a, batched, rank); }
+  GridIndex index(const Array& a, bool batched) const {
+    return grid_index(view(a, batched, 3), a.buffer && a.buffer->dtype == kS64);
+  }
+  template <class Kernel, class Args>
+  void run(Kernel kernel, const Args& args) {
+    backend_.run(kernel, args, operation_.c_str());
+  }
+
+ private:
+  bool merged() const { return unmerged_ < mapped_; }
+
+  // An array as a tensor without its dtype
+  Tensor view(const Array& a, bool batched, int rank) const {
     Tensor t{};
     if (!a.buffer) return t;
-    int64_t size;
-    t.dtype = dtype_of(a.buffer->dtype, size);
     const bool joined = a.has_batch && (batched_ || merged());  // the first axis is the merged one
     const int first = mapped_ + (a.has_batch && batched_);      // the next one in the buffer
     set_axes(
@@ -233,14 +260,6 @@ class Call {
     t.data = a.buffer->data ? static_cast<char*>(a.buffer->data) + a.offset : &somewhere;
     return t;
   }
-  Tensor output(const Array& a, bool batched, int rank) const { return input(a, batched, rank); }
-  template <class Kernel, class Args>
-  void run(Kernel kernel, const Args& args) {
-    backend_.run(kernel, args, operation_.c_str());
-  }
-
- private:
-  bool merged() const { return unmerged_ < mapped_; }
 
   template <class F>
   void each(const F& f) {
@@ -254,8 +273,7 @@ class Call {
 
   // The size in bytes of the axes from `axis` on
   static int64_t bytes(const Array& a, int axis) {
-    int64_t count;
-    dtype_of(a.buffer->dtype, count);
+    int64_t count = size_of(a.buffer->dtype);
     for (int64_t i = axis; i < a.buffer->rank; ++i) count *= a.buffer->dims[i];
     return count;
   }
@@ -358,7 +376,7 @@ class Taker {
       return call_.align_corners();
     } else if constexpr (std::is_same_v<P, Window>) {
       return call_.window();
-    } else if constexpr (std::is_same_v<P, In<C>>) {
+    } else if constexpr (std::is_same_v<P, In<C>> || std::is_same_v<P, InIndex<C>>) {
       return {*take(call_.arguments(), arguments_, 1)};
     } else if constexpr (std::is_same_v<P, Out<C>>) {
       return {*take(call_.results(), results_, 1)};
@@ -420,6 +438,8 @@ Error* handle(Frame* frame) {
                   operation + ": there must be memory for a few grid rows a thread, got none.");
   } catch (const std::invalid_argument& error) {
     return failed(frame, kInvalidArgument, error.what());
+  } catch (const std::out_of_range& error) {
+    return failed(frame, kInvalidArgument, operation + ": " + error.what());
   } catch (const std::exception& error) {
     return failed(frame, kInternal, error.what());
   }

@@ -47,6 +47,7 @@ SUBJECTS = (*(name for name in OPERATIONS if name != "enhance"), *GUIDES)
 DIFFERENTIABLE = tuple(name for name, operation in OPERATIONS.items() if operation.vjp is not None)
 SAMPLED = ("slice", "slice_apply", "splat")  # they take a guide array, xy, window and align_corners
 WINDOWED = (*SAMPLED, *GUIDES)
+OPTIONAL = ("xy", "index")  # arrays that are passed by keyword
 NUMBERS = ("grid_shape", "size")  # arguments that say the result's shape; a VJP has the gradient's
 WITH_GRID = ("slice", "slice_apply", "total_variation", *GUIDES)
 
@@ -150,6 +151,16 @@ CASES: dict[str, dict[str, Any]] = {
     "xy raster wide": {"xy": True, "raster": True, "Ci": 4, "Co": 2, "H": 17, "W": 70, "Gd": 13},
     "xy raster deep": {"xy": True, "raster": True, "H": 17, "W": 70, "Gd": 18},
     "xy raster of one pixel": {"xy": True, "raster": True, "H": 1, "W": 1},
+    # Grids that are named. Small images with coordinates of their own, and pixels, are sorted by grid.
+    "index": {"index": "images", "N": 3, "M": 4},
+    "index wide": {"index": "images", "N": 3, "M": 2, "H": 5, "W": 61, "Gd": 8},
+    "index of one grid": {"index": "images", "N": 2, "M": 1, "Co": 4, "align_corners": True},
+    "index, no images": {"index": "images", "N": 0, "M": 2},
+    "index xy": {"index": "images", "xy": True, "N": 40, "M": 7, "H": 1, "W": 1},
+    "index xy of large images": {"index": "images", "xy": True, "N": 3, "M": 3, "H": 65, "W": 67},
+    "index of pixels": {"index": "pixels", "xy": True, "N": 2, "M": 5, "H": 3, "W": 33},
+    "index of pixels corners": {"index": "pixels", "xy": True, "N": 1, "M": 9, "H": 1, "W": 70, "align_corners": True},
+    "index of pixels, no rows": {"index": "pixels", "xy": True, "N": 2, "M": 2, "H": 0},
     "corners": {"align_corners": True, "W": 37},
     "corners, one cell": {"align_corners": True, "Gh": 1, "Gw": 1, "Gd": 1},
     "corners, single pixel": {"align_corners": True, "H": 1, "W": 1},
@@ -192,20 +203,21 @@ CASES: dict[str, dict[str, Any]] = {
 
 _SIZE, _GRID, _MATRIX = {"N", "H", "W"}, {"Gh", "Gw", "Gd", "ones"}, {"Co", "Ci", "offset"}
 _CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
+_INDEX = {"index", "M"}
 _SAMPLING = {"guide_range", "on_knots", "xy", "raster"} | _WINDOW
 _ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
 #: Options that a case is for: it says nothing new about what does not take them. The others are sizes.
-_FOR = {"offset", "ones", "C", "on_knots", "xy", "raster", "size", "dtype"} | _CURVES | _NN | _WINDOW
+_FOR = {"offset", "ones", "C", "on_knots", "xy", "raster", "index", "size", "dtype"} | _CURVES | _NN | _WINDOW
 _SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners", "dtype")
 OPTIONS = {
-    "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING,
+    "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING | _INDEX,
     "apply": _SIZE | _MATRIX,
-    "slice_apply": _SIZE | _GRID | _MATRIX | _SAMPLING,
+    "slice_apply": _SIZE | _GRID | _MATRIX | _SAMPLING | _INDEX,
     "guide_curves": _SIZE | {"Ci"} | _CURVES,
     "guide_nn": _SIZE | {"Ci"} | _NN,
     "guide_luma": _SIZE,
     "splat": (_SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING) - {"ones"},
-    "total_variation": {"N", "C"} | _GRID | _MATRIX,
+    "total_variation": {"N", "C"} | _GRID | _MATRIX | _INDEX,
     "resize_area": _SIZE | {"Ci", "size", "dtype"},
     "enhance(curves)": _ENHANCE | _CURVES,
     "enhance(nn)": _ENHANCE | _NN,
@@ -261,7 +273,8 @@ def arguments(subject: str, dtypes: Dtypes = ALL_F64, **options: Any) -> dict[st
         if name in result and special["ones"]:
             result[name] = np.ones_like(result[name])
     if subject == "total_variation" and options.get("N") == 0:
-        result["grid"] = result["grid"][:0]
+        emptied = "index" if "index" in result else "grid"
+        result[emptied] = result[emptied][:0]
     if subject in SAMPLED:
         if special["on_knots"]:
             depth = result["grid_shape"][2] if subject == "splat" else options["Gd"]
@@ -304,14 +317,14 @@ def random_like(shape: tuple[int, ...], dtype: np.dtype, seed: int = 1) -> Any:
 
 
 def forward(module: Any, subject: str, arguments: Mapping[str, Any], **keywords: Any) -> Any:
-    positional = [value for name, value in arguments.items() if name != "xy"]
-    keywords |= {"xy": arguments["xy"]} if "xy" in arguments else {}
+    positional = [value for name, value in arguments.items() if name not in OPTIONAL]
+    keywords |= {name: arguments[name] for name in OPTIONAL if name in arguments}
     return getattr(module, operation(subject))(*positional, **keywords)
 
 
 def backward(module: Any, subject: str, arguments: Mapping[str, Any], grad: Any, **keywords: Any) -> Any:
-    positional = [value for name, value in arguments.items() if name not in ("xy", *NUMBERS)]
-    keywords |= {"xy": arguments["xy"]} if "xy" in arguments else {}
+    positional = [value for name, value in arguments.items() if name not in (*OPTIONAL, *NUMBERS)]
+    keywords |= {name: arguments[name] for name in OPTIONAL if name in arguments}
     return getattr(module, f"{operation(subject)}_vjp")(*positional, grad, **keywords)
 
 
@@ -340,6 +353,8 @@ def replaced(arguments: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def _as_float64(array: Any) -> Any:
+    if array.dtype.kind == "i":
+        return array
     return array.astype(F64) / np.iinfo(array.dtype).max if array.dtype.kind == "u" else array.astype(F64)
 
 

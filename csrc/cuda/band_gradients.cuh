@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
     if (t < 4) bounds[t] = bound_of(g, at, t);
     const int64_t right_column = min_of(at.kx + 1, g.Gw - 1), upper_row = min_of(at.ky + 1, g.Gh - 1);
     for (int c = 0; wants_own && c < 4; ++c)
-      load_cells(work.a.grid, at.n, c & 2 ? upper_row : at.ky, c & 1 ? right_column : at.kx, 1, depth,
+      load_cells(work.a.grid, g.grid_at(at.n), c & 2 ? upper_row : at.ky, c & 1 ? right_column : at.kx, 1, depth,
                  Constant<kCell>(), cells + c * column);
     __syncthreads();
     const int64_t left = bounds[1], right = bounds[3], height = bounds[2] - bounds[0];

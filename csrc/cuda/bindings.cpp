@@ -115,8 +115,13 @@ class DeviceCall {
 
   bool given(bo::Object object) const { return !object.is_none(); }
   int rank(bo::Object object) const { return object.attr("ndim").cast<int>(); }
-  bo::Tensor input(bo::Object object, bool batched, int rank) { return view(object, batched, rank, false); }
-  bo::Tensor output(bo::Object object, bool batched, int rank) { return view(object, batched, rank, true); }
+  bo::Tensor input(bo::Object object, bool batched, int rank) { return tensor(object, batched, rank, false); }
+  bo::Tensor output(bo::Object object, bool batched, int rank) { return tensor(object, batched, rank, true); }
+  bo::GridIndex index(bo::Object object, bool batched) {
+    DLDataType type{};
+    const bo::Tensor t = view(object, batched, 3, false, type);
+    return bo::grid_index(t, type.bits == 64);
+  }
 
   template <class Args>
   void run(void (*Table::*kernel)(const Args&, bo::Launch&), const Args& args) {
@@ -129,11 +134,17 @@ class DeviceCall {
   }
 
  private:
-  bo::Tensor view(bo::Object object, bool batched, int rank, bool written) {
+  bo::Tensor tensor(bo::Object object, bool batched, int rank, bool written) {
+    DLDataType type{};
+    bo::Tensor t = view(object, batched, rank, written, type);
+    if (t.data) t.dtype = dtype_of(type);
+    return t;
+  }
+  bo::Tensor view(bo::Object object, bool batched, int rank, bool written, DLDataType& type) {
     bo::Tensor t{};
     if (object.is_none()) return t;
     const DLTensor& array = lend(object, written);
-    t.dtype = dtype_of(array.dtype);
+    type = array.dtype;
     const int64_t size = array.dtype.bits / 8;
     bo::set_axes(
         t, array.ndim, batched, rank, [&](int axis) { return array.shape[axis]; },

@@ -3,7 +3,7 @@
 //
 //   largest   a first pass over the pixels finds the exponent of the largest contribution between each two cells
 //   power     scale_cells: a cell's integers count 2^−power, of which each contribution to it has at most 2^bits, and
-//             all contributions of an image together less than 2^62
+//             all contributions to a grid together less than 2^62
 //   sums      contributions are rounded to whole units, and added by atomics
 //   gradient  store_sums makes floating-point numbers of the sums
 //
@@ -26,10 +26,11 @@ constexpr int32_t kNotFinite = -1000;
 // A power of two in float cannot take contributions below 2^−100 or so to integers at once; see raised().
 constexpr int32_t kMostPower = 164, kRaisedFrom = 100, kRaised = 64;
 
-// The workspace of the sums of all images, each of that many pixels. Sums and largest contributions are zeroed.
-inline CellSums make_cell_sums(Launch& to, int64_t images, int64_t cells, int64_t channels, int64_t pixels) {
+// The workspace of the sums of all grids, to each of which up to that many pixels contribute. Sums and largest
+// contributions are zeroed.
+inline CellSums make_cell_sums(Launch& to, int64_t grids, int64_t cells, int64_t channels, int64_t pixels) {
   CellSums s;
-  const int64_t all = images * cells;
+  const int64_t all = grids * cells;
   s.sums = workspace<unsigned long long>(to, all * channels + ceil_div(all, 2));
   s.largest = reinterpret_cast<uint32_t*>(s.sums + all * channels);
   s.power = workspace<int32_t>(to, all);
@@ -91,7 +92,7 @@ static __global__ void __launch_bounds__(256) store_sums(Tensor d_grid, bool den
   if (cell >= static_cast<uint32_t>(d_grid.shape[0]) * static_cast<uint32_t>(from.cells)) return;
   const int32_t power = from.power[cell];
   // In two steps, as 2^−power may be no float
-  const float first = power == kNotFinite ? bits_float(0x7fc00000u) : two_to(-(power >> 1));
+  const float first = power == kNotFinite ? not_a_number<float>() : two_to(-(power >> 1));
   const float sum = static_cast<float>(static_cast<long long>(from.sums[e])) * first * two_to((power >> 1) - power);
   if (dense) {
     reinterpret_cast<float*>(d_grid.data)[e] = sum;

@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kTileWidth, 4)
     }
     __syncthreads();
     for_channels(out, tile, Co, [&](int p, int64_t i) {
-      const Sampler<T> sampler(grid, g, tile.n, positions.get(p));
+      const Sampler<T> sampler(grid, g, tile, p, positions.get(p));
       const int64_t row = i * grid.strides[4];
       T sum = offset ? sampler.value(row + Ci * grid.strides[5]) : T(0);
       for (int64_t j = 0; j < Ci; ++j)

@@ -6,6 +6,11 @@
 
 namespace bilateral_ops {
 
+template <class T>
+BO_DEVICE T not_a_number() {
+  return static_cast<T>(bits_float(0x7fc00000u));
+}
+
 // Axis of formulas.h in the compute type, so that devices need no double for float
 template <class T>
 struct AxisRule {
@@ -26,6 +31,14 @@ struct Lattice {
   int64_t N, H, W, Gh, Gw, Gd, C, top, left;
   PixelAxis y, x;       // the rules of pixel indices
   AxisRule<T> v, u, z;  // the rules of coordinates: xy's, and the guide
+  GridIndex index;
+  int64_t grids;  // N, or M where there is an index
+
+  // The grid of pixel (n, y, x); −1 where the index names none: what is sampled there is NaN, and splatted nowhere
+  __device__ int64_t grid_at(int64_t n, int64_t row = 0, int64_t column = 0) const {
+    const int64_t m = grid_of(index, n, row, column);
+    return m < 0 || m >= grids ? -1 : m;
+  }
 };
 // `cells` is the grid or a tensor of its shape.
 template <class T>
@@ -45,6 +58,8 @@ Lattice<T> make_lattice(const Sampling& at, const Tensor& cells, const Tensor& p
   g.v = make_rule<T>(g.Gh, at.align_corners);
   g.u = make_rule<T>(g.Gw, at.align_corners);
   g.z = make_rule<T>(g.Gd, at.align_corners);
+  g.index = at.index;
+  g.grids = cells.shape[0];
   return g;
 }
 

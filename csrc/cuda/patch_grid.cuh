@@ -22,17 +22,20 @@ inline bool is_coarse(const Sampling& at, const Tensor& grid, DType compute) {
 inline int64_t cell_size(const Tensor& grid) { return ceil_div(grid.shape[4] * grid.shape[5], 4) * 4; }
 
 // Loads `columns` columns of cells, from column x of grid row y on, into shared memory, [column][z][channel]. The work
-// is shared among the threads of the block; dense float32 is loaded 128 bits at a time. `cell` is cell_size(grid).
+// is shared among the threads of the block; dense float32 is loaded 128 bits at a time. `cell` is cell_size(grid). Of
+// grid −1 all is NaN.
 template <class Size>
-BO_DEVICE void load_cells(const Tensor& grid, int64_t n, int64_t y, int64_t x, int columns, int depth, Size cell,
+BO_DEVICE void load_cells(const Tensor& grid, int64_t m, int64_t y, int64_t x, int columns, int depth, Size cell,
                           float* to) {
-  const char* const from = address_of(grid, n, y, x);
+  const char* const from = address_of(grid, max_of<int64_t>(0, m), y, x);
   const int channels = static_cast<int>(grid.shape[4] * grid.shape[5]);
   const bool dense = grid.dtype == DType::f32 && channels == cell && grid.strides[5] == 4 &&
                      grid.strides[4] == 4 * grid.shape[5] && grid.strides[3] == 4 * cell &&
                      (columns == 1 || grid.strides[2] == grid.strides[3] * depth) && Storage<F32>::is_vector(from);
   const int count = columns * depth * cell, threads = static_cast<int>(blockDim.x);
-  if (dense) {
+  if (m < 0) {
+    for (int e = static_cast<int>(threadIdx.x); e < count; e += threads) to[e] = not_a_number<float>();
+  } else if (dense) {
     for (int e = static_cast<int>(threadIdx.x); e < count / 4; e += threads)
       reinterpret_cast<Vec4<float>*>(to)[e] = reinterpret_cast<const Vec4<float>*>(from)[e];
   } else {
@@ -137,8 +140,9 @@ class PatchGrid {
     first_column_ = column_k_[0];
     rows_ = static_cast<int>(min_of<int64_t>(row_k_[patch.height - 1] + 2, g.Gh)) - first_row;
     columns_ = static_cast<int>(min_of<int64_t>(column_k_[patch.width - 1] + 2, g.Gw)) - first_column_;
+    const int64_t m = g.grid_at(patch.n);
     for (int r = 0; r < rows_; ++r)
-      load_cells(grid, patch.n, first_row + r, first_column_, columns_, depth_, cell_, cells_ + r * columns_ * column_);
+      load_cells(grid, m, first_row + r, first_column_, columns_, depth_, cell_, cells_ + r * columns_ * column_);
     __syncthreads();
   }
   // Interpolates the cells in y for a row of the patch, by all threads of the warp; __syncwarp() must follow.

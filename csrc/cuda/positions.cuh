@@ -20,6 +20,7 @@ BO_DEVICE Position<T> rounded(const Position<double>& p) {
 template <class T>
 BO_DEVICE PixelPosition<T> locate(const Lattice<T>& g, const Sampling& at, const Tile& tile, int p, T depth) {
   PixelPosition<T> to;
+  if (g.index.data && g.grid_at(tile.n, tile.y, tile.x + p) < 0) depth = not_a_number<T>();
   to.z = locate(depth, g.z);
   if (at.xy.data) {
     const char* const xy = address_of(at.xy, tile, p);

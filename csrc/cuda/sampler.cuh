@@ -16,9 +16,11 @@ struct RowCells {
 template <class T>
 class Sampler {
  public:
-  __device__ Sampler(const Tensor& grid, const Lattice<T>& g, int64_t n, const PixelPosition<T>& at)
+  // Pixel p of a tile
+  __device__ Sampler(const Tensor& grid, const Lattice<T>& g, const Tile& tile, int p, const PixelPosition<T>& at)
       : dtype_(grid.dtype),
-        lowest_(address_of(grid, n, at.y.k, at.x.k) + at.z.k * grid.strides[3]),
+        lowest_(address_of(grid, max_of<int64_t>(0, g.grid_at(tile.n, tile.y, tile.x + p)), at.y.k, at.x.k) +
+                at.z.k * grid.strides[3]),
         up_(at.y.k + 1 < g.Gh ? grid.strides[1] : 0),
         right_(at.x.k + 1 < g.Gw ? grid.strides[2] : 0),
         above_(at.z.k + 1 < g.Gd ? grid.strides[3] : 0),

@@ -139,13 +139,14 @@ __global__ void __launch_bounds__(kPixelThreads)
     measure_contributions(Contributions contributions, Sampling at, Lattice<float> g, Scattered s, CellSums to) {
   const uint32_t p = blockIdx.x * blockDim.x + threadIdx.x;
   if (p >= s.pixels) return;
-  const uint32_t n = image_of(s, p);
-  const Tile tile = tile_of(s, p, n);
+  const Tile tile = tile_of(s, p, image_of(s, p));
+  const int64_t m = g.grid_at(tile.n, tile.y, tile.x);
+  if (m < 0) return;
   const PixelPosition<float> here = locate(g, at, tile, 0);
   uint32_t largest = 0;
   for (int c = 0; c < to.channels; ++c)
     largest = max_of(largest, magnitude_bits(contributions.template at<float>(tile, 0, c)));
-  note_largest(to.largest + n * s.cells + cells_of(s, here).lowest, here, largest);
+  note_largest(to.largest + m * s.cells + cells_of(s, here).lowest, here, largest);
 }
 
 // Adds 16 channels of 32 pixels per warp.
@@ -164,15 +165,21 @@ __global__ void __launch_bounds__(32 * kScatteredWarps, 5)
   const int count = static_cast<int>(min_of(static_cast<uint32_t>(kLeftPixels), s.pixels - first));
   Vec4<float>* const left = reinterpret_cast<Vec4<float>*>(memory) + warp * kLeftPixels * kLeftVectors;
 
-  PixelCells cells = {-1, 0, 0, 0};
+  // A pixel whose index names no grid adds zeros.
+  PixelCells cells = {lane < count ? 0 : -1, 0, 0, 0};
   Shares shares = {};
   Vec4<float> values[4] = {};
+  Tile tile = {};
+  int64_t m = -1;
   if (lane < count) {
-    const uint32_t p = first + static_cast<uint32_t>(lane), n = image_of(s, p);
-    const Tile tile = tile_of(s, p, n);
+    const uint32_t p = first + static_cast<uint32_t>(lane);
+    tile = tile_of(s, p, image_of(s, p));
+    m = g.grid_at(tile.n, tile.y, tile.x);
+  }
+  if (m >= 0) {
     const PixelPosition<float> here = locate(g, at, tile, 0);
     cells = cells_of(s, here);
-    cells.lowest += static_cast<int32_t>(n) * s.cells;
+    cells.lowest += static_cast<int32_t>(m) * s.cells;
     shares = shares_of(here, cells, to.power);
 #pragma unroll
     for (int c = 0; c < kLeftChannels; ++c)
@@ -226,9 +233,12 @@ void launch_warps(Launch& to, void (*kernel)(Parameters...), int64_t units,
   const int warps = units < 4096 ? 1 : kScatteredWarps;
   launch(to, kernel, ceil_div(units, warps), 32 * warps, warps * kLeftBytes, arguments...);
 }
+inline CellSums make_cell_sums(Launch& to, const Lattice<float>& g, const Scattered& s) {
+  return make_cell_sums(to, g.grids, s.cells, g.C, g.index.data ? s.pixels : s.per_image);
+}
 inline void launch_scale_cells(Launch& to, const Lattice<float>& g, const CellSums& sums) {
-  launch(to, scale_cells, ceil_div(g.N * sums.cells, 128), 128, 0, sums, static_cast<int32_t>(g.Gh),
-         static_cast<int32_t>(g.Gw), static_cast<int32_t>(g.Gd), static_cast<int32_t>(g.N));
+  launch(to, scale_cells, ceil_div(g.grids * sums.cells, 128), 128, 0, sums, static_cast<int32_t>(g.Gh),
+         static_cast<int32_t>(g.Gw), static_cast<int32_t>(g.Gd), static_cast<int32_t>(g.grids));
 }
 
 // d_grid: the contributions of pixels with or without coordinates of their own, splatted
@@ -237,9 +247,9 @@ void splat_anywhere(Launch& to, const Contributions& contributions, const Sampli
                     const Tensor& d_grid) {
   if constexpr (sizeof(T) == sizeof(float)) {
     const Lattice<float> g = make_lattice<float>(at, d_grid, pixels);
-    if (is_scattered(at, d_grid, pixels) && g.N > 0 && g.C > 0) {
+    if (is_scattered(at, d_grid, pixels) && g.grids > 0 && g.C > 0) {
       const Scattered s = make_scattered(d_grid, pixels);
-      const CellSums sums = make_cell_sums(to, g.N, s.cells, g.C, s.per_image);
+      const CellSums sums = make_cell_sums(to, g, s);
       launch_pixels(to, measure_contributions<Contributions>, s.pixels, contributions, at, g, s, sums);
       launch_scale_cells(to, g, sums);
       launch_warps(to, splat_scattered<Contributions>, ceil_div(s.pixels, kLeftPixels) * ceil_div(g.C, kLeftChannels),

@@ -19,10 +19,17 @@ constexpr int kFewPixels = 1 << 15;          // below this, four threads share a
 
 // --- Pixels by number, in raster order, of all images
 
+// The grid that a pixel is sampled from; where its index names none, that is the first one, at a depth that is NaN
+struct GridOfPixel {
+  uint32_t m;
+  bool exists;
+};
+
 // In arrays that are dense float32
 struct DensePixels {
   using At = uint32_t;
   __device__ At at(const Scattered&, uint32_t p, uint32_t) const { return p; }
+  __device__ GridOfPixel grid(const Lattice<float>&, At, uint32_t n) const { return {n, true}; }
   template <int kChannels>
   __device__ void load(const Tensor& t, At p, float (&v)[kChannels]) const {
     struct alignas(kChannels == 2 ? 8 : 4) Pixel {
@@ -36,10 +43,14 @@ struct DensePixels {
     reinterpret_cast<float*>(t.data)[static_cast<uint64_t>(p) * static_cast<uint32_t>(channels) + c] = v;
   }
 };
-// In arrays of any dtype and strides
+// In arrays of any dtype and strides, or with an index
 struct StridedPixels {
   using At = Tile;
   __device__ At at(const Scattered& s, uint32_t p, uint32_t n) const { return tile_of(s, p, n); }
+  __device__ GridOfPixel grid(const Lattice<float>& g, const At& at, uint32_t) const {
+    const int64_t m = g.grid_at(at.n, at.y, at.x);
+    return {static_cast<uint32_t>(max_of<int64_t>(0, m)), m >= 0};
+  }
   template <int kChannels>
   __device__ void load(const Tensor& t, const At& at, float (&v)[kChannels]) const {
     const char* const from = address_of(t, at, 0);
@@ -57,15 +68,15 @@ struct StridedPixels {
 // --- The call
 
 struct Scattered34 : Scattered {
-  const char* grid;                             // [image][cell][12] floats, the cells at multiples of 16
-  int64_t grid_step;                            // bytes from image to image
+  const char* grid;                             // [grid][cell][12] floats, the cells at multiples of 16
+  int64_t grid_step;                            // bytes from grid to grid
   int32_t row_bytes, column_bytes, cell_bytes;  // from one to the next in y, x and z
 };
 BO_DEVICE PixelPosition<float> locate(const Lattice<float>& g, const float (&xy)[2], float depth) {
   return {locate(xy[1], g.v), locate(xy[0], g.u), locate(depth, g.z)};
 }
-BO_DEVICE const char* cell_at(const Scattered34& s, uint32_t n, int32_t cell) {
-  return s.grid + n * s.grid_step + int64_t(kCellBytes) * cell;
+BO_DEVICE const char* cell_at(const Scattered34& s, const GridOfPixel& grid, int32_t cell) {
+  return s.grid + grid.m * s.grid_step + int64_t(kCellBytes) * cell;
 }
 
 // --- Forward
@@ -77,15 +88,16 @@ __global__ void __launch_bounds__(kPixelThreads)
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
+  const GridOfPixel grid = pixels.grid(g, pixel, n);
   float xy[2], depth[1], in[3];
   pixels.load(a.at.xy, pixel, xy);
   pixels.load(a.at.guide, pixel, depth);
   pixels.load(a.image, pixel, in);
-  const PixelPosition<float> at = locate(g, xy, depth[0]);
+  const PixelPosition<float> at = locate(g, xy, grid.exists ? depth[0] : not_a_number<float>());
   const PixelCells cells = cells_of(s, at);
   const int32_t up = at.y.k < s.last_y ? s.row_bytes : 0, right = at.x.k < s.last_x ? s.column_bytes : 0,
                 above = at.z.k < s.last_z ? s.cell_bytes : 0;
-  const char* const lowest = cell_at(s, n, cells.lowest);
+  const char* const lowest = cell_at(s, grid, cells.lowest);
 #pragma unroll
   for (int i = 0; i < 3; ++i) {
     Vec4<float> v[4];  // interpolated in y, [x][z]
@@ -107,14 +119,20 @@ __global__ void __launch_bounds__(kPixelThreads)
 // A pixel's elements and position
 template <class Pixels>
 BO_DEVICE PixelPosition<float> load_pixel(const Pixels& pixels, const typename Pixels::At& pixel,
-                                          const SliceApplyGradArgs& a, const Lattice<float>& g, float (&in)[3],
-                                          float (&grad)[3]) {
+                                          const GridOfPixel& grid, const SliceApplyGradArgs& a, const Lattice<float>& g,
+                                          float (&in)[3], float (&grad)[3]) {
   float xy[2], depth[1];
   pixels.load(a.at.xy, pixel, xy);
   pixels.load(a.at.guide, pixel, depth);
   pixels.load(a.image, pixel, in);
   pixels.load(a.grad, pixel, grad);
-  return locate(g, xy, depth[0]);
+  return locate(g, xy, grid.exists ? depth[0] : not_a_number<float>());
+}
+
+// Makes zeros of what a pixel contributes.
+BO_DEVICE void clear(float (&in)[3], float (&grad)[3]) {
+#pragma unroll
+  for (int c = 0; c < 3; ++c) in[c] = grad[c] = 0.0f;
 }
 
 // Notes how much each pixel contributes to a cell at most. One thread per pixel.
@@ -125,15 +143,17 @@ __global__ void __launch_bounds__(kPixelThreads)
   if (p >= s.pixels) return;
   const uint32_t n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
+  const GridOfPixel grid = pixels.grid(g, pixel, n);
+  if (!grid.exists) return;
   float in[3], grad[3];
-  const PixelPosition<float> at = load_pixel(pixels, pixel, a, g, in, grad);
+  const PixelPosition<float> at = load_pixel(pixels, pixel, grid, a, g, in, grad);
   uint32_t of_in = magnitude_bits(1.0f), of_grad = 0;
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     of_in = max_of(of_in, magnitude_bits(in[c]));
     of_grad = max_of(of_grad, magnitude_bits(grad[c]));
   }
-  note_largest(to.largest + n * s.cells + cells_of(s, at).lowest, at,
+  note_largest(to.largest + grid.m * static_cast<uint32_t>(s.cells) + cells_of(s, at).lowest, at,
                magnitude_bits(bits_float(of_in) * bits_float(of_grad)));
 }
 
@@ -183,19 +203,21 @@ __global__ void __launch_bounds__(32 * kScatteredWarps, 5)
   const int count = static_cast<int>(min_of(32u, s.pixels - first));
   Vec4<float>* const left = reinterpret_cast<Vec4<float>*>(memory) + warp * kLeftPixels * kLeftVectors;
 
-  PixelCells cells = {-1, 0, 0, 0};
+  // A pixel whose index names no grid adds zeros.
+  PixelCells cells = {lane < count ? 0 : -1, 0, 0, 0};
   Shares shares = {};
   float in[3] = {}, grad[3] = {};
   if (lane < count) {
     const uint32_t p = first + static_cast<uint32_t>(lane), n = image_of(s, p);
     const auto pixel = pixels.at(s, p, n);
-    const PixelPosition<float> at = load_pixel(pixels, pixel, a, g, in, grad);
-    cells = cells_of(s, at);
+    const GridOfPixel grid = pixels.grid(g, pixel, n);
+    const PixelPosition<float> at = load_pixel(pixels, pixel, grid, a, g, in, grad);
+    const PixelCells around = cells_of(s, at);
     if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
       ColumnGradients of[4];
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        of[c] = column_gradients(cell_at(s, n, cells.column(c)), kCellBytes * cells.above, in, grad, at.z.t);
+        of[c] = column_gradients(cell_at(s, grid, around.column(c)), kCellBytes * around.above, in, grad, at.z.t);
       const auto between = [&](float v0, float v1, float v2, float v3) {
         return lerp(lerp(v0, v1, at.x.t), lerp(v2, v3, at.x.t), at.y.t);
       };
@@ -212,8 +234,10 @@ __global__ void __launch_bounds__(32 * kScatteredWarps, 5)
         pixels.store(a.d_xy, pixel, 2, 1, down * at.y.slope);
       }
     }
-    if (a.d_grid.data) {
-      cells.lowest += static_cast<int32_t>(n) * s.cells;
+    if (!grid.exists) clear(in, grad);
+    if (a.d_grid.data && grid.exists) {
+      cells = around;
+      cells.lowest += static_cast<int32_t>(grid.m) * s.cells;
       shares = shares_of(at, cells, to.power);
     }
   }
@@ -239,11 +263,13 @@ __global__ void __launch_bounds__(32, 24)
   // Threads without a pixel compute the last one, and neither store nor add anything.
   const uint32_t p = first + static_cast<uint32_t>(min_of(slot, count - 1)), n = image_of(s, p);
   const auto pixel = pixels.at(s, p, n);
+  const GridOfPixel grid = pixels.grid(g, pixel, n);
   float in[3], grad[3];
-  const PixelPosition<float> at = load_pixel(pixels, pixel, a, g, in, grad);
+  const PixelPosition<float> at = load_pixel(pixels, pixel, grid, a, g, in, grad);
   const PixelCells cells = cells_of(s, at);
   if (a.d_image.data || a.d_guide.data || a.d_xy.data) {
-    ColumnGradients of = column_gradients(cell_at(s, n, cells.column(c)), kCellBytes * cells.above, in, grad, at.z.t);
+    ColumnGradients of =
+        column_gradients(cell_at(s, grid, cells.column(c)), kCellBytes * cells.above, in, grad, at.z.t);
     // The values of two columns that are neighbours in x (bit 1) or in y (bit 2), by their own threads and each other's
     float low, high;
     const auto meet = [&](float v, int bit) {
@@ -280,7 +306,9 @@ __global__ void __launch_bounds__(32, 24)
   }
   if (!a.d_grid.data) return;
 
-  const int32_t column = static_cast<int32_t>(n) * s.cells + cells.column(c);
+  if (!grid.exists) clear(in, grad);
+  const float tz = grid.exists ? at.z.t : 0.0f;
+  const int32_t column = static_cast<int32_t>(grid.m) * s.cells + cells.column(c);
   const int32_t lower = to.power[column], upper = to.power[column + cells.above];
   int32_t most = max_of(lower, upper);
   most = max_of(most, __shfl_xor_sync(0xffffffffu, most, 1));
@@ -289,7 +317,7 @@ __global__ void __launch_bounds__(32, 24)
   Vec4<float>* const own = left + slot * kLeftVectors;
   own[c] = contributions_34(grad, two_to(by), c == 0 ? in[0] : c == 1 ? in[1] : c == 2 ? in[2] : 1.0f);
   const float weight = (c & 2 ? at.y.t : 1.0f - at.y.t) * (c & 1 ? at.x.t : 1.0f - at.x.t);
-  own[4 + c] = column_shares(weight, at.z.t, lower - by, upper - by, static_cast<uint32_t>(column),
+  own[4 + c] = column_shares(weight, tz, lower - by, upper - by, static_cast<uint32_t>(column),
                              static_cast<uint32_t>(column + cells.above), kSumBytes);
   if (c == 0) own[8].at[0] = bits_float(static_cast<uint32_t>(column));
   __syncwarp();
@@ -337,9 +365,10 @@ inline Scattered34 make_scattered_34(Launch& to, const Tensor& grid, const Tenso
   return s;
 }
 
-// Calls f with DensePixels if all these tensors are so, else with StridedPixels.
+// Calls f with DensePixels if all these tensors are so and there is no index, else with StridedPixels.
 template <class F>
-void with_pixels(std::initializer_list<const Tensor*> tensors, F&& f) {
+void with_pixels(const Sampling& at, std::initializer_list<const Tensor*> tensors, F&& f) {
+  if (at.index.data) return f(StridedPixels());
   for (const Tensor* t : tensors)
     if (t->data && !is_dense(*t, 8)) return f(StridedPixels());
   f(DensePixels());
@@ -348,7 +377,7 @@ void with_pixels(std::initializer_list<const Tensor*> tensors, F&& f) {
 inline void launch_scattered_apply_34(Launch& to, const SliceApplyArgs& a) {
   const Scattered34 s = make_scattered_34(to, a.grid, a.image);
   const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.out);
-  with_pixels({&a.out, &a.image, &a.at.guide, &a.at.xy},
+  with_pixels(a.at, {&a.out, &a.image, &a.at.guide, &a.at.xy},
               [&](auto pixels) { launch_pixels(to, scattered_apply_34<decltype(pixels)>, s.pixels, a, g, s, pixels); });
 }
 
@@ -356,8 +385,8 @@ inline void launch_scattered_backward_34(Launch& to, const SliceApplyGradArgs& a
   const Scattered34 s = make_scattered_34(to, a.grid, a.image);
   const Lattice<float> g = make_lattice<float>(a.at, a.grid, a.grad);
   CellSums sums = {};
-  if (a.d_grid.data) sums = make_cell_sums(to, g.N, s.cells, kMatrixSize, s.per_image);
-  with_pixels({&a.grad, &a.image, &a.at.guide, &a.at.xy, &a.d_guide, &a.d_image, &a.d_xy}, [&](auto pixels) {
+  if (a.d_grid.data) sums = make_cell_sums(to, g, s);
+  with_pixels(a.at, {&a.grad, &a.image, &a.at.guide, &a.at.xy, &a.d_guide, &a.d_image, &a.d_xy}, [&](auto pixels) {
     using Pixels = decltype(pixels);
     if (a.d_grid.data) {
       launch_pixels(to, measure_contributions_34<Pixels>, s.pixels, a, g, s, pixels, sums);

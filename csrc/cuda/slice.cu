@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kTileWidth) slice_values(SliceArgs a, Lattice<
     if (t < tile.count) positions.set(t, locate(g, a.at, tile, t));
     __syncthreads();
     for_channels(a.out, tile, g.C, [&](int p, int64_t c) {
-      const Sampler<T> sampler(a.grid, g, tile.n, positions.get(p));
+      const Sampler<T> sampler(a.grid, g, tile, p, positions.get(p));
       store_one(a.out.dtype, address_of(a.out, tile, p) + channel(a.out, 3, c), sampler.value(channel(a.grid, 4, c)));
     });
     __syncthreads();

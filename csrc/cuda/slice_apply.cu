@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kTileWidth) image_gradients(SliceApplyGradArgs
     if (t < tile.count) positions.set(t, locate(g, a.at, tile, t));
     __syncthreads();
     for_channels(a.d_image, tile, Ci, [&](int p, int64_t j) {
-      const Sampler<T> sampler(a.grid, g, tile.n, positions.get(p));
+      const Sampler<T> sampler(a.grid, g, tile, p, positions.get(p));
       T sum = T(0);
       for (int64_t i = 0; i < Co; ++i)
         sum = mul_add(sampler.value(i * a.grid.strides[4] + j * a.grid.strides[5]),

@@ -4,9 +4,9 @@
 // The pixels between the same two grid rows and the same two grid columns, a *rectangle*, add to the same 2 × 2 columns
 // of cells; so do those before the first row or column, which are rectangles of their own, that none be much larger.
 // Each rectangle is cut into bands of pixels, and each band has sums of its own for these columns. Pixels with
-// coordinates of their own may fall anywhere: then the bands are cut from the whole image and have sums for the whole
-// grid. One thread block makes the sums of one band at a time (splat_bands); a second kernel adds, for each cell, the
-// sums of all bands that have it (add_bands).
+// coordinates of their own may fall anywhere: then the bands are cut from the whole image, or from all images where
+// these have an index, and have sums for the whole grid. One thread block makes the sums of one band at a time
+// (splat_bands); a second kernel adds, for each cell, the sums of all bands that have it (add_bands).
 //
 // In a thread block, each thread owns one channel of the cells whose y, x and z have one combination of parities. A
 // pixel's eight cells have all eight combinations, so each thread adds each pixel exactly once, in the order of the
@@ -43,6 +43,8 @@ constexpr int kSplatChannels = 32;  // the most channels that a thread block add
 // [image][rectangle][band][row][column][z][channel]
 struct BandPlan {
   bool whole;                 // each has sums for the whole grid
+  bool by_grid;               // … of the pixels in all images that are sampled from it: in place of images are grids
+  int64_t images;             // or grids
   int64_t top, left;          // rectangle_of() the first pixel
   int64_t down, across;       // rectangles per column and per row of them
   int64_t rectangles, bands;  // per image; per rectangle
@@ -68,6 +70,8 @@ BandPlan plan_bands(const Lattice<T>& g, bool xy) {
   BandPlan s;
   const int64_t pixels = g.H * g.W;
   s.whole = xy;
+  s.by_grid = xy && g.index.data;
+  s.images = s.by_grid ? g.grids : g.N;
   s.top = s.left = 0;
   s.down = s.across = 1;
   int64_t largest = pixels;  // pixels in a rectangle
@@ -83,7 +87,9 @@ BandPlan plan_bands(const Lattice<T>& g, bool xy) {
   s.columns = xy ? g.Gw : 2;
   s.size = s.rows * s.columns * g.Gd * g.C;
   // Enough bands to keep a device busy to the end, each with enough pixels to be worth the memory of its sums.
-  if (xy) {
+  if (s.by_grid) {
+    s.bands = 1;
+  } else if (xy) {
     s.bands = min_of(min_of<int64_t>(256, (int64_t(16) << 20) / max_of<int64_t>(1, s.size * 8)), pixels / 2048);
   } else {
     const int64_t most = (int64_t(64) << 20) / max_of<int64_t>(1, g.N * s.rectangles * s.size * 8);
@@ -132,7 +138,7 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
   T* const staged = reinterpret_cast<T*>(memory);  // contributions of a tile, [pixel][channel]
   const int t = static_cast<int>(threadIdx.x), chunk = static_cast<int>(plan.chunk);
   const int own = t % chunk, parity = t / chunk;  // the channel and the cells that this thread owns
-  const int64_t units = g.N * plan.rectangles * plan.bands * plan.chunks;
+  const int64_t units = plan.images * plan.rectangles * plan.bands * plan.chunks;
   for (int64_t unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const int64_t index = unit / plan.chunks, first_channel = (unit - index * plan.chunks) * chunk;
     const Band here = band_at(plan, index);
@@ -145,10 +151,12 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
       for (int64_t cell = parity; cell < cells; cell += 8) sums[cell * step + own] = 0.0;
     __syncthreads();
     const int64_t top = bounds[0], left = bounds[1], bottom = bounds[2], right = bounds[3];
-    const int64_t per_row = ceil_div(right - left, kSplatTile), tiles = (bottom - top) * per_row;
+    const int64_t per_row = ceil_div(right - left, kSplatTile), per_image = (bottom - top) * per_row;
+    const int64_t tiles = plan.by_grid ? g.N * per_image : per_image;
     for (int64_t i = tiles * here.band / plan.bands; i < tiles * (here.band + 1) / plan.bands; ++i) {
-      const int64_t x = left + i % per_row * kSplatTile;
-      const Tile tile = {here.n, top + i / per_row, x, static_cast<int>(min_of<int64_t>(kSplatTile, right - x))};
+      const int64_t image = i / per_image, row = (i - image * per_image) / per_row, x = left + i % per_row * kSplatTile;
+      const Tile tile = {plan.by_grid ? image : here.n, top + row, x,
+                         static_cast<int>(min_of<int64_t>(kSplatTile, right - x))};
       for (int p = t; p < tile.count; p += static_cast<int>(blockDim.x)) positions.set(p, locate(g, at, tile, p));
       for (int e = t; e < tile.count * channels; e += static_cast<int>(blockDim.x)) {
         const int p = e / channels, c = e - p * channels;
@@ -156,6 +164,7 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
       }
       __syncthreads();
       for (int p = 0; p < tile.count && own < channels; ++p) {
+        if (plan.by_grid && g.grid_at(tile.n, tile.y, tile.x + p) != here.n) continue;
         // Which of the pixel's eight cells is this thread's
         const int y = (positions.ky[p] ^ (parity >> 2)) & 1, x = (positions.kx[p] ^ (parity >> 1)) & 1,
                   z = (positions.kz[p] ^ parity) & 1;
@@ -174,19 +183,24 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
   }
 }
 
-// d_grid: each element is the sum of the bands that have its cell, added in their order. One thread per element.
+// d_grid: each element is the sum of the bands that have its cell, added in the order of images and bands. One thread
+// per element.
 template <class T>
 __global__ void __launch_bounds__(256)
     add_bands(Tensor d_grid, Lattice<T> g, BandPlan plan, const double* __restrict__ all) {
   const int64_t column = g.Gd * g.C, count = d_grid.shape[0] * g.Gh * g.Gw * column;
   for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count; e += gridDim.x * int64_t(256)) {
     const int64_t cell = e / column, in_column = e - cell * column, row = cell / g.Gw, x = cell - row * g.Gw;
-    const int64_t n = row / g.Gh, y = row - n * g.Gh;
-    const double* const image = all + n * plan.rectangles * plan.bands * plan.size;
+    const int64_t m = row / g.Gh, y = row - m * g.Gh;
     double sum = 0.0;
-    if (plan.whole) {
-      for (int64_t b = 0; b < plan.bands; ++b) sum += image[b * plan.size + (y * g.Gw + x) * column + in_column];
-    } else {
+    const bool all_images = g.index.data && !plan.by_grid;
+    for (int64_t n = all_images ? 0 : m; n < (all_images ? g.N : m + 1); ++n) {
+      if (all_images && grid_of(g.index, n, 0, 0) != m) continue;
+      const double* const image = all + n * plan.rectangles * plan.bands * plan.size;
+      if (plan.whole) {
+        for (int64_t b = 0; b < plan.bands; ++b) sum += image[b * plan.size + (y * g.Gw + x) * column + in_column];
+        continue;
+      }
       // The rectangles with this cell at a corner: those of rows y and y − 1 and, as it has the cells of row 0, of row
       // −1; likewise in x.
       const int64_t bottom = min_of(y, plan.top + plan.down - 1), right = min_of(x, plan.left + plan.across - 1);
@@ -199,14 +213,14 @@ __global__ void __launch_bounds__(256)
         }
     }
     const int64_t z = in_column / g.C, c = in_column - z * g.C;
-    store_one(d_grid.dtype, address_of(d_grid, n, y, x) + z * d_grid.strides[3] + channel(d_grid, 4, c),
+    store_one(d_grid.dtype, address_of(d_grid, m, y, x) + z * d_grid.strides[3] + channel(d_grid, 4, c),
               static_cast<T>(sum));
   }
 }
 
 template <class T>
 void launch_add_bands(Launch& to, const Lattice<T>& g, const BandPlan& plan, const double* all, const Tensor& d_grid) {
-  launch(to, add_bands<T>, ceil_div(g.N * g.Gh * g.Gw * g.Gd * g.C, 256), 256, 0, d_grid, g, plan, all);
+  launch(to, add_bands<T>, ceil_div(g.grids * g.Gh * g.Gw * g.Gd * g.C, 256), 256, 0, d_grid, g, plan, all);
 }
 
 // d_grid: the contributions, splatted
@@ -214,9 +228,9 @@ template <class T, class Contributions>
 void splat(Launch& to, const Contributions& contributions, const Sampling& at, const Tensor& pixels,
            const Tensor& d_grid) {
   const Lattice<T> g = make_lattice<T>(at, d_grid, pixels);
-  if (g.N == 0 || g.C == 0) return;
+  if (g.grids == 0 || g.C == 0) return;
   const BandPlan plan = plan_bands(g, at.xy.data);
-  const int64_t bands = g.N * plan.rectangles * plan.bands;
+  const int64_t bands = plan.images * plan.rectangles * plan.bands;
   double* const all = workspace<double>(to, bands * plan.size);
   const size_t sums = plan.shared ? plan.rows * plan.columns * g.Gd * plan.chunk * sizeof(double) : 0;
   launch(to, splat_bands<T, Contributions>, bands * plan.chunks, static_cast<int>(8 * plan.chunk),
@@ -233,7 +247,7 @@ __global__ void __launch_bounds__(kTileWidth) slopes(Contributions contributions
     const int p = static_cast<int>(threadIdx.x);
     if (p >= tile.count) continue;
     const PixelPosition<T> here = locate(g, at, tile, p);
-    const Sampler<T> sampler(grid, g, tile.n, here);
+    const Sampler<T> sampler(grid, g, tile, p, here);
     T slope_y = T(0), slope_x = T(0), slope_z = T(0);
     for (int64_t c = 0; c < g.C; ++c) {
       const T d = contributions.template at<T>(tile, p, c);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,8 @@ def arguments(
     F: int = 4,
     size: tuple[int, int] = (4, 3),
     xy: bool = False,
+    index: Literal["images", "pixels"] | None = None,
+    M: int = 3,
     image_dtype: Any = np.float64,
     dtype: Any = None,
     guide_range: tuple[float, float] = (-0.2, 1.2),
@@ -37,7 +39,7 @@ def arguments(
     ``N=None`` makes them unbatched. ``image_dtype`` is the dtype of the image (of everything else too, unless
     ``dtype`` says otherwise; float32 beside an integer image). ``guide_range`` reaches past [0, 1] so that border
     cells are met. ``C`` are the channel axes of ``slice`` and ``splat``; by default ``(Co, Ci + offset)``.
-    ``size`` is what ``resize_area`` makes of ``(H, W)``.
+    ``size`` is what ``resize_area`` makes of ``(H, W)``. With an ``index`` there are ``M`` grids.
     """
     operation = OPERATIONS[name].signature
     if operation is None:
@@ -54,12 +56,13 @@ def arguments(
         "*C": (Co, columns) if C is None else tuple(C),
         "Ci[+1]": (columns,),
     }
-    sizes = {"H": H, "W": W, "Gh": Gh, "Gw": Gw, "Gd": Gd, "Co": Co, "Ci": Ci, "K": K, "F": F, "2": 2}
+    sizes = {"M": M, "H": H, "W": W, "Gh": Gh, "Gw": Gw, "Gd": Gd, "Co": Co, "Ci": Ci, "K": K, "F": F, "2": 2}
     sizes |= zip("hw", size)
     axes |= {axis: (length,) for axis, length in sizes.items()}
 
     def drawn(a: Argument) -> Any:
-        shape = tuple(length for axis in a.axes for length in axes[axis.partition("=")[0]])
+        names = ("M", *a.axes[1:]) if index and a.role == "grid" else a.axes
+        shape = tuple(length for axis in names for length in axes[axis.partition("=")[0]])
         if a.role == "image" and integer:
             return rng.integers(0, np.iinfo(image_dtype).max, shape, image_dtype, endpoint=True)
         if a.role == "image":
@@ -81,11 +84,14 @@ def arguments(
         return dict(zip(operation.parameters, (w1, b1, w2, -0.1)))
 
     # Parameters of a guide go together; all other arguments are what their roles and axes say.
-    given = {a.name: drawn(a) for a in operation.arguments if a.role != "parameter" and a.name != "xy"}
+    given = {a.name: drawn(a) for a in operation.arguments if a.role not in ("parameter", "index") and a.name != "xy"}
     parameters = {"curves": curves, "nn": network}.get(operation.guide, dict)()
     given |= {parameter: np.asarray(value, other) for parameter, value in parameters.items()}
     if operation.sizes:
         given[operation.sizes.name] = tuple(sizes[axis] for axis in operation.sizes.axes)
     if xy:
         given["xy"] = drawn(operation.arguments[operation.names.index("xy")])
+    if index:
+        named = operation.arguments[operation.names.index("index")].axes[: 1 if index == "images" else 3]
+        given["index"] = rng.integers(0, M, [length for axis in named for length in axes[axis]])
     return given

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import FLOATS, INTEGERS, NUMBERS, brief, integers, listed, real, shape_text, type_text
+from .checks import FLOATS, INDICES, INTEGERS, NUMBERS, brief, integers, listed, real, shape_text, type_text
 from .declaration import Argument, KernelCall, fixed_size
 from .dispatch import framework_of
 
@@ -57,6 +57,8 @@ class Call:
         #: The argument that said the size of an axis.
         self.owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
         given = [a for a in signature.arguments if not (a.optional and self.values.get(a.name) is None)]
+        if any(a.role == "index" for a in given):
+            given = [self._indexed(a) for a in given]
         if "grad" in values:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
@@ -70,7 +72,15 @@ class Call:
         #: Shape and dtype of a forward call's result.
         self.result = self._expect()
         #: The arguments that have gradients: those that were given, and are no integers.
-        self._floats = tuple(n for n in signature.names if self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
+        self._floats = tuple(n for n in signature.fields if self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
+
+    def _indexed(self, a: Argument) -> Argument:
+        """The argument's axes where an index is given."""
+        if a.role == "grid" and a.axes[0] == "N":
+            return a._replace(axes=("M", *a.axes[1:]))
+        if a.role == "index" and len(getattr(self.values[a.name], "shape", ())) < 2:
+            return a._replace(axes=a.axes[:1])
+        return a
 
     def again(self, values: dict[str, Any]) -> Call:
         """The same call with other values of the same types, dtypes and shapes."""
@@ -148,6 +158,11 @@ class Call:
             if a.role == "grad" and chosen in FLOATS:
                 allowed = (chosen,)
             value = self.values[a.name]
+            if a.role == "index":
+                dtypes[a.name] = dtype_of(value)
+                if dtypes[a.name] not in INDICES:
+                    raise TypeError(f"{self.op}: {a.name} must be {listed(INDICES)}, got {dtypes[a.name]}.")
+                continue
             if not a.axes and isinstance(value, NUMBERS):
                 self.values[a.name] = value = self._number(a.name, value, parameter_dtype)
                 self.numbers[a.name] = parameter_dtype
@@ -166,7 +181,8 @@ class Call:
     def _check_shapes(self) -> None:
         self.lead = lead = self.signature.lead_of(self.values)
         rank = len(self.values[lead.name].shape)
-        self.batched = self.signature.always_batched or rank == len(lead.axes)
+        indexed = any(a.role == "index" for a in self._given)
+        self.batched = self.signature.always_batched or indexed or rank == len(lead.axes)
         if not self.batched and rank != len(lead.axes) - 1:
             axes = [fixed_size(axis) or axis for axis in lead.axes]
             both = f"{shape_text(axes[1:])} or {shape_text(axes)}"
@@ -187,13 +203,22 @@ class Call:
                     f"got (Gh, Gw, Gd) = {got}."
                 )
 
+        if "M" in self.sizes:
+            self._check_index()
         sized = [(a.name, a.axes) for a in self._given] + [("the result", self.signature.result)]
         for name, names in sized:
-            numbers = math.prod(self._size(axis) for axis in names if axis not in ("N", "H", "W", "h", "w"))
+            numbers = math.prod(self._size(axis) for axis in names if axis not in ("N", "M", "H", "W", "h", "w"))
             if numbers > _MOST_NUMBERS:
                 raise ValueError(
                     f"{self.op}: {name} must have at most {_MOST_NUMBERS} numbers beside N, H and W, got {numbers}."
                 )
+
+    def _check_index(self) -> None:
+        index = next(a for a in self._given if a.role == "index")
+        if len(index.axes) > 1 and self.values.get("xy") is None:
+            raise ValueError(f"{self.op}: xy must be given where {index.name} names a grid for each pixel, got None.")
+        if self.sizes["M"] == 0 and math.prod(self.shape(index.name)):
+            raise IndexError(f"{self.op}: {index.name} must name a grid, of which there are none.")
 
     def _size(self, axis: str) -> int:
         if axis == "*C":
@@ -322,7 +347,7 @@ class Call:
         given = self._out_mapping(wrt, out)
         computed = self.gradients(wrt)
         arrays: dict[str, Any] = {}
-        for name in self.signature.names:
+        for name in self.signature.fields:
             if name not in computed:
                 if name in given:
                     raise ValueError(f"{self.op}: out[{name!r}] must be left out, as {name} has no gradient here.")
@@ -339,11 +364,11 @@ class Call:
 
     def gradients(self, wrt: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
-        return self._floats if wrt is self.signature.names else tuple(n for n in self._floats if n in wrt)
+        return self._floats if wrt is self.signature.fields else tuple(n for n in self._floats if n in wrt)
 
     def wanted(self, wrt: Any) -> tuple[str, ...]:
         """Check ``wrt``, which names gradients; None is all of them."""
-        names = self.signature.names
+        names = self.signature.fields
         if wrt is None:
             return names
         try:
@@ -356,7 +381,7 @@ class Call:
         return wanted
 
     def _out_mapping(self, wanted: tuple[str, ...], out: Any) -> Mapping[str, Any]:
-        names = self.signature.names
+        names = self.signature.fields
         if out is None:
             return {}
         if not isinstance(out, Mapping):

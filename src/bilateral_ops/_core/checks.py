@@ -11,6 +11,7 @@ import numpy as np
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("uint8", "uint16")
+INDICES = ("int32", "int64")
 # What a scalar argument may be, besides an array without axes.
 NUMBERS = (int, float, np.generic)
 

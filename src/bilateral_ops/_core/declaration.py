@@ -13,7 +13,11 @@ from .checks import integers, shape_text
 
 
 class Argument(NamedTuple):
-    """One array argument. ``role`` is image, grid, guide or parameter: it says which dtypes may be mixed."""
+    """One array argument. ``role`` is image, grid, guide, parameter or index: it says which dtypes may be mixed.
+
+    An index names grids, by integers: where it is given, the grids' first axis is ``M`` in place of ``N``, and the call
+    is batched. It has all its axes, or ``N`` alone.
+    """
 
     name: str
     axes: tuple[str, ...]

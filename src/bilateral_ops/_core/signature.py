@@ -25,7 +25,7 @@ class Signature:
     result : axes of the result
     lead : the argument whose rank says whether a call is batched; where it is absent, the image's does
     like : the argument whose dtype the result has
-    gradients : record of the VJP, a field per argument; None: there is no VJP
+    gradients : record of the VJP, a field per argument but the index; None: there is no VJP
     batched : every call is
     keeps_integers : the result of an integer image has its dtype; otherwise it is float32
     sizes : an argument that says axes of the result
@@ -58,12 +58,16 @@ class Signature:
         self.name = name
         self.arguments = tuple(arguments)
         self.names = tuple(a.name for a in self.arguments)
+        #: The arguments that may have gradients.
+        self.fields = tuple(a.name for a in self.arguments if a.role != "index")
         self.result = tuple(result.split())
         self.lead = lead
         self.like = like
         self.gradients = gradients
-        if gradients is not None and gradients._fields != self.names:
-            raise TypeError(f"{name}: {gradients.__name__} must have the fields {self.names}, got {gradients._fields}.")
+        if gradients is not None and gradients._fields != self.fields:
+            raise TypeError(
+                f"{name}: {gradients.__name__} must have the fields {self.fields}, got {gradients._fields}."
+            )
         self.always_batched = batched
         self.keeps_integers = keeps_integers
         self.sizes = sizes
@@ -74,7 +78,7 @@ class Signature:
         self.parameters = tuple(a.name for a in self.arguments if a.role == "parameter")
         kernel = kernel or name
         self.forward = forward or self._kernel_call(f"{kernel}_forward", ("out",), self.names)
-        self.backward = backward or (self._kernel_call(f"{kernel}_backward", self.names, (*self.names, "grad")),)
+        self.backward = backward or (self._kernel_call(f"{kernel}_backward", self.fields, (*self.names, "grad")),)
         self._vjp_name = f"{name}_vjp"
         self._checked: dict[tuple[Any, ...], Call] = {}
 

@@ -91,6 +91,8 @@ def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
         getattr(_cpu, kernel)(*arguments)
     except MemoryError:
         raise MemoryError(f"{op}: there must be memory for a few grid rows a thread, got none.") from None
+    except IndexError as error:
+        raise IndexError(f"{op}: {error}") from None
 
 
 def _same_place(a: Any, b: Any) -> bool:

@@ -107,7 +107,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         return (_forward if signature.gradients else _inference)(static, *arrays)
     static = static._replace(wanted=call.gradients(wrt))
     gradients = dict(zip(static.wanted, _backward(static, *arrays)))
-    return signature.gradients(*(gradients.get(name) for name in signature.names))
+    return signature.gradients(*(gradients.get(name) for name in signature.fields))
 
 
 def _variation(array: Any) -> tuple[str, Any]:
@@ -154,6 +154,8 @@ def _call(static: _Static, call: Any, results: dict[Any, Any], arguments: dict[A
     """Results of a kernel by name; ``results`` are the shapes and dtypes of those that are wanted."""
     signature = static.signature
     shared = {a.name for a in signature.arguments if a.axes[:1] != ("N",)}  # they have no batch axis in any call
+    if "index" in static.names:
+        shared |= {a.name for a in signature.arguments if a.role == "grid"}
 
     def letters(arrays: Sequence[tuple[str | None, Any]]) -> str:
         return "".join("-" if a is None else "s" if name in shared else "n" for name, a in arrays)

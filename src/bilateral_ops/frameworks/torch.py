@@ -4,9 +4,10 @@ A call that nothing listens to goes to the kernels at once, and so does one that
 remembers how to call the VJP. One that a transform (``vmap``, ``torch.func``), a compiler (``torch.compile``,
 ``torch.export``) or autocast watches goes through the dispatcher, as the operator ``torch.ops.bilateral_ops.NAME``:
 
-    slice(Tensor grid, Tensor guide, Tensor? xy=None, SymInt[]? window=None, bool align_corners=False) -> Tensor
-    slice_vjp(Tensor grid, Tensor guide, Tensor? xy, Tensor grad, SymInt[]? window=None, bool align_corners=False,
-              str[]? wrt=None) -> Tensor[]
+    slice(Tensor grid, Tensor guide, Tensor? xy=None, Tensor? index=None, SymInt[]? window=None,
+          bool align_corners=False) -> Tensor
+    slice_vjp(Tensor grid, Tensor guide, Tensor? xy, Tensor? index, Tensor grad, SymInt[]? window=None,
+              bool align_corners=False, str[]? wrt=None) -> Tensor[]
 
 and likewise for each operation: the arguments in the order of its signature, then its keywords. A VJP's list holds the
 gradients that are there, in that order. ``enhance`` takes ``(grid, image, parameters[], kind)``, the guide record's
@@ -455,7 +456,7 @@ class _Operator:
         parameters = {*signature.parameters, "parameters"}
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
-        if parameters & mapped or not parameters.isdisjoint(summed):
+        if parameters & mapped or not parameters.isdisjoint(summed) or values.get("index") is not None:
             # Of no members there is one of zeros, which says what shape results have.
             members = range(size) if size else (None,)
             each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in members]
@@ -553,7 +554,7 @@ def _define(operation: Any) -> None:
     if signature.sizes:
         declared = [*tensors, f"SymInt[] {signature.sizes.name}", *keywords]
     else:
-        declared = [f"{text}=None" if text == "Tensor? xy" else text for text in tensors] + [*keywords]
+        declared = [f"{text}=None" if text.endswith((" xy", " index")) else text for text in tensors] + [*keywords]
 
     def as_called(values: Mapping[str, Any]) -> dict[str, Any]:
         """An absent guide is the image's luma."""

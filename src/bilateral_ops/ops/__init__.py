@@ -42,7 +42,9 @@ def _listed(*modules: Any) -> dict[str, Operation]:
     for module in modules:
         signature: Signature = module.SIGNATURE
         name = signature.name
-        found[name] = Operation(name, getattr(module, name), getattr(module, f"{name}_vjp"), signature.names, signature)
+        found[name] = Operation(
+            name, getattr(module, name), getattr(module, f"{name}_vjp"), signature.fields, signature
+        )
     return found
 
 

@@ -21,6 +21,7 @@ SIGNATURE = Signature(
         argument("grid", "N Gh Gw Gd *C", "grid"),
         argument("guide", "N H W", "guide"),
         argument("xy", "N H W 2", "guide", optional=True),
+        argument("index", "N H W", "index", optional=True),
     ),
     result="N H W *C",
     lead="guide",
@@ -35,6 +36,7 @@ def slice(
     guide: Array[Framework],
     *,
     xy: Array[Framework] | None = None,
+    index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     out: Array[Framework] | None = None,
@@ -56,6 +58,8 @@ def slice(
     xy : array (N, H, W, 2), optional
         Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own. On the CPU a mesh, one x for each column
         and one y for each row, both in ascending order, takes hardly longer than none, unless it gets a gradient.
+    index : array (N,) or, beside ``xy``, (N, H, W), int32 | int64, optional
+        The grids are then (M, …) instead of (N, …), and this says which of them an image, or a pixel, is sampled from.
     window : (top, left, full_height, full_width), optional
         The pixels are this window of a larger image. Excludes ``xy``.
     align_corners : bool
@@ -71,6 +75,8 @@ def slice(
     ------
     ValueError
         A shape, window or ``out`` that does not fit.
+    IndexError
+        On the CPU, an index that names no grid. On CUDA devices, what is sampled there is NaN instead.
     TypeError
         Unsupported array type or dtype, or arguments that disagree.
 
@@ -81,7 +87,7 @@ def slice(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
-    return SIGNATURE.bind((grid, guide, xy), window=window, align_corners=align_corners).forward(out)
+    return SIGNATURE.bind((grid, guide, xy, index), window=window, align_corners=align_corners).forward(out)
 
 
 def slice_vjp(
@@ -90,6 +96,7 @@ def slice_vjp(
     grad: Array[Framework],
     *,
     xy: Array[Framework] | None = None,
+    index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     wrt: tuple[Literal["grid", "guide", "xy"], ...] | None = None,
@@ -102,7 +109,7 @@ def slice_vjp(
 
     Parameters
     ----------
-    grid, guide, xy, window, align_corners
+    grid, guide, xy, index, window, align_corners
         As given to :func:`slice`.
     grad : array (N, H, W, *C), the result's dtype
     wrt : tuple of argument names, optional
@@ -126,4 +133,6 @@ def slice_vjp(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
-    return SIGNATURE.bind_vjp((grid, guide, xy), grad, window=window, align_corners=align_corners).backward(wrt, out)
+    return SIGNATURE.bind_vjp((grid, guide, xy, index), grad, window=window, align_corners=align_corners).backward(
+        wrt, out
+    )

@@ -26,6 +26,7 @@ SIGNATURE = Signature(
         argument("guide", "N H W", "guide", optional=True),
         argument("image", "N H W Ci", "image"),
         argument("xy", "N H W 2", "guide", optional=True),
+        argument("index", "N H W", "index", optional=True),
     ),
     result="N H W Co",
     lead="guide",
@@ -41,6 +42,7 @@ def slice_apply(
     image: Like[Framework, Image],
     *,
     xy: Array[Framework] | None = None,
+    index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     out: Array[Framework] | None = None,
@@ -65,6 +67,8 @@ def slice_apply(
         Integers are read as v/255 or v/65535.
     xy : array (N, H, W, 2), optional
         Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own; dtype as the guide's.
+    index : array (N,) or, beside ``xy``, (N, H, W), int32 | int64, optional
+        The grids are then (M, …) instead of (N, …), and this says which of them an image, or a pixel, is sampled from.
     window : (top, left, full_height, full_width), optional
         The image is this window of a larger one. Excludes ``xy``.
     align_corners : bool
@@ -81,6 +85,8 @@ def slice_apply(
     ------
     ValueError
         A shape, window or ``out`` that does not fit.
+    IndexError
+        On the CPU, an index that names no grid. On CUDA devices, what is sampled there is NaN instead.
     TypeError
         Unsupported array type or dtype, or arguments that disagree.
 
@@ -91,11 +97,11 @@ def slice_apply(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
     luma = isinstance(guide, LumaGuide)
-    arrays = (grid, None if luma else _given("slice_apply", guide), image, xy)
+    arrays = (grid, None if luma else _given("slice_apply", guide), image, xy, index)
     call = SIGNATURE.bind(arrays, window=window, align_corners=align_corners)
     if luma and _needs_an_array(call):
         given: Any = guide_luma(image)
-        return slice_apply(grid, given, image, xy=xy, window=window, align_corners=align_corners, out=out)
+        return slice_apply(grid, given, image, xy=xy, index=index, window=window, align_corners=align_corners, out=out)
     return call.forward(out)
 
 
@@ -106,6 +112,7 @@ def slice_apply_vjp(
     grad: Array[Framework],
     *,
     xy: Array[Framework] | None = None,
+    index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     wrt: tuple[Literal["grid", "guide", "image", "xy"], ...] | None = None,
@@ -120,7 +127,7 @@ def slice_apply_vjp(
 
     Parameters
     ----------
-    grid, guide, image, xy, window, align_corners
+    grid, guide, image, xy, index, window, align_corners
         As given to :func:`slice_apply`.
     grad : array (N, H, W, Co), the result's dtype; float32 for an integer image
     wrt : tuple of argument names, optional
@@ -146,13 +153,13 @@ def slice_apply_vjp(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
     luma = isinstance(guide, LumaGuide)
-    arrays = (grid, None if luma else _given("slice_apply_vjp", guide), image, xy)
+    arrays = (grid, None if luma else _given("slice_apply_vjp", guide), image, xy, index)
     call = SIGNATURE.bind_vjp(arrays, grad, window=window, align_corners=align_corners)
     if not (luma and _needs_an_array(call)):
         return call.backward(wrt, out)
     wanted: Any = call.gradients(call.wanted(wrt))
     through: Any = ("guide",) if "image" in wanted else ()
-    keywords: dict[str, Any] = {"xy": xy, "window": window, "align_corners": align_corners}
+    keywords: dict[str, Any] = {"xy": xy, "index": index, "window": window, "align_corners": align_corners}
     given: Any = guide_luma(image)
     d: Any = slice_apply_vjp(grid, given, image, grad, **keywords, wrt=(*wanted, *through), out=out)
     if through:

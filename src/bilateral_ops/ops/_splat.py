@@ -29,10 +29,10 @@ SIGNATURE = Signature(
     gradients=SplatGradients,
     sampled=True,
     # The transpose of slice: forward is its gradient with respect to the grid, backward slice itself and its slopes.
-    forward=KernelCall("slice_backward", ("out", None, None), (None, "guide", "xy", "values")),
+    forward=KernelCall("slice_backward", ("out", None, None), (None, "guide", "xy", None, "values")),
     backward=(
-        KernelCall("slice_backward", (None, "guide", "xy"), ("grad", "guide", "xy", "values")),
-        KernelCall("slice_forward", ("values",), ("grad", "guide", "xy")),
+        KernelCall("slice_backward", (None, "guide", "xy"), ("grad", "guide", "xy", None, "values")),
+        KernelCall("slice_forward", ("values",), ("grad", "guide", "xy", None)),
     ),
 )
 

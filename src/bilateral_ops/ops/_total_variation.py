@@ -15,7 +15,10 @@ class TotalVariationGradients(NamedTuple, FieldsOf[Grid]):
 
 SIGNATURE = Signature(
     "total_variation",
-    (argument("grid", "N Gh Gw Gd *C", "grid"),),
+    (
+        argument("grid", "N Gh Gw Gd *C", "grid"),
+        argument("index", "N", "index", optional=True),
+    ),
     result="N",
     lead="grid",
     like="grid",
@@ -24,7 +27,7 @@ SIGNATURE = Signature(
 )
 
 
-def total_variation(grid: Like[Framework, Grid]) -> Grid:
+def total_variation(grid: Like[Framework, Grid], *, index: Array[Framework] | None = None) -> Grid:
     """How rough a bilateral grid is: the mean squared difference of neighbours, summed over its three axes.
 
         out[n] = mean (grid[n,i+1,j,k,c] − grid[n,i,j,k,c])²
@@ -37,6 +40,8 @@ def total_variation(grid: Like[Framework, Grid]) -> Grid:
     ----------
     grid : array (N, Gh, Gw, Gd, *C), float16 | bfloat16 | float32 | float64
         Always batched. ``*C`` is one or two channel axes.
+    index : array (N,), int32 | int64, optional
+        The grids are then (M, …) instead of (N, …), and this says of which the results are.
 
     Returns
     -------
@@ -46,6 +51,8 @@ def total_variation(grid: Like[Framework, Grid]) -> Grid:
     ------
     ValueError
         A shape that does not fit.
+    IndexError
+        On the CPU, an index that names no grid. On CUDA devices, the result is NaN instead.
     TypeError
         Unsupported array type or dtype.
 
@@ -55,13 +62,14 @@ def total_variation(grid: Like[Framework, Grid]) -> Grid:
 
     Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
     """
-    return SIGNATURE.bind((grid,)).forward(None)
+    return SIGNATURE.bind((grid, index)).forward(None)
 
 
 def total_variation_vjp(
     grid: Like[Framework, Grid],
     grad: Array[Framework],
     *,
+    index: Array[Framework] | None = None,
     wrt: tuple[Literal["grid"], ...] | None = None,
     out: Mapping[str, Array[Framework] | None] | None = None,
 ) -> TotalVariationGradients[Grid]:
@@ -73,7 +81,7 @@ def total_variation_vjp(
 
     Parameters
     ----------
-    grid : array (N, Gh, Gw, Gd, *C)
+    grid, index
         As given to :func:`total_variation`.
     grad : array (N,), the grid's dtype
     wrt : tuple of argument names, optional
@@ -95,4 +103,4 @@ def total_variation_vjp(
     -----
     Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024, sec. 4.1.
     """
-    return SIGNATURE.bind_vjp((grid,), grad).backward(wrt, out)
+    return SIGNATURE.bind_vjp((grid, index), grad).backward(wrt, out)

@@ -165,7 +165,7 @@ def _indices(xp, count, like):
     return xp.arange(count, dtype=xp.float64, **({"device": like.device} if _is_torch(xp) else {}))
 
 
-def sampling(xp, grid_shape, guide, xy=None, *, window=None, align_corners=False):
+def sampling(xp, grid_shape, guide, xy=None, index=None, *, window=None, align_corners=False):
     """Of a batch. Pixels without coordinates of their own are located in double, but for the weights."""
     count, height, width = guide.shape
     if xy is None:
@@ -179,8 +179,8 @@ def sampling(xp, grid_shape, guide, xy=None, *, window=None, align_corners=False
     else:
         y, x = xy[..., 1], xy[..., 0]
     axes = (_axis(xp, u, size, align_corners, _name_of(guide)) for u, size in zip((y, x, guide), grid_shape))
-    batch = _cast(xp, _indices(_doubles(xp), count, guide), "int32")[:, None, None]
-    return Sampling(batch, *axes)
+    batch = _cast(xp, _indices(_doubles(xp), count, guide), "int32") if index is None else index
+    return Sampling(batch[:, None, None] if batch.ndim == 1 else batch, *axes)
 
 
 def batch(xp, guide, *arrays):
@@ -219,10 +219,10 @@ def scatter(xp, shape, at, values):
 # --- The operations
 
 
-def slice(xp, grid, guide, xy=None, *, window=None, align_corners=False):
+def slice(xp, grid, guide, xy=None, index=None, *, window=None, align_corners=False):
     shape, like = (*guide.shape, *grid.shape[guide.ndim + 1 :]), grid
     guide, grid, xy = batch(xp, guide, grid, xy)
-    at = sampling(xp, grid.shape[1:4], guide, xy, window=window, align_corners=align_corners)
+    at = sampling(xp, grid.shape[1:4], guide, xy, index, window=window, align_corners=align_corners)
     return _delivered(xp, gather(flat(grid, 4), at).reshape(shape), like)
 
 
@@ -236,11 +236,11 @@ def apply(xp, coefficients, image):
     return _delivered(xp, _applied(*computed(xp, coefficients, image)), image)
 
 
-def slice_apply(xp, grid, guide, image, xy=None, *, window=None, align_corners=False):
+def slice_apply(xp, grid, guide, image, xy=None, index=None, *, window=None, align_corners=False):
     grid, guide, pixels, xy = computed(xp, grid, guide, image, xy)
     if guide is None:
         guide = guide_luma(xp, pixels)
-    coefficients = slice(xp, grid, guide, xy, window=window, align_corners=align_corners)
+    coefficients = slice(xp, grid, guide, xy, index, window=window, align_corners=align_corners)
     return _delivered(xp, _applied(coefficients, pixels), image)
 
 
@@ -286,8 +286,8 @@ def splat(xp, guide, values, xy=None, *, grid_shape, window=None, align_corners=
     return _delivered(xp, cells.reshape(shape), like)
 
 
-def total_variation(xp, grid):
-    (cells,) = computed(xp, grid)
+def total_variation(xp, grid, index=None):
+    (cells,) = computed(xp, grid if index is None else grid[index])
     total: Any = 0.0 * cells.sum(tuple(range(1, cells.ndim)))
     for axis in (1, 2, 3):
         below = cells[(np.s_[:],) * axis + (np.s_[:-1],)]

@@ -68,8 +68,8 @@ def _parameters(image, *values):
 
 
 @like(specification.slice)
-def slice(grid, guide, *, xy=None, window=None, align_corners=False, out=None):
-    result = formulas.slice(get_array_module(grid), grid, guide, xy, window=window, align_corners=align_corners)
+def slice(grid, guide, *, xy=None, index=None, window=None, align_corners=False, out=None):
+    result = formulas.slice(get_array_module(grid), grid, guide, xy, index, window=window, align_corners=align_corners)
     return _deliver(result, grid.dtype, out)
 
 
@@ -83,10 +83,10 @@ def _coordinate_gradients(xp, cells, at, values, xy):
 
 
 @like(specification.slice_vjp)
-def slice_vjp(grid, guide, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
+def slice_vjp(grid, guide, grad, *, xy=None, index=None, window=None, align_corners=False, wrt=None, out=None):
     xp, arguments = get_array_module(grid), (grid, guide, xy)
     guide, grid, grad, xy = formulas.batch(xp, guide, grid, grad, xy)
-    at = formulas.sampling(xp, grid.shape[1:4], guide, xy, window=window, align_corners=align_corners)
+    at = formulas.sampling(xp, grid.shape[1:4], guide, xy, index, window=window, align_corners=align_corners)
     cells, grad = formulas.flat(grid, 4), formulas.flat(grad, 3)
     values = {"grid": formulas.scatter(xp, cells.shape, at, grad), **_coordinate_gradients(xp, cells, at, grad, xy)}
     return _gradients(specification.SliceGradients, arguments, values, wrt, out)
@@ -119,17 +119,19 @@ def apply_vjp(coefficients, image, grad, *, wrt=None, out=None):
 
 
 @like(specification.slice_apply)
-def slice_apply(grid, guide, image, *, xy=None, window=None, align_corners=False, out=None):
+def slice_apply(grid, guide, image, *, xy=None, index=None, window=None, align_corners=False, out=None):
     xp = get_array_module(image)
-    result = formulas.slice_apply(xp, grid, guide, image, xy, window=window, align_corners=align_corners)
+    result = formulas.slice_apply(xp, grid, guide, image, xy, index, window=window, align_corners=align_corners)
     return _deliver(result, image.dtype, out)
 
 
 @like(specification.slice_apply_vjp)
-def slice_apply_vjp(grid, guide, image, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
+def slice_apply_vjp(
+    grid, guide, image, grad, *, xy=None, index=None, window=None, align_corners=False, wrt=None, out=None
+):
     xp, arguments = get_array_module(image), (grid, guide, image, xy)
     guide, grid, image, grad, xy = formulas.batch(xp, guide, grid, image, grad, xy)
-    at = formulas.sampling(xp, grid.shape[1:4], guide, xy, window=window, align_corners=align_corners)
+    at = formulas.sampling(xp, grid.shape[1:4], guide, xy, index, window=window, align_corners=align_corners)
     cells = formulas.flat(grid, 4)
     coefficients = formulas.gather(cells, at).reshape(*guide.shape, *grid.shape[4:])
     applied = _apply_gradients(xp, coefficients, image, grad)
@@ -260,14 +262,14 @@ def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False,
 
 
 @like(specification.total_variation)
-def total_variation(grid):
-    return formulas.total_variation(get_array_module(grid), grid)
+def total_variation(grid, *, index=None):
+    return formulas.total_variation(get_array_module(grid), grid, index)
 
 
 @like(specification.total_variation_vjp)
-def total_variation_vjp(grid, grad, *, wrt=None, out=None):
+def total_variation_vjp(grid, grad, *, index=None, wrt=None, out=None):
     xp = get_array_module(grid)
-    cells, grad = formulas.computed(xp, grid, grad)
+    cells, grad = formulas.computed(xp, grid if index is None else grid[index], grad)
     grad = grad.reshape(-1, *[1] * (cells.ndim - 1))
     result = xp.zeros_like(cells)
     for axis in (1, 2, 3):
@@ -276,6 +278,9 @@ def total_variation_vjp(grid, grad, *, wrt=None, out=None):
         along = xp.moveaxis(result, axis, 0)  # a view
         along[1:] += step
         along[:-1] -= step
+    if index is not None:
+        chosen, result = result, xp.zeros(grid.shape, result.dtype)
+        xp.add.at(result, index, chosen)
     return _gradients(specification.TotalVariationGradients, (grid,), {"grid": result}, wrt, out)
 
 

@@ -109,23 +109,29 @@ def _coordinates(height: int, width: int, xy: Any, window: Window | None, align_
     return centres(top, height, full_height)[:, None], centres(left, width, full_width)
 
 
+def _named(index: Any, count: int) -> Any:
+    """The grid of each image or pixel, to be broadcast against (N, H, W)."""
+    found = np.arange(count) if index is None else np.asarray(index)
+    return found.reshape(*found.shape, *(1,) * (3 - found.ndim))
+
+
 def _corners(
-    grid_shape: Sequence[int], guide: Any, xy: Any, window: Window | None, align_corners: bool
+    grid_shape: Sequence[int], guide: Any, xy: Any, index: Any, window: Window | None, align_corners: bool
 ) -> Iterator[tuple[Any, Any, tuple[Any, Any, Any]]]:
     """The eight cells around every pixel: index into the grid, weight, and the weight's slopes by y, x and guide."""
     count, height, width = guide.shape
     u = (*_coordinates(height, width, xy, window, align_corners), guide)
     y, x, z = (_axis(u[a], grid_shape[a], align_corners) for a in range(3))
-    n = np.arange(count)[:, None, None]
+    n = _named(index, count)
     for i, j, k in itertools.product((0, 1), repeat=3):
-        index = (n, y.cells[i], x.cells[j], z.cells[k])
+        cell = (n, y.cells[i], x.cells[j], z.cells[k])
         weight = y.weights[i] * x.weights[j] * z.weights[k]
         slopes = (
             y.slopes[i] * x.weights[j] * z.weights[k],
             y.weights[i] * x.slopes[j] * z.weights[k],
             y.weights[i] * x.weights[j] * z.slopes[k],
         )
-        yield index, weight, slopes
+        yield cell, weight, slopes
 
 
 def _batch(guide: Any, *arrays: Any) -> tuple[Any, ...]:
@@ -149,18 +155,27 @@ class SliceGradients(NamedTuple):
 
 
 def slice(
-    grid: Any, guide: Any, *, xy: Any = None, window: Window | None = None, align_corners: bool = False, out: Any = None
+    grid: Any,
+    guide: Any,
+    *,
+    xy: Any = None,
+    index: Any = None,
+    window: Window | None = None,
+    align_corners: bool = False,
+    out: Any = None,
 ) -> Any:
     """The interpolated grid at every pixel: grid (N,Gh,Gw,Gd,*C), guide (N,H,W) → (N,H,W,*C).
 
     out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c]
+
+    With an index (N,) or (N,H,W) the grids are (M,…), and the index stands for n: grid[index[n],i,j,k,c].
     """
     shape = (*np.shape(guide), *np.shape(grid)[np.ndim(guide) + 1 :])
     guide, grid, xy = _batch(guide, grid, xy)
     cells = _flat(grid, 4)
     result = np.zeros((*guide.shape, cells.shape[-1]))
-    for index, weight, _ in _corners(grid.shape[1:4], guide, xy, window, align_corners):
-        result += np.einsum("nhw,nhwc->nhwc", weight, cells[index])
+    for cell, weight, _ in _corners(grid.shape[1:4], guide, xy, index, window, align_corners):
+        result += np.einsum("nhw,nhwc->nhwc", weight, cells[cell])
     return _deliver(result.reshape(shape), out)
 
 
@@ -170,6 +185,7 @@ def slice_vjp(
     grad: Any,
     *,
     xy: Any = None,
+    index: Any = None,
     window: Window | None = None,
     align_corners: bool = False,
     wrt: Sequence[str] | None = None,
@@ -185,9 +201,9 @@ def slice_vjp(
     cells, grad = _flat(grid, 4), _flat(grad, 3)
     d_cells = np.zeros_like(cells)
     d_y, d_x, d_guide = (np.zeros(guide.shape) for _ in range(3))
-    for index, weight, (slope_y, slope_x, slope_z) in _corners(grid.shape[1:4], guide, xy, window, align_corners):
-        np.add.at(d_cells, index, np.einsum("nhw,nhwc->nhwc", weight, grad))
-        dot = np.einsum("nhwc,nhwc->nhw", grad, cells[index])
+    for cell, weight, (slope_y, slope_x, slope_z) in _corners(grid.shape[1:4], guide, xy, index, window, align_corners):
+        np.add.at(d_cells, cell, np.einsum("nhw,nhwc->nhwc", weight, grad))
+        dot = np.einsum("nhwc,nhwc->nhw", grad, cells[cell])
         d_y += slope_y * dot
         d_x += slope_x * dot
         d_guide += slope_z * dot
@@ -262,12 +278,13 @@ def slice_apply(
     image: Any,
     *,
     xy: Any = None,
+    index: Any = None,
     window: Window | None = None,
     align_corners: bool = False,
     out: Any = None,
 ) -> Any:
     """``apply(slice(grid, guide), image)``: grid (N,Gh,Gw,Gd,Co,Ci[+1]) → (N,H,W,Co)."""
-    return apply(slice(grid, guide, xy=xy, window=window, align_corners=align_corners), image, out=out)
+    return apply(slice(grid, guide, xy=xy, index=index, window=window, align_corners=align_corners), image, out=out)
 
 
 def slice_apply_vjp(
@@ -277,15 +294,18 @@ def slice_apply_vjp(
     grad: Any,
     *,
     xy: Any = None,
+    index: Any = None,
     window: Window | None = None,
     align_corners: bool = False,
     wrt: Sequence[str] | None = None,
     out: Mapping[str, Any] | None = None,
 ) -> SliceApplyGradients:
     """Gradients of ``slice_apply``, by the chain rule."""
-    coefficients = slice(grid, guide, xy=xy, window=window, align_corners=align_corners)
+    coefficients = slice(grid, guide, xy=xy, index=index, window=window, align_corners=align_corners)
     applied = apply_vjp(coefficients, image, grad)
-    sliced = slice_vjp(grid, guide, applied.coefficients, xy=xy, window=window, align_corners=align_corners)
+    sliced = slice_vjp(
+        grid, guide, applied.coefficients, xy=xy, index=index, window=window, align_corners=align_corners
+    )
     return _gradients(SliceApplyGradients, wrt, out, image=applied.image, **sliced._asdict())
 
 
@@ -500,8 +520,8 @@ def splat(
     guide, values, xy = _batch(guide, values, xy)
     values = _flat(values, 3)
     result = np.zeros((guide.shape[0], *grid_shape, values.shape[-1]))
-    for index, weight, _ in _corners(grid_shape, guide, xy, window, align_corners):
-        np.add.at(result, index, np.einsum("nhw,nhwc->nhwc", weight, values))
+    for cell, weight, _ in _corners(grid_shape, guide, xy, None, window, align_corners):
+        np.add.at(result, cell, np.einsum("nhw,nhwc->nhwc", weight, values))
     return _deliver(result.reshape(shape), out)
 
 
@@ -533,12 +553,14 @@ class TotalVariationGradients(NamedTuple):
     grid: Any
 
 
-def total_variation(grid: Any) -> Any:
+def total_variation(grid: Any, *, index: Any = None) -> Any:
     """How rough each grid is: (N,Gh,Gw,Gd,*C) → (N,).
 
     out[n] = Σ_axis mean((grid[n, …, i+1, …] − grid[n, …, i, …])²), over the three grid axes; an axis of size 1 adds 0
+
+    With an index (N,) the grids are (M,…), and the index stands for n.
     """
-    grid = _real(grid)
+    grid = _real(grid) if index is None else _real(grid)[np.asarray(index)]
     result = np.zeros(grid.shape[0])
     for axis in (1, 2, 3):
         difference = _flat(np.diff(grid, axis=axis), 1)
@@ -547,10 +569,16 @@ def total_variation(grid: Any) -> Any:
 
 
 def total_variation_vjp(
-    grid: Any, grad: Any, *, wrt: Sequence[str] | None = None, out: Mapping[str, Any] | None = None
+    grid: Any,
+    grad: Any,
+    *,
+    index: Any = None,
+    wrt: Sequence[str] | None = None,
+    out: Mapping[str, Any] | None = None,
 ) -> TotalVariationGradients:
-    """Gradient of ``total_variation``; grad (N,). A difference d of M adds ±2·d·grad[n]/M to its two cells."""
-    grid, grad = _real(grid), _real(grad)
+    """Gradient of ``total_variation``; grad (N,). A difference d of n adds ±2·d·grad/n to its two cells."""
+    named = np.arange(np.shape(grad)[0]) if index is None else np.asarray(index)
+    whole, grid, grad = np.zeros(np.shape(grid)), _real(grid)[named], _real(grad)
     result = np.zeros_like(grid)
     for axis in (1, 2, 3):
         difference = np.diff(grid, axis=axis)
@@ -559,7 +587,8 @@ def total_variation_vjp(
         before, after = [(0, 0)] * grid.ndim, [(0, 0)] * grid.ndim
         before[axis], after[axis] = (1, 0), (0, 1)
         result += np.pad(slope, before) - np.pad(slope, after)
-    return _gradients(TotalVariationGradients, wrt, out, grid=result)
+    np.add.at(whole, named, result)
+    return _gradients(TotalVariationGradients, wrt, out, grid=whole)
 
 
 # --- resize_area
