@@ -190,8 +190,8 @@ def test_second_derivatives_in_pytorch(subject: str) -> None:
         tensors = {name: to_torch(value) for name, value in given.items()}
         floats = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
 
-        def f(*values: Any) -> Any:
-            return forward(bilateral_ops, subject, {**tensors, **dict(zip(floats, values))})
+        def f(*values: Any, given: Any = tensors, names: Any = floats) -> Any:
+            return forward(bilateral_ops, subject, {**given, **dict(zip(names, values))})
 
         leaves = [tensors[name].requires_grad_() for name in floats]
         assert torch.autograd.gradcheck(f, leaves)

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "../float_mode.h"
-#include "../formulas.h"
 #include "parallel.h"
+#include "storage.h"
 
 namespace bilateral_ops {
 namespace {
@@ -20,7 +20,7 @@ constexpr int64_t kSmallCall = 8192;
 // Images with fewer pixels are taken apart where pixels have coordinates of their own.
 constexpr int64_t kSmallImage = 4096;
 
-// The tensors of a call: of pixels (N,H,W,…), or of images (N) in total_variation; and of grids (M,…)
+// The tensors of a call: of pixels (N,H,W,…) or of images (N), and of grids (M,…)
 struct Parts {
   Sampling* at;  // null: there are no pixels
   GridIndex* index;
@@ -43,29 +43,6 @@ Parts parts_of(SliceApplyGradArgs& a) {
 }
 Parts parts_of(TotalVariationArgs& a) { return {nullptr, &a.index, &a.out, {}, {&a.out}, &a.grid, nullptr}; }
 Parts parts_of(TotalVariationGradArgs& a) { return {nullptr, &a.index, &a.grad, {&a.grad}, {}, &a.grid, &a.d_grid}; }
-
-int64_t element_size(DType dtype) {
-  switch (dtype) {
-    case DType::u8: return 1;
-    case DType::f16:
-    case DType::bf16:
-    case DType::u16: return 2;
-    case DType::f32: return 4;
-    case DType::f64: return 8;
-  }
-  return 0;  // not reached
-}
-void store_element(DType dtype, char* to, double value) {
-  const auto put = [to](auto v) { std::memcpy(to, &v, sizeof v); };
-  switch (dtype) {
-    case DType::f16: return put(F16::bits(static_cast<float>(value)));
-    case DType::bf16: return put(BF16::bits(static_cast<float>(value)));
-    case DType::f32: return put(static_cast<float>(value));
-    case DType::f64: return put(value);
-    case DType::u8:
-    case DType::u16: break;  // no dtype of a gradient
-  }
-}
 
 // A part of a tensor along its first axis
 Tensor part(const Tensor& t, int64_t first, int64_t count) {
@@ -90,20 +67,17 @@ int64_t elements(const Tensor& t) {
 }
 // Sets a grid (1,Gh,Gw,Gd,C1,C2) to values in the order of its axes, or to zeros.
 void store_grid(const Tensor& t, const double* values) {
-  if (elements(t) == 0) return;
-  int64_t at[kMaxRank] = {};
-  char* row = t.data;
-  for (;;) {
-    for (int64_t c = 0; c < t.shape[5]; ++c) store_element(t.dtype, row + c * t.strides[5], values ? *values++ : 0.0);
-    int axis = 4;
-    for (; axis >= 1; --axis) {
-      row += t.strides[axis];
-      if (++at[axis] < t.shape[axis]) break;
-      row -= t.shape[axis] * t.strides[axis];
-      at[axis] = 0;
-    }
-    if (axis == 0) return;
-  }
+  const Block cells = block_of(t, 3);
+  const int64_t Gd = t.shape[3], size = Gd * cells.channels();
+  with_compute_type(t.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<T> column(static_cast<size_t>(size), T(0));
+    for (int64_t y = 0; y < t.shape[1]; ++y)
+      for (int64_t x = 0; x < t.shape[2]; ++x) {
+        for (int64_t i = 0; values && i < size; ++i) column[static_cast<size_t>(i)] = static_cast<T>(*values++);
+        store_block(cells, t.data + y * t.strides[1] + x * t.strides[2], Gd, column.data());
+      }
+  });
 }
 
 template <class Args>

@@ -66,6 +66,7 @@ def shapes_are_not_kept() -> None:
 
 def gradients(x: F32, image: U8, half: F16) -> None:
     assert_type(bo.slice_vjp(x, x, x, wrt=("grid", "xy"), out={"grid": x, "xy": None}).grid, F32 | None)
+    assert_type(bo.total_variation_vjp(x, x, index=np.zeros(2, int)).grid, F32 | None)
     assert_type(bo.apply_vjp(x, image, x).coefficients, F32 | None)
     assert_type(bo.slice_apply_vjp(x, x, image, x).grid, F32 | None)
     assert_type(bo.slice_apply_vjp(x, bo.LumaGuide(), x, x, window=(0, 0, 8, 8)).image, F32 | None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from . import Standin
 
 _CUDA, _READ_ONLY = 2, 1
-_CODES = {"u": 1, "f": 2, "V": 4}  # unsigned, float, bfloat
+_CODES = {"i": 0, "u": 1, "f": 2, "V": 4}  # signed, unsigned, float, bfloat
 
 
 class _Tensor(ctypes.Structure):
