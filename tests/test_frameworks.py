@@ -596,11 +596,15 @@ def torch_on_cuda(kernels: FakeKernels, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch, "empty", allocate)
     monkeypatch.setattr(framework, "number", lambda value, dtype, device: on_device(torch.tensor(value)))
 
-    def lent(tensor: Any) -> Any:
-        assert not tensor.requires_grad, "DLPack would refuse it"
-        return framework._host_array(tensor)
+    def memories(given: Any) -> Any:
+        if isinstance(given, (list, tuple)):
+            return tuple(map(memories, given))
+        if isinstance(given, torch.Tensor):
+            assert not given.requires_grad, "DLPack would refuse it"
+            return from_torch(given.as_subclass(torch.Tensor))
+        return given
 
-    monkeypatch.setattr("backends._memories", lambda given: framework._each(lent, given))
+    monkeypatch.setattr("backends._memories", memories)
     send, fetch = lambda array: on_device(to_torch(array)), lambda t: from_torch(t.as_subclass(torch.Tensor))
     return SimpleNamespace(send=send, fetch=fetch, entered=entered)
 

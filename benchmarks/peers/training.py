@@ -14,6 +14,9 @@ import bilateral_ops
 from bilateral_ops.cli.bench import problem
 from bilateral_ops.cli.bench.torch import _guide_curves, _slice_apply, _tensor
 
+#: What of a tiny image is timed: a result that nothing records, or one and all its gradients by autograd.
+TINY = ("result", "gradients")
+
 
 def training_step(way: str, height: int, width: int, threads: int) -> Callable[[], list[Any]]:
     """Forward and backward of guide, slice and apply: ``bilateral_ops`` recorded by autograd, or ``torch``, the peer.
@@ -54,3 +57,21 @@ def tiny_call() -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
         return [tensor.detach().numpy() for tensor in (result, *tensors)]
 
     return lambda: bilateral_ops.slice_apply(*tensors), {"torch": own, "numpy": given.call(bilateral_ops)}
+
+
+def tiny_step(way: str, what: str) -> Callable[[], list[Any]]:
+    """A slice_apply of 4 × 4 pixels on one thread, of which ``TINY`` is made: all of its time is the host's.
+
+    ``bilateral_ops``, or ``torch``, the formulation with ``grid_sample``.
+    """
+    torch.set_num_threads(1)
+    gradients = what == "gradients"
+    given = problem("slice_apply", False, 4, 4)
+    tensors = [torch.from_numpy(value).clone().requires_grad_(gradients) for value in given.arguments.values()]
+    function, grad = bilateral_ops.slice_apply if way == "bilateral_ops" else _slice_apply, torch.ones(4, 4, 3)
+
+    def step() -> list[Any]:
+        out = function(*tensors)
+        return [out.detach(), *torch.autograd.grad(out, tensors, grad)] if gradients else [out]
+
+    return step

@@ -364,7 +364,7 @@ class Call:
 
     def gradients(self, wrt: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
-        return self._floats if wrt is self.signature.fields else tuple(n for n in self._floats if n in wrt)
+        return self._floats if wrt is self.signature.fields else tuple([n for n in self._floats if n in wrt])
 
     def wanted(self, wrt: Any) -> tuple[str, ...]:
         """Check ``wrt``, which names gradients; None is all of them."""
@@ -416,6 +416,10 @@ class Call:
 
     def _run(self, call: KernelCall, results: Mapping[Any, Any]) -> None:
         arguments = [*map(results.get, call.results), *map(self.values.get, call.arguments)]  # type: ignore[arg-type]
+        if lend := self.framework.lend:
+            arguments = lend(self, arguments)
+            if arguments is None:
+                return
         for parameters in call.joined:
             arguments[parameters] = [(self.signature.guide, tuple(arguments[parameters]))]
         if self.signature.sampled:

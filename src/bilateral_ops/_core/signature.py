@@ -126,6 +126,9 @@ class Signature:
         # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
         key: list[Any] = [op, dtype]
         for value in values.values():
+            if value is None:
+                key.append(None)
+                continue
             try:
                 key += (type(value), value.dtype, value.shape)
             except (AttributeError, RuntimeError):  # PyTorch's, of tensors that have no shape; ``locate`` refuses them

@@ -29,6 +29,10 @@ locate: Any = None
 #: are.
 record: Any = None
 
+#: ``lend(call, arrays)`` returns what kernels are given for these arrays, some of which may be None; or None where only
+#: shapes are asked for, and no kernel is to run. None: they are given the arrays themselves.
+lend: Any = None
+
 #: ``casts(device)``: whether ``record`` casts floats of different dtypes to one, now. None: it never does.
 casts: Any = None
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,16 @@ ARRAY = torch.Tensor
 
 _DTYPES = {name: getattr(torch, name) for name in (*FLOATS, *INTEGERS)}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# Looked up once, as are the functions: every call asks for them, of every tensor.
+_CPU, _STRIDED = torch.device("cpu"), torch.strided
+_is_wrapped, _level = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.maybe_current_level
+_dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_tracing_state = torch._C._get_tracing_state
+_REQUIRES_GRAD = attrgetter("requires_grad")
 _STANDS_IN = "one that only stands for its numbers, or whose storage was freed"
+
+#: ``device.type``, which PyTorch makes anew for everyone who asks.
+_kind = functools.cache(attrgetter("type"))
 
 
 def dtype_of(tensor: Any) -> str:
@@ -75,38 +85,44 @@ def locate(op: str, name: str, tensor: Any) -> Any:
         raise TypeError(
             f"{op}: {name} must be a dense tensor, got a nested one; pass its members, {name}.unbind(), one by one."
         )
-    if tensor.__class__ is not torch.Tensor and is_lazy(tensor):
+    if tensor.__class__ is not ARRAY and is_lazy(tensor):
         raise TypeError(
             f"{op}: {name} must be a tensor with a shape, got an uninitialized one; call {name}.materialize(shape), or "
             f"its module once."
         )
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor) and torch._C._functorch.maybe_current_level() is None:
+    if _is_wrapped(tensor) and _level() is None:
         raise TypeError(
             f"{op}: {name} must be a plain tensor, got one that torch.func made in a call that is over; return it from "
             f"there."
         )
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not _STRIDED:
         layout = str(tensor.layout).removeprefix("torch.")
         raise TypeError(f"{op}: {name} must be a dense tensor, got {layout}; pass {name}.to_dense().")
     if tensor.is_neg():
         raise TypeError(f"{op}: {name} must be a plain tensor, got a negated view; pass {name}.resolve_neg().")
     device = tensor.device
+    if device != _CPU:
+        _require_kernels(op, name, device)
+    return device
+
+
+def _require_kernels(op: str, name: str, device: Any) -> None:
     if device.type == "cuda":
         _dlpack.require(op, name, device, f"pass {name}.cpu()")
     elif device.type not in ("cpu", "meta"):
         raise RuntimeError(
             f"{op}: {name} is on {device}, and this version computes on cpu and cuda; pass {name}.cpu()."
         )
-    return device
 
 
 def casts(device: Any) -> bool:
     """Whether autocast is on there, and has not done its part already."""
-    return device.type in _AUTOCAST and torch.is_autocast_enabled(device.type) and not _road.within
+    kind = _kind(device)
+    return kind in _AUTOCAST and torch.is_autocast_enabled(kind) and not _road.within
 
 
 def guides_by_luma(device: Any) -> bool:
-    return bool(device.type != "cuda")
+    return bool(_kind(device) != "cuda")
 
 
 def number(value: float, dtype: str, device: Any) -> Any:
@@ -125,18 +141,47 @@ def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], 
     torch.autograd.graph.increment_version(out)  # what autograd has saved of it is about to change
 
 
-def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
+def lend(call: Any, arrays: Sequence[Any]) -> list[Any] | None:
     if _road.describes:
-        return
-    if device.type == "cpu":
-        try:
-            arrays = _each(_host_array, arguments)
-        except ImportError:
-            raise RuntimeError(
-                f"{op}: bfloat16 on the CPU needs ml_dtypes, which is not installed; pip install "
-                f"'bilateral_ops[bfloat16]'."
-            ) from None
-        _numpy.run(op, kernel, arrays, None)
+        return None
+    on_host = call.device == _CPU
+    lent = []
+    for tensor in arrays:
+        made = tensor
+        if tensor is not None:
+            if tensor.requires_grad:
+                made = tensor.detach()
+            if not made.data_ptr() and made.numel():
+                made = _zeros(call, tensor)
+            if on_host:
+                made = made.numpy() if made.dtype is not torch.bfloat16 else _bfloat16(call, made)
+        lent.append(made)
+    return lent
+
+
+def _zeros(call: Any, tensor: Any) -> Any:
+    """Those that a tensor without memory stands for, which autograd only speaks of, as nothing has come there."""
+    if tensor._is_zerotensor():
+        return tensor.detach().clone()
+    name = next(name for name, value in call.values.items() if value is tensor)
+    raise TypeError(f"{call.op}: {name} must be a tensor in memory, got {_STANDS_IN}; pass a copy made of its numbers.")
+
+
+def _bfloat16(call: Any, tensor: Any) -> Any:
+    """A NumPy array of a dtype that PyTorch hands over to nobody."""
+    try:
+        dtype = _numpy.to_dtype("bfloat16")
+    except ImportError:
+        raise RuntimeError(
+            f"{call.op}: bfloat16 on the CPU needs ml_dtypes, which is not installed; pip install "
+            f"'bilateral_ops[bfloat16]'."
+        ) from None
+    return tensor.view(torch.int16).numpy().view(dtype)
+
+
+def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
+    if device == _CPU:
+        _numpy.run(op, kernel, arguments, None)
         return
     with torch.cuda.device(device):  # DLPack hands out tensors of the current device only
         stream = torch.cuda.current_stream().cuda_stream
@@ -144,45 +189,11 @@ def run(op: str, kernel: str, arguments: Sequence[Any], device: Any) -> None:
         def allocate(size: int) -> Any:
             return torch.empty(size, dtype=torch.uint8, device=device)
 
-        _dlpack.run(op, kernel, _each(_made, arguments), stream, allocate)
-
-
-def _each(change: Any, arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """The arguments of a kernel with every tensor changed; guide parameters are a tuple among them."""
-    changed = []
-    for value in arguments:
-        if isinstance(value, torch.Tensor):
-            value = change(value)
-        elif isinstance(value, tuple):
-            value = _each(change, value)
-        changed.append(value)
-    return tuple(changed)
+        _dlpack.run(op, kernel, arguments, stream, allocate)
 
 
 def _in_memory(tensor: Any) -> bool:
     return tensor.data_ptr() != 0 or tensor.numel() == 0
-
-
-def _require_memory(call: Any) -> None:
-    for name, tensor in call.values.items():
-        if tensor is not None and not _in_memory(tensor) and not tensor._is_zerotensor():
-            raise TypeError(
-                f"{call.op}: {name} must be a tensor in memory, got {_STANDS_IN}; pass a copy made of its numbers."
-            )
-
-
-def _made(tensor: Any) -> Any:
-    """A tensor for the kernels. Zeros that autograd only speaks of, where nothing has come, are made."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    return tensor.clone() if tensor._is_zerotensor() else tensor
-
-
-def _host_array(tensor: Any) -> Any:
-    tensor = _made(tensor)
-    if tensor.dtype is torch.bfloat16:  # which PyTorch does not hand to NumPy
-        return tensor.view(torch.int16).numpy().view(_numpy.to_dtype("bfloat16"))
-    return tensor.numpy()
 
 
 def _place(tensor: Any) -> Any:
@@ -213,43 +224,51 @@ def _within(function: Callable[..., Any], **arguments: Any) -> Any:
         _road.within = within
 
 
-_AUTOGRAD = "autograd records"
-_FORWARD = "PyTorch differentiates forward"
-
-
 def record(call: Any, out: Any, wrt: Any = None) -> Any:
-    if _road.within or not (why := _watched(call, out)):
-        if not _road.describes:
-            _require_memory(call)
+    if _road.within:
+        return None
+    arguments = tensors = [tensor for tensor in call.values.values() if tensor is not None]
+    if out is not None:
+        results = out.values() if isinstance(out, Mapping) else (out,)
+        tensors = [*arguments, *(result for result in results if isinstance(result, ARRAY))]
+    differentiates = forward_ad._current_level >= 0 and any(map(_may_carry_a_tangent, tensors))
+    records = torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors))
+    why = followed(arguments)
+    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
+    if not why and (call.mixed or (out is None and casts(call.device))):
+        why = "autocast is on"
+    if not (differentiates or records or why):
         return None
     if out is not None:
+        why = "PyTorch differentiates forward" if differentiates else "autograd records" if records else why
         raise RuntimeError(
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
         )
     name, signature, values = call.signature.name, call.signature, call.values
-    if name == "enhance" and why in (_AUTOGRAD, _FORWARD):
+    if name == "enhance" and (differentiates or records):
         _no_gradient()
     forward = wrt is None
     given = {name: values.get(name) for name in signature.names} | dict(call.keywords)
     if signature.sizes and forward:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
-    if why == _FORWARD:
+    function = operator
+    if differentiates:
         rounds = forward and call.result[1] in INTEGERS
         if not rounds:
             return _by_formula_alone(call, given, wrt)
-        operator = operator.op  # a rounded result has no slope
+        function = operator.op  # a rounded result has no slope
     if name == "enhance":
         given["kind"] = signature.guide
         given["parameters"] = [given.pop(parameter) for parameter in signature.parameters]
     if not forward:
         given |= {"grad": values["grad"], "wrt": list(call.gradients(wrt))}
-    ordered = [given[parameter] for parameter in _operators[call.op].parameters]
-    if why == _AUTOGRAD and not (call.mixed or _beyond_autograd(values.values(), call.device)):
-        operator, ordered = operator.recorded, [*ordered, call]
+    ordered = [given[parameter] for parameter in operator.parameters]
+    if not (differentiates or why or _function_modes()):
+        function, ordered = operator.recorded, [*ordered, call]
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            result = operator(*ordered)
+            result = function(*ordered)
     except TypeError as error:
         classes = {name: value.__class__ for name, value in values.items() if _dispatches(value.__class__)}
         if not classes or not str(error).startswith("Multiple dispatch failed"):
@@ -278,46 +297,29 @@ def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> A
     return fields(**dict.fromkeys(fields._fields) | dict(zip(names, gradients)))
 
 
-def _watched(call: Any, out: Any) -> str:
-    """Who has to see the call, if anyone: that is, whether the kernels alone would do less than PyTorch promises."""
-    forward = forward_ad._current_level >= 0
-    if forward or torch.is_grad_enabled():
-        arrays = [array for name, array in call.values.items() if name not in call.numbers]
-        arrays += out.values() if isinstance(out, Mapping) else (out,)
-        tensors = [array for array in arrays if isinstance(array, torch.Tensor)]
-        if forward and any(_may_carry_a_tangent(tensor) for tensor in tensors):
-            return _FORWARD
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            return _AUTOGRAD
-    if why := followed(call.values.values()):
-        return why
-    # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
-    return "autocast is on" if call.mixed or (out is None and casts(call.device)) else ""
-
-
 def followed(values: Iterable[Any]) -> str:
     """Who follows what is done with tensors, if anyone; their numbers may not be there to be looked at then."""
-    if torch._C._functorch.maybe_current_level() is not None:
+    if _level() is not None:
         return "torch.func transforms the call"
-    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+    if _dispatch_modes() or _tracing_state() is not None:
         return "the call is traced"
     for value in values:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, ARRAY):
             if value.is_meta:
                 return "the call is on meta tensors"
-            if _dispatches(value.__class__):
+            if value.__class__ is not ARRAY and _dispatches(value.__class__):
                 return "a tensor overrides __torch_dispatch__"
     return ""
 
 
 def _beyond_autograd(values: Iterable[Any], device: Any) -> bool:
     """Whether somebody besides autograd is to see a call."""
-    return bool(torch._C._len_torch_function_stack() or followed(values)) or casts(device)
+    return bool(_function_modes() or followed(values)) or casts(device)
 
 
 def _may_carry_a_tangent(tensor: Any) -> bool:
     """While PyTorch differentiates forward: what wraps a tensor hides whether it has one."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+    return _is_wrapped(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
 
 
 @functools.cache
@@ -420,11 +422,13 @@ class _Operator:
         def back(ctx: Any, *gradients: Any) -> Any:
             return (*backward(ctx, *gradients), None)
 
-        self.recorded = _function_class(f"{self.name}_of_autograd", {"forward": compute, "backward": back}).apply
+        recorded: Any = _function_class(f"{self.name}_of_autograd", {"forward": compute, "backward": back})
+        # Without what ``Function.apply`` does for torch.func first, which is asked for elsewhere.
+        self.recorded = super(torch.autograd.Function, recorded).apply
 
     def __call__(self, *given: Any) -> Any:
         """The operator as every caller here calls it."""
-        if self.function is None or torch._C._functorch.maybe_current_level() is None:
+        if self.function is None or _level() is None:
             if torch.is_grad_enabled() or _beyond_autograd(given, given[0].device):
                 return self.op(*given)
             return self._kernel(*given)
@@ -573,10 +577,10 @@ def _define(operation: Any) -> None:
     def backward(ctx: Any, grad: Any) -> Any:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
         wrt = [key for key, needed in zip(forward.parameters, ctx.needs_input_grad) if needed]
-        keywords = {key: value for key, value in ctx.rest.items() if key in vjp.parameters}
-        found = vjp(*values.values(), grad, *keywords.values(), wrt)
+        keywords = [value for key, value in ctx.rest.items() if key in vjp.parameters]
+        found = vjp(*values.values(), grad, *keywords, wrt)
         gradients = dict(zip(_there(signature, values, wrt), found))
-        return tuple(gradients.get(key) for key in forward.parameters)
+        return tuple(map(gradients.get, forward.parameters))
 
     def backward_vjp(ctx: Any, *cotangents: Any) -> Any:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
