@@ -183,39 +183,49 @@ __global__ void __launch_bounds__(8 * kSplatChannels, 2)
   }
 }
 
-// d_grid: each element is the sum of the bands that have its cell, added in the order of images and bands. One thread
-// per element.
+// The sum of an image's bands that have cell (y, x), at `in_column` of its column, in the order of the bands
+BO_DEVICE double sum_of_bands(const BandPlan& plan, const double* image, int64_t y, int64_t x, int64_t Gw,
+                              int64_t column, int64_t in_column) {
+  double sum = 0.0;
+  if (plan.whole) {
+    const double* from = image + (y * Gw + x) * column + in_column;
+    for (int64_t b = 0; b < plan.bands; ++b, from += plan.size) sum += *from;
+    return sum;
+  }
+  // The rectangles with this cell at a corner: those of rows y and y − 1 and, as it has the cells of row 0, of row −1;
+  // likewise in x.
+  const int64_t bottom = min_of(y, plan.top + plan.down - 1), right = min_of(x, plan.left + plan.across - 1);
+  for (int64_t k = max_of(y < 2 ? -1 : y - 1, plan.top); k <= bottom; ++k)
+    for (int64_t j = max_of(x < 2 ? -1 : x - 1, plan.left); j <= right; ++j) {
+      const int64_t corner = 2 * (y - max_of<int64_t>(0, k)) + x - max_of<int64_t>(0, j);
+      const double* from =
+          image + ((k - plan.top) * plan.across + j - plan.left) * plan.bands * plan.size + corner * column + in_column;
+      for (int64_t b = 0; b < plan.bands; ++b, from += plan.size) sum += *from;
+    }
+  return sum;
+}
+
+// d_grid: each element is the sum over the images that are sampled from its grid, in their order. One thread per
+// element, as there are never more than a launch may have.
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     add_bands(Tensor d_grid, Lattice<T> g, BandPlan plan, const double* __restrict__ all) {
   const int64_t column = g.Gd * g.C, count = d_grid.shape[0] * g.Gh * g.Gw * column;
-  for (int64_t e = blockIdx.x * int64_t(256) + threadIdx.x; e < count; e += gridDim.x * int64_t(256)) {
-    const int64_t cell = e / column, in_column = e - cell * column, row = cell / g.Gw, x = cell - row * g.Gw;
-    const int64_t m = row / g.Gh, y = row - m * g.Gh;
-    double sum = 0.0;
-    const bool all_images = g.index.data && !plan.by_grid;
-    for (int64_t n = all_images ? 0 : m; n < (all_images ? g.N : m + 1); ++n) {
-      if (all_images && grid_of(g.index, n, 0, 0) != m) continue;
-      const double* const image = all + n * plan.rectangles * plan.bands * plan.size;
-      if (plan.whole) {
-        for (int64_t b = 0; b < plan.bands; ++b) sum += image[b * plan.size + (y * g.Gw + x) * column + in_column];
-        continue;
-      }
-      // The rectangles with this cell at a corner: those of rows y and y − 1 and, as it has the cells of row 0, of row
-      // −1; likewise in x.
-      const int64_t bottom = min_of(y, plan.top + plan.down - 1), right = min_of(x, plan.left + plan.across - 1);
-      for (int64_t k = max_of(y < 2 ? -1 : y - 1, plan.top); k <= bottom; ++k)
-        for (int64_t j = max_of(x < 2 ? -1 : x - 1, plan.left); j <= right; ++j) {
-          const int64_t corner = 2 * (y - max_of<int64_t>(0, k)) + x - max_of<int64_t>(0, j);
-          const double* from = image + ((k - plan.top) * plan.across + j - plan.left) * plan.bands * plan.size +
-                               corner * column + in_column;
-          for (int64_t b = 0; b < plan.bands; ++b, from += plan.size) sum += *from;
-        }
-    }
-    const int64_t z = in_column / g.C, c = in_column - z * g.C;
-    store_one(d_grid.dtype, address_of(d_grid, m, y, x) + z * d_grid.strides[3] + channel(d_grid, 4, c),
-              static_cast<T>(sum));
+  const int64_t e = blockIdx.x * int64_t(256) + threadIdx.x;
+  if (e >= count) return;
+  const int64_t cell = e / column, in_column = e - cell * column, row = cell / g.Gw, x = cell - row * g.Gw;
+  const int64_t m = row / g.Gh, y = row - m * g.Gh, z = in_column / g.C, c = in_column - z * g.C;
+  char* const to = address_of(d_grid, m, y, x) + z * d_grid.strides[3] + channel(d_grid, 4, c);
+  const int64_t size = plan.rectangles * plan.bands * plan.size;  // of an image's sums
+  double sum = 0.0;
+  if (!g.index.data || plan.by_grid) {
+    sum = sum_of_bands(plan, all + m * size, y, x, g.Gw, column, in_column);
+  } else {
+#pragma unroll 1
+    for (int64_t n = 0; n < g.N; ++n)
+      if (grid_of(g.index, n, 0, 0) == m) sum += sum_of_bands(plan, all + n * size, y, x, g.Gw, column, in_column);
   }
+  store_one(d_grid.dtype, to, static_cast<T>(sum));
 }
 
 template <class T>
