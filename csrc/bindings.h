@@ -60,11 +60,8 @@ void without_gil(F&& f) {
 
 inline Window window_of(Object window) {
   Window w{};
-  w.given = !window.is_none();
-  if (w.given) {
-    std::tie(w.top, w.left, w.full_height, w.full_width) =
-        window.cast<std::tuple<int64_t, int64_t, int64_t, int64_t>>();
-  }
+  std::tie(w.top, w.left, w.full_height, w.full_width, w.pixel_corners) =
+      window.cast<std::tuple<int64_t, int64_t, int64_t, int64_t, bool>>();
   return w;
 }
 

@@ -48,10 +48,10 @@ void run_kernel(const Table& kernels, void (*Table::*kernel)(const Args&, Contex
   (kernels.*kernel)(args, context...);
 }
 
-// The window of a larger image that the image is; if not `given`, the image is whole.
+// The window of a larger image that the image is, and the rule of that one's pixels (Sampling in ops.h)
 struct Window {
-  bool given;
   int64_t top, left, full_height, full_width;
+  bool pixel_corners;
 };
 
 template <class Call>
@@ -75,18 +75,15 @@ struct Out {
 
 inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
   Sampling at{};
+  at.top = window.top;
+  at.left = window.left;
+  at.full_height = window.full_height;
+  at.full_width = window.full_width;
   at.align_corners = align_corners;
-  at.full_height = pixels.shape[1];
-  at.full_width = pixels.shape[2];
-  if (window.given) {
-    at.top = window.top;
-    at.left = window.left;
-    at.full_height = window.full_height;
-    at.full_width = window.full_width;
-    if (at.top < 0 || at.left < 0 || at.top + pixels.shape[1] > at.full_height ||
-        at.left + pixels.shape[2] > at.full_width) {
-      throw std::invalid_argument("bilateral_ops: the window must hold the image");
-    }
+  at.pixel_corners = window.pixel_corners;
+  if (at.top < 0 || at.left < 0 || at.top + pixels.shape[1] > at.full_height ||
+      at.left + pixels.shape[2] > at.full_width) {
+    throw std::invalid_argument("bilateral_ops: the window must hold the image");
   }
   return at;
 }

@@ -110,16 +110,20 @@ BO_INLINE Position<T> locate(T u, T scale, T shift, T last) {
 // The rule of pixel indices. Their positions are rational, p = (i·step + offset)/size, and cell and fraction come from
 // exact products: a pixel centre on a knot has t = 0, whatever the sizes.
 //
-//   (i + ½)·G/n − ½ = (i·2G + G − n)/2n        i·(G − 1)/(n − 1) with align_corners, 0 where n = 1
+//                                u = (i + ½)/n                  u = i/(n − 1), pixel_corners
+//   u·G − ½                      (i·2G + G − n)/2n              (i·2G − (n − 1))/2(n − 1)
+//   u·(G − 1), align_corners     (i·2(G − 1) + G − 1)/2n        i·2(G − 1)/2(n − 1)
+//
+// The corner of a single pixel is u = 0.
 struct PixelAxis {
   double step, offset, size, inverse, last;
 };
 
-BO_INLINE PixelAxis make_pixel_axis(int64_t cells, int64_t pixels, bool align_corners) {
-  const double G = static_cast<double>(cells), n = static_cast<double>(pixels);
-  const double step = align_corners ? (pixels > 1 ? G - 1.0 : 0.0) : 2.0 * G;
-  const double size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;
-  return {step, align_corners ? 0.0 : G - n, size, 1.0 / size, G - 1.0};
+BO_INLINE PixelAxis make_pixel_axis(int64_t cells, int64_t pixels, bool align_corners, bool pixel_corners) {
+  const Axis axis = make_axis(cells, align_corners);
+  const double n = static_cast<double>(pixel_corners ? max_of<int64_t>(pixels - 1, 1) : pixels);
+  const double step = pixel_corners && pixels == 1 ? 0.0 : 2.0 * axis.scale, first = pixel_corners ? 0.0 : axis.scale;
+  return {step, first - 2.0 * n * axis.shift, 2.0 * n, 0.5 / n, axis.last};
 }
 
 BO_INLINE Position<double> locate_pixel(int64_t i, const PixelAxis& a) {

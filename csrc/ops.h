@@ -24,8 +24,8 @@ namespace bilateral_ops {
 //
 //   px = clamp(u·Gw − ½, 0, Gw − 1), with align_corners clamp(u·(Gw − 1), 0, Gw − 1); py likewise; pz likewise from the
 //   guide's value
-//   u = (i + ½)/n, with align_corners i/(n − 1), for pixel i of n in the whole image, of which this one is a window; or
-//   xy's value
+//   u = (i + ½)/n, with pixel_corners i/(n − 1) (0 where n = 1), for pixel i of n in the whole image, of which this one
+//   is a window; or xy's value
 struct Sampling {
   Tensor guide;  // (N,H,W); absent in enhance, and in slice_apply where the image's luma is to guide
   Tensor xy;     // (N,H,W,2), optional
@@ -33,7 +33,7 @@ struct Sampling {
   // sampled, in an equation of n its grid[n]
   GridIndex index;
   int64_t top, left, full_height, full_width;
-  bool align_corners;
+  bool align_corners, pixel_corners;
 };
 
 // slice: out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c],  τ(t) = max(1−|t|, 0)

@@ -8,7 +8,7 @@
 //   rank           axes of the first argument in the call as it was written. Additional axes, which come first, are
 //                  those of jax.vmap; an array that does not depend on such an axis has size 1 there.
 //   batched        whether there is an axis N in the call as it was written
-//   top, left, full_height, full_width, align_corners    where pixels are sampled
+//   top, left, full_height, full_width, pixel_corners, align_corners    where pixels are sampled
 //   guide          curves, nn or luma, if there are parameters
 //
 // The interface consists of C structs that begin with their size and whose layouts are fixed within a major version.
@@ -220,7 +220,9 @@ class Call {
   GuideKind guide() const { return guide_kind(text("guide")); }
   const std::vector<Array>& results() const { return results_; }
   const std::vector<Array>& arguments() const { return arguments_; }
-  Window window() const { return {true, number("top"), number("left"), number("full_height"), number("full_width")}; }
+  Window window() const {
+    return {number("top"), number("left"), number("full_height"), number("full_width"), flag("pixel_corners")};
+  }
   bool align_corners() const { return flag("align_corners"); }
 
   // --- The Call of calls.h

@@ -167,6 +167,30 @@ CASES: dict[str, dict[str, Any]] = {
     "window": WINDOW,
     "window batched": {"N": 2, **WINDOW},
     "window corners": {"align_corners": True, **WINDOW},
+    # Pixels where they aren't by default
+    "centers": {"rule": "centers", "align_corners": True, "W": 37},
+    "centers wide": {"rule": "centers", "align_corners": True, "N": 2, "H": 17, "W": 61, "Gd": 8},
+    "centers, one cell": {"rule": "centers", "align_corners": True, "Gh": 1, "Gw": 1, "Gd": 1},
+    "centers, single pixel": {"rule": "centers", "align_corners": True, "H": 1, "W": 1},
+    "centers, grid over image": {"rule": "centers", "align_corners": True, "H": 2, "W": 3, "Gh": 7, "Gw": 9},
+    "centers, grid as image": {"rule": "centers", "align_corners": True, "H": 4, "W": 33, "Gh": 4, "Gw": 33},
+    "centers, window": {"rule": "centers", "align_corners": True, **WINDOW},
+    "centers, large": {"rule": "centers", "align_corners": True, "H": 300, "W": 70},
+    "pixel corners": {"rule": "corners", "W": 37},
+    "pixel corners wide": {"rule": "corners", "N": 2, "H": 17, "W": 61, "Gd": 8},
+    "pixel corners, one cell": {"rule": "corners", "Gh": 1, "Gw": 1, "Gd": 1},
+    "pixel corners, single pixel": {"rule": "corners", "H": 1, "W": 1},
+    "pixel corners, grid over image": {"rule": "corners", "H": 2, "W": 3, "Gh": 7, "Gw": 9},
+    "pixel corners, grid as image": {"rule": "corners", "H": 4, "W": 33, "Gh": 4, "Gw": 33},
+    "pixel corners, window": {"rule": "corners", **WINDOW},
+    "pixel corners, large": {"rule": "corners", "H": 300, "W": 70},
+    "pixel corners, window of the end": {
+        "rule": "corners",
+        "H": 2,
+        "W": 3,
+        "Gw": 7,
+        "window": (2**33 - 2, 2**40 - 3, 2**33, 2**40),
+    },
     "window of the end": {"H": 2, "W": 3, "Gw": 7, "window": (2**33 - 2, 2**40 - 3, 2**33, 2**40)},
     **{f"width {w}": {"H": 2, "W": w, "Gw": 3 if w < 100 else 16} for w in WIDTHS},
     "one long row": {"H": 1, "W": 3001, "Gw": 5},
@@ -202,13 +226,13 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 _SIZE, _GRID, _MATRIX = {"N", "H", "W"}, {"Gh", "Gw", "Gd", "ones"}, {"Co", "Ci", "offset"}
-_CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners"}
+_CURVES, _NN, _WINDOW = {"K"}, {"F", "saturated"}, {"window", "align_corners", "rule"}
 _INDEX = {"index", "M"}
 _SAMPLING = {"guide_range", "on_knots", "xy", "raster"} | _WINDOW
 _ENHANCE = _SIZE | _GRID | _MATRIX | _WINDOW
 #: Options that a case is for: it says nothing new about what does not take them. The others are sizes.
 _FOR = {"offset", "ones", "C", "on_knots", "xy", "raster", "index", "size", "dtype"} | _CURVES | _NN | _WINDOW
-_SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners", "dtype")
+_SPECIAL = ("ones", "on_knots", "raster", "saturated", "window", "align_corners", "rule", "dtype")
 OPTIONS = {
     "slice": _SIZE | _GRID | _MATRIX | {"C"} | _SAMPLING | _INDEX,
     "apply": _SIZE | _MATRIX,
@@ -296,7 +320,8 @@ def _saturated(parameters: dict[str, Any], saturated: bool | None) -> dict[str, 
 
 def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The operation's own keywords among a case's options."""
-    return {key: value for key, value in options.items() if key in ("window", "align_corners", "dtype")}
+    keywords = {key: value for key, value in options.items() if key in ("window", "align_corners", "dtype")}
+    return keywords | ({"xy": options["rule"]} if "rule" in options else {})
 
 
 def result_dtype(subject: str, dtypes: Dtypes, dtype: str | None = None) -> np.dtype:

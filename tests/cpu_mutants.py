@@ -48,15 +48,27 @@ MUTANTS = {
     # --- Positions
     "pixel centres on the wrong side": Mutant(
         "formulas.h",
-        "align_corners ? 0.0 : G - n,",
-        "align_corners ? 0.0 : n - G,",
+        "return {step, first - 2.0 * n * axis.shift,",
+        "return {step, 2.0 * n * axis.shift - first,",
         agreement("forward", "slice", "plain"),
     ),
-    "align_corners of one pixel too many": Mutant(
+    "corners of one pixel too many": Mutant(
         "formulas.h",
-        "size = align_corners ? (pixels > 1 ? n - 1.0 : 1.0) : 2.0 * n;",
-        "size = align_corners ? (pixels > 1 ? n : 1.0) : 2.0 * n;",
+        "pixel_corners ? max_of<int64_t>(pixels - 1, 1) : pixels",
+        "pixels",
         agreement("forward", "slice", "corners"),
+    ),
+    "pixel centres always where cells are": Mutant(
+        "formulas.h",
+        "first = pixel_corners ? 0.0 : axis.scale",
+        "first = align_corners ? 0.0 : axis.scale",
+        agreement("forward", "slice", "centers"),
+    ),
+    "pixel corners always where cells are": Mutant(
+        "cpu/geometry.inl",
+        "make_pixel_axis(g.Gw, at.full_width, at.align_corners, at.pixel_corners)",
+        "make_pixel_axis(g.Gw, at.full_width, at.pixel_corners, at.pixel_corners)",
+        agreement("forward", "slice", "pixel corners"),
     ),
     "a window without its first row": Mutant(
         "cpu/positions.inl",

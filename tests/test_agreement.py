@@ -26,6 +26,7 @@ from cases import (
     SAMPLED,
     SUBJECTS,
     U8,
+    WINDOWED,
     Dtypes,
     arguments,
     arrays,
@@ -113,6 +114,36 @@ def test_a_mesh_of_the_pixels_own_coordinates_changes_no_bit(subject: str, isa: 
     got, want = (backward(bilateral_ops, subject, given, grad, align_corners=True, **way) for way in ways)
     for name in wrt:
         assert_same_bits(getattr(got, name), getattr(want, name), name)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("subject", WINDOWED)
+def test_the_rules_that_none_stands_for(subject: str, align_corners: bool, isa: str) -> None:
+    given, rule = arguments(subject, ALL_F32, W=33, Gd=8), ("centers", "corners")[align_corners]
+    want = forward(bilateral_ops, subject, given, align_corners=align_corners)
+    assert_same_bits(forward(bilateral_ops, subject, given, xy=rule, align_corners=align_corners), want)
+    other = forward(bilateral_ops, subject, given, xy=rule, align_corners=not align_corners)
+    assert np.abs(other.astype(F64) - want).max() > 0.01
+
+
+@pytest.mark.parametrize("window", [None, (3, 8, 11, 80)], ids=["whole", "window"])
+@pytest.mark.parametrize("rule", ["centers", "corners"])
+@pytest.mark.parametrize("subject", SAMPLED)
+def test_a_rule_is_the_mesh_that_it_says(subject: str, rule: str, window: Any, isa: str) -> None:
+    given = arguments(subject, ALL_F64, N=2, H=5, W=37, Gd=8)
+    top, left, height, width = window or (0, 0, 5, 37)
+    y, x = np.mgrid[top : top + 5, left : left + 37].astype(F64)
+    u = [(i + 0.5) / n if rule == "centers" else i / (n - 1) for i, n in ((x, width), (y, height))]
+    mesh = np.broadcast_to(np.stack(u, -1), (2, 5, 37, 2))
+    for align_corners in (False, True):
+        ways: Any = ({"xy": rule, "window": window}, {"xy": mesh})
+        got, want = (forward(bilateral_ops, subject, given, align_corners=align_corners, **way) for way in ways)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+        grad = random_like(want.shape, F64)
+        found = [backward(bilateral_ops, subject, given, grad, align_corners=align_corners, **way) for way in ways]
+        assert found[0].xy is None
+        for name in OPERATIONS[subject].arguments[:-1]:
+            np.testing.assert_allclose(getattr(found[0], name), getattr(found[1], name), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("axis", ["x", "y"])

@@ -123,16 +123,16 @@ def test_compiled_functions_refuse_what_they_would_never_end_with(shape: tuple[i
         if dtype != U8:
             with pytest.raises(ValueError, match="an image without pixels"):
                 _cpu.resize_area_backward(pixels, pixels, np.zeros(shape, dtype))
-    pixels, no_window = np.zeros((4, 4), F32), None
+    pixels, whole = np.zeros((4, 4), F32), (0, 0, 4, 4, False)
     for cells in ((0, 2, 2), (2, 0, 2), (2, 2, 0)):
         grid = np.zeros((*cells, 3), F32)
         out = np.zeros((4, 4, 3), F32)
         with pytest.raises(ValueError, match="a grid without cells"):
-            _cpu.slice_forward(out, grid, pixels, None, no_window, False)
+            _cpu.slice_forward(out, grid, pixels, None, whole, False)
         with pytest.raises(ValueError, match="a grid without cells"):
-            _cpu.slice_backward(grid, None, None, None, pixels, None, out, no_window, False)
+            _cpu.slice_backward(grid, None, None, None, pixels, None, out, whole, False)
     with pytest.raises(ValueError, match="the window must hold the image"):
-        _cpu.slice_forward(out, np.zeros((2, 2, 2, 3), F32), pixels, None, (0, 0, 0, 0), False)
+        _cpu.slice_forward(out, np.zeros((2, 2, 2, 3), F32), pixels, None, (0, 0, 0, 0, False), False)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one scale", "three scales"])

@@ -355,6 +355,12 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "window must be None where xy is given, got (0, 0, 5, 7).",
     ),
+    # the rule of pixels
+    ("slice", {"xy": "centres"}, ValueError, "xy must be an array, 'centers' or 'corners', got 'centres'."),
+    ("slice_apply_vjp", {"xy": ""}, ValueError, "xy must be an array, 'centers' or 'corners', got ''."),
+    ("splat", {"xy": "middle"}, ValueError, "xy must be an array, 'centers' or 'corners', got 'middle'."),
+    ("enhance(nn)", {"xy": "centres"}, ValueError, "xy must be 'centers' or 'corners', got 'centres'."),
+    ("enhance(luma)", {"xy": zeros(2, 5, 7, 2)}, TypeError, "xy must be 'centers' or 'corners', got numpy.ndarray."),
     (
         "slice",
         {"grid": zeros(2, 3, 4, 5, 2, 6), "guide": zeros(5, 7)},

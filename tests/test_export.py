@@ -83,8 +83,9 @@ def small(subject: str = "enhance(curves)", dtypes: Dtypes = ALL_F32, **options:
 @pytest.mark.parametrize(("subject", "case", "form"), EACH_CASE)
 def test_a_model_equals_the_specification(subject: str, case: str, form: str) -> None:
     example = forward_example(subject, case, ALL_F32)
-    window, align_corners = example.keywords.get("window"), example.keywords.get("align_corners", False)
-    made = model_of(example.arguments, form=form, align_corners=align_corners, window=window is not None)
+    keywords = dict(example.keywords)
+    window = keywords.pop("window", None)
+    made = model_of(example.arguments, form=form, **keywords, window=window is not None)
     assert_forward(run(session(made), example.arguments, window), example.result, F32)
 
 
@@ -147,11 +148,12 @@ def test_axes_of_the_grid(text: str, shape: tuple[int, ...], order: tuple[int, .
 
 
 @FORM
-@pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
-def test_tiles_equal_the_whole(form: str, align_corners: bool) -> None:
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("xy", ["centers", "corners"])
+def test_tiles_equal_the_whole(form: str, xy: str, align_corners: bool) -> None:
     given = small(H=23, W=37)
-    whole = run(session(model_of(given, form=form, align_corners=align_corners)), given)
-    tiled = session(model_of(given, form=form, align_corners=align_corners, window=True))
+    whole = run(session(model_of(given, form=form, xy=xy, align_corners=align_corners)), given)
+    tiled = session(model_of(given, form=form, xy=xy, align_corners=align_corners, window=True))
     for top, bottom in ((0, 1), (1, 14), (14, 23)):
         for left, right in ((0, 16), (16, 37)):
             tile = {**given, "image": given["image"][:, top:bottom, left:right]}
@@ -193,7 +195,7 @@ def test_models_of_every_opset(form: str) -> None:
 
 
 def test_a_model_says_what_it_is(tmp_path: Path) -> None:
-    made = model_of(small(), form="GatherND", align_corners=True)
+    made = model_of(small(), form="GatherND", xy="centers", align_corners=True)
     export.save(made, tmp_path / "model.onnx")
     read = onnx.load(tmp_path / "model.onnx")
     assert read == made
@@ -202,6 +204,7 @@ def test_a_model_says_what_it_is(tmp_path: Path) -> None:
         "bilateral_ops.form": "GatherND",
         "bilateral_ops.guide": "curves",
         "bilateral_ops.grid_axes": "N Gh Gw Gd Co L",
+        "bilateral_ops.xy": "centers",
         "bilateral_ops.align_corners": "True",
     }
     assert (

@@ -53,6 +53,15 @@ def test_every_operation_passes(name, batch):
     assert [row.argument for row in report.rows] == list(OPERATIONS[name].arguments)
 
 
+@pytest.mark.parametrize("rule", ["centers", "corners"])
+@pytest.mark.parametrize("name", [name for name in DIFFERENTIABLE if "xy" in OPERATIONS[name].arguments])
+def test_pixels_by_a_rule_pass(name, rule):
+    arguments = _samples.arguments(name, H=4, W=5, Gh=2, Gw=3, Gd=3, xy=rule)
+    report = gradcheck(functools.partial(getattr(bilateral_ops, name), align_corners=rule == "centers"), arguments)
+    assert report, str(report)
+    assert [row.argument for row in report.rows] == [a for a in OPERATIONS[name].arguments if a != "xy"]
+
+
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_a_small_error_in_any_argument_of_any_operation_is_seen(name):
     operation = OPERATIONS[name]

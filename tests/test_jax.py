@@ -127,8 +127,8 @@ def test_windows(subject: str) -> None:
     options = dict(WINDOW)
     window = options.pop("window")
     given = arguments(subject, ALL_F32, **options)
-    for corners in (False, True):
-        keywords = {"window": window, "align_corners": corners}
+    for rule in (None, "centers", "corners"):
+        keywords = {"window": window, "xy": rule, "align_corners": rule != "corners"}
         want = forward(bilateral_ops, subject, given, **keywords)
         assert_same_bits(forward(THROUGH, subject, given, **keywords), want)
         if subject in SAMPLED:

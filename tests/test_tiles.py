@@ -28,7 +28,13 @@ from cases import (
 
 import bilateral_ops
 
-CORNERS = pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
+RULES: dict[str, dict[str, Any]] = {
+    "centres": {},
+    "corners": {"align_corners": True},
+    "centers of aligned corners": {"xy": "centers", "align_corners": True},
+    "pixel corners": {"xy": "corners"},
+}
+RULE = pytest.mark.parametrize("rule", RULES)
 #: Height, width and grid; then where rows and columns are cut.
 PLANS: dict[str, tuple[dict[str, int], tuple[int, ...], tuple[int, ...]]] = {
     "HDRnet's matrices": ({"H": 5, "W": 67, "Gh": 3, "Gw": 4, "Gd": 8, "Co": 3}, (2,), (1, 8, 20, 23, 40)),
@@ -55,57 +61,55 @@ def crop(given: dict[str, Any], place: Any) -> dict[str, Any]:
 
 
 @PLAN
-@CORNERS
+@RULE
 @pytest.mark.parametrize("subject", ["slice", "slice_apply", *GUIDES])
-def test_tiles_of_the_result_equal_the_whole(subject: str, plan: str, align_corners: bool) -> None:
+def test_tiles_of_the_result_equal_the_whole(subject: str, plan: str, rule: str) -> None:
     sizes, rows, columns = PLANS[plan]
     for dtypes in dtypes_of(subject):
         given = arguments(subject, dtypes, **{"N": 2, "Co": 4, **sizes})
-        whole = forward(bilateral_ops, subject, given, align_corners=align_corners)
+        whole = forward(bilateral_ops, subject, given, **RULES[rule])
         as_window = (0, 0, sizes["H"], sizes["W"])
-        assert_same_bits(forward(bilateral_ops, subject, given, window=as_window, align_corners=align_corners), whole)
+        assert_same_bits(forward(bilateral_ops, subject, given, window=as_window, **RULES[rule]), whole)
         for place, window in tiles(sizes["H"], sizes["W"], rows, columns):
-            tile = forward(bilateral_ops, subject, crop(given, place), window=window, align_corners=align_corners)
+            tile = forward(bilateral_ops, subject, crop(given, place), window=window, **RULES[rule])
             assert_same_bits(tile, whole[place], f"{dtypes} {window}")
 
 
 @PLAN
-@CORNERS
+@RULE
 @pytest.mark.parametrize("subject", SAMPLED)
-def test_tiles_of_the_gradients_equal_the_whole(subject: str, plan: str, align_corners: bool) -> None:
+def test_tiles_of_the_gradients_equal_the_whole(subject: str, plan: str, rule: str) -> None:
     sizes, rows, columns = PLANS[plan]
     for dtypes in dtypes_of(subject):
         given = arguments(subject, dtypes, **{"N": 2, "Co": 4, **sizes})
         result = forward(bilateral_ops, subject, given)
         grad = random_like(result.shape, F32 if dtypes.image.kind == "u" else result.dtype)
-        whole = backward(bilateral_ops, subject, given, grad, align_corners=align_corners)
+        whole = backward(bilateral_ops, subject, given, grad, **RULES[rule])
         summed = 0
         for place, window in tiles(sizes["H"], sizes["W"], rows, columns):
             part = grad if subject == "splat" else grad[place]
-            keywords = {"window": window, "align_corners": align_corners}
+            keywords = {"window": window, **RULES[rule]}
             tile = backward(bilateral_ops, subject, crop(given, place), part, **keywords)
             for name in ("guide", "image", "values"):
                 if getattr(whole, name, None) is not None:
                     assert_same_bits(getattr(tile, name), getattr(whole, name)[place], f"{dtypes} {name} {window}")
             summed = summed + getattr(tile, "grid", np.zeros(1)).astype(F64)
         if subject != "splat" and dtypes in (ALL_F32, ALL_F64):
-            bound = contributions(subject, as_float64(given), grad.astype(F64), align_corners=align_corners)["grid"]
+            bound = contributions(subject, as_float64(given), grad.astype(F64), **RULES[rule])["grid"]
             assert_gradient(whole.grid, summed, bound, whole.grid.dtype, f"{dtypes} grid")
 
 
 @PLAN
-@CORNERS
-def test_tiles_of_a_splat_add_up_to_the_whole(plan: str, align_corners: bool) -> None:
+@RULE
+def test_tiles_of_a_splat_add_up_to_the_whole(plan: str, rule: str) -> None:
     sizes, rows, columns = PLANS[plan]
     for dtypes in (ALL_F32, ALL_F64):
         given = arguments("splat", dtypes, N=2, C=(3,), **sizes)
-        whole = forward(bilateral_ops, "splat", given, align_corners=align_corners)
+        whole = forward(bilateral_ops, "splat", given, **RULES[rule])
         summed = 0
         for place, window in tiles(sizes["H"], sizes["W"], rows, columns):
             tile = crop(given, place)
-            summed = summed + forward(bilateral_ops, "splat", tile, window=window, align_corners=align_corners).astype(
-                F64
-            )
+            summed = summed + forward(bilateral_ops, "splat", tile, window=window, **RULES[rule]).astype(F64)
         positive = {**as_float64(given), "values": np.abs(given["values"].astype(F64))}
-        bound = forward(reference, "splat", positive, align_corners=align_corners)
+        bound = forward(reference, "splat", positive, **RULES[rule])
         assert_gradient(whole, summed, bound, whole.dtype, f"{dtypes}")

@@ -19,6 +19,7 @@ from cases import (
     F16,
     F32,
     F64,
+    GUIDES,
     NUMBERS,
     SAMPLED,
     SUBJECTS,
@@ -104,11 +105,13 @@ def assert_same(got: Any, want: Any) -> None:
 
 def options_of(subject: str) -> list[dict[str, Any]]:
     sampled = [{"xy": True}, {"N": 1, "align_corners": True}, {"window": (2, 1, 9, 8)}]
+    sampled += [{"N": 2, "rule": "centers", "align_corners": True, "window": (2, 1, 9, 8)}, {"rule": "corners"}]
     return [{}, {"N": 2}, *(sampled if subject in SAMPLED else [])]
 
 
 def keywords(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("window", "align_corners") if name in options}
+    found = {name: options[name] for name in ("window", "align_corners") if name in options}
+    return found | ({"xy": options["rule"]} if "rule" in options else {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -555,6 +558,29 @@ def test_compile(subject: str) -> None:
     assert_same(torch.compile(function, fullgraph=True, backend="aot_eager")(*tensors), function(*tensors))
 
 
+@pytest.mark.parametrize("subject", [*SAMPLED, *GUIDES])
+def test_compile_and_vmap_with_a_rule_of_pixels(subject: str) -> None:
+    torch._dynamo.reset()
+    for rule in ({"xy": "centers", "align_corners": True}, {"xy": "corners"}):
+        function, tensors = calling(subject, tensors_of(subject, ALL_F32, N=2), **rule)
+        want = function(*tensors)
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        assert_same(compiled(*tensors), want)
+        if subject not in SAMPLED:
+            continue
+        leaves = requiring(tensors)
+        grad = torch.randn_like(want)
+        expected = torch.autograd.grad(function(*leaves), leaves, grad)
+        assert_same(torch.autograd.grad(compiled(*leaves), leaves, grad), expected)
+        pull = torch.func.vjp(torch.vmap(function), *(tensor[None] for tensor in tensors))
+        assert_same(pull[0], want[None])
+        assert_same(pull[1](grad[None]), tuple(gradient[None] for gradient in expected))
+        tangents = tuple(map(torch.randn_like, tensors))
+        _, tangent = torch.func.jvp(function, tuple(tensors), tangents)
+        dots = sum((gradient * along).sum() for gradient, along in zip(expected, tangents))
+        torch.testing.assert_close((tangent * grad).sum(), dots, rtol=1e-4, atol=1e-4)
+
+
 def test_compile_with_keywords_and_sizes_that_change() -> None:
     torch._dynamo.reset()
     grid = torch.rand(3, 4, 5, 3, 4, requires_grad=True)
@@ -847,11 +873,12 @@ def test_guides_begin_as_hdrnets() -> None:
 @pytest.mark.parametrize("guide", [None, "CurvesGuideModule", "NNGuideModule"])
 def test_modules(guide: str | None) -> None:
     torch.manual_seed(1)
-    layer = framework.SliceApplyModule(guide and getattr(framework, guide)(), align_corners=True)
+    layer = framework.SliceApplyModule(guide and getattr(framework, guide)(), xy="centers", align_corners=True)
     grid, image = torch.rand(3, 4, 5, 3, 4), torch.rand(6, 7, 3)
     result = layer(grid, image)
     frozen = layer.freeze()
-    torch.testing.assert_close(bilateral_ops.enhance(grid, frozen, image, align_corners=True), result.detach())
+    want = bilateral_ops.enhance(grid, frozen, image, xy="centers", align_corners=True)
+    torch.testing.assert_close(result.detach(), want)
     if guide:
         result.sum().backward()
         assert all(parameter.grad is not None for parameter in layer.parameters())
@@ -859,12 +886,12 @@ def test_modules(guide: str | None) -> None:
             for parameter in layer.parameters():
                 parameter.add_(0.1)
         assert not torch.equal(layer.freeze().__dict__.popitem()[1], frozen.__dict__.popitem()[1])
-    twin = framework.SliceApplyModule(guide and getattr(framework, guide)(), align_corners=True)
+    twin = framework.SliceApplyModule(guide and getattr(framework, guide)(), xy="centers", align_corners=True)
     twin.load_state_dict(layer.state_dict())
     for other in (twin, copy.deepcopy(layer)):
         assert_same(other(grid, image).detach(), layer(grid, image).detach())
     assert layer.double()(grid.double(), image.double()).dtype is torch.float64
-    assert "align_corners=True" in repr(layer)
+    assert "xy='centers', align_corners=True" in repr(layer)
     assert guide is None or f"{guide}(channels=3, " in repr(layer)
     assert layer.to("meta")(grid.double().to("meta"), image.double().to("meta")).shape == image.shape
 

@@ -76,8 +76,8 @@ BO_INLINE Lattice make_lattice(const Sampling& at, const Tensor& cells, const Te
   g.Gd = cells.shape[3];
   g.C = cells.shape[4] * cells.shape[5];
   g.column_size = g.Gd * g.C;
-  g.y = make_pixel_axis(g.Gh, at.full_height, at.align_corners);
-  g.x = make_pixel_axis(g.Gw, at.full_width, at.align_corners);
+  g.y = make_pixel_axis(g.Gh, at.full_height, at.align_corners, at.pixel_corners);
+  g.x = make_pixel_axis(g.Gw, at.full_width, at.align_corners, at.pixel_corners);
   g.v = make_axis(g.Gh, at.align_corners);
   g.u = make_axis(g.Gw, at.align_corners);
   g.z = make_axis(g.Gd, at.align_corners);

@@ -53,8 +53,8 @@ Lattice<T> make_lattice(const Sampling& at, const Tensor& cells, const Tensor& p
   g.C = cells.shape[4] * cells.shape[5];
   g.top = at.top;
   g.left = at.left;
-  g.y = make_pixel_axis(g.Gh, at.full_height, at.align_corners);
-  g.x = make_pixel_axis(g.Gw, at.full_width, at.align_corners);
+  g.y = make_pixel_axis(g.Gh, at.full_height, at.align_corners, at.pixel_corners);
+  g.x = make_pixel_axis(g.Gw, at.full_width, at.align_corners, at.pixel_corners);
   g.v = make_rule<T>(g.Gh, at.align_corners);
   g.u = make_rule<T>(g.Gw, at.align_corners);
   g.z = make_rule<T>(g.Gd, at.align_corners);

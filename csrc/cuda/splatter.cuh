@@ -62,7 +62,8 @@ BO_INLINE int64_t rectangle_of(int64_t i, const PixelAxis& axis) {
 }
 // The most of `count` pixels that lie in a rectangle, in one direction
 inline int64_t pixels_per_rectangle(const PixelAxis& axis, int64_t count) {
-  return axis.step > 0.0 ? min_of(count, static_cast<int64_t>(axis.size / axis.step) + 1) : count;
+  const int64_t size = static_cast<int64_t>(axis.size), step = static_cast<int64_t>(axis.step);
+  return step > 0 ? min_of(count, ceil_div(size, step)) : count;
 }
 
 template <class T>

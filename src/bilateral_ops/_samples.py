@@ -26,7 +26,7 @@ def arguments(
     K: int = 4,
     F: int = 4,
     size: tuple[int, int] = (4, 3),
-    xy: bool = False,
+    xy: bool | str = False,
     index: Literal["images", "pixels"] | None = None,
     M: int = 3,
     image_dtype: Any = np.float64,
@@ -39,7 +39,8 @@ def arguments(
     ``N=None`` makes them unbatched. ``image_dtype`` is the dtype of the image (of everything else too, unless
     ``dtype`` says otherwise; float32 beside an integer image). ``guide_range`` reaches past [0, 1] so that border
     cells are met. ``C`` are the channel axes of ``slice`` and ``splat``; by default ``(Co, Ci + offset)``.
-    ``size`` is what ``resize_area`` makes of ``(H, W)``. With an ``index`` there are ``M`` grids.
+    ``size`` is what ``resize_area`` makes of ``(H, W)``. ``xy`` is whether there are coordinates, or their rule. With
+    an ``index`` there are ``M`` grids.
     """
     operation = OPERATIONS[name].signature
     if operation is None:
@@ -90,7 +91,7 @@ def arguments(
     if operation.sizes:
         given[operation.sizes.name] = tuple(sizes[axis] for axis in operation.sizes.axes)
     if xy:
-        given["xy"] = drawn(operation.arguments[operation.names.index("xy")])
+        given["xy"] = xy if isinstance(xy, str) else drawn(operation.arguments[operation.names.index("xy")])
     if index:
         named = operation.arguments[operation.names.index("index")].axes[: 1 if index == "images" else 3]
         given["index"] = rng.integers(0, M, [length for axis in named for length in axes[axis]])

@@ -98,6 +98,7 @@ Geometry geometry(Draw& draw, bool with_guide) {
     g.Gw = std::min(g.Gw, std::max<int64_t>(1, g.W / 8));
   }
   g.window.align_corners = draw.from(0, 3) == 0;
+  g.window.pixel_corners = draw.maybe() ? draw.maybe() : g.window.align_corners;
   g.window.full_height = g.H;
   g.window.full_width = g.W;
   g.guide = g.xy = kAbsent;

@@ -30,7 +30,9 @@ from bilateral_ops import CurvesGuide, _samples
 #: of them at explicit coordinates, as few pixels have kernels of their own.
 HEIGHT, WIDTH = 1080, 1920
 GRID = 16, 16, 8
-ROWS, RECTANGLE, MANY = (128, 512, 32, 256), (101, 180, 68, 120), (128, 512, 128, 256)  # top, left, height, width
+# Each is (top, left, height, width).
+ROWS, RECTANGLE, MANY = (128, 512, 32, 256), (101, 180, 68, 120), (128, 512, 128, 256)
+CENTERS_RECTANGLE = (72, 128, 72, 128)  # with corners aligned
 #: From data sheets: bytes per second, and instructions of threads per second.
 DEVICE_RATES = {"H100": (3.35e12, 32e12), "H200": (4.8e12, 32e12), "RTX 4090": (1.008e12, 41e12)}
 #: Share of the least traffic that may be added to it, beside a byte per pixel of cells.
@@ -45,7 +47,7 @@ Send = Callable[[Any], Any]
 class Work:
     operation: str
     direction: str
-    places: str  # mesh: coordinates of a window, as an array; rays: anywhere; else empty
+    places: str  # mesh: coordinates of a window, as an array; rays: anywhere; centers: by that rule; else empty
     least: int  # bytes per pixel that must be read or written
     most: int  # instructions per pixel that there may be
     part: tuple[int, int, int, int] = ROWS
@@ -85,7 +87,9 @@ class Work:
             for guide in ("guide_curves", "guide_nn")
         ]
         where: dict[str, Any] = {"window": (*self.part[:2], HEIGHT, WIDTH)}
-        if self.places:
+        if self.places == "centers":
+            where |= {"xy": "centers", "align_corners": True}
+        elif self.places:
             where = {"xy": a["xy"], "align_corners": True}
         arguments: dict[str, tuple[tuple[Any, ...], str | None, dict[str, Any]]] = {
             "slice": ((a["grid"], a["guide"]), "twelve", where),
@@ -117,6 +121,12 @@ def works() -> list[Work]:
         Work("slice", "forward", "", 52, 300),
         Work("slice", "backward", "", 56, 1300, RECTANGLE),
         Work("splat", "forward", "", 52, 900, RECTANGLE),
+        Work("slice_apply", "forward", "centers", 28, 190),
+        Work("slice_apply", "backward", "centers", 44, 750, CENTERS_RECTANGLE),
+        Work("enhance", "forward", "centers", 6, 350),
+        Work("slice", "forward", "centers", 52, 300),
+        Work("slice", "backward", "centers", 56, 1300, CENTERS_RECTANGLE),
+        Work("splat", "forward", "centers", 52, 900, CENTERS_RECTANGLE),
         Work("slice_apply", "forward", "mesh", 36, 320, MANY),
         Work("slice_apply", "forward", "rays", 36, 320, MANY),
         Work("slice_apply", "backward", "mesh", 60, 1400, MANY),
@@ -216,7 +226,8 @@ def page(device: Any) -> str:
         "same word. *Floor*: the larger of bytes over the bandwidth and instructions over the issue rate of data "
         "sheets, which no kernel can beat, and which of the two it is.",
         "",
-        "*Mesh*: `xy` with coordinates and depths of neighbours near each other; *rays*: both random.",
+        '*Centers*: `xy="centers"` with `align_corners`, as trainers of radiance fields place pixels; *mesh*: an array '
+        "of these; *rays*: random coordinates and depths.",
         "",
         "| operation | direction | `xy` | instructions | bytes: least, counted | shared memory | "
         + " | ".join(f"floor, {name}" for name in DEVICE_RATES)

@@ -43,6 +43,8 @@ LARGE = (
     "large",
     "large, many bands",
     "large, many cells",
+    "centers, large",
+    "pixel corners, large",
     "one long row",
     "one long column",
     "3 to 9",
@@ -182,22 +184,25 @@ def test_the_images_gradient_may_be_written_over_the_image(subject: str, dtypes:
                 assert_same_bits(getattr(got, name).memory, value.memory, f"{case} {name}")
 
 
+@pytest.mark.parametrize("rule", [{}, {"xy": "centers", "align_corners": True}, {"xy": "corners"}], ids=str)
 @pytest.mark.parametrize("dtypes", [ALL_F32, ALL_F64, Dtypes(F16, F16, F16)], ids=str)
-def test_a_tile_has_the_whole_images_bits(dtypes: Dtypes, device: Any, on_device: Through) -> None:
+def test_a_tile_has_the_whole_images_bits(
+    dtypes: Dtypes, rule: dict[str, Any], device: Any, on_device: Through
+) -> None:
     device.reset(90, races=False)
     given = forward_example("slice_apply", "wide batched", dtypes).arguments
     _, height, width = given["guide"].shape
     grad = np.asarray(given["image"])
-    whole = on_device.slice_apply(*given.values())
-    gradients = on_device.slice_apply_vjp(*given.values(), grad)
+    whole = on_device.slice_apply(*given.values(), **rule)
+    gradients = on_device.slice_apply_vjp(*given.values(), grad, **rule)
     total = 0.0
     for top, left, h, w in ((0, 0, 2, 19), (0, 19, 2, width - 19), (2, 0, height - 2, width)):
         rows, columns = slice(top, top + h), slice(left, left + w)
         part = {name: array if name == "grid" else array[:, rows, columns] for name, array in given.items()}
         window = (top, left, height, width)
-        got = on_device.slice_apply(*part.values(), window=window)
+        got = on_device.slice_apply(*part.values(), window=window, **rule)
         assert_same_bits(got, np.ascontiguousarray(whole[:, rows, columns]))
-        got = on_device.slice_apply_vjp(*part.values(), grad[:, rows, columns], window=window)
+        got = on_device.slice_apply_vjp(*part.values(), grad[:, rows, columns], window=window, **rule)
         for name in ("guide", "image"):
             want = getattr(gradients, name)[:, rows, columns]
             assert_same_bits(getattr(got, name), np.ascontiguousarray(want), name)

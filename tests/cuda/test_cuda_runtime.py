@@ -21,6 +21,11 @@ def _sent(device: Any, subject: str = "slice", case: str = "plain", number: int 
     return through.sent(forward_example(subject, case, ALL_F32).arguments)
 
 
+def _slice_arguments(given: dict[str, Any]) -> tuple[Any, ...]:
+    """What the compiled function is given after its result."""
+    return given["grid"], given["guide"], None, (0, 0, *given["guide"].shape, False), False
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Streams, devices, memory
 # ---------------------------------------------------------------------------------------------------------------------
@@ -42,7 +47,7 @@ def test_arrays_are_lent_without_waiting(device: Any) -> None:
     given = _sent(device)
     out = standin.empty(device, forward_example("slice", "plain", ALL_F32).result.shape, "f4")
     for stream in (0, 4096):
-        device.call("slice_forward", out, given["grid"], given["guide"], None, None, False, stream=stream)
+        device.call("slice_forward", out, *_slice_arguments(given), stream=stream)
         assert device.launches[-1].stream == stream
     assert {tuple(array.streams) for array in (out, given["grid"], given["guide"])} == {(-1, -1)}
 
@@ -75,7 +80,7 @@ def test_an_output_must_be_writable(device: Any) -> None:
     out = standin.empty(device, forward_example("slice", "plain", ALL_F32).result.shape, "f4")
     out.read_only = True
     with pytest.raises(ValueError, match="read-only"):
-        device.call("slice_forward", out, given["grid"], given["guide"], None, None, False)
+        device.call("slice_forward", out, *_slice_arguments(given))
 
 
 def test_arrays_of_two_devices_are_refused(device: Any) -> None:
@@ -231,9 +236,16 @@ def test_every_kernel_fits_every_device(device: Any, on_device: Through) -> None
 
 @pytest.mark.parametrize(("height", "width"), [(1080, 1920), (2160, 3840)])
 @pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("xy", ["centers", "corners"])
 @pytest.mark.parametrize("operation", ["slice_apply", "splat"])
 def test_thread_blocks_have_equal_work(
-    operation: str, align_corners: bool, height: int, width: int, device: Any, monkeypatch: pytest.MonkeyPatch
+    operation: str,
+    xy: str,
+    align_corners: bool,
+    height: int,
+    width: int,
+    device: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On an H100's 132 multiprocessors, summing an image's contributions to a grid of 16 × 16 takes at most 1.25 times
     as long as if its pixels were shared equally: simulated, a thread block for as long as it has pixels."""
@@ -252,7 +264,8 @@ def test_thread_blocks_have_equal_work(
         one = standin.laid_out(device, np.zeros(1, F32)).memory
         return standin.DeviceArray(device, np.lib.stride_tricks.as_strided(one, shape, (0,) * len(shape)))
 
-    guide, pixels, rule = sent(1, height, width), (1, height, width), {"align_corners": align_corners}
+    guide, pixels = sent(1, height, width), (1, height, width)
+    rule: Any = {"xy": xy, "align_corners": align_corners}
     if operation == "splat":
         bilateral_ops.splat(guide, sent(*pixels, 3, 4), (cells, cells, 8), **rule)
     else:
@@ -261,7 +274,8 @@ def test_thread_blocks_have_equal_work(
 
     def sizes(count: int) -> Any:  # of rectangles: the pixels between the same two knots, or before the first
         i = np.arange(count)
-        position = i * (cells - 1) / (count - 1) if align_corners else (i + 0.5) * cells / count - 0.5
+        u = (i + 0.5) / count if xy == "centers" else i / (count - 1)
+        position = u * (cells - 1) if align_corners else u * cells - 0.5
         return np.unique(np.floor(np.round(position, 9)), return_counts=True)[1]
 
     heights, widths = sizes(height), sizes(width)

@@ -33,6 +33,8 @@ def one_dtype(x: F32) -> None:
     assert_type(bo.slice(x, x), F32)
     assert_type(bo.slice(x, x, xy=x, align_corners=True, out=x), F32)
     assert_type(bo.slice(x, x, window=(0, 0, 8, 8)), F32)
+    assert_type(bo.slice(x, x, xy="centers", align_corners=True), F32)
+    assert_type(bo.enhance(x, bo.LumaGuide(), x, xy="corners"), F32)
     assert_type(bo.splat(x, x, (1, 2, 3)), F32)
     assert_type(bo.apply(x, x), F32)
     assert_type(bo.slice_apply(x, x, x), F32)

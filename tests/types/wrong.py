@@ -93,6 +93,8 @@ def no_arrays(x: F32) -> None:
 
 def other_arguments(x: F32) -> None:
     bo.slice(x, x, window="whole")  # refused
+    bo.slice(x, x, xy="centres")  # refused
+    bo.enhance(x, bo.LumaGuide(), x, xy=x)  # refused
     bo.slice(x, x, window=(0, 0, 8))  # refused
     bo.slice(x, x, window=(0, 0, 8.0, 8))  # refused
     bo.slice(x, x, align_corners=1)  # refused

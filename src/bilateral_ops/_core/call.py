@@ -289,11 +289,32 @@ class Call:
 
     # --- keywords and results
 
-    def sampling(self, window: Any, align_corners: Any) -> dict[str, Any]:
-        """Check ``window=(top, left, full_height, full_width)`` and ``align_corners``."""
+    def sampling(self, rule: Any, window: Any, align_corners: Any) -> dict[str, Any]:
+        """Check ``window=(top, left, full_height, full_width)``, ``align_corners``, and ``xy`` where it is a rule."""
         if not isinstance(align_corners, (bool, np.bool_)):
             raise TypeError(f"{self.op}: align_corners must be a bool, got {type(align_corners).__name__}.")
-        return {"window": None if window is None else self._window(window), "align_corners": bool(align_corners)}
+        found: dict[str, Any] = {
+            "window": None if window is None else self._window(window),
+            "align_corners": bool(align_corners),
+        }
+        if rule is not None:
+            found["xy"] = self._rule(rule)
+        return found
+
+    def _rule(self, rule: Any) -> str:
+        choice = "'centers' or 'corners'" if self.signature.guide else "an array, 'centers' or 'corners'"
+        if not isinstance(rule, str):
+            raise TypeError(f"{self.op}: xy must be {choice}, got {type_text(type(rule))}.")
+        if rule not in ("centers", "corners"):
+            raise ValueError(f"{self.op}: xy must be {choice}, got {brief(rule)}.")
+        return str(rule)
+
+    def places(self) -> tuple[tuple[Any, ...], bool]:
+        """The keywords as kernels take them: the window with whether pixels lie at corners, and ``align_corners``."""
+        window, align_corners = self.keywords["window"], self.keywords["align_corners"]
+        rule = self.keywords.get("xy")
+        corners = align_corners if rule is None else rule == "corners"
+        return (*(window or (0, 0, self.sizes["H"], self.sizes["W"])), corners), align_corners
 
     def _window(self, window: Any) -> tuple[int, int, int, int]:
         if self.values.get("xy") is not None:
@@ -423,5 +444,5 @@ class Call:
         for parameters in call.joined:
             arguments[parameters] = [(self.signature.guide, tuple(arguments[parameters]))]
         if self.signature.sampled:
-            arguments += self.keywords.values()
+            arguments += self.places()
         self.framework.run(self.op, call.kernel, arguments, self.device)

@@ -30,7 +30,7 @@ class Signature:
     keeps_integers : the result of an integer image has its dtype; otherwise it is float32
     sizes : an argument that says axes of the result
     chooses_dtype : there is a keyword ``dtype`` for a result of another float dtype
-    sampled : there are keywords ``window`` and ``align_corners``
+    sampled : there are keywords ``window`` and ``align_corners``, and ``xy`` may be a rule
     kernel : name of the kernels, without ``_forward`` and ``_backward``; by default the operation's
     guide : which guide the arguments of role parameter are of
     forward, backward : the kernel calls, where they are not the usual ones
@@ -99,14 +99,20 @@ class Signature:
         sizes: Any = None,
         *,
         dtype: Any = None,
+        xy: Any = None,
         window: Any = None,
         align_corners: Any = False,
     ) -> Call:
-        """Check a forward call: arrays in order, what the caller gave for ``sizes``, and the operation's keywords."""
+        """Check a forward call: arrays in order, what the caller gave for ``sizes``, and the operation's keywords.
+
+        ``xy`` is one of these where it can't be an array.
+        """
         checked = self.sizes.checked(self.name, sizes) if self.sizes else None
-        call = self._bound(self.name, dict(zip(self.names, values)), checked, dtype)
+        named = dict(zip(self.names, values))
+        rule = _taken_rule(named) if xy is None else xy
+        call = self._bound(self.name, named, checked, dtype)
         if self.sampled:
-            call.keywords = call.sampling(window, align_corners)
+            call.keywords = call.sampling(rule, window, align_corners)
         return call
 
     def bind_vjp(
@@ -115,9 +121,10 @@ class Signature:
         """Check a backward call; ``grad`` has the result's shape and dtype."""
         named = dict(zip(self.names, values))
         named["grad"] = grad
+        rule = _taken_rule(named)
         call = self._bound(self._vjp_name, named, None, dtype)
         if self.sampled:
-            call.keywords = call.sampling(window, align_corners)
+            call.keywords = call.sampling(rule, window, align_corners)
         return call
 
     def _bound(self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: Any) -> Call:
@@ -149,3 +156,12 @@ class Signature:
             self._checked.clear()
         self._checked[known] = call.again({})
         return call
+
+
+def _taken_rule(named: dict[str, Any]) -> str | None:
+    """Take the rule of pixels out of the arrays, where it is given for one."""
+    rule = named.get("xy")
+    if not isinstance(rule, str):
+        return None
+    named["xy"] = None
+    return rule

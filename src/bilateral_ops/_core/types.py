@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ __all__ = [
     "Number",
     "Parameter",
     "Parameters_co",
+    "PixelRule",
     "Scalar",
 ]
 
@@ -60,6 +61,8 @@ class Like(Array[_Framework_co], Protocol[_Framework_co, _T_co]):
 
 #: What may be given for an array without axes.
 Number: TypeAlias = float | np.number[Any]
+#: Where the pixels of an image lie, by their indices: (i+½)/n or i/(n−1).
+PixelRule: TypeAlias = Literal["centers", "corners"]
 
 # Types of arguments, which results and gradients have. The dtype of a result that may be one of two is said as a union.
 Grid = TypeVar("Grid")

@@ -89,16 +89,18 @@ class Pixels:
 # --- The sampling rule
 
 
-def along(g: Graph, count: str, first: Any, full: str, cells: int, align_corners: bool) -> tuple[str, str]:
+def along(
+    g: Graph, count: str, first: Any, full: str, cells: int, align_corners: bool, pixel_corners: bool
+) -> tuple[str, str]:
     """Positions of a row's pixels on an axis of cells, clamped, as (whole numbers, what to divide them by)."""
-    i = g("Add", g("Range", 0, count, 1), first)
-    if align_corners:
-        of = g("Sub", full, 1)
-        p = g("Mul", i, cells - 1)
+    i = g("Mul", g("Add", g("Range", 0, count, 1), first), 2)
+    if pixel_corners:
+        full = g("Sub", full, 1)
     else:
-        of = g("Mul", full, 2)
-        p = g("Sub", g("Mul", g("Add", g("Mul", i, 2), 1), cells), full)
-    of = g("Max", of, 1)  # of one pixel, or none
+        i = g("Add", i, 1)
+    full = g("Max", full, 1)  # of one pixel, or none
+    of = g("Mul", full, 2)
+    p = g("Mul", i, cells - 1) if align_corners else g("Sub", g("Mul", i, cells), full)
     return g("Min", g("Max", p, 0), g("Mul", of, cells - 1)), of
 
 

@@ -50,7 +50,7 @@ import numpy as np
 from .. import _cpu
 from .._core.checks import integers
 from .._core.missing import needed
-from .._core.types import Array, Framework
+from .._core.types import Array, Framework, PixelRule
 from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
@@ -94,6 +94,7 @@ def enhance(
     grid_axes: str = "N Gh Gw Gd Co L",
     image: _Image = "float32",
     grid: _Grid = "float32",
+    xy: PixelRule | None = None,
     window: bool = False,
     align_corners: bool = False,
     opset: int = 20,
@@ -121,6 +122,8 @@ def enhance(
         to nearest even and saturated.
     grid : "float32" or "float16"
         The dtype of the input ``grid``. Either is computed with in float32.
+    xy : "centers" or "corners", optional
+        The rule of the pixels' coordinates, as in :func:`bilateral_ops.slice`.
     window : bool
         Whether the model has an input ``window``, int64 (4,): ``(top, left, full_height, full_width)`` of the larger
         image of which ``image`` is a tile.
@@ -143,14 +146,13 @@ def enhance(
 
     Notes
     -----
-    There is no ``xy``.
+    There is no array ``xy``.
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
     record, channels = _checked_guide("onnx.enhance", guide)
-    return _model(
-        "onnx.enhance", grid_shape, record, channels, form, layout, grid_axes, image, grid, window, align_corners, opset
-    )
+    layouts = (form, layout, grid_axes, image, grid)
+    return _model("onnx.enhance", grid_shape, record, channels, *layouts, xy, window, align_corners, opset)
 
 
 def slice_apply(
@@ -162,6 +164,7 @@ def slice_apply(
     grid_axes: str = "N Gh Gw Gd Co L",
     image: _Image = "float32",
     grid: _Grid = "float32",
+    xy: PixelRule | None = None,
     window: bool = False,
     align_corners: bool = False,
     opset: int = 20,
@@ -172,7 +175,7 @@ def slice_apply(
 
     Parameters
     ----------
-    grid_shape, form, layout, grid_axes, image, grid, window, align_corners, opset
+    grid_shape, form, layout, grid_axes, image, grid, xy, window, align_corners, opset
         As given to :func:`enhance`.
     Ci : int
         The image's channels.
@@ -191,9 +194,8 @@ def slice_apply(
     -----
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    return _model(
-        "onnx.slice_apply", grid_shape, None, Ci, form, layout, grid_axes, image, grid, window, align_corners, opset
-    )
+    layouts = (form, layout, grid_axes, image, grid)
+    return _model("onnx.slice_apply", grid_shape, None, Ci, *layouts, xy, window, align_corners, opset)
 
 
 def _model(
@@ -206,15 +208,19 @@ def _model(
     grid_axes: str,
     image_dtype: str,
     grid_dtype: str,
+    rule: str | None,
     window: bool,
     align_corners: bool,
     opset: int,
 ) -> onnx.ModelProto:
+    if rule is None:
+        rule = "corners" if align_corners else "centers"
     for name, value, choice in (
         ("form", form, tuple(FORMS)),
         ("layout", layout, tuple(LAYOUTS)),
         ("image", image_dtype, tuple(DTYPES)),
         ("grid", grid_dtype, ("float32", "float16")),
+        ("xy", rule, ("centers", "corners")),
     ):
         if value not in choice:
             raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
@@ -252,8 +258,8 @@ def _model(
         whole = tuple(g("Gather", "window", n, axis=0) for n in range(4))
     top, left, full_height, full_width = whole
     position = (
-        along(g, height, top, full_height, sizes["Gh"], align_corners),
-        along(g, width, left, full_width, sizes["Gw"], align_corners),
+        along(g, height, top, full_height, sizes["Gh"], align_corners, rule == "corners"),
+        along(g, width, left, full_width, sizes["Gw"], align_corners, rule == "corners"),
         in_depth(g, value, sizes["Gd"], align_corners),
     )
     matrix = FORMS[form](g, matrices, position, shape, value)
@@ -299,7 +305,8 @@ def _model(
         producer_version=_cpu.__version__,
         doc_string=graph.doc_string,
     )
-    facts = {"form": form, "guide": kind, "grid_axes": grid_axes, "align_corners": str(bool(align_corners))}
+    facts = {"form": form, "guide": kind, "grid_axes": grid_axes, "xy": rule}
+    facts["align_corners"] = str(bool(align_corners))
     helper.set_model_props(model, {f"bilateral_ops.{key}": value for key, value in facts.items()})
     onnx.checker.check_model(model, full_check=True)
     return model

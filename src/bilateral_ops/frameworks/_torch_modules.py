@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import Module, Parameter, init
 
+from .._core.types import PixelRule
 from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide, guide_curves
 from ..ops._guide_luma import LumaGuide
@@ -133,6 +134,7 @@ class SliceApplyModule(Module):
     ----------
     guide : Module, CurvesGuide, NNGuide or LumaGuide
         Makes an image's guide; luma by default.
+    xy : "centers" or "corners", optional
     align_corners : bool
         The sampling rule, as in :func:`bilateral_ops.slice`.
     """
@@ -141,17 +143,20 @@ class SliceApplyModule(Module):
         self,
         guide: Module | CurvesGuide[torch.Tensor] | NNGuide[torch.Tensor] | LumaGuide | None = None,
         *,
+        xy: PixelRule | None = None,
         align_corners: bool = False,
     ) -> None:
         super().__init__()
         self.guide: Any = LumaGuide() if guide is None else guide
+        self.xy = xy
         self.align_corners = align_corners
 
     def forward(
         self, grid: torch.Tensor, image: torch.Tensor, *, window: tuple[int, int, int, int] | None = None
     ) -> torch.Tensor:
         """grid (N, Gh, Gw, Gd, Co, Ci[+1]), image (N, H, W, Ci) → (N, H, W, Co); ``window`` as of ``slice_apply``."""
-        return slice_apply(grid, self.guide(image), image, window=window, align_corners=self.align_corners)
+        rule: Any = {"xy": self.xy, "align_corners": self.align_corners}
+        return slice_apply(grid, self.guide(image), image, window=window, **rule)
 
     def freeze(self) -> CurvesGuide[torch.Tensor] | NNGuide[torch.Tensor] | LumaGuide:
         """The guide's record as it is now, for :func:`bilateral_ops.enhance`; ``TypeError`` where it has none."""
@@ -163,7 +168,7 @@ class SliceApplyModule(Module):
 
     def extra_repr(self) -> str:
         guide = "" if isinstance(self.guide, Module) else f"guide={type(self.guide).__name__}, "
-        return f"{guide}align_corners={self.align_corners}"
+        return f"{guide}xy={self.xy!r}, align_corners={self.align_corners}"
 
 
 def _copies(module: Module) -> dict[str, Any]:

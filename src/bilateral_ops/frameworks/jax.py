@@ -94,9 +94,9 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
     keywords = dict(call.keywords)
     sampling: dict[str, Any] = {}
     if signature.sampled:
-        window = keywords["window"] or (0, 0, call.sizes["H"], call.sizes["W"])
-        sampling = dict(zip(("top", "left", "full_height", "full_width"), window))
-        sampling["align_corners"] = keywords["align_corners"]
+        window, align_corners = call.places()
+        sampling = dict(zip(("top", "left", "full_height", "full_width", "pixel_corners"), window))
+        sampling["align_corners"] = align_corners
     if sizes := signature.sizes:
         keywords[sizes.name] = tuple(call.sizes[axis] for axis in sizes.axes)
     shape, dtype = call.result

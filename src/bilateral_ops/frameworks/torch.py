@@ -5,13 +5,13 @@ remembers how to call the VJP. One that a transform (``vmap``, ``torch.func``), 
 ``torch.export``) or autocast watches goes through the dispatcher, as the operator ``torch.ops.bilateral_ops.NAME``:
 
     slice(Tensor grid, Tensor guide, Tensor? xy=None, Tensor? index=None, SymInt[]? window=None,
-          bool align_corners=False) -> Tensor
+          bool align_corners=False, str? rule=None) -> Tensor
     slice_vjp(Tensor grid, Tensor guide, Tensor? xy, Tensor? index, Tensor grad, SymInt[]? window=None,
-              bool align_corners=False, str[]? wrt=None) -> Tensor[]
+              bool align_corners=False, str? rule=None, str[]? wrt=None) -> Tensor[]
 
-and likewise for each operation: the arguments in the order of its signature, then its keywords. A VJP's list holds the
-gradients that are there, in that order. ``enhance`` takes ``(grid, image, parameters[], kind)``, the guide record's
-fields and its kind. What they do:
+and likewise for each operation: the arguments in the order of its signature, then its keywords; ``rule`` is an ``xy``
+that is no tensor. A VJP's list holds the gradients that are there, in that order. ``enhance`` takes ``(grid, image,
+parameters[], kind)``, the guide record's fields and its kind. What they do:
 
 - *Gradients*: the first by the kernels; a VJP's own, and those of forward mode, by the formulas of
   ``reference/_formulas.py``, which keep an image's worth of numbers for each of the eight cells around a pixel.
@@ -263,6 +263,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         given["parameters"] = [given.pop(parameter) for parameter in signature.parameters]
     if not forward:
         given |= {"grad": values["grad"], "wrt": list(call.gradients(wrt))}
+    given |= {"rule": call.keywords.get("xy"), "xy": values.get("xy")}
     ordered = [given[parameter] for parameter in operator.parameters]
     if not (differentiates or why or _function_modes()):
         function, ordered = operator.recorded, [*ordered, call]
@@ -332,7 +333,7 @@ def _dispatches(cls: Any) -> bool:
 _library = torch.library.Library("bilateral_ops", "DEF")
 _operators: dict[str, _Operator] = {}
 #: Keywords of the operations that sample a grid.
-_SAMPLING = ("SymInt[]? window=None", "bool align_corners=False")
+_SAMPLING = ("SymInt[]? window=None", "bool align_corners=False", "str? rule=None")
 #: Where PyTorch can cast, and the dispatcher's layer that does.
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
@@ -534,7 +535,7 @@ def _by_formula(
     """The wanted gradients, differentiable once more and as often as one likes."""
 
     def function(*at: Any) -> Any:
-        return FORMULAS[name](torch, **{**values, **dict(zip(wanted, at))}, **keywords)
+        return FORMULAS[name](torch, **{**values, **dict(zip(wanted, at)), **keywords})
 
     return torch.func.vjp(function, *(values[argument] for argument in wanted))[1](grad)
 
@@ -542,6 +543,8 @@ def _by_formula(
 def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A formula's keywords, of a VJP's."""
     keywords = {key: given[key] for key in ("window", "align_corners", "dtype") if key in given}
+    if (rule := given.get("rule")) is not None:
+        keywords["xy"] = rule
     if sizes := signature.sizes:
         lead = signature.lead_of(values)
         batched = values[lead.name].ndim == len(lead.axes)
@@ -560,8 +563,10 @@ def _define(operation: Any) -> None:
     else:
         declared = [f"{text}=None" if text.endswith((" xy", " index")) else text for text in tensors] + [*keywords]
 
-    def as_called(values: Mapping[str, Any]) -> dict[str, Any]:
-        """An absent guide is the image's luma."""
+    def as_called(values: dict[str, Any]) -> dict[str, Any]:
+        """An absent guide is the image's luma; a rule is in the place of ``xy``."""
+        if (rule := values.pop("rule", None)) is not None:
+            values["xy"] = rule
         return {name: LumaGuide() if name == "guide" and value is None else value for name, value in values.items()}
 
     def compute(**values: Any) -> Any:
@@ -605,8 +610,8 @@ def _define(operation: Any) -> None:
 def _define_enhance() -> None:
     records = {record.kind: record for record in GUIDES}
 
-    def compute(grid: Any, image: Any, parameters: Any, kind: str, **sampling: Any) -> Any:
-        return ops.OPERATIONS["enhance"].function(grid, records[kind](*parameters), image, **sampling)
+    def compute(grid: Any, image: Any, parameters: Any, kind: str, rule: Any = None, **sampling: Any) -> Any:
+        return ops.OPERATIONS["enhance"].function(grid, records[kind](*parameters), image, xy=rule, **sampling)
 
     declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
     _Operator("enhance", declared, "Tensor", compute, lambda values: ENHANCE[values["kind"]])

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from .._core.signature import Signature, argument
-from .._core.types import Array, Framework, Image, Like
+from .._core.types import Array, Framework, Image, Like, PixelRule
 from ._guide_curves import CurvesGuide
 from ._guide_luma import LumaGuide
 from ._guide_nn import NNGuide
@@ -34,6 +34,7 @@ def enhance(
     guide: CurvesGuide[Array[Framework]] | NNGuide[Array[Framework]] | LumaGuide,
     image: Like[Framework, Image],
     *,
+    xy: PixelRule | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     out: Array[Framework] | None = None,
@@ -52,6 +53,8 @@ def enhance(
         The guide's parameters; dtypes as the grid's.
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
         Integers are read as v/255 or v/65535. Without the batch axis (H, W, Ci) the grid has none either.
+    xy : "centers" or "corners", optional
+        The rule of the pixels' coordinates, as in :func:`slice`.
     window : (top, left, full_height, full_width), optional
         The image is this window of a larger one.
     align_corners : bool
@@ -82,5 +85,5 @@ def enhance(
     if not isinstance(guide, GUIDES):
         raise TypeError(f"enhance: guide must be a CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}.")
     parameters: Any = (getattr(guide, field.name) for field in fields(guide))
-    call = SIGNATURES[guide.kind].bind((grid, image, *parameters), window=window, align_corners=align_corners)
-    return call.forward(out)
+    signature = SIGNATURES[guide.kind]
+    return signature.bind((grid, image, *parameters), xy=xy, window=window, align_corners=align_corners).forward(out)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from .._core.signature import Signature, argument
-from .._core.types import Array, FieldsOf, Framework, Grid, Like, NamedTuple
+from .._core.types import Array, FieldsOf, Framework, Grid, Like, NamedTuple, PixelRule
 
 
 class SliceGradients(NamedTuple, FieldsOf[Grid]):
@@ -35,7 +35,7 @@ def slice(
     grid: Like[Framework, Grid],
     guide: Array[Framework],
     *,
-    xy: Array[Framework] | None = None,
+    xy: Array[Framework] | PixelRule | None = None,
     index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
@@ -47,7 +47,7 @@ def slice(
         py = clamp((y+½)·Gh/H − ½, 0, Gh−1), px likewise, pz = clamp(guide·Gd − ½, 0, Gd−1)
 
     With ``align_corners`` a coordinate u in [0, 1] falls at u·(G−1) instead of u·G − ½, and pixel i of n has
-    u = i/(n−1) instead of (i+½)/n.
+    u = i/(n−1) instead of (i+½)/n, unless ``xy`` says otherwise. (i/(n−1) is 0 where n = 1.)
 
     Parameters
     ----------
@@ -55,13 +55,15 @@ def slice(
         ``*C`` is one or two channel axes.
     guide : array (N, H, W), the grid's dtype
         Unitless; [0, 1] spans the grid's depth. Without the batch axis (H, W) nothing else has one either.
-    xy : array (N, H, W, 2), optional
+    xy : array (N, H, W, 2), "centers" or "corners", optional
         Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own. On the CPU a mesh, one x for each column
         and one y for each row, both in ascending order, takes hardly longer than none, unless it gets a gradient.
+        ``"centers"`` are (i+½)/n and ``"corners"`` i/(n−1) with either ``align_corners``, of the whole image's index
+        and size where there is a ``window``: what a mesh of these would give, as fast as none on every device.
     index : array (N,) or, beside ``xy``, (N, H, W), int32 | int64, optional
         The grids are then (M, …) instead of (N, …), and this says which of them an image, or a pixel, is sampled from.
     window : (top, left, full_height, full_width), optional
-        The pixels are this window of a larger image. Excludes ``xy``.
+        The pixels are this window of a larger image. Excludes an array ``xy``.
     align_corners : bool
         The sampling rule, above.
     out : array, optional
@@ -95,7 +97,7 @@ def slice_vjp(
     guide: Array[Framework],
     grad: Array[Framework],
     *,
-    xy: Array[Framework] | None = None,
+    xy: Array[Framework] | PixelRule | None = None,
     index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,

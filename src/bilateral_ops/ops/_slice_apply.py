@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from .._core.dispatch import framework_of
 from .._core.signature import Call, Signature, argument
-from .._core.types import Array, FieldsOf, Framework, Grid, Image, Like, NamedTuple
+from .._core.types import Array, FieldsOf, Framework, Grid, Image, Like, NamedTuple, PixelRule
 from ._guide_luma import LumaGuide, guide_luma, guide_luma_vjp
 
 
@@ -41,7 +41,7 @@ def slice_apply(
     guide: Array[Framework] | LumaGuide,
     image: Like[Framework, Image],
     *,
-    xy: Array[Framework] | None = None,
+    xy: Array[Framework] | PixelRule | None = None,
     index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
@@ -65,12 +65,13 @@ def slice_apply(
         is then neither stored nor rounded.
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
         Integers are read as v/255 or v/65535.
-    xy : array (N, H, W, 2), optional
-        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own; dtype as the guide's.
+    xy : array (N, H, W, 2), "centers" or "corners", optional
+        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own; dtype as the guide's. Or their rule, as
+        in :func:`slice`.
     index : array (N,) or, beside ``xy``, (N, H, W), int32 | int64, optional
         The grids are then (M, …) instead of (N, …), and this says which of them an image, or a pixel, is sampled from.
     window : (top, left, full_height, full_width), optional
-        The image is this window of a larger one. Excludes ``xy``.
+        The image is this window of a larger one. Excludes an array ``xy``.
     align_corners : bool
         The sampling rule, as in :func:`slice`.
     out : array, optional
@@ -111,7 +112,7 @@ def slice_apply_vjp(
     image: Like[Framework, Image],
     grad: Array[Framework],
     *,
-    xy: Array[Framework] | None = None,
+    xy: Array[Framework] | PixelRule | None = None,
     index: Array[Framework] | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from .._core.signature import KernelCall, Signature, Sizes, argument
-from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple
+from .._core.types import Array, FieldsOf, Framework, Image, Like, NamedTuple, PixelRule
 
 
 class SplatGradients(NamedTuple, FieldsOf[Image]):
@@ -42,7 +42,7 @@ def splat(
     values: Like[Framework, Image],
     grid_shape: tuple[int, int, int],
     *,
-    xy: Array[Framework] | None = None,
+    xy: Array[Framework] | PixelRule | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     out: Array[Framework] | None = None,
@@ -91,7 +91,7 @@ def splat_vjp(
     values: Like[Framework, Image],
     grad: Array[Framework],
     *,
-    xy: Array[Framework] | None = None,
+    xy: Array[Framework] | PixelRule | None = None,
     window: tuple[int, int, int, int] | None = None,
     align_corners: bool = False,
     wrt: tuple[Literal["guide", "values", "xy"], ...] | None = None,

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .numpy import is_array
+
 
 def _parts(grid: Any, arrays: Mapping[str, Any], index: Any) -> Iterator[tuple[Any, Any, Any, dict[str, Any]]]:
     """Each grid that is named: its number, where its images or pixels are, and these as arguments of a call.
@@ -17,7 +19,7 @@ def _parts(grid: Any, arrays: Mapping[str, Any], index: Any) -> Iterator[tuple[A
     for m in np.unique(index):
         where = index == m
         rows = (None, None) if index.ndim == 3 else ()
-        own = {name: None if a is None else np.asarray(a)[where][rows] for name, a in arrays.items()}
+        own = {name: np.asarray(a)[where][rows] if is_array(a) else a for name, a in arrays.items()}
         count = 1 if rows else int(where.sum())
         yield m, where, np.broadcast_to(grid[m], (count, *grid.shape[1:])), own
 
@@ -46,7 +48,7 @@ def backward(
     *, wrt: Any = None, out: Any = None, **keywords: Any,
 ) -> Any:  # fmt: skip
     """The same of a VJP, which returns a ``record``."""
-    values = {"grid": np.asarray(grid), **{name: a for name, a in arrays.items() if a is not None}}
+    values = {"grid": np.asarray(grid), **{name: a for name, a in arrays.items() if is_array(a)}}
     wanted = [
         name
         for name in record._fields

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.checks import FLOATS, INTEGERS
-from .numpy import LUMA
+from .numpy import LUMA, is_array
 
 _TOPS = {name: int(np.iinfo(name).max) for name in INTEGERS}
 
@@ -61,12 +61,12 @@ def working(*arrays):
 
 
 def computed(xp, *arrays, dtype=None):
-    """The arrays in the dtype to compute in; integers span [0, 1]. None stays None."""
-    chosen = dtype or working(*(array for array in arrays if array is not None))
+    """The arrays in the dtype to compute in; integers span [0, 1]. What is no array stays what it is."""
+    chosen = dtype or working(*filter(is_array, arrays))
 
     def one(array):
-        if array is None:
-            return None
+        if not is_array(array):
+            return array
         top = _TOPS.get(_name_of(array))
         return _cast(xp, array, chosen) / top if top else _cast(xp, array, chosen)
 
@@ -168,14 +168,15 @@ def _indices(xp, count, like):
 def sampling(xp, grid_shape, guide, xy=None, index=None, *, window=None, align_corners=False):
     """Of a batch. Pixels without coordinates of their own are located in double, but for the weights."""
     count, height, width = guide.shape
-    if xy is None:
+    if not is_array(xy):
+        rule = xy or ("corners" if align_corners else "centers")
         top, left, full_height, full_width = (0, 0, height, width) if window is None else window
 
-        def centres(first, count, full):
+        def along(first, count, full):
             i = _indices(_doubles(xp), count, guide) + first
-            return i / max(full - 1, 1) if align_corners else (i + 0.5) / full
+            return i / max(full - 1, 1) if rule == "corners" else (i + 0.5) / full
 
-        y, x = centres(top, height, full_height)[:, None], centres(left, width, full_width)
+        y, x = along(top, height, full_height)[:, None], along(left, width, full_width)
     else:
         y, x = xy[..., 1], xy[..., 0]
     axes = (_axis(xp, u, size, align_corners, _name_of(guide)) for u, size in zip((y, x, guide), grid_shape))
@@ -186,7 +187,7 @@ def sampling(xp, grid_shape, guide, xy=None, index=None, *, window=None, align_c
 def batch(xp, guide, *arrays):
     """``computed``, with a batch axis; the guide's rank says whether they have one."""
     found = computed(xp, guide, *arrays)
-    return found if guide.ndim == 3 else tuple(a if a is None else a[None] for a in found)
+    return found if guide.ndim == 3 else tuple(a[None] if is_array(a) else a for a in found)
 
 
 def flat(array, axes):

@@ -23,7 +23,7 @@ from .._core.missing import needed
 from . import _formulas as formulas
 from . import numpy as specification
 from ._like import like
-from .numpy import LUMA
+from .numpy import LUMA, is_array
 
 with needed("bilateral_ops.reference.cupy", "cupy", "cupy"):
     from cupy import get_array_module
@@ -47,7 +47,7 @@ def _gradients(record, arguments, values, wrt, out):
     """The named tuple of the gradients asked for, each with its argument's shape and dtype."""
 
     def field(name, argument):
-        if argument is None or (wrt is not None and name not in wrt):
+        if not is_array(argument) or (wrt is not None and name not in wrt):
             return None
         value = values[name]
         dtype = getattr(argument, "dtype", value.dtype)
@@ -79,7 +79,7 @@ def _coordinate_gradients(xp, cells, at, values, xy):
     def by(axis):
         return sum(slope * (cells[index] * values).sum(-1) for index, slope in at.by(axis).corners())
 
-    return {"guide": by("z"), "xy": None if xy is None else xp.stack([by("x"), by("y")], axis=-1)}
+    return {"guide": by("z"), "xy": xp.stack([by("x"), by("y")], axis=-1) if is_array(xy) else None}
 
 
 @like(specification.slice_vjp)
@@ -142,12 +142,13 @@ def slice_apply_vjp(
 
 
 @like(specification.enhance)
-def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
+def enhance(grid, guide, image, *, xy=None, window=None, align_corners=False, out=None):
     xp, signature = get_array_module(image), guide.signature
     (pixels,) = formulas.computed(xp, image)
     parameters = _parameters(image, *(getattr(guide, name) for name in signature.names[1:]))
     guide = formulas.FORMULAS[signature.name](xp, pixels, *parameters)
-    return _deliver(slice_apply(grid, guide, pixels, window=window, align_corners=align_corners), image.dtype, out)
+    result = slice_apply(grid, guide, pixels, xy=xy, window=window, align_corners=align_corners)
+    return _deliver(result, image.dtype, out)
 
 
 # --- guide_curves, guide_nn, guide_luma

@@ -32,7 +32,7 @@ from .._core.missing import needed
 from . import _by_grid
 from . import numpy as specification
 from ._like import like
-from .numpy import LUMA, Window
+from .numpy import LUMA, Window, is_array
 
 with needed("bilateral_ops.reference.numba", "numba", "numba"):
     from numba import njit, prange
@@ -94,7 +94,7 @@ class _Result:
             and out.dtype == real
             and out.flags.c_contiguous
             and out.flags.writeable
-            and not any(np.may_share_memory(out, a) for a in inputs if a is not None)
+            and not any(np.may_share_memory(out, a) for a in inputs if is_array(a))
         )
         self.array = out if self.direct else np.empty(shape, real)
 
@@ -113,11 +113,11 @@ def _targets(
     arrays: Mapping[str, Any], real: Any, wrt: Sequence[str] | None, out: Mapping[str, Any] | None, grad: Any
 ) -> dict[str, _Result]:
     """Where the gradients of these arguments go: of those that are given, wanted and not integers."""
-    inputs = [np.asarray(a) for a in (*arrays.values(), grad) if a is not None]
+    inputs = [np.asarray(a) for a in (*arrays.values(), grad) if is_array(a)]
     return {
         name: _Result(np.shape(a), real, getattr(a, "dtype", real), (out or {}).get(name), *inputs)
         for name, a in arrays.items()
-        if a is not None and not _top(a) and (wrt is None or name in wrt)
+        if is_array(a) and not _top(a) and (wrt is None or name in wrt)
     }
 
 
@@ -133,21 +133,20 @@ def _delivered(record: Any, gradients: Mapping[str, _Result]) -> Any:
 # --- Positions, rows of pixels, rows of cells
 
 
-def _pixel_positions(first: int, count: int, full: int, size: int, align_corners: bool, real: Any) -> tuple[Any, Any]:
-    """The cell below, and the fraction towards the next, of ``count`` pixels from ``first`` of ``full``."""
-    i = first + np.arange(count)
-    p = i / max(full - 1, 1) * (size - 1) if align_corners else (i + 0.5) / full * size - 0.5
-    p = np.clip(p, 0, size - 1)
-    cells = p.astype(np.int64)
-    return cells, (p - cells).astype(real)
-
-
-def _positions(pixels: Any, grid: Any, window: Window | None, align_corners: bool) -> tuple[Any, ...]:
-    """Along rows, then along columns of pixels (N, H, W, …): cells and fractions."""
+def _positions(pixels: Any, grid: Any, rule: str | None, window: Window | None, align_corners: bool) -> tuple[Any, ...]:
+    """Along rows, then along columns of pixels (N, H, W, …): the cell below, and the fraction towards the next."""
     height, width = pixels.shape[1:3]
     top, left, full_height, full_width = (0, 0, height, width) if window is None else window
-    rows = _pixel_positions(top, height, full_height, grid.shape[1], align_corners, grid.dtype)
-    return *rows, *_pixel_positions(left, width, full_width, grid.shape[2], align_corners, grid.dtype)
+    at_corners = align_corners if rule is None else rule == "corners"
+
+    def along(first: int, count: int, full: int, size: int) -> tuple[Any, Any]:
+        i = first + np.arange(count)
+        u = i / max(full - 1, 1) if at_corners else (i + 0.5) / full
+        p = np.clip(u * (size - 1) if align_corners else u * size - 0.5, 0, size - 1)
+        cells = p.astype(np.int64)
+        return cells, (p - cells).astype(grid.dtype)
+
+    return *along(top, height, full_height, grid.shape[1]), *along(left, width, full_width, grid.shape[2])
 
 
 @_inlined
@@ -588,11 +587,11 @@ def _forward(real, grid, guide_row, guide, image, xy, window, align_corners, res
     grid = _plain_grid(grid, real, image.ndim == 4)
     out = result.shaped(*pixels.shape[:3], math.prod(result.array.shape[image.ndim - 1 :]))
     fixed = _fixed(out.shape[3], pixels.shape[3], grid.shape[4] // max(out.shape[3], 1))
-    if xy is not None:
+    if is_array(xy):
         xy = _plain(xy, real, 4)
         _forward_xy_kernel(fixed)(grid, guide[0], xy, pixels, unit, align_corners, top, out)
     else:
-        positions = _positions(out, grid, window, align_corners)
+        positions = _positions(out, grid, xy, window, align_corners)
         _forward_kernel(guide_row, fixed)(grid, positions, guide, pixels, unit, align_corners, top, out)
 
 
@@ -637,12 +636,12 @@ _GUIDE_ROWS = {"guide_curves": _curves_row, "guide_nn": _nn_row, "guide_luma": _
 
 
 @like(specification.enhance)
-def enhance(grid, guide, image, *, window=None, align_corners=False, out=None):
+def enhance(grid, guide, image, *, xy=None, window=None, align_corners=False, out=None):
     image, signature = np.asarray(image), guide.signature
     real = _working(grid, image)
     parameters = _parameters([getattr(guide, name) for name in signature.names[1:]] or LUMA, real)
     result = _applied(real, grid, image, out)
-    _forward(real, grid, _GUIDE_ROWS[signature.name], parameters, image, None, window, align_corners, result)
+    _forward(real, grid, _GUIDE_ROWS[signature.name], parameters, image, xy, window, align_corners, result)
     return result.deliver()
 
 
@@ -829,8 +828,8 @@ def _backward(real, grid, guide, image, grad, xy, window, align_corners, gradien
     d_guide = _target(gradients, "guide", guide.shape, real)
     d_image = _target(gradients, "image", image.shape, real)
     wanted = ("grid" in gradients, "guide" in gradients, "image" in gradients)
-    if xy is None:
-        positions = _positions(guide, grid, window, align_corners)
+    if not is_array(xy):
+        positions = _positions(guide, grid, xy, window, align_corners)
         _backward_kernel(fixed)(
             grid, positions, guide, image, unit, grad, align_corners, tasks, wanted, partial, d_guide, d_image
         )

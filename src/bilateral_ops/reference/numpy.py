@@ -12,6 +12,10 @@ The sampling rule, on each of the three axes of a grid, for a coordinate u in [0
     slope of the weights by u:  that of the cell p lies in (on a knot, the cell above) times G (align_corners: G − 1),
     and 0 where p ≤ 0 or p ≥ G − 1
 
+Along y and x, u is what the array ``xy`` says, or a rule of pixel i of n in the whole image, of which ``window`` is a
+part: (i + ½)/n (``xy="centers"``) or i/(n − 1), 0 where n = 1 (``xy="corners"``). Without ``xy`` it is the second one
+with ``align_corners``, else the first.
+
 A gradient is the transpose of the operation's Jacobian, applied to ``grad``, which has the shape of the result.
 """
 
@@ -29,6 +33,11 @@ LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
 # --- Numbers in and out
+
+
+def is_array(argument: Any) -> bool:
+    """Whether it is one; in its place there may be nothing or, for ``xy``, a rule."""
+    return argument is not None and not isinstance(argument, str)
 
 
 def _real(array: Any) -> Any:
@@ -98,15 +107,16 @@ def _axis(u: Any, size: int, align_corners: bool) -> _Axis:
 
 def _coordinates(height: int, width: int, xy: Any, window: Window | None, align_corners: bool) -> tuple[Any, Any]:
     """The pixels' u along y and x, of shapes that broadcast against (N, H, W)."""
-    if xy is not None:
+    if is_array(xy):
         return xy[..., 1], xy[..., 0]
+    rule = xy or ("corners" if align_corners else "centers")
     top, left, full_height, full_width = (0, 0, height, width) if window is None else window
 
-    def centres(first: int, count: int, full: int) -> Any:
+    def along(first: int, count: int, full: int) -> Any:
         i = first + np.arange(count)
-        return i / max(full - 1, 1) if align_corners else (i + 0.5) / full
+        return i / max(full - 1, 1) if rule == "corners" else (i + 0.5) / full
 
-    return centres(top, height, full_height)[:, None], centres(left, width, full_width)
+    return along(top, height, full_height)[:, None], along(left, width, full_width)
 
 
 def _named(index: Any, count: int) -> Any:
@@ -135,9 +145,9 @@ def _corners(
 
 
 def _batch(guide: Any, *arrays: Any) -> tuple[Any, ...]:
-    """In float64 and with a batch axis; the guide's rank says whether the arguments have one. None stays None."""
+    """In float64 and with a batch axis; the guide's rank says whether the arguments have one."""
     unbatched = np.ndim(guide) == 2
-    return tuple(a if a is None else _real(a)[None] if unbatched else _real(a) for a in (guide, *arrays))
+    return tuple((_real(a)[None] if unbatched else _real(a)) if is_array(a) else a for a in (guide, *arrays))
 
 
 def _flat(array: Any, axes: int) -> Any:
@@ -213,7 +223,7 @@ def slice_vjp(
         out,
         grid=d_cells.reshape(grid_shape),
         guide=d_guide.reshape(guide_shape),
-        xy=None if xy is None else np.stack([d_x, d_y], axis=-1).reshape(xy_shape),
+        xy=np.stack([d_x, d_y], axis=-1).reshape(xy_shape) if is_array(xy) else None,
     )
 
 
@@ -484,12 +494,14 @@ def enhance(
     guide: Any,
     image: Any,
     *,
+    xy: Any = None,
     window: Window | None = None,
     align_corners: bool = False,
     out: Any = None,
 ) -> Any:
     """``slice_apply(grid, guide(image), image)``, the guide a CurvesGuide, NNGuide or LumaGuide record."""
-    return slice_apply(grid, _evaluate(guide, image), image, window=window, align_corners=align_corners, out=out)
+    keywords: dict[str, Any] = {"xy": xy, "window": window, "align_corners": align_corners}
+    return slice_apply(grid, _evaluate(guide, image), image, **keywords, out=out)
 
 
 # --- splat
