@@ -48,7 +48,7 @@ def quick(session: nox.Session) -> None:
 #: The tests that need frameworks …
 WITH_FRAMEWORKS = (
     *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "frameworks", "hdrnet", "jax", "readme")),
-    *(f"tests/test_{name}.py" for name in ("torch", "train", "types")),
+    *(f"tests/test_{name}.py" for name in ("radiance_fields", "torch", "train", "types")),
     *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
     "tests/cuda/test_cuda_xla.py",
 )
@@ -63,7 +63,7 @@ WITHOUT = (
 @nox.session
 def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX, CuPy, ONNX Runtime or Dask, which are too large to ask of everyone."""
-    packages = ("onnxruntime", "onnxscript", "safetensors", "tensorboard", "torch==2.13.0", "jax")
+    packages = ("accelerate", "onnxruntime", "onnxscript", "safetensors", "tensorboard", "torch==2.13.0", "jax")
     session.install(WHEN_IMPORTED, ".[test,cupy,onnx,dask,train]", *packages, *CUDA_TEST)
     tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
     session.run("pytest", *PARALLEL, *tests, *session.posargs, env=AND_KEPT)
