@@ -19,13 +19,15 @@ Gray = Callable[[torch.Tensor], torch.Tensor] | None
 
 
 class Lookup(NamedTuple):
-    """Colours as images (N, H, W, 3), with a grid and coordinates for each; ``restore`` gives results their axes.
+    """Colours as images (N, H, W, 3), with coordinates for each; ``restore`` gives results their axes.
 
-    ``guide`` is None where it is the colours' luma; ``plain`` says that the numbers may be looked at, ``given`` that
-    ``rgb`` and ``xy`` may be the caller's own.
+    Each image has the grid that ``index`` names, or there are as many grids as images. ``guide`` is None where it is
+    the colours' luma; ``plain`` says that the numbers may be looked at, ``given`` that ``rgb`` and ``xy`` may be the
+    caller's own.
     """
 
     grid: torch.Tensor
+    index: torch.Tensor | None
     xy: torch.Tensor | None
     rgb: torch.Tensor
     guide: torch.Tensor | None
@@ -35,10 +37,11 @@ class Lookup(NamedTuple):
 
     def colors(self) -> torch.Tensor:
         guide = LumaGuide() if self.guide is None else self.guide
-        return self.restore(slice_apply(self.grid, guide, self.rgb, xy=self.xy, align_corners=True))
+        places: Any = {"xy": self.xy, "index": self.index, "align_corners": True}
+        return self.restore(slice_apply(self.grid, guide, self.rgb, **places))
 
     def matrices(self) -> torch.Tensor:
-        return self.restore(_slice(self.grid, self._guide(), xy=self.xy, align_corners=True))
+        return self.restore(_slice(self.grid, self._guide(), xy=self.xy, index=self.index, align_corners=True))
 
     def _guide(self) -> torch.Tensor:
         """An array, of the grid's dtype."""
@@ -92,8 +95,12 @@ def look_up(
     gray: Gray = None,
     *,
     name: str = "grid_idx",
+    sparse: bool = False,
 ) -> Lookup:
-    """The lookup of colours (..., 3) in the grids that ``index`` names, which the caller calls ``name``."""
+    """The lookup of colours (..., 3) in the grids that ``index`` names, which the caller calls ``name``.
+
+    The gradient of the grids is dense, or sparse with rows of the grids that were looked up.
+    """
     if grids.ndim != 5 or grids.shape[1] != 12:
         raise ValueError(f"{op}: grids must have shape (N, 12, L, H, W), got {tuple(grids.shape)}.")
     if not 2 <= rgb.ndim <= 5 or rgb.shape[-1] != 3:
@@ -123,7 +130,7 @@ def look_up(
     rgb, xy = filled(rgb, 0), xy if xy is None else filled(xy, 0)
     guide = None if gray is None else (gray(rgb)[..., 0] + 1) / 2
     one, index = _indices(op, name, index, lead[0], grids)
-    lookup = _placed(op, name, grids, xy, rgb, guide, one, index, plain)
+    lookup = _placed(op, name, grids, xy, rgb, guide, one, index, plain, sparse)
     return lookup if nowhere is None else lookup._replace(restore=lambda out: filled(lookup.restore(out), math.nan))
 
 
@@ -186,9 +193,14 @@ def _placed(
     one: bool,
     index: torch.Tensor,
     plain: bool,
+    sparse: bool,
 ) -> Lookup:
     """The lookup of colours, coordinates and guide (...) of the same axes, of one grid or of one for each element."""
     lead = rgb.shape[:-1]
+
+    def restore(out: torch.Tensor) -> torch.Tensor:
+        return out.reshape(*lead, *out.shape[3:])
+
     if not one and rgb.ndim == 3 and xy is None and len(index):
         one = bool((index == index[:1]).all())  # an image then, not rows of rays
         if not one:
@@ -196,85 +208,34 @@ def _placed(
         index = index[:1]
     # An element of fewer pixels than a grid has cells is no reason to copy a grid.
     if not one and xy is not None and math.prod(lead[1:]) < math.prod(grids.shape[2:]):
-        return _grouped(op, name, grids, xy, rgb, guide, index, plain)
+        shape = (len(index), 1, math.prod(lead[1:]))
+        if sparse or (plain and rgb.is_cpu):
+            used, index = torch.unique(index, return_inverse=True)
+            cells = _entries_side_by_side(chosen(op, name, grids, used, plain, sparse))
+        else:  # which are used, one would have to wait for a device to know, or can't ask
+            cells, index = _entries_side_by_side(grids), index + (index < 0) * len(grids)
+        guide = guide if guide is None else guide.reshape(shape)
+        return Lookup(cells, index, xy.reshape(*shape, 2), rgb.reshape(*shape, 3), guide, restore, plain)
 
-    cells = _matrices(op, name, grids, index, plain)
+    cells = _entries_side_by_side(chosen(op, name, grids, index, plain, sparse))
     if not one and rgb.ndim == 3:
         rgb = rgb[:, None]
         xy, guide = (x if x is None else x[:, None] for x in (xy, guide))
     images = _images(rgb, 1)
     each = len(images) // max(1, len(cells))
+    of_image = None
+    if one:
+        cells = cells.expand(len(images), *cells.shape[1:])
+    elif each > 1:
+        of_image = torch.arange(len(cells), device=rgb.device).repeat_interleave(each)
     return Lookup(
-        cells[:, None].expand(-1, each, *cells.shape[1:]).flatten(0, 1),
+        cells,
+        of_image,
         xy if xy is None else _images(xy, 1),
         images,
         guide if guide is None else _images(guide, 0),
-        lambda out: out.reshape(*lead, *out.shape[3:]),
+        restore,
         plain,
-    )
-
-
-def _grouped(
-    op: str,
-    name: str,
-    grids: torch.Tensor,
-    xy: torch.Tensor,
-    rgb: torch.Tensor,
-    guide: torch.Tensor | None,
-    index: torch.Tensor,
-    plain: bool,
-) -> Lookup:
-    """Pixels of several grids, one for each element along the first axis, as images of one row and one grid each.
-
-    They are sorted by grid and cut into rows as long as a grid has pixels on average: at most two rows a grid, and two
-    pixels a pixel, but for rounding. What a row has left over repeats its grid's last pixel and is not looked at.
-
-    Where nobody can look at the index, or would have to wait for a device, all grids count as used, and there are as
-    many rows as may be needed; the last ones may repeat the last pixel of all.
-    """
-    lead, device = rgb.shape[:-1], rgb.device
-    count, each = math.prod(lead), math.prod(lead[1:])
-    seen = (plain and rgb.is_cpu) or not count
-    if seen:
-        used, grid_of = torch.unique(index, return_inverse=True)
-    else:
-        used, grid_of = torch.arange(len(grids), device=device), index + (index < 0) * len(grids)
-    grid_of_pixel, order = grid_of.sort(stable=True)
-    if each != 1:
-        grid_of_pixel = grid_of_pixel.repeat_interleave(each)
-        order = (order[:, None] * each + torch.arange(each, device=device)).flatten()
-    numbers = torch.arange(len(used), device=device)
-    first_pixel, end_pixel = (torch.searchsorted(grid_of_pixel, numbers, right=right) for right in (False, True))
-    most = min(count, len(used))  # grids that have pixels
-    width = max(1, -(-count // max(1, most)))
-    rows = (end_pixel - first_pixel + width - 1) // width
-    end_row = rows.cumsum(0)
-    first_row = end_row - rows
-
-    row = torch.arange(int(rows.sum()) if seen else count // width + most, device=device)
-    grid_of_row = torch.searchsorted(end_row, row, right=True)
-    if not seen:
-        grid_of_row = torch.minimum(grid_of_row, grid_of_pixel[-1])
-    begin = first_pixel[grid_of_row] + (row - first_row[grid_of_row]) * width
-    wanted = begin[:, None] + torch.arange(width, device=device)
-    source = order[torch.minimum(wanted, end_pixel[grid_of_row, None] - 1)]
-
-    place = torch.empty_like(order)
-    begins = (first_row * width - first_pixel).index_select(0, grid_of_pixel)  # refuses a grid that is not there
-    place[order] = begins + torch.arange(count, device=device)
-    rgb, xy = rgb.reshape(count, 3)[source], xy.reshape(count, 2)[source]
-    if seen:  # a grid is put in another order of axes once, however many rows it has
-        cells = _matrices(op, name, grids, used, plain)[grid_of_row]
-    else:
-        cells = _matrices(op, name, grids, used[grid_of_row], plain)
-    return Lookup(
-        cells,
-        xy[:, None],
-        rgb[:, None],
-        guide if guide is None else guide.reshape(count)[source][:, None],
-        lambda out: out.flatten(0, 2)[place].reshape(*lead, *out.shape[3:]),
-        plain,
-        given=False,
     )
 
 
@@ -323,15 +284,32 @@ def _sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     return x.clone().to(device, non_blocking=True) if x.is_cpu and x.device != device else x.to(device)
 
 
-def _matrices(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plain: bool) -> torch.Tensor:
-    """Some grids as (n, H, W, L, 3, 4), with a matrix's entries side by side, as lookups at any place want them."""
+class _Rows(torch.autograd.Function):
+    """Some rows of a tensor, with a sparse gradient. PyTorch's ``embedding`` has one for matrices alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = x.shape
+        return x[index]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (index,) = ctx.saved_tensors
+        return torch.sparse_coo_tensor(index[None], grads[0], ctx.shape, check_invariants=False), None
+
+
+def chosen(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plain: bool, sparse: bool) -> torch.Tensor:
+    """Some grids. The gradient is dense, or sparse with rows of these."""
     count = len(grids)
-    if len(index) == 1 and (not plain or index.is_cuda or -count <= index.item() < 0):
+    if sparse or (len(index) == 1 and (not plain or index.is_cuda or -count <= index.item() < 0)):
         index = index + (index < 0) * count
     try:
+        if sparse:
+            return _Rows.apply(grids, index)
         # Of both ways the first is the faster one, which does not count from the last grid; the gradients of several
         # are added in a fixed order by the second alone.
-        chosen = grids.index_select(0, index) if len(index) == 1 and count else grids[index]
+        return grids.index_select(0, index) if len(index) == 1 and count else grids[index]
     except IndexError:  # of the CPU's tensors
         missing = index[(index < -count) | (index >= count)]
         raise IndexError(
@@ -339,7 +317,11 @@ def _matrices(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plai
             if count
             else f"{op}: {name} must name a grid, of which there are none, got {missing[0].item()}."
         ) from None
-    return _channels_last(chosen).unflatten(-1, (3, 4)).contiguous()
+
+
+def _entries_side_by_side(grids: torch.Tensor) -> torch.Tensor:
+    """Grids as (n, H, W, L, 3, 4), with a matrix's entries side by side, as lookups at any place want them."""
+    return _channels_last(grids).unflatten(-1, (3, 4)).contiguous()
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
     from torch.utils import _pytree
 
     from ..frameworks.torch import followed
-    from ._bilagrid import Lookup, _images, coordinates, in_original_form, look_up, roughness
+    from ._bilagrid import Lookup, _images, chosen, coordinates, in_original_form, look_up, roughness
     from ._color_correct import color_correct
 
 __all__ = [
@@ -63,6 +63,10 @@ class BilateralGrid(nn.Module):
     num : int
     grid_X, grid_Y, grid_W : int
         Cells along the image's width, along its height, and in depth.
+    sparse : bool
+        Whether the gradient of ``grids`` is a sparse tensor with rows for the grids that a call looked up, as that of
+        ``torch.nn.Embedding(sparse=True)`` is: a step of ``torch.optim.SparseAdam`` then costs as much as the views in
+        it, however many the scene has. On a CUDA device, rays of several grids then wait for it.
 
     Attributes
     ----------
@@ -77,12 +81,14 @@ class BilateralGrid(nn.Module):
     A subclass, or an instance, may have an ``rgb2gray`` of its own.
     """
 
+    sparse = False
     rgb2gray: Callable[[torch.Tensor], torch.Tensor]
     """The gray of colours ``(..., 3)`` as ``(..., 1)``, from −1 for black to 1 for white."""
     rgb2gray_weight: torch.Tensor
 
-    def __init__(self, num: int, grid_X: int = 16, grid_Y: int = 16, grid_W: int = 8) -> None:
+    def __init__(self, num: int, grid_X: int = 16, grid_Y: int = 16, grid_W: int = 8, *, sparse: bool = False) -> None:
         super().__init__()
+        self.sparse = sparse
         self.grid_width, self.grid_height, self.grid_guidance = grid_X, grid_Y, grid_W
         identity = torch.eye(3, 4).reshape(1, 12, 1, 1, 1)
         self.grids = nn.Parameter(identity.repeat(num, 1, grid_W, grid_Y, grid_X))
@@ -127,9 +133,13 @@ class BilateralGrid(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._weights_are_lumas()
 
-    def tv_loss(self) -> torch.Tensor:
-        """:func:`total_variation_loss` of the grids."""
-        return total_variation_loss(self.grids)
+    def tv_loss(self, idx: torch.Tensor | int | None = None) -> torch.Tensor:
+        """:func:`total_variation_loss` of the grids, or of those that ``idx`` names."""
+        if idx is None and not self.sparse:
+            return total_variation_loss(self.grids)
+        device = self.grids.device
+        index = torch.arange(len(self.grids), device=device) if idx is None else torch.as_tensor(idx, device=device)
+        return total_variation_loss(chosen("tv_loss", "idx", self.grids, index.reshape(-1), True, self.sparse))
 
     def forward(
         self,
@@ -160,7 +170,9 @@ class BilateralGrid(nn.Module):
         patch = (actual_height, actual_width, patch_offsets)
         xy = coordinates("BilateralGrid", self.grids, grid_xy, rgb, compute_coords_grad, *patch)
         index = torch.arange(len(self.grids), device=self.grids.device) if idx is None else idx
-        return look_up("BilateralGrid", self.grids, xy, rgb, index, self._gray(), name="idx").matrices()
+        return look_up(
+            "BilateralGrid", self.grids, xy, rgb, index, self._gray(), name="idx", sparse=self.sparse
+        ).matrices()
 
 
 class Sliced(dict[str, torch.Tensor]):
@@ -329,19 +341,19 @@ def slice(
     Rays and patches of several grids are sorted by grid; their sums are those of the flat form ``(n, 3)``, bit for bit.
     """
     patch = (actual_height, actual_width, patch_offsets)
-    gray = None
+    gray, sparse = None, False
     module: Any = bil_grids
     if isinstance(module, torch.Tensor):
         grids = module
     elif _is_no_more_than_its_grids(module):
-        grids, gray = module.grids, module._gray()
+        grids, gray, sparse = module.grids, module._gray(), module.sparse
     else:
         xy = coordinates("slice", rgb, xy, rgb, compute_coords_grad, *patch)
         places, colors, index = in_original_form("slice", grid_idx, xy, rgb)
         matrices = module(places, colors, index).reshape(*rgb.shape[:-1], 3, 4)
         return {"rgb": color_affine_transform(matrices, rgb), "rgb_affine_mats": matrices}
     xy = coordinates("slice", grids, xy, rgb, compute_coords_grad, *patch)
-    lookup = look_up("slice", grids, xy, rgb, grid_idx, gray)
+    lookup = look_up("slice", grids, xy, rgb, grid_idx, gray, sparse=sparse)
     result = {"rgb": lookup.colors()}
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # what nobody reads is left out
         return result | {"rgb_affine_mats": lookup.matrices()}
