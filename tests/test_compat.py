@@ -955,7 +955,7 @@ def test_color_correct_finds_the_change_of_colours(lib: ModuleType, monkeypatch:
 
     from bilateral_ops.compat import _color_correct
 
-    monkeypatch.setattr(_color_correct, "_CHUNK", 37)  # of 99
+    monkeypatch.setattr(_color_correct, "_EXPANDED", 37 * 35)  # pixels of 99
     img = tensor(np.random.default_rng(6).random((1, 9, 11, 3)), "float32", grad=False)
     want = quadratic(img)
     got = lib.color_correct(img, want)
@@ -967,16 +967,12 @@ def test_color_correct_finds_the_change_of_colours(lib: ModuleType, monkeypatch:
     assert torch.equal(lib.color_correct(img, want, num_iters=0), img)
 
 
-def test_color_correct_is_the_least_squares_fit(lib: ModuleType) -> None:
-    """Beside the fits by lstsq, round by round; of an image whose colours leave [0, 1] on the way."""
+def corrected_by_lstsq(img: Any, ref: Any, num_iters: int) -> Any:
     import torch
 
-    rng = np.random.default_rng(7)
-    img, ref = (tensor(rng.random((200, 3)), grad=False) for _ in range(2))
-    ref = (ref * 0.3 + img.flip(-1) * 1.1 - 0.15).clamp(0, 1)
     eps = 0.5 / 255
     now = img
-    for _ in range(3):
+    for _ in range(num_iters):
         r, g, b = now.unbind(-1)
         terms = torch.stack([r * r, r * g, r * b, g * g, g * b, b * b, r, g, b, torch.ones_like(r)], -1)
         columns = []
@@ -985,7 +981,55 @@ def test_color_correct_is_the_least_squares_fit(lib: ModuleType) -> None:
             used = inside[0] & inside[1] & inside[2]
             columns.append(terms @ torch.linalg.lstsq(terms[used], ref[used, c]).solution)
         now = torch.stack(columns, -1).clamp(0, 1)
-    torch.testing.assert_close(lib.color_correct(img, ref, num_iters=3), now, rtol=0, atol=1e-9)
+    return now
+
+
+def test_color_correct_is_the_least_squares_fit(lib: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the fits by lstsq, round by round, with gradients; of an image whose colours leave [0, 1] on the way."""
+    import torch
+
+    from bilateral_ops.compat import _color_correct
+
+    monkeypatch.setattr(_color_correct, "_EXPANDED", 70 * 35)  # pixels of 200
+    rng = np.random.default_rng(7)
+    img, ref = (tensor(rng.random((200, 3)), grad=False) for _ in range(2))
+    ref = (ref * 0.3 + img.flip(-1) * 1.1 - 0.15).clamp(0, 1)
+    want = corrected_by_lstsq(img, ref, 3)
+    torch.testing.assert_close(lib.color_correct(img, ref, num_iters=3), want, rtol=0, atol=1e-9)
+
+    leaves = [img.requires_grad_(), ref.requires_grad_()]
+    got, want = lib.color_correct(img, ref, num_iters=3), corrected_by_lstsq(img, ref, 3)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
+    weights = torch.from_numpy(rng.standard_normal(got.shape))
+    wanted = torch.autograd.grad(want, leaves, weights)
+    torch.testing.assert_close(torch.autograd.grad(got, leaves, weights), wanted, rtol=1e-7, atol=1e-8)
+    by_transform = torch.func.grad(lambda img: (lib.color_correct(img, ref.detach(), 3) * weights).sum())(img.detach())
+    torch.testing.assert_close(by_transform, wanted[0], rtol=1e-7, atol=1e-8)
+
+
+def test_color_corrects_derivatives(lib: ModuleType) -> None:
+    import torch
+
+    rng = np.random.default_rng(8)
+    img = tensor(0.2 + 0.6 * rng.random((24, 2)))
+    ref = tensor(img.detach().numpy() ** 1.5 + 0.05 * rng.random((24, 2)))
+    assert torch.autograd.gradcheck(lambda a, b: lib.color_correct(a, b, 1), (img, ref))
+    assert torch.autograd.gradgradcheck(lambda a, b: lib.color_correct(a, b, 1), (img, ref))
+    # Of no rounds the image itself, and a copy.
+    out = lib.color_correct(img, ref, 0)
+    assert torch.equal(out, img)
+    assert out.data_ptr() != img.data_ptr()
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
+def test_color_correct_is_nearer_to_the_exact_fit_than_lstsq(recorded: bool, lib: ModuleType) -> None:
+    rng = np.random.default_rng(9)
+    img = tensor(rng.random((4000, 3)) * [1, 0.3, 0.1] + [0, 0.3, 0.4], grad=False)
+    ref = (0.9 * img**1.2 + 0.02 * tensor(rng.random((4000, 3)), grad=False)).float()
+    exact = corrected_by_lstsq(img.float().double(), ref.double(), 5)
+    theirs = corrected_by_lstsq(img.float(), ref, 5) - exact
+    ours = lib.color_correct(img.float().requires_grad_(recorded), ref) - exact
+    assert ours.abs().max() < theirs.abs().max() / 2
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
-#: Pixels that color_correct expands at a time, so that it needs no memory that grows with the image.
-_CHUNK = 1 << 15
+from ..frameworks.torch import followed
+
+#: Numbers that a part of an image is expanded to at a time: in the cache, and no memory that grows with the image.
+_EXPANDED = 1 << 18
 
 
 def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps: float = 0.5 / 255) -> torch.Tensor:
@@ -39,7 +45,7 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
     Notes
     -----
     The normal equations are summed and solved in double precision; where pixels do not determine the fit, as those of
-    a grey image, it is the smallest of all that fit.
+    a grey image, it is the smallest of all that fit. For gradients only the images between the rounds are kept.
     """
     channels = img.shape[-1]
     if ref.shape[-1] != channels or ref.numel() != img.numel():
@@ -50,29 +56,158 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
     if not img.numel():
         return img.clone()
     original, target = img.reshape(-1, channels), ref.reshape(-1, channels)
-    first, second = torch.triu_indices(channels, channels, device=img.device)
+    recorded = torch.is_grad_enabled() and (img.requires_grad or ref.requires_grad)
+    others = torch.compiler.is_compiling() or followed((img, ref)) or forward_ad._current_level >= 0
+    run = _Recorded.apply if recorded and not others else _last
+    corrected: torch.Tensor = run(original, target, num_iters, eps)
+    return corrected.reshape(img.shape)
 
-    def unclipped(values: torch.Tensor) -> torch.Tensor:
-        return (values >= eps) & (values <= 1 - eps)
 
-    def expanded(values: torch.Tensor) -> torch.Tensor:
-        """The terms of the combinations, [term][pixel]."""
-        rows = values.T.to(torch.float64, memory_format=torch.contiguous_format)
-        return torch.cat([rows[first] * rows[second], rows, torch.ones_like(rows[:1])])
+class _Round(NamedTuple):
+    """The image that a round begins with, and what it finds of it."""
 
-    current = original
-    for _ in range(num_iters):
-        gram: Any = 0
-        moment: Any = 0
-        parts = [tensor.split(_CHUNK) for tensor in (original, current, target)]
-        for before, now, wanted in zip(*parts):
-            terms = expanded(now)
-            finite = terms.isfinite().all(0)
-            terms = terms.masked_fill(~finite, 0)
-            used = (unclipped(before) & unclipped(now) & unclipped(wanted)).T & finite
-            chosen = terms * used[:, None]
-            gram = gram + chosen @ terms.T
-            moment = moment + chosen @ wanted.T.double().masked_fill(~used, 0)[..., None]
-        fit = torch.linalg.pinv(gram, hermitian=True) @ moment
-        current = torch.cat([(fit[..., 0] @ expanded(now)).clamp(0, 1).T.to(img.dtype) for now in parts[1]])
-    return current.reshape(img.shape)
+    image: torch.Tensor
+    sums: torch.Tensor
+    fit: torch.Tensor
+
+
+def _rounds(original: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, count: int, eps: float) -> Any:
+    """The rounds, and the image that the last one makes."""
+    now, rounds = original, []
+    for _ in range(count):
+        parts = zip(_parts(now), _parts(target), _parts(usable))
+        sums = functools.reduce(torch.add, (_sums(a, b, c, eps) for a, b, c in parts))
+        fit = _fit(sums, now.shape[-1])
+        rounds.append(_Round(now, sums, fit))
+        now = torch.cat([_mapped(part, fit) for part in _parts(now)])
+    return rounds, now
+
+
+def _last(original: torch.Tensor, target: torch.Tensor, count: int, eps: float) -> torch.Tensor:
+    now = original
+    usable = _usable(original, target, eps)
+    for _ in range(count):
+        _, now = _rounds(now, target, usable, 1, eps)
+    return now
+
+
+def _usable(original: torch.Tensor, target: torch.Tensor, eps: float) -> torch.Tensor:
+    """Where a fit may look, whatever the rounds make of the image."""
+    return _unclipped(original, eps) & _unclipped(target, eps)
+
+
+def _unclipped(values: torch.Tensor, eps: float) -> torch.Tensor:
+    return (values >= eps) & (values <= 1 - eps)
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Of an image (P, C)."""
+    if torch.compiler.is_compiling():
+        return (tensor,)
+    return tensor.split(max(1, _EXPANDED // (len(_monomials(tensor.shape[-1], 4)) or 1)))
+
+
+def _sums(now: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, eps: float) -> torch.Tensor:
+    """Of the pixels that each channel's fit may look at: Σ monomial and Σ monomial · target, (2, C, monomial).
+
+    The entries of the normal equations are monomials of four factors at most, fewer than there are entries.
+    """
+    rows = _rows(now)
+    finite = rows.sum(0).isfinite()
+    used = (usable & _unclipped(now, eps)).T & finite
+    weights = torch.stack([used.double(), _rows(target).masked_fill(~used, 0)])
+    sums = weights.flatten(0, 1) @ _products(rows.masked_fill(~finite, 0), 4).T
+    return sums.unflatten(0, (2, -1))
+
+
+def _fit(sums: torch.Tensor, channels: int) -> torch.Tensor:
+    """The combinations (C, term) that fit best, by the normal equations."""
+    gram = sums[0][:, _places(channels).to(sums.device)]
+    moments = sums[1, :, -gram.shape[-1] :, None]
+    return (torch.linalg.pinv(gram, hermitian=True) @ moments)[..., 0]
+
+
+def _mapped(now: torch.Tensor, fit: torch.Tensor) -> torch.Tensor:
+    return (fit @ _products(_rows(now), 2)).clamp(0, 1).T.to(now.dtype)
+
+
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    return values.T.to(torch.float64, memory_format=torch.contiguous_format)
+
+
+def _products(rows: torch.Tensor, degree: int) -> torch.Tensor:
+    """All products of up to ``degree`` of the rows, those of most factors first, in the order of ``_monomials``."""
+    powers = [torch.ones_like(rows[:1])]
+    for _ in range(degree):
+        # Of the products with one factor less, those whose first factor is this one or a later one are the last.
+        before, channels = powers[-1], len(rows)
+        starts = [len(before) - _count(channels - c, len(powers) - 1) for c in range(channels)]
+        powers.append(torch.cat([rows[c] * before[start:] for c, start in enumerate(starts)]))
+    return torch.cat(powers[::-1])
+
+
+def _count(channels: int, degree: int) -> int:
+    return len(list(itertools.combinations_with_replacement(range(channels), degree)))
+
+
+@functools.cache
+def _monomials(channels: int, degree: int) -> list[tuple[int, ...]]:
+    """The factors of all products of up to ``degree`` channels."""
+    factors: Callable[[int], Iterator[tuple[int, ...]]] = functools.partial(
+        itertools.combinations_with_replacement, range(channels)
+    )
+    return [product for d in range(degree, -1, -1) for product in factors(d)]
+
+
+@functools.cache
+def _places(channels: int) -> torch.Tensor:
+    """Which of the monomials of four factors the product of any two terms is, (term, term)."""
+    place = {product: i for i, product in enumerate(_monomials(channels, 4))}
+    terms = _monomials(channels, 2)
+    return torch.tensor([[place[tuple(sorted(a + b))] for b in terms] for a in terms])
+
+
+class _Recorded(torch.autograd.Function):
+    """The rounds, of which the gradient expands an image anew, part by part."""
+
+    @staticmethod
+    def forward(ctx: Any, original: torch.Tensor, target: torch.Tensor, count: int, eps: float) -> torch.Tensor:
+        usable = _usable(original, target, eps)
+        rounds, last = _rounds(original, target, usable, count, eps)
+        ctx.save_for_backward(original, target)
+        ctx.rounds, ctx.usable, ctx.given = rounds, usable, (count, eps)
+        return last if count else last.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        original, target = ctx.saved_tensors
+        count, eps = ctx.given
+        if torch.is_grad_enabled():  # of which derivatives are wanted, too
+            wanted = [x for x, needed in zip((original, target), ctx.needs_input_grad) if needed]
+            last = _last(original, target, count, eps)
+            found = iter(torch.autograd.grad(last, wanted, grad, create_graph=True, materialize_grads=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None
+
+        to_target = torch.zeros_like(target)
+        for image, sums, fit in reversed(ctx.rounds):
+            to_image: list[torch.Tensor] = []
+            to_fit = torch.zeros_like(fit)
+            for now, grad_of_part in zip(_parts(image), _parts(grad)):
+                to_part, of_part = _pulled(_mapped, grad_of_part, now, fit)
+                to_image.append(to_part)
+                to_fit += of_part
+            (to_sums,) = _pulled(lambda sums, channels=fit.shape[0]: _fit(sums, channels), to_fit, sums)
+            parts = map(_parts, (image, target, ctx.usable, to_target))
+            for to_part, now, wanted, usable, to_wanted in zip(to_image, *parts):
+                of_now, of_wanted = _pulled(lambda a, b, c=usable: _sums(a, b, c, eps), to_sums, now, wanted)
+                to_part += of_now
+                to_wanted += of_wanted
+            grad = torch.cat(to_image)
+        return grad, to_target, None, None
+
+
+def _pulled(function: Callable[..., torch.Tensor], grad: torch.Tensor, *at: torch.Tensor) -> Any:
+    """The gradients of ``⟨grad, function(*at)⟩``."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in at]
+        return torch.autograd.grad(function(*leaves), leaves, grad)
