@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +104,7 @@ def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Of an image (P, C)."""
     if torch.compiler.is_compiling():
         return (tensor,)
-    return tensor.split(max(1, _EXPANDED // (len(_monomials(tensor.shape[-1], 4)) or 1)))
+    return tensor.split(max(1, _EXPANDED // math.comb(tensor.shape[-1] + 4, 4)))
 
 
 def _sums(now: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, eps: float) -> torch.Tensor:
@@ -112,7 +112,7 @@ def _sums(now: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, eps: fl
 
     The entries of the normal equations are monomials of four factors at most, fewer than there are entries.
     """
-    rows = _rows(now)
+    rows = _centred(now)
     finite = rows.sum(0).isfinite()
     used = (usable & _unclipped(now, eps)).T & finite
     weights = torch.stack([used.double(), _rows(target).masked_fill(~used, 0)])
@@ -122,13 +122,18 @@ def _sums(now: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, eps: fl
 
 def _fit(sums: torch.Tensor, channels: int) -> torch.Tensor:
     """The combinations (C, term) that fit best, by the normal equations."""
-    gram = sums[0][:, _places(channels).to(sums.device)]
+    gram = sums[0][:, torch.tensor(_places(channels), device=sums.device)]
     moments = sums[1, :, -gram.shape[-1] :, None]
     return (torch.linalg.pinv(gram, hermitian=True) @ moments)[..., 0]
 
 
 def _mapped(now: torch.Tensor, fit: torch.Tensor) -> torch.Tensor:
-    return (fit @ _products(_rows(now), 2)).clamp(0, 1).T.to(now.dtype)
+    return (fit @ _products(_centred(now), 2)).clamp(0, 1).T.to(now.dtype)
+
+
+def _centred(values: torch.Tensor) -> torch.Tensor:
+    """About ½, so that the terms depend less on one another, and the equations lose fewer digits."""
+    return _rows(values) - 0.5
 
 
 def _rows(values: torch.Tensor) -> torch.Tensor:
@@ -141,30 +146,26 @@ def _products(rows: torch.Tensor, degree: int) -> torch.Tensor:
     for _ in range(degree):
         # Of the products with one factor less, those whose first factor is this one or a later one are the last.
         before, channels = powers[-1], len(rows)
-        starts = [len(before) - _count(channels - c, len(powers) - 1) for c in range(channels)]
+        starts = [len(before) - math.comb(channels - c + len(powers) - 2, len(powers) - 1) for c in range(channels)]
         powers.append(torch.cat([rows[c] * before[start:] for c, start in enumerate(starts)]))
     return torch.cat(powers[::-1])
 
 
-def _count(channels: int, degree: int) -> int:
-    return len(list(itertools.combinations_with_replacement(range(channels), degree)))
-
-
-@functools.cache
 def _monomials(channels: int, degree: int) -> list[tuple[int, ...]]:
     """The factors of all products of up to ``degree`` channels."""
-    factors: Callable[[int], Iterator[tuple[int, ...]]] = functools.partial(
-        itertools.combinations_with_replacement, range(channels)
-    )
-    return [product for d in range(degree, -1, -1) for product in factors(d)]
+    products: list[tuple[int, ...]] = [()]
+    last = products
+    for _ in range(degree):
+        last = [(c, *rest) for c in range(channels) for rest in last if not rest or c <= rest[0]]
+        products = last + products
+    return products
 
 
-@functools.cache
-def _places(channels: int) -> torch.Tensor:
-    """Which of the monomials of four factors the product of any two terms is, (term, term)."""
+def _places(channels: int) -> list[list[int]]:
+    """Which of the monomials of four factors the product of any two terms is, [term][term]."""
     place = {product: i for i, product in enumerate(_monomials(channels, 4))}
     terms = _monomials(channels, 2)
-    return torch.tensor([[place[tuple(sorted(a + b))] for b in terms] for a in terms])
+    return [[place[tuple(sorted(a + b))] for b in terms] for a in terms]
 
 
 class _Recorded(torch.autograd.Function):
