@@ -96,6 +96,8 @@ def test_a_missing_framework_of_a_reference_is_named() -> None:
         ("import bilateral_ops.hdrnet.model", "bilateral_ops.hdrnet.HDRNet", "torch"),
         ("from bilateral_ops.hdrnet.train import train", "bilateral_ops.hdrnet.train", "train"),
         ("import bilateral_ops.compat.lib_bilagrid", "bilateral_ops.compat.lib_bilagrid", "torch"),
+        ("import bilateral_ops.compat.fused_bilagrid", "bilateral_ops.compat.fused_bilagrid", "torch"),
+        ("import bilateral_ops.compat.gsplat", "bilateral_ops.compat.gsplat", "torch"),
         ("import bilateral_ops.frameworks.torch", "bilateral_ops.frameworks.torch", "torch"),
     ],
 )

@@ -21,7 +21,7 @@ from test_compat import colors_and_places, colors_by_grid_sample, grids_of, matr
 
 torch = pytest.importorskip("torch")
 
-from bilateral_ops.compat import _bilagrid, lib_bilagrid  # noqa: E402
+from bilateral_ops.compat import _bilagrid, fused_bilagrid, gsplat, lib_bilagrid  # noqa: E402
 
 KEYS = ["rgb", "rgb_affine_mats"]
 
@@ -524,3 +524,222 @@ def test_the_roughness_of_a_models_grids() -> None:
     want = sum(0.5 * sum(m.grids.diff(dim=d).square().mean() for d in (2, 3, 4)) for m in model.bil_grids)
     got = lib_bilagrid.bilateral_grid_tv_loss(model, SimpleNamespace(bilgrid_tv_loss_mult=0.5))
     torch.testing.assert_close(got, want)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# fused_bilagrid
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def corner_to_corner(h: int, w: int) -> Any:
+    y, x = torch.meshgrid(torch.linspace(0, 1, h), torch.linspace(0, 1, w), indexing="ij")
+    return torch.stack([x, y], -1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["module", "wrapped"])
+def test_the_fused_module_returns_colours(wrapped: bool, dtype: str) -> None:
+    """In float32, whatever it is given; and slice calls the module."""
+    grids = grids_of(fused_bilagrid, dtype="float32")
+    module = _Wrapper(grids) if wrapped else grids
+    index = torch.tensor([3, 0, 4])
+    for lead in [(3,), (3, 5), (3, 4, 5), (3, 2, 4, 5)]:
+        rgb, xy = colors_and_places(lead, dtype)
+        want = colors_by_grid_sample(grids.grids, xy.float(), rgb.float(), index)
+        for got in (module(xy, rgb, index), fused_bilagrid.slice(module, xy, rgb, index[:, None])["rgb"]):
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+            leaves = (grids.grids, rgb)
+            close = {"rtol": 1e-4, "atol": 1e-4} if dtype != "float16" else {"rtol": 2e-3, "atol": 2e-3}
+            ours, theirs = (torch.autograd.grad(x.sum(), leaves, retain_graph=True) for x in (got, want))
+            torch.testing.assert_close(ours, theirs, **close)
+        one = fused_bilagrid.slice(module, xy, rgb, torch.tensor([[2]]))
+        assert list(one) == ["rgb"]
+        want = colors_by_grid_sample(grids.grids, xy.float(), rgb.float(), [2] * 3)
+        torch.testing.assert_close(one["rgb"], want, rtol=1e-5, atol=1e-5)
+
+
+def test_fused_coordinates_get_a_gradient_where_it_is_asked_for() -> None:
+    grids = grids_of(fused_bilagrid, dtype="float32")
+    rgb, xy = colors_and_places((3, 4, 5), "float32")
+    fused_bilagrid.slice(grids, xy, rgb, torch.tensor([1]))["rgb"].sum().backward()
+    assert xy.grad is None
+    fused_bilagrid.slice(grids, xy, rgb, torch.tensor([1]), compute_coords_grad=True)["rgb"].sum().backward()
+    want = colors_by_grid_sample(grids.grids, xy, rgb, [1] * 3).sum()
+    torch.testing.assert_close(xy.grad, torch.autograd.grad(want, xy)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("where", ["coordinates", "whole views", "patches"])
+def test_fused_bilagrid_sample(where: str) -> None:
+    grids = grids_of(fused_bilagrid, 3, dtype="float32").grids
+    rgb, xy = (tensor.detach() for tensor in colors_and_places((3, 2, 4, 5), "float32"))
+    offsets = torch.tensor([[[0, 0], [6, 5]], [[2, 1], [1, 4]], [[3, 3], [5, 0]]]).int()
+    if where == "coordinates":
+        got = fused_bilagrid.fused_bilagrid_sample(grids, xy, rgb)
+    elif where == "whole views":
+        got, xy = fused_bilagrid.fused_bilagrid_sample(grids, None, rgb), corner_to_corner(4, 5).expand(3, 2, 4, 5, 2)
+    else:
+        got = fused_bilagrid.fused_bilagrid_sample(grids, None, rgb, False, 9, 11, offsets)
+        xy = torch.stack([corner_to_corner(9, 11)[y : y + 4, x : x + 5] for x, y in offsets.reshape(-1, 2).tolist()])
+    want = colors_by_grid_sample(grids, xy.reshape(3, 2, 4, 5, 2), rgb, torch.arange(3))
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    sentence = "^fused_bilagrid_sample: rgb must have as many elements along its first axis as there are grids, 3, got"
+    with pytest.raises(ValueError, match=sentence):
+        fused_bilagrid.fused_bilagrid_sample(grids, None, rgb[:2])
+
+
+def test_fused_grids_are_saved_and_loaded() -> None:
+    grids = grids_of(fused_bilagrid, 2, dtype="float32")
+    assert set(grids.state_dict()) == {"grids"}
+    grids.load_state_dict(grids_of(lib_bilagrid, 2, seed=1, dtype="float32").state_dict())
+    assert torch.equal(grids.grids, grids_of(lib_bilagrid, 2, seed=1, dtype="float32").grids)
+    want = sum(grids.grids.diff(dim=axis).square().mean() for axis in (2, 3, 4))
+    torch.testing.assert_close(grids.tv_loss(), want)
+    assert fused_bilagrid.total_variation_loss(grids.grids.double()).dtype == torch.float32
+    assert fused_bilagrid.BilateralGrid(3, 4, 5, 6).grids.shape == (3, 12, 6, 5, 4)
+    white = torch.ones(1, 4, 5, 3)
+    assert torch.equal(fused_bilagrid.slice(fused_bilagrid.BilateralGrid(3), None, white, 1)["rgb"], white)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# gsplat
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["images", "a grey reference", "no relation"])
+def test_affine_correction_of_colour(what: str) -> None:
+    rng = np.random.default_rng(0)
+    img, ref = torch.from_numpy(rng.random((2, 4, 5, 3)) * 0.5), torch.from_numpy(rng.random((2, 4, 5, 3)))
+    if what == "images":
+        img = 0.7 * ref + 0.1 + 0.05 * img
+    elif what == "a grey reference":
+        ref = torch.full_like(ref, 0.4)
+    leaves = [img.requires_grad_(), ref.requires_grad_()]
+    x, y = img.reshape(-1, 3), ref.reshape(-1, 3)
+    variance = ((y * y).mean(0) - y.mean(0) ** 2).clamp(min=1e-8)
+    a = ((y * x).mean(0) - y.mean(0) * x.mean(0)) / variance
+    b = x.mean(0) - a * y.mean(0)
+    a = torch.where(a.abs() < 1e-8, torch.ones_like(a), a)
+    want = ((x - b) / a).clamp(0, 1).reshape(img.shape)
+    got = gsplat.color_correct_affine(img, ref)
+    if what == "a grey reference":  # of which every fit is as good; there theirs is of rounding errors
+        torch.testing.assert_close(got, (img - img.reshape(-1, 3).mean(0) + 0.4).clamp(0, 1))
+        return
+    torch.testing.assert_close(got, want)
+    ours, theirs = (torch.autograd.grad(out.square().sum(), leaves) for out in (got, want))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_affine_correction_undoes_an_exposure() -> None:
+    ref = torch.rand(3, 40, 50, 3) * 0.001 + 0.5  # of which float32's mean of squares knows three digits
+    torch.testing.assert_close(gsplat.color_correct_affine(0.8 * ref + 0.05, ref), ref, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"^color_correct_affine: ref must have as many pixels and channels as img"):
+        gsplat.color_correct_affine(ref, ref[:2])
+
+
+def test_quadratic_correction_is_color_correct() -> None:
+    img = torch.rand(40, 50, 3)
+    ref = 0.1 + 0.7 * img
+    assert torch.equal(gsplat.color_correct_quadratic(img, ref), lib_bilagrid.color_correct(img, ref))
+
+
+def test_drift_from_the_identity() -> None:
+    grids = [grids_of(lib_bilagrid, 2).grids, grids_of(lib_bilagrid, 1, grid_X=3, grid_Y=2, grid_W=2).grids]
+    got = gsplat.bilateral_grid_drift_loss(grids)
+    assert got.shape == (2 * 4 * 6 * 7 + 2 * 2 * 3,)
+    want = []
+    for grid in grids:
+        matrices = grid.unflatten(1, (3, 4)).movedim((1, 2), (-2, -1))
+        want.append(torch.linalg.matrix_norm(matrices - torch.eye(3, 4, dtype=grid.dtype)).flatten())
+    torch.testing.assert_close(got, torch.cat(want))
+    ours, theirs = (torch.autograd.grad(loss.sum(), grids) for loss in (got, torch.cat(want)))
+    torch.testing.assert_close(ours, theirs)
+    fresh = lib_bilagrid.BilateralGrid(2, 3, 3, 2).grids
+    (gradient,) = torch.autograd.grad(gsplat.bilateral_grid_drift_loss([fresh]).sum(), fresh)
+    assert not gradient.any()
+    assert gsplat.bilateral_grid_drift_loss([]).shape == (0,)
+    torch.testing.assert_close(gsplat.bilateral_grid_drift_loss([torch.zeros(2, 6)], 2, 3), torch.full((2,), 2**0.5))
+    with pytest.raises(
+        ValueError, match=r"^identity_distance: grid must have shape \(B, 12, \.\.\.\), got \(2, 6\)\.$"
+    ):
+        gsplat.bilateral_grid_drift_loss([torch.zeros(2, 6)])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Low-rank grids over space and gray
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def matrices_of_curves(grid: Any, gray: Any, xyz: Any, rgb: Any) -> Any:
+    """What lib_bilagrid computes."""
+    places = torch.cat([xyz.reshape(-1, 3) / grid.bound, gray(rgb.reshape(-1, 3))], -1)
+    product: Any = 1
+    for i in range(1, 5):
+        at = torch.stack([torch.zeros_like(places[:, 0]), places[:, i - 1]], -1)[None, None]
+        curves = getattr(grid, f"fac_{i}") + getattr(grid, f"fac_{i}_init")
+        found = torch.nn.functional.grid_sample(curves, at, align_corners=True, padding_mode="border")
+        product = product * found[0, :, 0]
+    return (product.T @ grid.fac_0.weight.T).reshape(*xyz.shape[:-1], 3, 4)
+
+
+@pytest.mark.parametrize("lead", [(9,), (3, 4, 5), (0,)], ids=str)
+@pytest.mark.parametrize("learnt", [True, False], ids=["learnt gray", "BT.601"])
+def test_low_rank_grids(learnt: bool, lead: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    grid = lib_bilagrid.BilateralGridCP4D(5, 4, 3, 2, rank=3, learn_gray=learnt, bound=1.5).double()
+    with torch.no_grad():
+        for parameter in grid.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    rgb, _ = colors_and_places(lead)
+    xyz = (torch.rand(*lead, 3, dtype=torch.float64) * 4 - 2).requires_grad_()
+    weights = torch.tensor([[0.299, 0.587, 0.114]]).double()
+    gray = torch.nn.Sequential(*grid.rgb2gray) if learnt else lambda rgb: rgb @ weights.T * 2 - 1
+    want = matrices_of_curves(grid, gray, xyz, rgb)
+    got = lib_bilagrid.slice4d(grid, xyz, rgb)
+    torch.testing.assert_close(got["rgb_affine_mats"], want)
+    colors = (want[..., :3] @ rgb[..., None])[..., 0] + want[..., 3]
+    torch.testing.assert_close(got["rgb"], colors)
+    leaves = [xyz, rgb, *grid.parameters()]
+    ours, theirs = (torch.autograd.grad(out.square().sum(), leaves) for out in (got["rgb"], colors))
+    torch.testing.assert_close(ours, theirs)
+    roughness = sum(getattr(grid, f"fac_{i}").diff(dim=2).square().mean() for i in range(1, 5))
+    torch.testing.assert_close(grid.tv_loss(), roughness)
+
+
+def test_low_rank_grids_have_the_originals_checkpoints() -> None:
+    cells = {"fac_1": 8, "fac_2": 14, "fac_3": 15, "fac_4": 16}
+    original = {"fac_0.weight": (12, 5)}
+    for name, count in cells.items():
+        original |= {name: (1, 5, count, 1), f"{name}_init": (1, 5, count, 1)}
+    gray = {"rgb2gray.0.weight": (8, 3), "rgb2gray.0.bias": (8,), "rgb2gray.2.weight": (1, 8), "rgb2gray.2.bias": (1,)}
+    for learnt, rest in ((True, gray), (False, {"rgb2gray_weight": (1, 3)})):
+        grid = lib_bilagrid.BilateralGridCP4D(16, 15, 14, 8, learn_gray=learnt)
+        assert {name: tuple(value.shape) for name, value in grid.state_dict().items()} == original | rest
+    deep = lib_bilagrid.BilateralGridCP4D(gray_mlp_width=6, gray_mlp_depth=3)
+    shapes = [tuple(layer.weight.shape) for layer in deep.rgb2gray if isinstance(layer, torch.nn.Linear)]
+    assert shapes == [(6, 3), (6, 6), (1, 6)]
+    with pytest.raises(ValueError, match=r"^BilateralGridCP4D: gray_mlp_depth must be 2 or more, got 1\.$"):
+        lib_bilagrid.BilateralGridCP4D(gray_mlp_depth=1)
+
+
+def test_low_rank_grids_begin_as_the_identity_and_learn() -> None:
+    torch.manual_seed(0)
+    grid = lib_bilagrid.BilateralGridCP4D()
+    xyz, rgb = torch.rand(2, 500, 3)
+    assert (lib_bilagrid.slice4d(grid, xyz, rgb)["rgb"] - rgb).abs().max() < 1e-3
+    wanted = torch.where(xyz[:, :1] > 0.5, rgb.flip(-1), rgb)  # more than one product can do
+    optimizer = torch.optim.Adam(grid.parameters(), lr=0.03)
+    losses = []
+    for _ in range(60):
+        loss = (lib_bilagrid.slice4d(grid, xyz, rgb)["rgb"] - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 3
+    nowhere = xyz.clone()
+    nowhere[3, 1] = math.nan  # as grid_sample does
+    out = lib_bilagrid.slice4d(grid, nowhere, rgb)["rgb"]
+    assert out.isfinite().all()
+    out.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in grid.parameters())

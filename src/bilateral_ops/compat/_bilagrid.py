@@ -63,6 +63,19 @@ class Lookup(NamedTuple):
         return {name: tensor._version for name, tensor in read.items() if self.given and tensor is not None}
 
 
+def identity(num: int, width: int, height: int, depth: int) -> torch.Tensor:
+    """Grids (num, 12, depth, height, width) that leave colours as they are."""
+    return torch.eye(3, 4).reshape(1, 12, 1, 1, 1).repeat(num, 1, depth, height, width)
+
+
+def all_in_order(op: str, grids: torch.Tensor, rgb: torch.Tensor) -> torch.Tensor:
+    """The numbers of all grids, each of which has the colours at its place along the first axis."""
+    if len(rgb) != len(grids):
+        wanted = f"as many elements along its first axis as there are grids, {len(grids)}"
+        raise ValueError(f"{op}: rgb must have {wanted}, got shape {tuple(rgb.shape)}.")
+    return torch.arange(len(grids), device=grids.device)
+
+
 def coordinates(
     op: str,
     grids: torch.Tensor,

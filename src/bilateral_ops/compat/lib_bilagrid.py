@@ -40,15 +40,28 @@ with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
     from torch.utils import _pytree
 
     from ..frameworks.torch import followed
-    from ._bilagrid import Lookup, _images, chosen, coordinates, in_original_form, look_up, roughness
+    from ._bilagrid import (
+        Lookup,
+        _images,
+        all_in_order,
+        chosen,
+        coordinates,
+        identity,
+        in_original_form,
+        look_up,
+        roughness,
+    )
+    from ._bilagrid4d import BilateralGridCP4D
     from ._color_correct import color_correct
 
 __all__ = [
     "BilateralGrid",
+    "BilateralGridCP4D",
     "bilateral_grid_tv_loss",
     "color_affine_transform",
     "color_correct",
     "slice",
+    "slice4d",
     "total_variation_loss",
 ]
 
@@ -90,8 +103,7 @@ class BilateralGrid(nn.Module):
         super().__init__()
         self.sparse = sparse
         self.grid_width, self.grid_height, self.grid_guidance = grid_X, grid_Y, grid_W
-        identity = torch.eye(3, 4).reshape(1, 12, 1, 1, 1)
-        self.grids = nn.Parameter(identity.repeat(num, 1, grid_W, grid_Y, grid_X))
+        self.grids = nn.Parameter(identity(num, grid_X, grid_Y, grid_W))
         self.register_buffer("rgb2gray_weight", torch.tensor([_BT601]))
         self._luma, self._looked_at = True, (self.rgb2gray_weight, 0)
 
@@ -169,10 +181,9 @@ class BilateralGrid(nn.Module):
         """
         patch = (actual_height, actual_width, patch_offsets)
         xy = coordinates("BilateralGrid", self.grids, grid_xy, rgb, compute_coords_grad, *patch)
-        index = torch.arange(len(self.grids), device=self.grids.device) if idx is None else idx
-        return look_up(
-            "BilateralGrid", self.grids, xy, rgb, index, self._gray(), name="idx", sparse=self.sparse
-        ).matrices()
+        index = all_in_order("BilateralGrid", self.grids, rgb) if idx is None else idx
+        gray = self._gray()
+        return look_up("BilateralGrid", self.grids, xy, rgb, index, gray, name="idx", sparse=self.sparse).matrices()
 
 
 class Sliced(dict[str, torch.Tensor]):
@@ -371,6 +382,24 @@ def _is_no_more_than_its_grids(module: Any) -> bool:
         and not (module._backward_pre_hooks or module._backward_hooks)
         and not nn.modules.module._has_any_global_hook()
     )
+
+
+def slice4d(bil_grid4d: nn.Module, xyz: torch.Tensor, rgb: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Look colours' matrices up in a grid over space and gray, and apply them.
+
+    Parameters
+    ----------
+    bil_grid4d : BilateralGridCP4D, or a module that is called as one
+    xyz, rgb : tensor (..., 3)
+        Places in space, and their colours.
+
+    Returns
+    -------
+    dict
+        ``"rgb"``, a tensor (..., 3), and ``"rgb_affine_mats"``, a tensor (..., 3, 4).
+    """
+    matrices = bil_grid4d(xyz, rgb)
+    return {"rgb": color_affine_transform(matrices, rgb), "rgb_affine_mats": matrices}
 
 
 def total_variation_loss(x: torch.Tensor) -> torch.Tensor:
