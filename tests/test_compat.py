@@ -570,11 +570,7 @@ def test_rays_of_many_grids_are_one_call(lib: ModuleType, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(_bilagrid, "slice_apply", counted)
     got = lib.slice(grids, xy, rgb, index[:, None], compute_coords_grad=True)["rgb"]
-    ((rows, height, width, _),) = shapes
-    used = len(index.unique())
-    assert height == 1
-    assert rows <= 2 * used
-    assert rows * width <= 2 * len(index) + used
+    assert shapes == [(400, 1, 1, 3)]
     want = colors_by_grid_sample(grids.grids, xy, rgb, index)
     assert_same_with_gradients(got, want, {"grids": grids.grids, "rgb": rgb, "xy": xy})
 
@@ -724,8 +720,6 @@ def test_matrices_are_those_of_the_call(lead: tuple[int, ...], grad: bool, lib: 
     """Whatever changes before they are read; or a sentence."""
     import torch
 
-    images = math.prod(lead[1:]) >= 7 * 6 * 4  # the cells of a grid
-
     def called() -> tuple[Any, ...]:
         rgb, xy = (tensor.detach() for tensor in colors_and_places(lead))
         grids, index = grids_of(lib), index_forms(lead)["one axis"].clone()
@@ -740,9 +734,6 @@ def test_matrices_are_those_of_the_call(lead: tuple[int, ...], grad: bool, lib: 
     for position, name in ((3, "rgb"), (4, "xy")):
         out, *changed = called()
         changed[position - 1].mul_(0.5)
-        if not images:  # which are copied, sorted by grid
-            assert torch.equal(out["rgb_affine_mats"], want)
-            continue
         sentence = (
             f'slice: {name} must not change before "rgb_affine_mats" is read, got a tensor written to since the call; '
             f"read it before, or pass {name}.clone()."

@@ -239,7 +239,7 @@ def _placed(
     of_image = None
     if one:
         cells = cells.expand(len(images), *cells.shape[1:])
-    elif each > 1:
+    elif each != 1:
         of_image = torch.arange(len(cells), device=rgb.device).repeat_interleave(each)
     return Lookup(
         cells,
