@@ -128,7 +128,7 @@ def _torch_on_cuda() -> Through:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class FakeArray:
+class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     """What ``bilateral_ops`` looks at in an array of CuPy's. Its memory is NumPy's, its device what it is told."""
 
     def __init__(self, memory: Any, device: int) -> None:
@@ -140,9 +140,13 @@ class FakeArray:
     shape = property(lambda self: self.memory.shape)
     strides = property(lambda self: self.memory.strides)
     ndim = property(lambda self: self.memory.ndim)
+    T = property(lambda self: FakeArray(self.memory.T, self.device.id))
 
     def __getitem__(self, index: Any) -> FakeArray:
         return FakeArray(self.memory[index], self.device.id)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.memory[index] = value.memory
 
     def __dlpack__(self, **_: Any) -> Any:
         """NumPy's capsule, changed to say CUDA."""
@@ -153,25 +157,49 @@ class FakeArray:
         (ctypes.c_int32 * 2).from_address(where)[:] = 2, self.device.id
         return capsule
 
-    def swapaxes(self, *axes: int) -> FakeArray:
-        return FakeArray(self.memory.swapaxes(*axes), self.device.id)
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> FakeArray:
+        return _computed(getattr(ufunc, method), *inputs, **options)
 
-    def __add__(self, other: FakeArray) -> FakeArray:
-        return FakeArray(self.memory + other.memory, self.device.id)
+    def __array__(self, *_: Any) -> Any:
+        raise TypeError("implicit conversion to a NumPy array: it would wait for the device")
 
-    def __iadd__(self, other: FakeArray) -> Any:
-        self.memory += other.memory
-        return self
+    __bool__ = __array__
+
+
+def _method(name: str) -> Any:
+    return lambda self, *given, **options: _computed(getattr(np.ndarray, name), self, *given, **options)
+
+
+for _name in ("all", "any", "astype", "clip", "reshape", "swapaxes", "take"):
+    setattr(FakeArray, _name, _method(_name))
+
+
+def _computed(function: Any, *given: Any, **options: Any) -> Any:
+    """What a function of NumPy's makes of such arrays, all of them on one device."""
+    devices = {a.device.id for a in (*given, *options.values()) if isinstance(a, FakeArray)}
+    (device,) = devices
+    out = options.pop("out", None)
+    if out is not None:
+        (made,) = out if isinstance(out, tuple) else (out,)
+        options["out"] = made.memory
+    plain = [a.memory if isinstance(a, FakeArray) else a for a in given]
+    result = np.asarray(function(*plain, **options))
+    return made if out is not None else FakeArray(result, device)
 
 
 FakeArray.__module__ = "cupy"
 
 
 class FakeCuPy(ModuleType):
-    """As much of CuPy as ``frameworks/_cupy.py`` uses. Each device has a current stream, 1000 + its number.
+    """As much of CuPy as ``frameworks/_cupy.py`` and ``hdrnet`` use. A device's current stream is 1000 + its number.
 
     Of what ``reference/cupy.py`` uses, it has what asks for no device.
     """
+
+    isfinite, rint, matmul, where, ones_like, clip, pad = (
+        staticmethod(functools.partial(_computed, getattr(np, name)))
+        for name in ("isfinite", "rint", "matmul", "where", "ones_like", "clip", "pad")
+    )
 
     ndarray = FakeArray
 
@@ -199,6 +227,20 @@ class FakeCuPy(ModuleType):
         made.memory.reshape(-1).view(np.uint8).fill(0xFF)
         self.allocated.append(made)
         return made
+
+    def array(self, array: Any) -> FakeArray:
+        return FakeArray(np.array(array, order="C"), self.current)
+
+    asarray = array
+
+    def asnumpy(self, array: FakeArray) -> Any:
+        return array.memory.copy()
+
+    def concatenate(self, arrays: Any, axis: int) -> FakeArray:
+        return _computed(lambda *each: np.concatenate(each, axis), *arrays)
+
+    def zeros(self, shape: Any) -> FakeArray:
+        return FakeArray(np.zeros(shape), self.current)
 
     def full(self, shape: Any, value: Any, dtype: Any) -> FakeArray:
         made = self.empty(shape, dtype)

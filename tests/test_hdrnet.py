@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import pickle
@@ -15,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BF16, F16, F32, F64, U8, U16, python, tolerance, weights_of
+from backends import FakeArray, FakeKernels, from_torch, to_torch
+from cases import BF16, F16, F32, F64, U8, U16, half_ulp, python, tolerance, weights_of
 from damage import damaged_bytes, damaged_json
 
+from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, read_model, write_model
 from bilateral_ops.hdrnet._config import layers, shapes
 from bilateral_ops.hdrnet._weights import _MAX_HEADER, check_weights
@@ -516,7 +520,7 @@ def test_a_predictor_refuses_other_arguments() -> None:
     config = VARIANTS["pyramid"]
     predictor, image = Predictor(config, weights_of(config)), image_of((8, 9))
     grid = predictor.grid(predictor.low_resolution(image))
-    with pytest.raises(TypeError, match=r"^Predictor: image must be a NumPy array, got list.$"):
+    with pytest.raises(TypeError, match=r"^Predictor: image must be a NumPy, CuPy, PyTorch or JAX array, got list.$"):
         predictor([[0, 0, 0]])
     with pytest.raises(ValueError, match=r"^Predictor: image must have shape \(H, W, 3\), got \(8, 9, 4\).$"):
         predictor(np.zeros((8, 9, 4), np.float32))
@@ -538,6 +542,138 @@ def test_a_predictor_refuses_other_arguments() -> None:
         ValueError, match=r"^Predictor.render: out must be as the image, float32 \(8, 9, 3\), got uint8"
     ):
         predictor.render(grid, image, out=np.zeros((8, 9, 3), np.uint8))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images of other frameworks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> FakeKernels:
+    with contextlib.suppress(ImportError):  # which asks for XLA's handlers, once
+        importlib.import_module("bilateral_ops.frameworks.jax")
+    made = FakeKernels()
+    monkeypatch.setattr(_dlpack, "_kernels", made)
+    return made
+
+
+def to_jax(array: Any) -> Any:
+    return pytest.importorskip("jax", reason="JAX is not installed").numpy.asarray(array)
+
+
+#: How images get there and back; CuPy's are on the second device.
+FRAMEWORKS: dict[str, tuple[Any, Any]] = {
+    "torch": (lambda array: pytest.importorskip("torch") and to_torch(array), from_torch),
+    "jax": (to_jax, np.asarray),
+    "cupy": (lambda array: FakeArray(np.array(array), 1), lambda array: array.memory),
+}
+#: Of the largest number in a result: the network's sums are made in another order.
+APART = 2e-6
+
+
+def assert_as_numpys(got: Any, want: Any) -> None:
+    assert (got.shape, got.dtype) == (want.shape, want.dtype)
+    if want.dtype.kind == "u":
+        assert np.abs(got.astype(np.int64) - want).max() <= 1
+        return
+    finite = np.isfinite(want.astype(F64))
+    np.testing.assert_array_equal(got[~finite].astype(F64), want[~finite].astype(F64))
+    given, wanted = got[finite].astype(F64), want[finite].astype(F64)
+    # In 16 bits it may be rounded to the next number.
+    assert (np.abs(given - wanted) <= APART * np.abs(wanted).max() + 2 * half_ulp(wanted, want.dtype)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    # JAX would compile each, and computes them as the others do.
+    [(n, v) for n in FRAMEWORKS for v in VARIANTS if n != "jax" or v in ("curves, normalised", "pyramid")],
+)
+def test_every_frameworks_images(name: str, variant: str, cuda_kernels: FakeKernels) -> None:
+    send, fetch = FRAMEWORKS[name]
+    predictor = Predictor(VARIANTS[variant], weights_of(VARIANTS[variant]))
+    for dtype in (U8, U16, F16, BF16, F32, F64):
+        if name == "jax" and dtype == F64:
+            continue  # which JAX has only where it is told so
+        image = image_of((40, 52), dtype)
+        if image.dtype.kind != "u":
+            image[3, 5, 1], image[20, 21] = np.nan, np.inf
+        sent = send(image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = predictor(sent, strength=0.7)
+            assert type(result) is type(sent)
+            assert_as_numpys(fetch(result), predictor(image, strength=0.7))
+            window = predictor.render(
+                predictor.grid(predictor.low_resolution(sent)), sent[5:30, 7:], window=(5, 7, 40, 52)
+            )
+        grid = predictor.grid(predictor.low_resolution(image))
+        assert_as_numpys(fetch(window), predictor.render(grid, image[5:30, 7:], window=(5, 7, 40, 52)))
+    assert len(predictor._sent) == 1  # the weights, once
+
+
+@pytest.mark.parametrize("name", ["torch", "cupy"])
+@pytest.mark.parametrize("variant", ["curves", "pyramid"])
+def test_strides_and_out_of_other_frameworks(name: str, variant: str, cuda_kernels: FakeKernels) -> None:
+    send, fetch = FRAMEWORKS[name]
+    predictor = Predictor(VARIANTS[variant], weights_of(VARIANTS[variant]))
+    for dtype in (U8, F32):
+        image = image_of((52, 40), dtype)
+        want = predictor(image.swapaxes(0, 1)[:, ::2])
+        sent = send(image).swapaxes(0, 1)[:, ::2]
+        assert_as_numpys(fetch(predictor(sent)), want)
+        assert predictor(sent, out=sent) is sent
+        assert_as_numpys(fetch(sent), want)
+
+
+def test_an_empty_image_of_another_framework(cuda_kernels: FakeKernels) -> None:
+    predictor = Predictor(VARIANTS["pyramid"], weights_of(VARIANTS["pyramid"]))
+    for send, fetch in FRAMEWORKS.values():
+        assert fetch(predictor(send(np.zeros((0, 5, 3), F32)))).shape == (0, 5, 3)
+
+
+def test_a_predictor_in_pytorch_records_nothing_and_is_not_autocast(torch: Any) -> None:
+    predictor = Predictor(VARIANTS["nn"], weights_of(VARIANTS["nn"]))
+    image = torch.from_numpy(image_of((20, 30)))
+    want = predictor(image)
+    leaf = image.clone().requires_grad_()
+    with torch.autocast("cpu"):
+        result = predictor(leaf)
+    assert not result.requires_grad
+    torch.testing.assert_close(result, want, rtol=0, atol=0)
+    with pytest.warns(UserWarning, match=r"image must have floats in \[0, 1\], got averages up to \d+"):
+        predictor(255 * image)
+
+
+@pytest.mark.parametrize("variant", ["curves", "pyramid"])
+def test_a_predictor_is_compiled_by_jax(variant: str) -> None:
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    predictor = Predictor(VARIANTS[variant], weights_of(VARIANTS[variant]))
+    image = image_of((20, 30), U8 if variant == "curves" else F32)
+    assert_as_numpys(np.asarray(jax.jit(predictor)(jax.numpy.asarray(image))), predictor(image))
+    assert not predictor._sent  # nothing of the trace is kept
+
+
+def test_a_predictor_refuses_two_frameworks(torch: Any) -> None:
+    predictor = Predictor(VARIANTS["curves"], weights_of(VARIANTS["curves"]))
+    image = image_of((8, 9))
+    grid = predictor.grid(predictor.low_resolution(image))
+    with pytest.raises(TypeError, match=r"^Predictor.render: grid must belong to the image's framework, got numpy.nda"):
+        predictor.render(grid, torch.from_numpy(image))
+    with pytest.raises(TypeError, match=r"^Predictor.render: out must belong to the image's framework, got torch.Tens"):
+        predictor.render(grid, image, out=torch.from_numpy(image))
+    with pytest.raises(TypeError, match=r"^Predictor.render: out must be None, as JAX arrays can't be written to.$"):
+        predictor(to_jax(image), out=to_jax(image))
+
+
+def test_predictors_for_other_colours_in_other_frameworks(cuda_kernels: FakeKernels) -> None:
+    predictor = Predictor(VARIANTS["pyramid of curves"], weights_of(VARIANTS["pyramid of curves"]))
+    seen = predictor._for_colours(np.eye(3, 4) + 0.1, np.eye(3, 4) - 0.1)
+    image = image_of((20, 30), U8)
+    for name in ("torch", "cupy"):
+        send, fetch = FRAMEWORKS[name]
+        assert_as_numpys(fetch(seen(send(image))), seen(image))
+        assert not np.array_equal(fetch(predictor(send(image))), fetch(seen(send(image))))
 
 
 _WITHOUT = """

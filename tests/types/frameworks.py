@@ -10,7 +10,7 @@ from typing_extensions import assert_type
 import bilateral_ops as bo
 from bilateral_ops.compat import hdrnet, lib_bilagrid
 from bilateral_ops.frameworks.torch import CurvesGuideModule, NNGuideModule, SliceApplyModule
-from bilateral_ops.hdrnet import HDRNet
+from bilateral_ops.hdrnet import HDRNet, Predictor
 
 
 def pytorch(t: torch.Tensor, p: torch.nn.Parameter) -> None:
@@ -24,6 +24,9 @@ def pytorch(t: torch.Tensor, p: torch.nn.Parameter) -> None:
     assert_type(hdrnet.bilateral_slice_apply_nchw(p, t, t), torch.Tensor)
     assert_type(hdrnet.unpack_coefficients(t, 8), torch.Tensor)
     bo.gradcheck(torch.nn.functional.relu, (t,))
+    predictor = Predictor.load()
+    assert_type(predictor(t, out=t), torch.Tensor)
+    assert_type(predictor.render(predictor.grid(predictor.low_resolution(t)), t), torch.Tensor)
 
 
 def modules(t: torch.Tensor) -> None:
@@ -46,6 +49,7 @@ def jax_arrays(j: jax.Array) -> None:
     assert_type(bo.NNGuide(j, j, j, 0.5)(j), jax.Array)
     assert_type(hdrnet.bilateral_slice(j, j), jax.Array)
     bo.gradcheck(jnp.tanh, (j,))
+    assert_type(Predictor.load()(j, strength=0.5), jax.Array)
 
 
 def both(x: NDArray[np.float32], t: torch.Tensor, j: jax.Array) -> None:

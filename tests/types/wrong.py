@@ -56,7 +56,8 @@ def two_frameworks(x: F32, t: Tensor, j: Array) -> None:
     bo.resize_area(x, (2, 3), out=t)  # refused
     bo.resize_area_vjp(x, t)  # refused
     bo.fit(x, x, t, (8, 8, 4))  # refused
-    Predictor.load()(t)  # refused
+    Predictor.load()(t, out=x)  # refused
+    Predictor.load().render(x, t)  # refused
     hdrnet.bilateral_slice(x, t)  # refused
     hdrnet.bilateral_slice_apply(x, t, t)  # refused
     hdrnet.bilateral_slice_nchw(t, j)  # refused

@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument("--out", required=True, metavar="DIR", help="the folder for the results, made where missing")
     enhance.add_argument("--model", metavar="FILE", help="a model file (default: the model in this package)")
     enhance.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the model computes; cuda takes CuPy or PyTorch, whichever is installed, as with pip install "
+        "'bilateral_ops[cupy]' (default: %(default)s)",
+    )
+    enhance.add_argument(
         "--strength",
         type=float,
         default=1.0,

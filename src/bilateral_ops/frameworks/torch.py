@@ -49,6 +49,7 @@ from . import _dlpack, _numpy
 with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
     import torch
     from torch.autograd import forward_ad
+    from torch.autograd.function import _SingleLevelFunction
     from torch.nn.parameter import is_lazy
 
     from ._torch_modules import CurvesGuideModule, NNGuideModule, SliceApplyModule
@@ -423,9 +424,9 @@ class _Operator:
         def back(ctx: Any, *gradients: Any) -> Any:
             return (*backward(ctx, *gradients), None)
 
-        recorded: Any = _function_class(f"{self.name}_of_autograd", {"forward": compute, "backward": back})
         # Without what ``Function.apply`` does for torch.func first, which is asked for elsewhere.
-        self.recorded = super(torch.autograd.Function, recorded).apply
+        methods = {"forward": compute, "backward": back}
+        self.recorded = _function_class(f"{self.name}_of_autograd", methods, _SingleLevelFunction).apply
 
     def __call__(self, *given: Any) -> Any:
         """The operator as every caller here calls it."""
@@ -487,8 +488,8 @@ class _Operator:
         return result, _over_results(lambda r: 0, result)
 
 
-def _function_class(name: str, methods: Mapping[str, Any]) -> Any:
-    return type(name, (torch.autograd.Function,), {name: staticmethod(method) for name, method in methods.items()})
+def _function_class(name: str, methods: Mapping[str, Any], base: Any = torch.autograd.Function) -> Any:
+    return type(base)(name, (base,), {name: staticmethod(method) for name, method in methods.items()})
 
 
 def _is_mapped(dim: Any) -> bool:

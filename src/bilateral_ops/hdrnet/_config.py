@@ -238,6 +238,27 @@ def layers(config: Config) -> Layers:
     )
 
 
+def through(plan: Layers, low: Any, convolve: Any, connect: Any, fuse: Any) -> Any:
+    """A network's prediction for its input (S, S, 3), of arrays of any framework: how the layers follow one another.
+
+    ``convolve(layer, features)`` and ``connect(layer, vector)`` are what a layer makes of its input, ``fuse(local,
+    summary)`` is relu(local + summary), or relu(local) where there is no global path.
+    """
+
+    def along(path: tuple[Layer, ...], step: Any, values: Any) -> Any:
+        for layer in path:
+            values = step(layer, values)
+        return values
+
+    features = along(plan.splat, convolve, low)
+    fused = along(plan.local, convolve, features)
+    summary = None
+    if plan.global_connected:
+        # Flattened by rows, columns, channels, as the weights are ordered.
+        summary = along(plan.global_connected, connect, along(plan.global_convolutions, convolve, features).reshape(-1))
+    return convolve(plan.prediction, fuse(fused, summary))
+
+
 def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME: zeros before and after an axis, the odd one after, for ⌈length/stride⌉ results."""
     total = max((-(-length // stride) - 1) * stride + size - length, 0)

@@ -1,4 +1,4 @@
-"""Prediction with NumPy and the package's kernels alone."""
+"""Prediction with the package's kernels: in NumPy alone, or in the framework of the image."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import functools
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .. import resize_area
-from .._core.checks import FLOATS, INTEGERS, brief, real
-from ..frameworks._numpy import dtype_of
+from .._core.checks import FLOATS, INTEGERS, brief, real, type_text
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
-from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
+from ._arrays import Arrays, beside
+from ._config import NORM_EPSILON, Config, Layer, layers, same_padding, through
 from ._weights import check_weights, read_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .._core.types import Array, Scalar
+    from .._core.types import Array, Framework, Image, Like
 
 __all__ = ["Predictor"]
 
@@ -43,13 +43,15 @@ _BRIGHT = 2
 
 
 class Predictor:
-    """Enhances images as a trained network says, in NumPy and compiled kernels.
+    """Enhances images as a trained network says, by compiled kernels, in the framework of the image and where it is.
 
         low = predictor.low_resolution(image)       # what the network sees
         grid = predictor.grid(low)                  # a colour transform for every cell of position and brightness
         out = predictor.render(grid, image)         # these sliced and applied at full resolution
 
-    and ``predictor(image)`` is all three. A predictor may be called from several threads at once, and be pickled.
+    and ``predictor(image)`` is all three. Images are arrays of NumPy, PyTorch, CuPy or JAX, on the CPU or on a CUDA
+    device; with NumPy's nothing but NumPy is needed. A predictor may be called from several threads at once, and be
+    pickled.
 
     Parameters
     ----------
@@ -64,17 +66,28 @@ class Predictor:
 
     Notes
     -----
+    This is inference. PyTorch records no gradients, whether or not the image requires one, and autocast changes
+    nothing: :class:`HDRNet` has gradients. ``jax.jit(predictor)`` compiles all of it, with the weights as constants.
+
+    Of one image the frameworks' grids differ by the rounding of float32: sums are made in another order. Weights are
+    sent to a device once, and stay there as long as the predictor. No call waits for a device; so whether floats there,
+    and JAX's, are all finite is not looked at, and all of them take the passes that NaN and infinity ask for.
+
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
 
     def __init__(self, config: Config, weights: Mapping[str, Array[object]]) -> None:
         check_weights("Predictor", config, weights)
         self.config = config
-        self._network = _Network(config, weights)
-        self._guides = tuple(_guide(config, weights, scale) for scale in range(config.scales))
-        self._unchanged = np.zeros(config.grid_shape[3:], np.float32)
-        self._unchanged[-3:, :3] = np.eye(3)
-        self._colours: Any = None  # the affine maps (3, 4) to RGB and from it
+        network = _Network(config, weights)
+        guides = tuple(_guide(config, weights, scale) for scale in range(config.scales))
+        unchanged = np.zeros(config.grid_shape[3:], np.float32)
+        unchanged[-3:, :3] = np.eye(3)
+        self._model = _Model(network, guides, unchanged, None)
+        self._sent: dict[Any, _Model] = {}  # framework and place → the same there
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sent": {}}
 
     @classmethod
     def load(cls, model: str | os.PathLike[str] | None = None) -> Predictor:
@@ -88,38 +101,55 @@ class Predictor:
             rgb = to_rgb·(image, 1),   rendered = from_rgb·(the model's rgb, 1)
 
         Both are (3, 4), of values in [0, 1] (integers by their largest). Nothing is converted: the one goes into the
-        guides and the grid, the other into the grid.
+        guides and the grid, the other into the grid. Not for JAX's arrays, which may have no float64.
         """
         seen = copy.copy(self)
-        seen._colours = np.asarray(to_rgb, np.float64), np.asarray(from_rgb, np.float64)
-        seen._guides = tuple(
-            {dtype: _through(guide, seen._colours[0], dtype) for dtype, guide in guides.items()}
-            for guides in self._guides
+        colours = np.asarray(to_rgb, np.float64), np.asarray(from_rgb, np.float64)
+        guides = tuple(
+            {dtype: _through(guide, colours[0], dtype) for dtype, guide in guides.items()}
+            for guides in self._model.guides
         )
+        seen._model, seen._sent = self._model._replace(guides=guides, colours=colours), {}
         return seen
 
+    def _at(self, on: Arrays) -> _Model:
+        """The model in a framework, where it computes."""
+        if type(on) is Arrays:
+            return self._model
+        key = type(on), on.place
+        model = self._sent.get(key)
+        if model is None:
+            model = self._model.sent(on)
+            if on.place is not None:
+                self._sent[key] = model
+        return model
+
     def __call__(
-        self, image: NDArray[Scalar], *, strength: float = 1.0, out: NDArray[Scalar] | None = None
-    ) -> NDArray[Scalar]:
+        self, image: Like[Framework, Image], *, strength: float = 1.0, out: Array[Framework] | None = None
+    ) -> Image:
         """Enhance an image.
 
         Parameters
         ----------
         image : array (H, W, 3), uint8 | uint16 | float16 | bfloat16 | float32 | float64
-            Floats in [0, 1]; a warning says where they are clearly not. May be empty.
+            Floats in [0, 1]; a warning says where those in the host's memory are clearly not. May be empty.
         strength : float
             0 gives the image, 1 the network's result; others lie on the line through both.
         out : array, optional
-            Filled and returned; may be the image itself.
+            Filled and returned; may be the image itself. Not in JAX.
 
         Returns
         -------
-        array (H, W, 3), the image's dtype
+        array (H, W, 3), the image's framework, device and dtype
             Integers are rounded to nearest even and saturated; floats are not clipped. Pixels with a NaN or an infinity
             come out as they are, and are nothing to the others.
         """
-        image = _checked(image)
-        grid = self.grid(self._averages(image)) if image.size else np.zeros(self.config.grid_shape, np.float32)
+        on = _checked(image)
+        with on.scope():
+            if _size(image):
+                grid = self._at(on).network(self._averages(on, image))
+            else:
+                grid = on.send(np.zeros(self.config.grid_shape, np.float32))
         return self.render(grid, image, strength=strength, out=out)
 
     @property
@@ -130,51 +160,65 @@ class Predictor:
         """
         return 0 if self.config.scales == 1 else _MARGIN
 
-    def low_resolution(self, image: NDArray[Any]) -> NDArray[np.float32]:
+    @overload
+    def low_resolution(self, image: NDArray[Any]) -> NDArray[np.float32]: ...
+    @overload
+    def low_resolution(self, image: Like[Framework, Image]) -> Image: ...
+    def low_resolution(self, image: Any) -> Any:
         """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1].
 
         An image without pixels is a ``ValueError``.
         """
-        image = _checked(image)
-        if not image.size:
-            raise ValueError(f"Predictor.low_resolution: image must have pixels to average, got shape {image.shape}.")
-        return self._averages(image)
+        on = _checked(image)
+        if not _size(image):
+            shape = tuple(image.shape)
+            raise ValueError(f"Predictor.low_resolution: image must have pixels to average, got shape {shape}.")
+        with on.scope():
+            return self._averages(on, image)
 
-    def _averages(self, image: Any) -> Any:
+    def _averages(self, on: Arrays, image: Any) -> Any:
         size = (self.config.net_input,) * 2
-        low = resize_area(image, size, dtype=np.float32)
-        if not np.isfinite(low).all():
-            known = np.isfinite(image).all(-1, keepdims=True)
-            share = resize_area(known.astype(np.float32), size)
-            low = resize_area(np.where(known, image, 0).astype(np.float32), size)
-            np.divide(low, share, out=low, where=share > 0)
-        if self._colours is not None:
-            to_rgb = self._colours[0]
-            low = (low @ to_rgb[:, :3].T + to_rgb[:, 3]).astype(np.float32)
-        if dtype_of(image) in FLOATS and (low > _BRIGHT).any():
+        floats = on.dtype_of(image) in FLOATS
+        low: Any = None
+        if on.seen or not floats:
+            low = resize_area(image, size, dtype="float32")
+        if floats and not (on.seen and bool(on.xp.isfinite(low).all())):
+            known = on.finite(image)
+            share = resize_area(on.cast(known, "float32"), size)
+            low = resize_area(on.cast(on.cleared(image, known), "float32"), size)
+            low = low / on.xp.where(share > 0, share, on.xp.ones_like(share))
+        if (colours := self._at(on).colours) is not None:
+            to_rgb = colours[0]
+            seen = on.matmul(on.cast(low, "float64"), to_rgb[:, :3].T) + to_rgb[:, 3]
+            low = on.cast(seen, "float32")
+        if on.seen and floats and (low > _BRIGHT).any():
+            most = np.nanmax(np.asarray(low))
             warnings.warn(
-                f"Predictor: image must have floats in [0, 1], got averages up to {np.nanmax(low):.4g}; divide by the "
+                f"Predictor: image must have floats in [0, 1], got averages up to {most:.4g}; divide by the "
                 "number that stands for white, or pass integers.",
                 stacklevel=3,  # who called the method that calls this one
             )
         return low
 
-    def grid(self, low: NDArray[np.float32]) -> NDArray[np.float32]:
+    def grid(self, low: Like[Framework, Image]) -> Image:
         """The grid that the network predicts: float32 (S, S, 3) → float32 (Gh, Gw, Gd, 3·scales, 4)."""
+        on = beside("Predictor.grid", "low", low)
         shape = (self.config.net_input, self.config.net_input, 3)
-        if np.shape(low) != shape:
-            raise ValueError(f"Predictor.grid: low must have shape {shape}, got {np.shape(low)}.")
-        return self._network(low)
+        if _shape(low) != shape:
+            raise ValueError(f"Predictor.grid: low must have shape {shape}, got {_shape(low)}.")
+        with on.scope():
+            found: Any = self._at(on).network(low)
+        return found
 
     def render(
         self,
-        grid: NDArray[np.float32],
-        image: NDArray[Scalar],
+        grid: Array[Framework],
+        image: Like[Framework, Image],
         *,
         strength: float = 1.0,
         window: tuple[int, int, int, int] | None = None,
-        out: NDArray[Scalar] | None = None,
-    ) -> NDArray[Scalar]:
+        out: Array[Framework] | None = None,
+    ) -> Image:
         """The full-resolution stream: an image under a grid.
 
         Parameters
@@ -188,64 +232,88 @@ class Predictor:
 
         Returns
         -------
-        array (H, W, 3), the image's dtype
+        array (H, W, 3), the image's framework, device and dtype
         """
-        image = _checked(image)
-        if np.shape(grid) != self.config.grid_shape:
-            raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {np.shape(grid)}.")
+        on = _checked(image)
+        _check_framework(on, "grid", grid)
+        if _shape(grid) != self.config.grid_shape:
+            raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {_shape(grid)}.")
         number = real(strength)
         if number is None:
             raise TypeError(f"Predictor.render: strength must be a number, got {type(strength).__name__}.")
         if not math.isfinite(number):
             raise ValueError(f"Predictor.render: strength must be a finite number, got {brief(strength, str)}.")
-        # At 0 and 1 exactly the one or the other.
-        mixed: Any = np.float32(strength) * grid + np.float32(1 - strength) * self._unchanged
-        if self._colours is not None:
-            mixed = _with_colours(mixed, *self._colours).astype(np.float32)
-        unknown = kept = None
-        if dtype_of(image) in FLOATS and not _is_finite(image):
-            unknown = ~np.isfinite(image).all(-1)
-            kept = image[unknown]
-            image = np.where(unknown[..., None], image.dtype.type(0), image)  # a pyramid would spread them
-        if self.config.scales == 1 or not image.size:
-            dtype = np.float64 if image.dtype == np.float64 else np.float32
-            matrices = mixed[..., -3:, :].astype(dtype, copy=False)
-            result = enhance(matrices, self._guides[0][dtype], image, window=window, out=out)
-        else:
-            result = self._render_scales(mixed, image, window, out)
-        if kept is not None:
-            result[unknown] = kept
-        return result
+        _check_out(on, image, out)
+        with on.scope():
+            made: Any = self._rendered(on, grid, image, number, window, out)
+        return made
 
-    def _render_scales(self, grid: Any, image: Any, window: Any, out: Any) -> Any:
-        if out is not None and (out.shape, out.dtype) != (image.shape, image.dtype):
-            raise ValueError(
-                f"Predictor.render: out must be as the image, {image.dtype} {image.shape}, got {out.dtype} {out.shape}."
-            )
-        dtype = np.float64 if image.dtype == np.float64 else np.float32
-        level = _floats(image, dtype)
+    def _rendered(self, on: Arrays, grid: Any, image: Any, strength: float, window: Any, out: Any) -> Any:
+        model = self._at(on)
+        # At 0 and 1 exactly the one or the other.
+        mixed = grid * float(np.float32(strength)) + model.unchanged * float(np.float32(1 - strength))
+        if model.colours is not None:
+            mixed = on.cast(_with_colours(on, mixed, *model.colours), "float32")
+        known, seen = None, image
+        if on.dtype_of(image) in FLOATS and _size(image) and not (on.seen and _is_finite(on, image)):
+            known = on.finite(image)
+            seen = on.cleared(image, known)  # a pyramid would spread them
+        into = out if known is None else None
+        if self.config.scales == 1 or not _size(image):
+            dtype = _computed(on, image)
+            matrices = on.cast(mixed[..., -3:, :], dtype)
+            result = enhance(matrices, model.guides[0][dtype], seen, window=window, out=into)
+        else:
+            result = self._render_scales(on, mixed, seen, window)
+        if known is not None:
+            result = on.xp.where(known, result, image)
+        if out is None or result is out:
+            return result
+        out[...] = result
+        return out
+
+    def _render_scales(self, on: Arrays, grid: Any, image: Any, window: Any) -> Any:
+        dtype, given = _computed(on, image), on.dtype_of(image)
+        level = _floats(on, image, dtype)
         places: list[_Place] = []
         rendered: list[Any] = []
-        for guide in self._guides:
+        for guide in self._at(on).guides:
             if places:
                 rows, columns = (span.half() for span in places[-1])
-                level = _resize(level, places[-1], (rows, columns))
+                level = _resize(on, level, places[-1], (rows, columns))
                 window = rows.start, columns.start, rows.full, columns.full
             matrices, grid = grid[..., -3:, :], grid[..., :-3, :]
-            rendered.append(enhance(matrices.astype(dtype, copy=False), guide[dtype], level, window=window))
+            rendered.append(enhance(on.cast(matrices, dtype), guide[dtype], level, window=window))
             places.append(_place(level, window))
         result = rendered.pop()
         while rendered:
             coarse = places.pop()
-            result = np.add(rendered[-1], _resize(result, coarse, places[-1]), out=rendered.pop())
-        if dtype_of(image) in INTEGERS:
-            most = np.iinfo(image.dtype).max
+            finer = rendered.pop()
+            finer += _resize(on, result, coarse, places[-1])
+            result = finer
+        if given in INTEGERS:
+            most = np.iinfo(given).max
             result *= most
-            np.clip(np.rint(result, out=result), 0, most, out=result)
-        if out is None:
-            return result.astype(image.dtype, copy=False)
-        np.copyto(out, result, casting="unsafe")
-        return out
+            result = on.rounded(result, most)
+        return on.cast(result, given)
+
+
+class _Model(NamedTuple):
+    """What a predictor computes with, of one framework and in one place."""
+
+    network: Any  # low → grid
+    guides: tuple[dict[str, Any], ...]  # of each scale, by dtype
+    unchanged: Any  # the matrices that change nothing
+    colours: Any  # the affine maps (3, 4) to RGB and from it; or None
+
+    def sent(self, on: Arrays) -> _Model:
+        def record(guide: Any) -> Any:
+            values = ((field.name, getattr(guide, field.name)) for field in dataclasses.fields(guide))
+            return type(guide)(**{name: on.send(value) for name, value in values})
+
+        guides = tuple({dtype: record(guide) for dtype, guide in scale.items()} for scale in self.guides)
+        colours = None if self.colours is None else tuple(map(on.send, self.colours))
+        return _Model(on.compiled(_SentNetwork(on, self.network)), guides, on.send(self.unchanged), colours)
 
 
 # Matrix products are cut so small that BLAS gives each to one thread: they are too short to be shared, least of all
@@ -255,7 +323,7 @@ _VECTOR_PRODUCTS = 1 << 13  # of a vector and a matrix
 
 
 class _Network:
-    """The coefficients' network: its convolutions are products of patches and matrices."""
+    """The coefficients' network in NumPy: its convolutions are products of patches and matrices."""
 
     def __init__(self, config: Config, weights: Mapping[str, Any]) -> None:
         self.config = config
@@ -276,30 +344,25 @@ class _Network:
         except IndexError:
             buffers = self.buffers()
 
-        def convolved(features: Any, path: Sequence[Layer]) -> Any:
-            for layer in path:
-                features = buffers[layer.name].convolve(features, self.matrices[layer.name])
-            return features
+        def convolve(layer: Layer, features: Any) -> Any:
+            return buffers[layer.name].convolve(features, self.matrices[layer.name])
 
-        features = convolved(low, self.plan.splat)
-        fused = convolved(features, self.plan.local)
-        if self.config.global_path:
-            fused += self.connected(convolved(features, self.plan.global_convolutions).ravel())
-        np.maximum(fused, 0, out=fused)
-        grid = convolved(fused, [self.plan.prediction]).reshape(self.config.grid_shape).copy()
+        def fuse(local: Any, summary: Any) -> Any:
+            if summary is not None:
+                local += summary
+            return np.maximum(local, 0, out=local)
+
+        grid = through(self.plan, low, convolve, self.connect, fuse).reshape(self.config.grid_shape).copy()
         self.spare.append(buffers)
         return grid
 
-    def connected(self, vector: Any) -> Any:
-        for layer in self.plan.global_connected:
-            matrix = self.matrices[layer.name]
-            rows = _share(layer.inputs, layer.outputs, _VECTOR_PRODUCTS)
-            parts = vector.reshape(-1, 1, rows) @ matrix[:-1].reshape(-1, rows, layer.outputs)
-            vector = parts.sum((0, 1))
-            vector += matrix[-1]
-            if layer.relu:
-                np.maximum(vector, 0, out=vector)
-        return vector
+    def connect(self, layer: Layer, vector: Any) -> Any:
+        matrix = self.matrices[layer.name]
+        rows = _share(layer.inputs, layer.outputs, _VECTOR_PRODUCTS)
+        parts = vector.reshape(-1, 1, rows) @ matrix[:-1].reshape(-1, rows, layer.outputs)
+        vector = parts.sum((0, 1))
+        vector += matrix[-1]
+        return np.maximum(vector, 0, out=vector) if layer.relu else vector
 
     def buffers(self) -> dict[str, _Buffer]:
         buffers = {}
@@ -362,7 +425,40 @@ def _matrix(layer: Layer, weights: Mapping[str, Any]) -> Any:
     return np.concatenate([matrix, bias[None]]).astype(np.float32)
 
 
-def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[Any, Any]:
+class _SentNetwork:
+    """The same network in another framework, where its matrices were sent."""
+
+    def __init__(self, on: Arrays, network: _Network) -> None:
+        self.plan, self.shape = network.plan, network.config.grid_shape
+        self.matrices = {name: on.send(matrix) for name, matrix in network.matrices.items()}
+        self.kind, self.framework = type(on), on.framework
+
+    def __call__(self, low: Any) -> Any:
+        on = self.kind(self.framework, low)
+
+        def connect(layer: Layer, values: Any) -> Any:
+            matrix = self.matrices[layer.name]
+            result = on.matmul(values, matrix[:-1]) + matrix[-1]
+            return result.clip(0) if layer.relu else result
+
+        def convolve(layer: Layer, features: Any) -> Any:
+            side, stride = features.shape[0], layer.stride
+            padded = on.pad(features, *same_padding(side, layer.size, stride))
+            last = (-(-side // stride) - 1) * stride + 1
+            seen = [
+                padded[row : row + last : stride, column : column + last : stride]
+                for row in range(layer.size)
+                for column in range(layer.size)
+            ]
+            return connect(layer, on.joined(seen))
+
+        def fuse(local: Any, summary: Any) -> Any:
+            return (local if summary is None else local + summary).clip(0)
+
+        return through(self.plan, low, convolve, connect, fuse).reshape(self.shape)
+
+
+def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[str, Any]:
     """A scale's guide in float32 and float64, the normalisation in its weights."""
     prefix = f"guides.{scale}."
     values = {k[len(prefix) :]: np.asarray(v, np.float64) for k, v in weights.items() if k.startswith(prefix)}
@@ -371,7 +467,7 @@ def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[Any, 
         values["b1"] = values["b1"] - values.pop("running_mean") * factor
         values["w1"] = values["w1"] * factor[:, None]
     record = {"curves": CurvesGuide, "nn": NNGuide, "luma": LumaGuide}[config.guide]
-    return {dtype: record(**{k: v.astype(dtype) for k, v in values.items()}) for dtype in (np.float32, np.float64)}
+    return {dtype: record(**{k: v.astype(dtype) for k, v in values.items()}) for dtype in ("float32", "float64")}
 
 
 def _through(guide: Any, to_rgb: Any, dtype: Any) -> Any:
@@ -392,35 +488,69 @@ def _through(guide: Any, to_rgb: Any, dtype: Any) -> Any:
     return type(guide)(**{name: np.asarray(value, dtype) for name, value in values.items()})
 
 
-def _with_colours(grid: Any, to_rgb: Any, from_rgb: Any) -> Any:
+def _with_colours(on: Arrays, grid: Any, to_rgb: Any, from_rgb: Any) -> Any:
     """A grid of affine maps of RGB, each between these two: x ↦ F·(A·(M·x + m) + b) + f."""
     matrix, offset = to_rgb[:, :3], to_rgb[:, 3:]
-    affine = np.float64(grid).reshape(*grid.shape[:3], -1, 3, 4)  # scales, of which the last one is the image's own
+    affine = on.cast(grid, "float64").reshape(*grid.shape[:3], -1, 3, 4)  # the last scale is the image's own
     linear = affine[..., :3]
-    made = from_rgb[:, :3] @ np.concatenate([linear @ matrix, linear @ offset + affine[..., 3:]], axis=-1)
+    made = on.matmul(
+        from_rgb[:, :3], on.joined([on.matmul(linear, matrix), on.matmul(linear, offset) + affine[..., 3:]])
+    )
     made[..., -1, :, 3] += from_rgb[:, 3]
     return made.reshape(grid.shape)
 
 
-def _checked(image: Any) -> Any:
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"Predictor: image must be a NumPy array, got {type(image).__name__}.")
-    if image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(f"Predictor: image must have shape (H, W, 3), got {image.shape}.")
-    if (dtype := dtype_of(image)) not in (*INTEGERS, *FLOATS):
+def _checked(image: Any) -> Arrays:
+    on = beside("Predictor", "image", image)
+    shape = _shape(image)
+    if len(shape) != 3 or shape[-1] != 3:
+        raise ValueError(f"Predictor: image must have shape (H, W, 3), got {shape}.")
+    if (dtype := on.dtype_of(image)) not in (*INTEGERS, *FLOATS):
         raise TypeError(f"Predictor: image must be {', '.join(INTEGERS + FLOATS[:-1])} or {FLOATS[-1]}, got {dtype}.")
-    return image
+    return on
 
 
-def _is_finite(image: Any) -> bool:
+def _check_out(on: Arrays, image: Any, out: Any) -> None:
+    if out is None:
+        return
+    if not on.written:
+        raise TypeError("Predictor.render: out must be None, as JAX arrays can't be written to.")
+    _check_framework(on, "out", out)
+    want, got = ((on.dtype_of(array), _shape(array)) for array in (image, out))
+    if want != got:
+        raise ValueError(f"Predictor.render: out must be as the image, {want[0]} {want[1]}, got {got[0]} {got[1]}.")
+
+
+def _check_framework(on: Arrays, name: str, array: Any) -> None:
+    if beside("Predictor.render", name, array).framework is not on.framework:
+        ours, theirs = type_text(type(array)), type_text(type(on.array))
+        raise TypeError(f"Predictor.render: {name} must belong to the image's framework, got {ours} beside {theirs}.")
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    return tuple(array.shape)
+
+
+def _size(image: Any) -> int:
+    return math.prod(image.shape)
+
+
+def _computed(on: Arrays, image: Any) -> str:
+    """What an image is computed in."""
+    return "float64" if on.dtype_of(image) == "float64" else "float32"
+
+
+def _is_finite(on: Arrays, image: Any) -> bool:
     """Whether all is finite; where a sum is not, which takes one pass, it may still be."""
-    return not image.size or bool(np.isfinite(resize_area(image, (1, 1), dtype=np.float32)).all())
+    return bool(on.xp.isfinite(resize_area(image, (1, 1), dtype="float32")).all())
 
 
-def _floats(image: Any, dtype: Any) -> Any:
-    if dtype_of(image) in INTEGERS:
-        return np.multiply(image, dtype(1 / int(np.iinfo(image.dtype).max)), dtype=dtype)
-    return image.astype(dtype, copy=False)
+def _floats(on: Arrays, image: Any, dtype: str) -> Any:
+    if (given := on.dtype_of(image)) in INTEGERS:
+        level = on.cast(image, dtype)
+        level *= float(np.dtype(dtype).type(1 / int(np.iinfo(given).max)))
+        return level
+    return on.cast(image, dtype)
 
 
 # --- the pyramid: levels of half the size each, by bilinear interpolation with the corners' pixels on one another
@@ -461,13 +591,16 @@ def _place(image: Any, window: Any) -> _Place:
     return _Span(top, height, full_height), _Span(left, width, full_width)
 
 
-def _resize(image: Any, source: _Place, target: _Place) -> Any:
+def _resize(on: Arrays, image: Any, source: _Place, target: _Place) -> Any:
     for axis in (1, 0):
         have, want = source[axis], target[axis]
         below, above, share = _neighbours(np.arange(want.start, want.start + want.length), want.full, have.full)
         # Beyond a window's edge: the pixel at the edge.
-        first, second = (image.take(np.clip(i - have.start, 0, have.length - 1), axis) for i in (below, above))
+        first, second = (
+            on.take(image, on.send(np.clip(i - have.start, 0, have.length - 1)), axis) for i in (below, above)
+        )
         second -= first
-        second *= np.expand_dims(share.astype(image.dtype), (1, 2) if axis == 0 else (0, 2))
-        image = np.add(first, second, out=first)
+        second *= on.cast(on.send(np.expand_dims(share, (1, 2) if axis == 0 else (0, 2))), on.dtype_of(image))
+        first += second
+        image = first
     return image

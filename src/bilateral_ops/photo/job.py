@@ -22,6 +22,7 @@ import numpy as np
 from .._core.checks import brief, real
 from .._core.missing import missing
 from .._core.settings import get_num_threads
+from ..hdrnet._device import DEVICES, on_device
 from ..hdrnet._predict import Predictor
 from ..ops._guide_luma import guide_luma
 from . import images as _images
@@ -109,6 +110,7 @@ def enhance_files(
     out: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] | Predictor | None = None,
+    device: str = "cpu",
     strength: float = 1.0,
     compare: bool = False,
     overwrite: bool = False,
@@ -127,6 +129,8 @@ def enhance_files(
         The folder for the results, which have their inputs' names and kinds.
     model : path or Predictor, optional
         A model file; without one, the model in the package.
+    device : "cpu" or "cuda"
+        Where the model computes. On a CUDA device by CuPy, or else by PyTorch, whichever is installed.
     strength : float
         0 leaves pictures as they are, 1 is the model's result.
     compare : bool
@@ -169,6 +173,8 @@ def enhance_files(
         raise EnhanceError(f"--strength must be a finite number, got {brief(strength)}")
     if quality is not None and not 1 <= quality <= 100:
         raise EnhanceError(f"--quality must be from 1 to 100, got {quality}")
+    if device not in DEVICES:
+        raise EnhanceError(f"--device must be {' or '.join(DEVICES)}, got {brief(device)}")
     video = video or VideoOptions()
     if not 0 <= video.smoothing < np.inf:
         raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
@@ -190,11 +196,15 @@ def enhance_files(
         predictor = model if isinstance(model, Predictor) else Predictor.load(model)
     except (OSError, ValueError) as error:
         raise EnhanceError(f"--model must be a model file ({reason(error)})") from None
+    try:
+        computing = on_device(predictor, device)
+    except RuntimeError as error:
+        raise EnhanceError(f"--device {device} needs {error}") from None
     with closing(_Progress(len(jobs), progress)) as bar:
         if passed:
             bar.say(f"passed over {_passed_over(passed)}")
         memory = _Memory(memory_limit - BASE)
-        work = _Work(predictor, strength, quality, video, memory, bar.step)
+        work = _Work(computing, strength, quality, video, memory, bar.step)
         return _run(jobs, work, bar)
 
 
