@@ -75,7 +75,7 @@ def files(session: nox.Session) -> None:
     if missing := [tool for tool in ("exiftool", "ffprobe") if not shutil.which(tool)]:
         session.error(f"{' and '.join(missing)} not found: apt-get install libimage-exiftool-perl ffmpeg")
     session.install(".[test]", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
-    tests = (f"tests/test_{name}.py" for name in ("enhance", "metadata", "unchanged", "video"))
+    tests = (f"tests/test_{name}.py" for name in ("device", "enhance", "metadata", "unchanged", "video"))
     session.run("pytest", *PARALLEL, "--slow", *tests, *session.posargs, env=FEW_THREADS)
 
 

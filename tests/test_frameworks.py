@@ -48,6 +48,7 @@ from cases import (
     python,
     random_like,
     replaced,
+    weights_of,
 )
 
 import bilateral_ops
@@ -626,6 +627,39 @@ def test_pytorch_on_cuda(kernels: FakeKernels, torch_on_cuda: Any) -> None:
     assert torch_on_cuda.entered[-1] is None
     mixed = {**through.sent(example("slice")), "guide": to_torch(example("slice")["guide"])}
     refused(ValueError, "slice: guide must be on cuda:1 to match grid, got cpu.", "slice", mixed)
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+def test_a_predictor_in_pytorch_on_cuda(
+    kernels: FakeKernels, torch_on_cuda: Any, monkeypatch: pytest.MonkeyPatch, scales: int
+) -> None:
+    """Everything but the network by the device's kernels, and the weights are sent there once."""
+    from bilateral_ops.hdrnet import Config, Predictor, _arrays
+
+    config = Config(net_input=32, spatial_bin=8, luma_bins=4, scales=scales)
+    predictor = Predictor(config, weights_of(config))
+    sent = []
+
+    def send(_: Any, array: Any) -> Any:
+        sent.append(array)
+        return torch_on_cuda.send(np.asarray(array))
+
+    monkeypatch.setattr(_arrays._Torch, "send", send)
+    for dtype in (np.uint8, np.float32):
+        image = (np.random.default_rng(0).random((30, 41, 3)) * (255 if dtype == np.uint8 else 1)).astype(dtype)
+        if dtype == np.float32:
+            image[3, 4] = np.nan
+        result = predictor(torch_on_cuda.send(image))
+        assert result.device == torch_on_cuda.send(image).device
+        want = predictor(image)
+        if dtype == np.uint8:
+            assert np.abs(torch_on_cuda.fetch(result).astype(int) - want).max() <= 1
+            sent_once = sum(array.nbytes for array in sent)
+        else:
+            np.testing.assert_allclose(torch_on_cuda.fetch(result), want, rtol=0, atol=1e-5)
+            assert sum(array.nbytes for array in sent) < 1.1 * sent_once
+    assert {call.name for call in kernels.calls} == {"resize_area_forward", "enhance_forward"}
+    assert {call.stream for call in kernels.calls} == {77}
 
 
 def test_bfloat16_tensors_without_ml_dtypes() -> None:

@@ -13,6 +13,7 @@ from cases import (
     ALL_F32,
     DIFFERENTIABLE,
     F32,
+    F64,
     OPERATIONS,
     SUBJECTS,
     arguments,
@@ -25,9 +26,11 @@ from cases import (
     forward,
     forward_example,
     random_like,
+    weights_of,
 )
 
 import bilateral_ops
+from bilateral_ops.hdrnet import Config, Predictor, _device
 
 SIZE = {"N": 2, "H": 61, "W": 131, "Gd": 8}
 
@@ -147,3 +150,20 @@ def test_the_benchmark_of_a_device_runs_dry(monkeypatch: pytest.MonkeyPatch) -> 
     text = on_cuda.report(on_cuda.Host(), {"24x16": (16, 24)})
     for name in OPERATIONS:
         assert f"\n| `{name}` |" in text
+
+
+@pytest.mark.parametrize("scales", [1, 3])
+def test_a_predictor_computes_there(scales: int, on_device: Any) -> None:
+    """And for NumPy's images, as ``enhance --device cuda`` asks for it."""
+    config = Config(net_input=32, spatial_bin=8, luma_bins=4, scales=scales)
+    predictor = Predictor(config, weights_of(config))
+    for dtype in (np.uint8, np.float32):
+        image = (random_like((61, 90, 3), F32).clip(0, 1) * (255 if dtype == np.uint8 else 1)).astype(dtype)
+        if dtype == np.float32:
+            image[3, 4] = np.nan
+        want = predictor(image)
+        sent = _device.on_device(predictor, "cuda")
+        grid = sent.grid(sent.low_resolution(image))
+        for got in (on_device.fetched(predictor(on_device.sent(image))), sent.render(grid, image)):
+            assert (got.dtype, got.shape) == (want.dtype, want.shape)
+            np.testing.assert_allclose(got.astype(F64), want.astype(F64), rtol=0, atol=1 if dtype == np.uint8 else 1e-5)

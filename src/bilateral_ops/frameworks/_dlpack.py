@@ -26,20 +26,21 @@ def kernels() -> ModuleType:
 
 def require(op: str, name: str, device: Any, remedy: str) -> None:
     """Refuse an array on a CUDA device where there are no kernels for it."""
-    if _kernels is not None:
-        return
+    if _kernels is None and (why := lacking()):
+        raise RuntimeError(f"{op}: {name} is on {device}, and {why}, or {remedy}.")
+
+
+def lacking() -> str:
+    """Why there are no kernels, and the remedy; "" where there are."""
     try:
         kernels()
     except ModuleNotFoundError:
-        raise RuntimeError(
-            f"{op}: {name} is on {device}, and this bilateral_ops was built without CUDA ({_cpu.cuda_missing}); "
-            f"install it from source where nvcc works, or {remedy}."
-        ) from None
+        return (
+            f"this bilateral_ops was built without CUDA ({_cpu.cuda_missing}); install it from source where nvcc works"
+        )
     except ImportError as error:
-        raise RuntimeError(
-            f"{op}: {name} is on {device}, and the CUDA kernels of bilateral_ops can't be loaded ({error}); install it "
-            f"again where nvcc works, or {remedy}."
-        ) from error
+        return f"the CUDA kernels of bilateral_ops can't be loaded ({error}); install it again where nvcc works"
+    return ""
 
 
 def run(op: str, kernel: str, arguments: Sequence[Any], stream: int, allocate: Callable[[int], Any]) -> None:

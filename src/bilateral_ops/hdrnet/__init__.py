@@ -1,12 +1,13 @@
 """HDRnet: a network that predicts a bilateral grid for a photograph, and the photograph rendered by it.
 
-:class:`Predictor` enhances images with NumPy and this package's kernels alone; :class:`HDRNet` is the same network in
-PyTorch, to be trained, and is imported where it is asked for. A model is a safetensors file with its :class:`Config`.
+:class:`Predictor` enhances images by this package's kernels, in NumPy alone or in the image's framework;
+:class:`HDRNet` is the same network in PyTorch, to be trained, and is imported where it is asked for. A model is a
+safetensors file with its :class:`Config`.
 
     from bilateral_ops.hdrnet import Predictor
 
     predictor = Predictor.load()        # the model in this package
-    enhanced = predictor(image)         # (H, W, 3), uint8, uint16 or floats in [0, 1]
+    enhanced = predictor(image)         # (H, W, 3), uint8, uint16 or floats in [0, 1]; NumPy, PyTorch, JAX or CuPy
 
 :func:`enhance_files` does that with files: pictures and videos, as ``bilateral-ops enhance`` does.
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import _cpu
 from .._core.checks import brief
 from ..frameworks import _dlpack
 from ._predict import Predictor
@@ -50,11 +49,8 @@ def on_device(predictor: Predictor, device: str) -> Predictor | OnDevice:
     """
     if device == "cpu":
         return predictor
-    try:
-        _dlpack.kernels()
-    except ImportError as error:
-        why = _cpu.cuda_missing if isinstance(error, ModuleNotFoundError) else error
-        raise RuntimeError(f"CUDA kernels, and this bilateral_ops has none ({why})") from None
+    if lacking := _dlpack.lacking():
+        raise RuntimeError(f"CUDA kernels, and {lacking}")
     reasons = []
     for name, way in _WAYS.items():
         try:
