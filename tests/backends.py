@@ -142,6 +142,9 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self.memory.ndim)
     T = property(lambda self: FakeArray(self.memory.T, self.device.id))
 
+    def __len__(self) -> int:
+        return len(self.memory)
+
     def __getitem__(self, index: Any) -> FakeArray:
         return FakeArray(self.memory[index], self.device.id)
 
@@ -238,6 +241,9 @@ class FakeCuPy(ModuleType):
 
     def concatenate(self, arrays: Any, axis: int) -> FakeArray:
         return _computed(lambda *each: np.concatenate(each, axis), *arrays)
+
+    def stack(self, arrays: Any) -> FakeArray:
+        return _computed(lambda *each: np.stack(each), *arrays)
 
     def zeros(self, shape: Any) -> FakeArray:
         return FakeArray(np.zeros(shape), self.current)

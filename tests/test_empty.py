@@ -154,9 +154,11 @@ def test_a_predictor(predictor: Predictor, shape: tuple[int, ...], dtype: Any) -
     grid = np.zeros(predictor.config.grid_shape, F32)
     window = (3, 4, 30, 40)
     assert predictor.render(grid, image, window=window).shape == shape
+    for several in (image[None], np.zeros((0, 5, 7, 3), dtype)):
+        assert predictor(several).shape == several.shape
     with pytest.raises(ValueError, match=r"^enhance: window "):
         predictor.render(grid, image, window=(7, 8, 6, 7))
-    with pytest.raises(ValueError, match=r"^Predictor: image must have shape \(H, W, 3\), got "):
+    with pytest.raises(ValueError, match=r"^Predictor: image must have shape \(H, W, 3\) or \(N, H, W, 3\), got "):
         predictor(np.zeros((5, 5, 0), dtype))
     with pytest.raises(ValueError, match=r"^Predictor\.grid: low must have shape "):
         predictor.grid(np.zeros((0, 32, 3), F32))

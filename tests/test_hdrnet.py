@@ -522,13 +522,18 @@ def test_a_predictor_refuses_other_arguments() -> None:
     grid = predictor.grid(predictor.low_resolution(image))
     with pytest.raises(TypeError, match=r"^Predictor: image must be a NumPy, CuPy, PyTorch or JAX array, got list.$"):
         predictor([[0, 0, 0]])
-    with pytest.raises(ValueError, match=r"^Predictor: image must have shape \(H, W, 3\), got \(8, 9, 4\).$"):
+    with pytest.raises(
+        ValueError, match=r"^Predictor: image must have shape \(H, W, 3\) or \(N, H, W, 3\), got \(8, 9, 4\).$"
+    ):
         predictor(np.zeros((8, 9, 4), np.float32))
     with pytest.raises(
         TypeError, match=r"^Predictor: image must be uint8, uint16, float16, bfloat16, float32 or float64, got int32.$"
     ):
         predictor(np.zeros((8, 9, 3), np.int32))
-    with pytest.raises(ValueError, match=r"^Predictor.grid: low must have shape \(48, 48, 3\), got \(8, 9, 3\).$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^Predictor.grid: low must have shape \(48, 48, 3\) or \(N, 48, 48, 3\), got \(8, 9, 3\).$",
+    ):
         predictor.grid(image)
     with pytest.raises(ValueError, match=r"^Predictor.render: grid must have shape .*, got \(2, 2\).$"):
         predictor.render(np.zeros((2, 2)), image)
@@ -624,6 +629,17 @@ def test_strides_and_out_of_other_frameworks(name: str, variant: str, cuda_kerne
         assert_as_numpys(fetch(predictor(sent)), want)
         assert predictor(sent, out=sent) is sent
         assert_as_numpys(fetch(sent), want)
+
+
+@pytest.mark.parametrize("variant", ["curves", "pyramid"])
+def test_several_images_are_each_by_itself(variant: str, cuda_kernels: FakeKernels) -> None:
+    predictor = Predictor(VARIANTS[variant], weights_of(VARIANTS[variant]))
+    images = np.stack([image_of((20, 31), seed=seed) for seed in range(3)])
+    images[1, 4, 5] = np.nan
+    want = np.stack([predictor(image) for image in images])
+    np.testing.assert_array_equal(predictor(images), want)
+    for send, fetch in FRAMEWORKS.values():
+        assert_as_numpys(fetch(predictor(send(images))), want)
 
 
 def test_an_empty_image_of_another_framework(cuda_kernels: FakeKernels) -> None:

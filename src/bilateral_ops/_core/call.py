@@ -123,13 +123,15 @@ class Call:
         locate = self.framework.locate
         if locate is None:
             return
-        first = ""
+        op, values, first, where = self.op, self.values, "", None
         for a in self._arrays:
-            device = locate(self.op, a.name, self.values[a.name])
+            name = a.name
+            device = locate(op, name, values[name])
             if not first:
-                first, self.device = a.name, device
-            elif device != self.device:
-                raise ValueError(f"{self.op}: {a.name} must be on {self.device} to match {first}, got {device}.")
+                first, where = name, device
+            elif device != where:
+                raise ValueError(f"{op}: {name} must be on {where} to match {first}, got {device}.")
+        self.device = where
 
     def _check_dtypes(self) -> None:
         dtype_of = self.framework.dtype_of

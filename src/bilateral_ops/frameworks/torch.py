@@ -306,10 +306,11 @@ def followed(values: Iterable[Any]) -> str:
     if _dispatch_modes() or _tracing_state() is not None:
         return "the call is traced"
     for value in values:
-        if isinstance(value, ARRAY):
+        cls = value.__class__
+        if cls is ARRAY or isinstance(value, ARRAY):
             if value.is_meta:
                 return "the call is on meta tensors"
-            if value.__class__ is not ARRAY and _dispatches(value.__class__):
+            if cls is not ARRAY and _dispatches(cls):
                 return "a tensor overrides __torch_dispatch__"
     return ""
 

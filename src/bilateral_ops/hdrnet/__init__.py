@@ -7,7 +7,7 @@ safetensors file with its :class:`Config`.
     from bilateral_ops.hdrnet import Predictor
 
     predictor = Predictor.load()        # the model in this package
-    enhanced = predictor(image)         # (H, W, 3), uint8, uint16 or floats in [0, 1]; NumPy, PyTorch, JAX or CuPy
+    enhanced = predictor(image)         # ([N,] H, W, 3), uint8, uint16 or floats in [0, 1]; NumPy, PyTorch, JAX or CuPy
 
 :func:`enhance_files` does that with files: pictures and videos, as ``bilateral-ops enhance`` does.
 

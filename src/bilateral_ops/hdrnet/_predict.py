@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .. import resize_area
-from .._core.checks import FLOATS, INTEGERS, brief, real, type_text
+from .._core.checks import FLOATS, INTEGERS, brief, real, shape_text, type_text
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
@@ -127,11 +127,11 @@ class Predictor:
     def __call__(
         self, image: Like[Framework, Image], *, strength: float = 1.0, out: Array[Framework] | None = None
     ) -> Image:
-        """Enhance an image.
+        """Enhance an image, or each of several.
 
         Parameters
         ----------
-        image : array (H, W, 3), uint8 | uint16 | float16 | bfloat16 | float32 | float64
+        image : array (H, W, 3) or (N, H, W, 3), uint8 | uint16 | float16 | bfloat16 | float32 | float64
             Floats in [0, 1]; a warning says where those in the host's memory are clearly not. May be empty.
         strength : float
             0 gives the image, 1 the network's result; others lie on the line through both.
@@ -140,16 +140,16 @@ class Predictor:
 
         Returns
         -------
-        array (H, W, 3), the image's framework, device and dtype
+        array, the image's shape, framework, device and dtype
             Integers are rounded to nearest even and saturated; floats are not clipped. Pixels with a NaN or an infinity
             come out as they are, and are nothing to the others.
         """
         on = _checked(image)
         with on.scope():
             if _size(image):
-                grid = self._at(on).network(self._averages(on, image))
+                grid = self._predicted(on, self._averages(on, image))
             else:
-                grid = on.send(np.zeros(self.config.grid_shape, np.float32))
+                grid = on.send(np.zeros((*_shape(image)[:-3], *self.config.grid_shape), np.float32))
         return self.render(grid, image, strength=strength, out=out)
 
     @property
@@ -165,7 +165,7 @@ class Predictor:
     @overload
     def low_resolution(self, image: Like[Framework, Image]) -> Image: ...
     def low_resolution(self, image: Any) -> Any:
-        """The network's input for an image (H, W, 3): exact averages, float32 (S, S, 3) in [0, 1].
+        """The network's input for an image ([N,] H, W, 3): exact averages, float32 ([N,] S, S, 3) in [0, 1].
 
         An image without pixels is a ``ValueError``.
         """
@@ -201,14 +201,23 @@ class Predictor:
         return low
 
     def grid(self, low: Like[Framework, Image]) -> Image:
-        """The grid that the network predicts: float32 (S, S, 3) → float32 (Gh, Gw, Gd, 3·scales, 4)."""
+        """The grid that the network predicts: float32 ([N,] S, S, 3) → float32 ([N,] Gh, Gw, Gd, 3·scales, 4)."""
         on = beside("Predictor.grid", "low", low)
         shape = (self.config.net_input, self.config.net_input, 3)
-        if _shape(low) != shape:
-            raise ValueError(f"Predictor.grid: low must have shape {shape}, got {_shape(low)}.")
+        if _shape(low)[-3:] != shape or len(_shape(low)) > 4:
+            both = f"{shape} or {shape_text(('N', *shape))}"
+            raise ValueError(f"Predictor.grid: low must have shape {both}, got {_shape(low)}.")
         with on.scope():
-            found: Any = self._at(on).network(low)
+            found: Any = self._predicted(on, low)
         return found
+
+    def _predicted(self, on: Arrays, low: Any) -> Any:
+        network = self._at(on).network
+        if len(low.shape) == 3:
+            return network(low)
+        if not len(low):
+            return on.send(np.zeros((0, *self.config.grid_shape), np.float32))
+        return on.xp.stack([network(low[n]) for n in range(len(low))])
 
     def render(
         self,
@@ -223,8 +232,8 @@ class Predictor:
 
         Parameters
         ----------
-        grid : array (Gh, Gw, Gd, 3·scales, 4), float32
-        image : array (H, W, 3), as of a call
+        grid : array ([N,] Gh, Gw, Gd, 3·scales, 4), float32
+        image : array ([N,] H, W, 3), as of a call
         strength : float
         window : (top, left, full_height, full_width), optional
             The image is this window of a larger one, for which the grid is.
@@ -232,12 +241,13 @@ class Predictor:
 
         Returns
         -------
-        array (H, W, 3), the image's framework, device and dtype
+        array, the image's shape, framework, device and dtype
         """
         on = _checked(image)
         _check_framework(on, "grid", grid)
-        if _shape(grid) != self.config.grid_shape:
-            raise ValueError(f"Predictor.render: grid must have shape {self.config.grid_shape}, got {_shape(grid)}.")
+        shape = (*_shape(image)[:-3], *self.config.grid_shape)
+        if _shape(grid) != shape:
+            raise ValueError(f"Predictor.render: grid must have shape {shape}, got {_shape(grid)}.")
         number = real(strength)
         if number is None:
             raise TypeError(f"Predictor.render: strength must be a number, got {type(strength).__name__}.")
@@ -491,7 +501,7 @@ def _through(guide: Any, to_rgb: Any, dtype: Any) -> Any:
 def _with_colours(on: Arrays, grid: Any, to_rgb: Any, from_rgb: Any) -> Any:
     """A grid of affine maps of RGB, each between these two: x ↦ F·(A·(M·x + m) + b) + f."""
     matrix, offset = to_rgb[:, :3], to_rgb[:, 3:]
-    affine = on.cast(grid, "float64").reshape(*grid.shape[:3], -1, 3, 4)  # the last scale is the image's own
+    affine = on.cast(grid, "float64").reshape(*grid.shape[:-2], -1, 3, 4)  # the last scale is the image's own
     linear = affine[..., :3]
     made = on.matmul(
         from_rgb[:, :3], on.joined([on.matmul(linear, matrix), on.matmul(linear, offset) + affine[..., 3:]])
@@ -503,8 +513,8 @@ def _with_colours(on: Arrays, grid: Any, to_rgb: Any, from_rgb: Any) -> Any:
 def _checked(image: Any) -> Arrays:
     on = beside("Predictor", "image", image)
     shape = _shape(image)
-    if len(shape) != 3 or shape[-1] != 3:
-        raise ValueError(f"Predictor: image must have shape (H, W, 3), got {shape}.")
+    if len(shape) not in (3, 4) or shape[-1] != 3:
+        raise ValueError(f"Predictor: image must have shape (H, W, 3) or (N, H, W, 3), got {shape}.")
     if (dtype := on.dtype_of(image)) not in (*INTEGERS, *FLOATS):
         raise TypeError(f"Predictor: image must be {', '.join(INTEGERS + FLOATS[:-1])} or {FLOATS[-1]}, got {dtype}.")
     return on
@@ -586,21 +596,21 @@ _Place: TypeAlias = tuple[_Span, _Span]
 
 
 def _place(image: Any, window: Any) -> _Place:
-    height, width = image.shape[:2]
+    height, width = image.shape[-3:-1]
     top, left, full_height, full_width = (0, 0, height, width) if window is None else window
     return _Span(top, height, full_height), _Span(left, width, full_width)
 
 
 def _resize(on: Arrays, image: Any, source: _Place, target: _Place) -> Any:
-    for axis in (1, 0):
-        have, want = source[axis], target[axis]
+    columns = len(image.shape) - 2
+    for axis, have, want in ((columns, source[1], target[1]), (columns - 1, source[0], target[0])):
         below, above, share = _neighbours(np.arange(want.start, want.start + want.length), want.full, have.full)
         # Beyond a window's edge: the pixel at the edge.
         first, second = (
             on.take(image, on.send(np.clip(i - have.start, 0, have.length - 1)), axis) for i in (below, above)
         )
         second -= first
-        second *= on.cast(on.send(np.expand_dims(share, (1, 2) if axis == 0 else (0, 2))), on.dtype_of(image))
+        second *= on.cast(on.send(share[:, None] if axis == columns else share[:, None, None]), on.dtype_of(image))
         first += second
         image = first
     return image
