@@ -203,7 +203,7 @@ class Predictor:
     def grid(self, low: Like[Framework, Image]) -> Image:
         """The grid that the network predicts: float32 ([N,] S, S, 3) → float32 ([N,] Gh, Gw, Gd, 3·scales, 4)."""
         on = beside("Predictor.grid", "low", low)
-        shape = (self.config.net_input, self.config.net_input, 3)
+        shape: tuple[int, ...] = (self.config.net_input, self.config.net_input, 3)
         if _shape(low)[-3:] != shape or len(_shape(low)) > 4:
             both = f"{shape} or {shape_text(('N', *shape))}"
             raise ValueError(f"Predictor.grid: low must have shape {both}, got {_shape(low)}.")
