@@ -134,6 +134,7 @@ class Batch:
         self.warp = self.slot * self.warps + self.lin // WARP
         self.padded = self.warp * WARP + self.lane  # place of a thread where every warp has 32 lanes
         self.whole_warps = tpb % WARP == 0
+        self.firsts = np.flatnonzero(self.lane == 0)  # the first thread of every warp
         self.everyone = np.arange(n)
         self.epoch = np.zeros(n, np.int32)  # barriers passed
         self.warp_epoch = np.zeros(n, np.int32)
@@ -275,7 +276,7 @@ class Batch:
 
     def _warps_of(self, m: Mask) -> int:
         """How many warps have a thread among these."""
-        return self.slots * self.warps if m is True else int(np.count_nonzero(self._ballot(m)[self.lane == 0]))
+        return self.slots * self.warps if m is True else int(count_nonzero(np.logical_or.reduceat(m, self.firsts)))
 
     def _predicate(self, instruction: Instruction) -> Any:
         value = self.namespace[self._view_of(instruction.predicate or "")]
