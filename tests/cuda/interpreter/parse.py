@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,6 @@ class Kernel:
     """One `.entry`. `blocks[i]` falls through to `blocks[i + 1]` unless its last instruction goes elsewhere."""
 
     name: str
-    target: int  # 75 for sm_75
     parameters: dict[str, tuple[int, int]] = field(default_factory=dict)  # name → offset and bytes
     parameter_bytes: int = 0
     registers: dict[str, str] = field(default_factory=dict)  # name → type
@@ -71,11 +71,11 @@ class Kernel:
         return self.families.get(name.rstrip("0123456789")) if found is None and name[-1:].isdigit() else found
 
 
-def parse(text: str) -> dict[str, Kernel]:
-    """All kernels of a PTX module, by name."""
+def parse(text: str, known: dict[Any, Kernel] | None = None) -> dict[str, Kernel]:
+    """All kernels of a PTX module, by name. One whose text is in `known` is not parsed again; the others are put there."""
+    known = {} if known is None else known
     text = re.sub(r"/\*.*?\*/", "", re.sub(r"//[^\n]*", "", text), flags=re.S)
-    target = re.search(r"^\.target\s+sm_(\d+)", text, re.M)
-    if not target:
+    if not re.search(r"^\.target\s+sm_\d+", text, re.M):
         raise Unsupported("no .target: this is not PTX")
     if re.search(r"^\s*(\.visible|\.weak)?\s*\.func\b", text, re.M):
         raise Unsupported("a function that nvcc did not inline: " + _first_line(text, ".func"))
@@ -84,13 +84,17 @@ def parse(text: str) -> dict[str, Kernel]:
         dynamic[match[2]] = int(match[1])
     constants = dict(_variables(text))
     kernels = {}
-    for match in re.finditer(r"\.entry\s+([\w$]+)\s*(?:\((.*?)\))?([^{]*)\{", text, re.S):
-        kernel = Kernel(match[1], int(target[1]), dynamic=dynamic, constants=constants)
+    entries = list(re.finditer(r"\.entry\s+([\w$]+)\s*(?:\((.*?)\))?([^{]*)\{", text, re.S))
+    for match, end in zip(entries, [*(entry.start() for entry in entries[1:]), len(text)]):
+        whole = text[match.start() : end], *dynamic.items(), *constants.items()
+        if whole in known:
+            kernels[match[1]] = known[whole]
+            continue
+        kernel = kernels[match[1]] = known[whole] = Kernel(match[1], dynamic=dynamic, constants=constants)
         _parameters(kernel, match[2] or "")
         if bounds := re.search(r"\.maxntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?", match[3]):
             kernel.max_threads = int(bounds[1]) * int(bounds[2] or 1) * int(bounds[3] or 1)
         _body(kernel, text, match.end())
-        kernels[kernel.name] = kernel
     return kernels
 
 

@@ -129,7 +129,8 @@ class Standin:
 
     @functools.cached_property
     def kernels(self) -> dict[int, dict[str, Kernel]]:
-        return {a: {n: k for text in texts for n, k in parse(text).items()} for a, texts in self.ptx.items()}
+        known: dict[Any, Kernel] = {}  # most kernels have one text on all architectures
+        return {a: {n: k for text in texts for n, k in parse(text, known).items()} for a, texts in self.ptx.items()}
 
     @property
     def device(self) -> devices.Device:
