@@ -160,9 +160,15 @@ def neon(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Plant bugs in the kernels, one at a time, and see each caught by the test that is there for it (g++, x86-64)."""
+    """Plant bugs in the kernels, one at a time, and see each caught by the test that is there for it (g++, x86-64).
+
+    Those of CUDA, too, where nvcc is found."""
     session.install("cmake", "hypothesis", "ml_dtypes", "ninja", "numpy", "pybind11>=3.0,<4", "pytest", "scipy")
     session.run("python", "tests/cpu_mutants.py", *session.posargs)
+    if shutil.which("nvcc"):
+        session.install(WHEN_IMPORTED, ".[test]", *CUDA_TEST)
+        chosen = ("-k", " or ".join(f'"{text}"' for text in session.posargs)) if session.posargs else ()
+        session.run("pytest", *PARALLEL, "--slow", "tests/cuda/test_mutants.py", *chosen, env=AND_KEPT)
 
 
 @nox.session

@@ -2,7 +2,7 @@
 
 A mutant's .cu is compiled to PTX, and its kernels take the place of the real ones in the stand-in: host code is the
 same.
-`pytest tests/cuda/test_mutants.py` plants them all.
+`pytest --slow tests/cuda/test_mutants.py` plants them all, and so does `nox -s mutants`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,13 @@ class Mutant:
     case: str  # … with this case
     #: What sees it: a kind of KernelError, or AssertionError where the answer is wrong.
     caught: type[BaseException]
+
+    def text(self) -> str:
+        """The file with the bug."""
+        text = (SOURCES / self.file).read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.file} has {text.count(self.old)} times, not once: {self.old}")
+        return text.replace(self.old, self.new)
 
 
 MUTANTS = {
@@ -254,11 +261,7 @@ def planted(mutant: Mutant, folder: Path) -> Path:
     """A copy of csrc/ with the bug."""
     copy = folder / "csrc"
     shutil.copytree(SOURCES, copy)
-    file = copy / mutant.file
-    text = file.read_text()
-    if text.count(mutant.old) != 1:
-        raise ValueError(f"{mutant.file} has {text.count(mutant.old)} times, not once: {mutant.old}")
-    file.write_text(text.replace(mutant.old, mutant.new))
+    (copy / mutant.file).write_text(mutant.text())
     return copy
 
 

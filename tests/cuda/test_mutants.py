@@ -14,6 +14,7 @@ from cases import (
     assert_gradient,
     backward,
     backward_example,
+    cases_of,
     forward,
     forward_example,
 )
@@ -36,7 +37,22 @@ def _compare(package: Through, subject: str, case: str) -> None:
                 assert_gradient(gradient, want, bound, gradient.dtype, name)
 
 
+@pytest.mark.skipif(not SOURCES.exists(), reason="the sources are not here")
 @pytest.mark.parametrize("name", MUTANTS)
+def test_it_can_be_planted(name: str) -> None:
+    mutant = MUTANTS[name]
+    assert mutant.text()
+    assert mutant.case in cases_of(mutant.subject)
+    assert (SOURCES / "cuda" / f"{mutant.compiled}.cu").exists()
+
+
+#: What is compiled in a second: their mutants are planted in every run, the others by `nox -s mutants`.
+SHORT = ("resize_area", "total_variation")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (MUTANTS[n].compiled not in SHORT)) for n in MUTANTS]
+)
 def test_mutants(
     name: str, nvcc: str, device: Any, on_device: Through, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
