@@ -189,7 +189,7 @@ class DeviceCall {
 
 }  // namespace
 
-PYBIND11_MODULE(BO_MODULE, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled CUDA kernels of bilateral_ops; its functions trust their arguments.";
   m.attr("__version__") = BO_VERSION;
   m.attr("compiler") = bo::cuda_compiler();

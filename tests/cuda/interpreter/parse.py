@@ -72,7 +72,7 @@ class Kernel:
 
 
 def parse(text: str, known: dict[Any, Kernel] | None = None) -> dict[str, Kernel]:
-    """All kernels of a PTX module, by name. One whose text is in `known` is not parsed again; the others are put there."""
+    """All kernels of a PTX module, by name. One whose text is in `known` is not parsed again; others are put there."""
     known = {} if known is None else known
     text = re.sub(r"/\*.*?\*/", "", re.sub(r"//[^\n]*", "", text), flags=re.S)
     if not re.search(r"^\.target\s+sm_\d+", text, re.M):
