@@ -74,17 +74,18 @@ def _with_threads(entry: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
-    # The largest piece that no access cuts.
+    # The largest piece that no access cuts: a power of two, as sizes are. Shifts are much faster than divisions.
     unit = min(entry[2] for entry in entries)
     for entry in entries:
-        while unit > 1 and (entry[1] % unit).any():
+        while unit > 1 and (entry[1] & unit - 1).any():
             unit //= 2
-    low = min(int(entry[1].min()) for entry in entries) // unit
-    count = max((int(entry[1].max()) + entry[2] - 1) // unit for entry in entries) + 1 - low
+    shift = unit.bit_length() - 1
+    low = min(int(entry[1].min()) for entry in entries) >> shift
+    count = max((int(entry[1].max()) + entry[2] - 1) >> shift for entry in entries) + 1 - low
 
     def spread(entry: tuple[Any, ...], values: Any) -> Any:
         """A value per access as one per unit that it covers."""
-        return np.repeat(values, entry[2] // unit)
+        return values if entry[2] == unit else np.repeat(values, entry[2] >> shift)
 
     # Only places that were written to, and accessed by several threads.
     places, threads = [], []
@@ -92,7 +93,8 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
     last = np.empty(count, np.int64)  # a thread that accessed each
     for entry in entries:
         kind, offset, size, block, thread = entry[:5]
-        places.append((offset[:, None] // unit + np.arange(-low, size // unit - low)).reshape(-1))
+        first = (offset >> shift) - low
+        places.append(first if size == unit else (first[:, None] + np.arange(size >> shift)).reshape(-1))
         threads.append(spread(entry, block.astype(np.int64) * 2048 + thread))
         last[places[-1]] = threads[-1]
         if kind & CHANGES:
