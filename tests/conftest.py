@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -41,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long, mostly to compile; runs with --slow")
+    # Tests, kernels' PTX and what it is translated to are hundreds of thousands of objects that stay: the garbage
+    # collector need not go through them for every 700 new ones.
+    gc.set_threshold(50_000)
     if cache := getattr(config, "cache", None):
         _keep_answers(cache.mkdir("answers"))
 
@@ -74,6 +78,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # once. xdist gives neighbouring tests to the same process.
     place: dict[str, int] = {}
     items.sort(key=lambda item: place.setdefault(item.nodeid.replace(_isa(item) or "\0", ""), len(place)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 def _isa(item: pytest.Item) -> str | None:
