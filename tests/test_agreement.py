@@ -52,7 +52,7 @@ from bilateral_ops.reference import _formulas
 USUAL = tuple(
     name
     for name, options in CASES.items()
-    if not name.startswith(("width", "wide", "many channels", "xy raster"))
+    if not name.startswith(("width", "wide", "many channels", "one long", "window over", "xy raster"))
     and max(options.get("H", 1) * options.get("W", 1), math.prod(options.get("size", ()))) <= 1500
 )
 #: Those in which references are called with every dtype.
