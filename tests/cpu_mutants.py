@@ -43,6 +43,7 @@ def agreement(which: str, subject: str, case: str) -> str:
 
 
 AVX2, AVX512 = "cpu/isa_avx2.cpp", "cpu/isa_avx512.cpp"
+BY_GRID = "cpu/by_grid.cpp"
 
 MUTANTS = {
     # --- Positions
@@ -380,6 +381,35 @@ MUTANTS = {
         "_mm_blend_ps(first, _mm_set1_ps(0.0f), 8)",
         agreement("backward", "apply", "plain"),
         AVX2,
+    ),
+    # --- Grids that are named
+    "pixels in another order": Mutant(
+        "cpu/by_grid.cpp",
+        "if (p.outputs[i]->data) copy_pixels(*given.outputs[i], *p.outputs[i], begin, end, false);",
+        "if (p.outputs[i]->data) copy_pixels(*given.outputs[i], *p.outputs[i], begin, end - 1, false);",
+        agreement("forward", "slice_apply", "index of pixels").format("scalar"),
+        BY_GRID,
+    ),
+    "the last image's gradient alone": Mutant(
+        "cpu/by_grid.cpp",
+        "sum[i] += wide ?",
+        "sum[i] = wide ?",
+        agreement("backward", "slice", "index of one grid").format("scalar"),
+        BY_GRID,
+    ),
+    "a grid that nobody names left as it was": Mutant(
+        "cpu/by_grid.cpp",
+        "if (gradient) store_grid(*p.d_grid, nullptr);",
+        "",
+        "test_index.py::test_grids_that_nobody_names_get_no_gradient[slice]",
+        BY_GRID,
+    ),
+    "a grid beyond the last": Mutant(
+        "cpu/by_grid.cpp",
+        "if (m < 0 || m >= grids_) {",
+        "if (m < 0 || m > grids_) {",
+        "test_index.py::test_wrong_indices_are_refused[index must name one of 4 grids, from 0 to 3, got 4.]",
+        BY_GRID,
     ),
     # --- Threads, and the mode that they compute in
     "a caller that does not wait": Mutant(

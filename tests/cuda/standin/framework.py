@@ -15,7 +15,7 @@ from . import arrays, the_standin
 
 ARRAY = arrays.DeviceArray
 dtype_of = _numpy.dtype_of
-record, casts = _numpy.record, _numpy.casts
+record, lend, casts = _numpy.record, _numpy.lend, _numpy.casts
 
 
 class Device(NamedTuple):
