@@ -21,13 +21,13 @@ Gray = Callable[[torch.Tensor], torch.Tensor] | None
 class Lookup(NamedTuple):
     """Colours as images (N, H, W, 3), with coordinates for each; ``restore`` gives results their axes.
 
-    Each image has the grid that ``index`` names, or there are as many grids as images. ``guide`` is None where it is
+    Each image has the grid that ``grid_of`` names, or there are as many grids as images. ``guide`` is None where it is
     the colours' luma; ``plain`` says that the numbers may be looked at, ``given`` that ``rgb`` and ``xy`` may be the
     caller's own.
     """
 
     grid: torch.Tensor
-    index: torch.Tensor | None
+    grid_of: torch.Tensor | None
     xy: torch.Tensor | None
     rgb: torch.Tensor
     guide: torch.Tensor | None
@@ -37,11 +37,11 @@ class Lookup(NamedTuple):
 
     def colors(self) -> torch.Tensor:
         guide = LumaGuide() if self.guide is None else self.guide
-        places: Any = {"xy": self.xy, "index": self.index, "align_corners": True}
+        places: Any = {"xy": self.xy, "index": self.grid_of, "align_corners": True}
         return self.restore(slice_apply(self.grid, guide, self.rgb, **places))
 
     def matrices(self) -> torch.Tensor:
-        return self.restore(_slice(self.grid, self._guide(), xy=self.xy, index=self.index, align_corners=True))
+        return self.restore(_slice(self.grid, self._guide(), xy=self.xy, index=self.grid_of, align_corners=True))
 
     def _guide(self) -> torch.Tensor:
         """An array, of the grid's dtype."""
@@ -236,14 +236,14 @@ def _placed(
         xy, guide = (x if x is None else x[:, None] for x in (xy, guide))
     images = _images(rgb, 1)
     each = len(images) // max(1, len(cells))
-    of_image = None
+    grid_of = None
     if one:
         cells = cells.expand(len(images), *cells.shape[1:])
     elif each != 1:
-        of_image = torch.arange(len(cells), device=rgb.device).repeat_interleave(each)
+        grid_of = torch.arange(len(cells), device=rgb.device).repeat_interleave(each)
     return Lookup(
         cells,
-        of_image,
+        grid_of,
         xy if xy is None else _images(xy, 1),
         images,
         guide if guide is None else _images(guide, 0),
