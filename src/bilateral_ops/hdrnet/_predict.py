@@ -70,8 +70,9 @@ class Predictor:
     nothing: :class:`HDRNet` has gradients. ``jax.jit(predictor)`` compiles all of it, with the weights as constants.
 
     Of one image the frameworks' grids differ by the rounding of float32: sums are made in another order. Weights are
-    sent to a device once, and stay there as long as the predictor. No call waits for a device; so whether floats there,
-    and JAX's, are all finite is not looked at, and all of them take the passes that NaN and infinity ask for.
+    sent to a device once, and stay there as long as the predictor. Later calls wait for no device, but those of a model
+    of three scales, which send it where the levels' pixels lie. So whether floats there, and JAX's, are all finite is
+    not looked at, and all of them take the passes that NaN and infinity ask for.
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
