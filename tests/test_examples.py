@@ -28,18 +28,26 @@ import bilateral_ops
 
 FOLDER = Path(__file__).parent.parent / "examples"
 
-da = pytest.importorskip("dask.array", reason="needs bilateral_ops[dask]")
-zarr = pytest.importorskip("zarr", reason="needs bilateral_ops[dask]")
-pytest.importorskip("distributed", reason="needs bilateral_ops[dask]")
-pytestmark = pytest.mark.skipif(SANITIZED, reason="Dask's memory is not what is looked at under AddressSanitizer")
+
+def loaded(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# dask_tiles.py, whose da and zarr are Dask and Zarr
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def tiles() -> Any:
-    spec = importlib.util.spec_from_file_location("dask_tiles", FOLDER / "dask_tiles.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if SANITIZED:
+        pytest.skip("Dask's memory is not what is looked at under AddressSanitizer")
+    for name in ("dask.array", "zarr", "distributed"):
+        pytest.importorskip(name, reason="needs bilateral_ops[dask]")
+    return loaded("dask_tiles")
 
 
 CHUNKS = ((13, 20, 7), (11, 30, 22, 1), (3,))
@@ -51,7 +59,7 @@ THREADS = {"scheduler": "threads", "num_workers": 3}
 def test_tiles_of_an_enhanced_image_equal_the_whole(tiles: Any, subject: str, dtypes: Dtypes) -> None:
     given = arguments(subject, dtypes, H=40, W=64, Gh=5, Gw=6, Gd=8, Co=4)
     whole = bilateral_ops.enhance(**given)
-    image = da.from_array(given["image"], chunks=CHUNKS)
+    image = tiles.da.from_array(given["image"], chunks=CHUNKS)
     lazy = tiles.enhanced(given["grid"], given["guide"], image)
     assert (lazy.shape, lazy.dtype, lazy.chunks) == (whole.shape, whole.dtype, (*CHUNKS[:2], (4,)))
     assert_same_bits(lazy.compute(**THREADS), whole)
@@ -65,7 +73,7 @@ def test_the_gradients_of_tiles_add_up_to_the_whole_gradient(tiles: Any) -> None
     grad = bilateral_ops.slice_apply(grid, at, image) - target
     whole = bilateral_ops.slice_apply_vjp(grid, at, image, grad).grid
 
-    parts = [da.from_array(array, chunks=CHUNKS) for array in (image, target)]
+    parts = [tiles.da.from_array(array, chunks=CHUNKS) for array in (image, target)]
     summed = tiles.grid_gradient(grid, guide, *parts)
     assert (summed.shape, summed.dtype) == (grid.shape, F64)
     exact = {name: array.astype(F64) for name, array in {"grid": grid, "guide": at, "image": image}.items()}
@@ -115,7 +123,7 @@ def test_an_image_over_the_limit_of_memory(tiles: Any, tmp_path: Path) -> None:
 
     finished = limited("tiles")
     assert finished.returncode == 0, finished.stderr
-    image, result = (zarr.open(path)[:] for path in (before, after))
+    image, result = (tiles.zarr.open(path)[:] for path in (before, after))
     grid, guide = tiles.curve_grid(), bilateral_ops.LumaGuide()
     assert_same_bits(result, bilateral_ops.enhance(grid, guide, image))
 
@@ -132,7 +140,7 @@ def test_an_image_over_the_limit_of_memory(tiles: Any, tmp_path: Path) -> None:
     assert "MemoryError" in finished.stderr
 
 
-def test_the_example_runs_on_a_cluster_of_processes(tmp_path: Path) -> None:
+def test_the_example_runs_on_a_cluster_of_processes(tiles: Any, tmp_path: Path) -> None:
     small = ["--megapixels", "0.6", "--tile", "256", "--workers", "2", "--folder", str(tmp_path)]
     command = [sys.executable, str(FOLDER / "dask_tiles.py"), *small]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -140,3 +148,16 @@ def test_the_example_runs_on_a_cluster_of_processes(tmp_path: Path) -> None:
     assert "948 × 632 pixels: 1.71 MiB, 12 tiles" in finished.stdout
     assert finished.stdout.count("100% Completed") == 3
     assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# exposures.py
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_exposures_are_recovered(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="needs bilateral_ops[torch]")
+    found = loaded("exposures").main(["--views", "8", "--steps", "200"])
+    assert found["error"] < 0.15  # of exposures that differ by 1.6 stops
+    assert found["corrected"] > found["plain"] + 10
+    assert capsys.readouterr().out.count("true") == 8
