@@ -32,6 +32,7 @@ PAGES = {
     "README.md": ("index.html", "bilateral_ops"),
     "docs/how-it-works.md": ("how-it-works.html", "How HDRnet works"),
     "docs/model.md": ("model.html", "The model in the package"),
+    "docs/radiance-fields.md": ("radiance-fields.html", "Radiance fields"),
     "docs/cuda.md": ("cuda.html", "CUDA kernels"),
     "docs/benchmarks/README.md": ("benchmarks.html", "Benchmarks"),
     "CHANGELOG.md": ("changelog.html", "Changelog"),

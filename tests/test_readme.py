@@ -1,4 +1,4 @@
-"""Does what the README shows run?"""
+"""Does what the README and the page on radiance fields show run?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "radiance-fields.md")
 
 
 def examples(text: str) -> dict[str, str]:
@@ -36,7 +37,11 @@ def others(example: str) -> set[str]:
     return {name.partition(".")[0] for name in imported} - {"numpy", "bilateral_ops", *sys.stdlib_module_names}
 
 
-EXAMPLES = examples(README.read_text(encoding="utf-8"))
+EXAMPLES = {
+    f"{page.name}: {name}": example
+    for page in PAGES
+    for name, example in examples(page.read_text(encoding="utf-8")).items()
+}
 
 
 @pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
@@ -44,7 +49,7 @@ def test_example(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)  # for what it writes
     for name in sorted(others(example)):
         pytest.importorskip(name, reason=f"the example needs {name}")
-    exec(compile(example, README.name, "exec"), {"__name__": "__main__"})
+    exec(compile(example, "an example", "exec"), {"__name__": "__main__"})
 
 
 def test_examples_are_found() -> None:
