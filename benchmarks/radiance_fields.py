@@ -133,11 +133,15 @@ def in_a_process(call: str, way: str) -> dict[str, float]:
     return found
 
 
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(results: Any) -> str:
     lines = ["| | CPU time | in PyTorch | memory | in PyTorch |", "| --- | ---: | ---: | ---: | ---: |"]
     for call, ways in results.items():
-        cells = [f"{ways[way]['seconds'] * 1e3:,.3g} ms" for way in WAYS]
-        cells += [f"{max(1, ways[way]['bytes'] / 2**20):,.0f} MiB" for way in WAYS]
+        cells = [f"{number(ways[way]['seconds'] * 1e3)} ms" for way in WAYS]
+        cells += [f"{number(ways[way]['bytes'] / 2**20)} MiB" for way in WAYS]
         lines.append(f"| {call} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -153,7 +157,7 @@ def draw(results: Any, file: Path) -> None:
         for offset, way in zip((-0.2, 0.2), WAYS):
             values = [max(1, ways[way][key] * factor) for ways in results.values()]
             bars = cell.barh(rows + offset, values, 0.38, color=colors[way], label=WAYS[way])
-            cell.bar_label(bars, [f"{value:,.3g}" for value in values], padding=3, fontsize=8)
+            cell.bar_label(bars, list(map(number, values)), padding=3, fontsize=8)
         cell.set_xscale("log")
         cell.set_xlim(1, 2e5 if key == "seconds" else 2e4)
         cell.set_title(title, loc="left")
@@ -161,7 +165,7 @@ def draw(results: Any, file: Path) -> None:
         cell.tick_params(axis="y", length=0)
     axes[0].set_yticks(rows, [call.replace("`", "") for call in results])
     axes[0].invert_yaxis()
-    axes[1].legend(frameon=False, loc="lower right")
+    figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
     file.parent.mkdir(exist_ok=True)
     figure.savefig(file, dpi=120)
 

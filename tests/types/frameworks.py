@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import bilateral_ops as bo
-from bilateral_ops.compat import hdrnet, lib_bilagrid
+from bilateral_ops.compat import fused_bilagrid, gsplat, hdrnet, lib_bilagrid
 from bilateral_ops.frameworks.torch import CurvesGuideModule, NNGuideModule, SliceApplyModule
 from bilateral_ops.hdrnet import HDRNet, Predictor
 
@@ -33,6 +33,9 @@ def modules(t: torch.Tensor) -> None:
     grids = lib_bilagrid.BilateralGrid(3)
     assert_type(lib_bilagrid.slice(grids, None, t, 0)["rgb"], torch.Tensor)
     assert_type(grids.forward(None, t, idx=t), torch.Tensor)
+    assert_type(lib_bilagrid.slice4d(lib_bilagrid.BilateralGridCP4D(), t, t), dict[str, torch.Tensor])
+    assert_type(fused_bilagrid.BilateralGrid(3).forward(None, t, t, True), torch.Tensor)
+    assert_type(gsplat.bilateral_grid_drift_loss([t]), torch.Tensor)
     assert_type(CurvesGuideModule(device="cpu", dtype=torch.float64).freeze(), bo.CurvesGuide[torch.Tensor])
     assert_type(SliceApplyModule(NNGuideModule()).forward(t, t, window=(0, 0, 8, 8)), torch.Tensor)
     assert_type(HDRNet(device=torch.device("cpu")).render(t, t), torch.Tensor)

@@ -85,7 +85,8 @@ class BilateralGrid(nn.Module):
     ----------
     grids : Parameter (num, 12, grid_W, grid_Y, grid_X)
     rgb2gray_weight : buffer (1, 3)
-        BT.601's. With others, as a checkpoint may have, colours are looked up at the gray that these make of them.
+        BT.601's. With others, as a checkpoint may have, colours are looked up at the gray that these make of them. What
+        is written into them on a device, but by loading, is not noticed.
 
     Notes
     -----
@@ -122,13 +123,16 @@ class BilateralGrid(nn.Module):
         replaced = "rgb2gray" in self.__dict__ or "rgb2gray" in self._modules or hasattr(type(self), "rgb2gray")
         return self.rgb2gray if replaced or not self._weights_are_lumas() else None
 
-    def _weights_are_lumas(self) -> bool:
-        """Looked at where they were replaced or written to: on a device one would have to wait for them every time."""
+    def _weights_are_lumas(self, loaded: bool = False) -> bool:
+        """Looked at where they were loaded, moved or replaced, and on the CPU where they were written to.
+
+        On a device one would have to wait for them, and DistributedDataParallel writes to them before every step.
+        """
         weight = self.rgb2gray_weight
         if torch.compiler.is_compiling() or followed((weight,)):
             return self._luma
-        version = 0 if weight.is_inference() else weight._version
-        if self._looked_at[0] is not weight or self._looked_at[1] != version:
+        version = weight._version if weight.is_cpu and not weight.is_inference() else 0
+        if loaded or self._looked_at[0] is not weight or self._looked_at[1] != version:
             luma = torch.tensor([_BT601]).to(weight.dtype).float()  # as a module's own are, whatever its dtype
             self._luma, self._looked_at = torch.equal(weight.detach().cpu().float(), luma), (weight, version)
         return self._luma
@@ -143,7 +147,7 @@ class BilateralGrid(nn.Module):
         weight = torch.tensor([_BT601]) if self.rgb2gray_weight.is_meta else self.rgb2gray_weight
         state_dict.setdefault(f"{prefix}rgb2gray_weight", weight)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._weights_are_lumas()
+        self._weights_are_lumas(loaded=True)
 
     def tv_loss(self, idx: torch.Tensor | int | None = None) -> torch.Tensor:
         """:func:`total_variation_loss` of the grids, or of those that ``idx`` names."""
