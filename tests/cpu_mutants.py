@@ -147,10 +147,24 @@ MUTANTS = {
         "lerp(step[0], step[1], tz)",
         agreement("backward", "slice", "xy"),
     ),
-    "a table of one depth for the next": Mutant(
+    "a table's entry for the next": Mutant(
+        "cpu/simd/generic.h",
+        "r.v[l] = i.v[l] + 1 < D ? i.v[l] + 1 : D - 1;",
+        "r.v[l] = i.v[l] + 2 < D ? i.v[l] + 2 : D - 1;",
+        agreement("forward", "slice_apply", "wide"),
+    ),
+    "no entry above the last": Mutant(
+        "cpu/simd/avx512.h",
+        "{_mm512_min_epi32(_mm512_add_epi32(i.v, _mm512_set1_epi32(1)), _mm512_set1_epi32(D - 1))}",
+        "{_mm512_add_epi32(i.v, _mm512_set1_epi32(1))}",
+        "test_special_values.py::test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away"
+        "[{}-centres-nan-slice_apply-sparse grid]",
+        AVX512,
+    ),
+    "tables of the grid row before": Mutant(
         "cpu/tables.inl",
-        "next = min_of(z + 1, g_.Gd - 1);",
-        "next = min_of(z + 2, g_.Gd - 1);",
+        "if (n != n_ || ky != ky_) load_rows(n, ky);",
+        "if (n != n_) load_rows(n, ky);",
         agreement("forward", "slice_apply", "wide"),
     ),
     "the left column twice": Mutant(

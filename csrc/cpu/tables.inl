@@ -2,12 +2,12 @@
 //
 // Between two neighbouring grid columns the interpolated grid is linear in x, and between two depths it is linear in z:
 //
-//   value = (A[k] + tz·dA[k]) + tx·(B[k] + tz·dB[k])
+//   value = lower + tz·(upper − lower),   lower = A[k] + tx·B[k],   upper = A[k + 1] + tx·B[k + 1]
 //
-// with A the value at the left column, B the step to the right column, and d the step to the next depth. Within a span
-// these are four tables of D = 8 or 16 entries per coefficient. A table fits one register or two, so that looking up a
-// vector of pixels is an in-register permutation. Where fetching each pixel's cells is faster, there are no tables
-// (kTableDepth in tuning.h; cells.inl).
+// with A the value at the left column and B the step to the right column. Within a span these are two tables of D = 8
+// or 16 entries per coefficient. A table fits one register or two, so that looking up a vector of pixels is an
+// in-register permutation. Where fetching each pixel's cells is faster, there are no tables (kTableDepth in tuning.h;
+// cells.inl).
 //
 // The transpose has no tables: of a register of weights for all depths, a pixel would use a quarter at most.
 #pragma once
@@ -28,11 +28,10 @@ BO_INLINE bool with_tables(const Lattice& g, F&& f) {
   return false;
 }
 
-// The tables of one span, [coefficient][D]: A at `left`, B at `step`; dA and dB follow `plane` elements later.
+// The tables of one span, [coefficient][D]: A at `left`, B at `step`
 template <class T>
 struct SpanTables {
   const T *left, *step;
-  int64_t plane;
 };
 
 // Builds the tables of one span after another.
@@ -40,11 +39,10 @@ template <class T, int D>
 class TableBuilder {
  public:
   TableBuilder(const Lattice& lattice, const Tensor& grid)
-      : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), column_size_(2 * g_.C * D) {
-    const int64_t row = g_.Gw * column_size_;
-    // Padded, as the last load of a register may extend beyond the tables.
-    const int64_t padded = column_size_ + kPad;
-    left_ = memory_.template take<T>(3 * padded + 2 * row + column_size_, true);
+      : g_(lattice), grid_(grid), cells_(block_of(grid, 3)), column_size_(g_.C * D) {
+    // Padded, as the last load or store of a register may extend beyond the tables.
+    const int64_t padded = column_size_ + kPad, row = g_.Gw * column_size_ + kPad;
+    left_ = memory_.template take<T>(3 * padded + 2 * row + max_of(D, Vec<T>::kLanes) * g_.C + kPad, true);
     right_ = left_ + padded;
     step_ = right_ + padded;
     rows_[0] = step_ + padded;
@@ -61,8 +59,7 @@ class TableBuilder {
       ty_ = ty;
       kx_ = -2;
     }
-    const int64_t plane = column_size_ / 2;
-    if (kx == kx_) return {left_, step_, plane};
+    if (kx == kx_) return {left_, step_};
     if (kx == kx_ + 1) {
       T* const swapped = left_;
       left_ = right_;
@@ -73,7 +70,7 @@ class TableBuilder {
     interpolate_column(min_of(kx + 1, g_.Gw - 1), right_);
     for (int64_t i = 0; i < column_size_; i += Vec<T>::kLanes) store(step_ + i, load(right_ + i) - load(left_ + i));
     kx_ = kx;
-    return {left_, step_, plane};
+    return {left_, step_};
   }
 
  private:
@@ -82,8 +79,10 @@ class TableBuilder {
     const Vec<T> ty = broadcast(ty_);
     for (int64_t i = 0; i < column_size_; i += Vec<T>::kLanes) store(to + i, lerp(load(a + i), load(b + i), ty));
   }
-  // Loads grid rows ky and ky + 1: per column the values [coefficient][D], then the steps to the next depth.
-  void load_rows(int64_t n, int64_t ky) {
+  // Loads grid rows ky and ky + 1: per column the values [coefficient][D], with zeros beyond the last cell, which only
+  // pixels at that cell look up, with a fraction of zero. (Not inlined: it would take registers from the loops over
+  // pixels.)
+  BO_NOINLINE_MEMBER void load_rows(int64_t n, int64_t ky) {
     if (n == n_ && ky == ky_ + 1) {
       T* const swapped = rows_[0];
       rows_[0] = rows_[1];
@@ -94,15 +93,15 @@ class TableBuilder {
     load_row(n, min_of(ky + 1, g_.Gh - 1), rows_[1]);
   }
   void load_row(int64_t n, int64_t y, T* row) {
-    for (int64_t x = 0; x < g_.Gw; ++x) {
+    const int64_t C = g_.C;
+    for (int64_t x = 0; x < g_.Gw; ++x, row += column_size_) {
       load_block(cells_, address_of(grid_, n, y, x), g_.Gd, column_);
-      T *value = row + x * column_size_, *step = value + column_size_ / 2;
-      for (int64_t c = 0; c < g_.C; ++c)
-        for (int64_t z = 0; z < D; ++z) {
-          // Entries beyond the last cell repeat it, with steps of zero.
-          const int64_t here = min_of(z, g_.Gd - 1), next = min_of(z + 1, g_.Gd - 1);
-          value[c * D + z] = column_[here * g_.C + c];
-          step[c * D + z] = column_[next * g_.C + c] - column_[here * g_.C + c];
+      // Transposed, in order: what a vector has beyond its table is overwritten with the next one.
+      for (int64_t c = 0; c < C; c += 4)
+        for (int64_t z = 0; z < D; z += Vec<T>::kLanes) {
+          Vec<T> v[4];
+          load_interleaved4(column_ + z * C + c, C, v);
+          for (int64_t j = 0; j < min_of<int64_t>(C - c, 4); ++j) store(row + (c + j) * D + z, v[j]);
         }
     }
   }
@@ -117,34 +116,42 @@ class TableBuilder {
   T ty_ = T(0);
 };
 
-// The depths kz of a vector of pixels, as the indices of lookups
+// The depths kz of a vector of pixels, and those above them, as the indices of lookups
 template <int D, class T>
 class TableIndices {
  public:
-  explicit BO_INLINE_MEMBER TableIndices(const Indices<T>& k) : first_(k), second_(k) {
-    if constexpr (kShared) second_ = second_table(k);
-  }
-  // The entries at kz of table c
-  BO_INLINE_MEMBER Vec<T> of(const T* tables, int64_t c) const {
+  explicit BO_INLINE_MEMBER TableIndices(const Indices<T>& k) : lower_{k, k}, upper_{next_index<D>(k), k} {
     if constexpr (kShared) {
-      return lookup<16>(tables + (c - c % 2) * D, c % 2 ? second_ : first_);
+      lower_[1] = second_table(lower_[0]);
+      upper_[1] = second_table(upper_[0]);
+    }
+  }
+  // The entries of table c at the depths below and above
+  BO_INLINE_MEMBER void of(const T* tables, int64_t c, Vec<T>& lower, Vec<T>& upper) const {
+    if constexpr (kShared) {
+      lower = lookup<16>(tables + (c - c % 2) * D, lower_[c % 2]);
+      upper = lookup<16>(tables + (c - c % 2) * D, upper_[c % 2]);
     } else {
-      return lookup<D>(tables + c * D, first_);
+      lower = lookup<D>(tables + c * D, lower_[0]);
+      upper = lookup<D>(tables + c * D, upper_[0]);
     }
   }
 
  private:
   static constexpr bool kShared = D == 8 && kTablesInRegister<T> == 2;
-  Indices<T> first_, second_;
+  Indices<T> lower_[2], upper_[2];
 };
 
 // Coefficient c, and its slope in depth, of a vector of pixels
 template <int D, class T>
 BO_INLINE Vec<T> coefficient(const SpanTables<T>& tables, int64_t c, const TableIndices<D, T>& k, const Vec<T>& tz,
                              const Vec<T>& tx, Vec<T>& slope) {
-  const Vec<T> d_left = k.of(tables.left + tables.plane, c), d_step = k.of(tables.step + tables.plane, c);
-  slope = mul_add(tx, d_step, d_left);
-  return mul_add(tx, mul_add(tz, d_step, k.of(tables.step, c)), mul_add(tz, d_left, k.of(tables.left, c)));
+  Vec<T> lower_left, upper_left, lower_step, upper_step;
+  k.of(tables.left, c, lower_left, upper_left);
+  k.of(tables.step, c, lower_step, upper_step);
+  const Vec<T> lower = mul_add(tx, lower_step, lower_left);
+  slope = mul_add(tx, upper_step, upper_left) - lower;
+  return mul_add(tz, slope, lower);
 }
 
 // out_i = Σ_j A_ij·in_j (+ A_i,Ci) for the pixels of one span. Image and out are planes that are `pitch` elements

@@ -19,6 +19,8 @@ void check_lanes(char* edge) {
   loads<Levels16>(edge, "load_as levels of uint16, all bits");
   format<U16>(edge, "load_as uint16, all bits", "store_as uint16, as formulas.h rounds");
   if (kSearchedKnots<float> < kNever) searches();
+  next_indices<8>();
+  next_indices<16>();
   lookups<8>(edge);
   lookups<16>(edge);
 }

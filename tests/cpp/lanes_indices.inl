@@ -114,6 +114,22 @@ void searches() {
 }
 
 template <int D>
+void next_indices() {
+  Question question(BO_STRING(BO_ISA), D == 8 ? "next_index<8>" : "next_index<16>");
+  for_table_types([&](auto t) {
+    using T = decltype(t);
+    constexpr int kLanes = Vec<T>::kLanes;
+    for (int first = 0; first < D; ++first) {
+      int32_t index[kLanes], wanted[kLanes];
+      for (int l = 0; l < kLanes; ++l) {
+        index[l] = (first + l) % D;
+        wanted[l] = index[l] < D - 1 ? index[l] + 1 : D - 1;
+      }
+      compare<T>(question, next_index<D>(load_indices(index, T())), wanted);
+    }
+  });
+}
+template <int D>
 void lookups(char* edge) {
   Question question(BO_STRING(BO_ISA), D == 8 ? "lookup<8>, every index in every lane" : "lookup<16>, the same");
   for_table_types([&](auto t) {

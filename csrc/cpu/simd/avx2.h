@@ -118,6 +118,10 @@ BO_INLINE Indices<double> load_indices(const int32_t* p, double) {
   return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))};
 }
 template <int D>
+BO_INLINE Indices<float> next_index(const Indices<float>& i) {
+  return {_mm256_min_epi32(_mm256_add_epi32(i.v, _mm256_set1_epi32(1)), _mm256_set1_epi32(D - 1))};
+}
+template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index.v);
   if (D == 8) return {low};

@@ -72,6 +72,14 @@ template <>
 inline constexpr int kTablesInRegister<float> = 2;
 BO_INLINE Indices<float> second_table(const Indices<float>& i) { return {_mm512_add_epi32(i.v, _mm512_set1_epi32(8))}; }
 template <int D>
+BO_INLINE Indices<float> next_index(const Indices<float>& i) {
+  return {_mm512_min_epi32(_mm512_add_epi32(i.v, _mm512_set1_epi32(1)), _mm512_set1_epi32(D - 1))};
+}
+template <int D>
+BO_INLINE Indices<double> next_index(const Indices<double>& i) {
+  return {_mm512_min_epi64(_mm512_add_epi64(i.v, _mm512_set1_epi64(1)), _mm512_set1_epi64(D - 1))};
+}
+template <int D>
 BO_INLINE Vec<float> lookup(const float* table, const Indices<float>& index) {
   return {_mm512_permutexvar_ps(index.v, _mm512_loadu_ps(table))};
 }

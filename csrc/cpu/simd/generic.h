@@ -147,6 +147,13 @@ BO_INLINE Vec<T> lookup(const T* table, const Indices<T>& index) {
   BO_LANES r.v[l] = table[index.v[l]];
   return r;
 }
+// min(i + 1, D − 1): the index of the next entry, where there is one
+template <int D, class T>
+BO_INLINE Indices<T> next_index(const Indices<T>& i) {
+  Indices<T> r;
+  BO_LANES r.v[l] = i.v[l] + 1 < D ? i.v[l] + 1 : D - 1;
+  return r;
+}
 // x > y ? i | Bit : i, where i does not have that bit: one step down a binary search tree
 template <int Bit, class T>
 BO_INLINE Indices<T> set_bit_if_greater(const Indices<T>& i, const Vec<T>& x, const Vec<T>& y) {

@@ -149,6 +149,18 @@ BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
 }
 BO_INLINE Indices<float> load_indices(const int32_t* p, float) { return {vld1q_s32(p), vld1q_s32(p + 4)}; }
 BO_INLINE Indices<double> load_indices(const int32_t* p, double) { return {vld1q_s32(p)}; }
+template <int D>
+BO_INLINE int32x4_t next_index(int32x4_t i) {
+  return vminq_s32(vaddq_s32(i, vdupq_n_s32(1)), vdupq_n_s32(D - 1));
+}
+template <int D>
+BO_INLINE Indices<float> next_index(const Indices<float>& i) {
+  return {next_index<D>(i.low), next_index<D>(i.high)};
+}
+template <int D>
+BO_INLINE Indices<double> next_index(const Indices<double>& i) {
+  return {next_index<D>(i.v)};
+}
 // The table instructions index bytes: entry k has bytes 4k … 4k + 3 of a table of floats, 8k … 8k + 7 of one of
 // doubles. The compiler computes these once for all lookups with the same indices.
 struct ByteIndices {
