@@ -109,6 +109,9 @@ CASES: dict[str, dict[str, Any]] = {
     "wide no offset": {"offset": False, "W": 43, "Gd": 8},
     "wide no offset 4 to 3": {"offset": False, "Ci": 4, "W": 70, "Gd": 13},
     "wide many channels": {"C": (70,), "W": 40},
+    # Spans of more pixels than a tile has, of few depths and of many; more in a column than float32 sums take.
+    "long": {"H": 9, "W": 300, "Gh": 2, "Gw": 1, "Gd": 2},
+    "long and deep": {"H": 9, "W": 300, "Gh": 2, "Gw": 2, "Gd": 16},
     "depth 1": {"Gd": 1, "W": 17},
     "depth 2": {"Gd": 2, "W": 49},
     "depth 8": {"Gd": 8, "W": 33},
@@ -194,7 +197,7 @@ CASES: dict[str, dict[str, Any]] = {
     "window of the end": {"H": 2, "W": 3, "Gw": 7, "window": (2**33 - 2, 2**40 - 3, 2**33, 2**40)},
     **{f"width {w}": {"H": 2, "W": w, "Gw": 3 if w < 100 else 16} for w in WIDTHS},
     "one long row": {"H": 1, "W": 3001, "Gw": 5},
-    "one long column": {"H": 699, "W": 1, "Gh": 6},  # most bands, of tiles of one pixel
+    "one long column": {"H": 1399, "W": 1, "Gh": 6},  # most bands, of tiles of one pixel
     "large": {"N": 2, "H": 71, "W": 163, "Gh": 9, "Gw": 16, "Gd": 8},
     "large, many bands": {"H": 300, "W": 70},
     # A few pixels per cell, which may be summed in the result itself.

@@ -19,13 +19,42 @@ struct BandSums {
   }
 };
 
+// Contributions to be splatted in groups of four channels: in channel c of group n, pixel i has weight·channels(i, n),
+// with weights of four corners that weigh() may change for all groups of the pixel.
+
+// Given as [pixel][channel]. Groups: how many there are where that is known at compile time, else 0.
+template <class T, int Groups>
+struct GivenContributions {
+  static constexpr int kGroups = Groups;
+  const T* from;
+  int64_t C;
+  BO_INLINE_MEMBER void weigh(int64_t, Vec<T>*) const {}
+  BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int v) const {
+    return repeat4(from + i * C + 4 * n, kGroups ? 4 : min_of<int64_t>(C - 4 * n, 4), v);
+  }
+};
+// The contributions grad_i·in_j (in_3 = 1) of 3 × 4 matrices, which are never stored. image, grad: [pixel][3]
+template <class T>
+struct OuterContributions {
+  static constexpr int kGroups = 3;
+  const T *image, *grad;
+  BO_INLINE_MEMBER void weigh(int64_t i, Vec<T>* weights) const {
+    for (int v = 0; v < 16 / Vec<T>::kLanes; ++v) weights[v] = weights[v] * repeat_rgb1(image + 3 * i, v);
+  }
+  BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int) const { return broadcast(grad[3 * i + n]); }
+};
+
 // Adds contributions to the sums of one band, which start as zeros.
 //
-// Long spans first sum their pixels apart, in the compute type and in the first-level cache: per depth kz and channel
-// there are four sums, one for each corner in x and z, so that a pixel adds to contiguous memory. A group holds four
-// channels at four corners, a vector or a few. At the end of the span, or after kShortSum pixels, its sums go to the
-// cells that the corners are. Neighbouring pixels mostly add to the same sums and would wait for one another: even and
-// odd pixels have sums of their own.
+// Long spans are summed in three steps, each over more pixels than the one before:
+//   the span's sums, in the first-level cache: per depth kz and channel there are four, one for each corner in x and z,
+//     so that a pixel adds to contiguous memory. A group holds four channels at four corners, a vector or a few. One
+//     pixel after another is added in memory; or, where many have the same depth and would wait for one another, one
+//     depth after another in registers;
+//   the column's sums, over the image rows between the same two grid rows: per depth and channel there are four, one
+//   for
+//     each corner in y and x;
+//   the band's sums, in double: a column's sums are added to them after kShortSum pixels.
 //
 // Without long spans, each pixel adds to its eight cells.
 template <class T>
@@ -34,9 +63,11 @@ class Splatter {
   Splatter(const Lattice& lattice, const BandSums& sums)
       : g_(lattice), sums_(sums), depth_size_(ceil_div(g_.C, int64_t(4)) * kGroup) {
     if (g_.long_spans) {
-      parity_size_ = (g_.Gd + 1) * depth_size_;
-      span_ = memory_.template take<T>(2 * parity_size_ + 4 * kSize, true);
-      weights_ = span_ + 2 * parity_size_;
+      copy_size_ = (g_.Gd + 1) * depth_size_;
+      span_ = memory_.template take<T>(kCopies * copy_size_ + 4 * kSize, true);
+      weights_ = span_ + kCopies * copy_size_;
+      columns_ = columns_memory_.template take<T>(g_.Gw * g_.Gd * depth_size_);
+      pending_ = pending_memory_.template take<Pending>(g_.Gw, true);
     } else {
       pair_ = memory_.template take<double>(2 * g_.C);
     }
@@ -44,18 +75,11 @@ class Splatter {
 
   // contributions: [pixel][channel]
   void add(const Tile& tile, const Positions<T>& at, const T* contributions) {
-    const int64_t C = g_.C;
     if (g_.long_spans) {
-      const auto add_groups = [=](int64_t i, const Vec<T>* weights, T* to, int64_t groups) {
-        const T* from = contributions + i * C;
-        for (int64_t n = 0; n < groups; ++n, from += 4, to += kGroup)
-          add_group(weights, [&](int v) { return repeat4(from, 4, v); }, to);
-        if (C > 4 * groups) add_group(weights, [&](int v) { return repeat4(from, C - 4 * groups, v); }, to);
-      };
-      if (C == 12) {  // HDRnet's, without a loop
-        add_spans(tile, at, [=](int64_t i, const Vec<T>* weights, T* to) { add_groups(i, weights, to, 3); });
+      if (g_.C == 12) {  // HDRnet's, without a loop
+        add_spans(tile, at, GivenContributions<T, 3>{contributions, 12});
       } else {
-        add_spans(tile, at, [=](int64_t i, const Vec<T>* weights, T* to) { add_groups(i, weights, to, C / 4); });
+        add_spans(tile, at, GivenContributions<T, 0>{contributions, g_.C});
       }
       return;
     }
@@ -66,29 +90,30 @@ class Splatter {
     }
   }
 
-  // The contributions grad_i·in_j (in_3 = 1) of 3 × 4 matrices, which are never stored; for long spans only.
-  // image, grad: [pixel][3]
+  // OuterContributions; for long spans only
   void add_outer(const Tile& tile, const Positions<T>& at, const T* image, const T* grad) {
-    add_spans(tile, at, [=](int64_t i, const Vec<T>* weights, T* to) {
-      Vec<T> weighted[kVectors];
-      for (int v = 0; v < kVectors; ++v) weighted[v] = weights[v] * repeat_rgb1(image + 3 * i, v);
-      for (int row = 0; row < 3; ++row) {
-        const Vec<T> d = broadcast(grad[3 * i + row]);
-        add_group(weighted, [&](int) { return d; }, to + row * kGroup);
-      }
-    });
+    add_spans(tile, at, OuterContributions<T>{image, grad});
   }
 
   // Must be called after the last tile.
   void flush() {
-    if (count_) add_span();
+    if (!g_.long_spans) return;
+    add_span();
+    for (int64_t x = 0; x < g_.Gw; ++x) add_column(x);
   }
 
  private:
   static constexpr int64_t kSize = kTileWidth + kPad;
-  // Elements in a group: four channels at the left and right corner of the lower depth, then of the upper one
+  // Elements in a group: four channels at four corners. Of a span these are left and right at the lower depth, then at
+  // the upper one; of a column left and right in the grid row below, then in the one above.
   static constexpr int64_t kGroup = 16;
   static constexpr int kVectors = kGroup / Vec<T>::kLanes;
+  // Copies of a span's sums that pixels are added to in turn. They halve the waiting where it cannot be avoided.
+  static constexpr int64_t kCopies = kManyPixels < kNever ? 1 : 2;
+  // What a column has that is not in the band's sums: pixels, and the depths of its sums
+  struct Pending {
+    int64_t pixels, first, end;
+  };
 
   template <class Sum>
   Sum* grid_row(int64_t y) const {
@@ -125,106 +150,192 @@ class Splatter {
     }
   }
 
-  template <class F>
-  static BO_INLINE_MEMBER void add_group(const Vec<T>* weights, const F& channels, T* to) {
-    for (int v = 0; v < kVectors; ++v) {
-      T* const sums = to + v * Vec<T>::kLanes;
-      store(sums, mul_add(weights[v], channels(v), load(sums)));
-    }
-  }
-
-  // add(pixel, weights, sums) adds the pixel's channels to the sums of its depth, with weights for the four corners.
-  template <class F>
-  BO_INLINE_MEMBER void add_spans(const Tile& tile, const Positions<T>& at, const F& add) {
+  template <class Contributions>
+  void add_spans(const Tile& tile, const Positions<T>& at, const Contributions& contributions) {
     const Vec<T> one = broadcast(T(1));
     for (int64_t i = 0; i < tile.count; i += Vec<T>::kLanes) {
       const Vec<T> tx = load(at.tx + i), tz = load(at.tz + i), left = one - tx, lower = one - tz;
       store_interleaved4(weights_ + 4 * i, left * lower, tx * lower, left * tz, tx * tz);
     }
-    int32_t first = at.kz[0], last = first;
-    for (int64_t i = 0; i < tile.count; ++i) {
-      first = min_of(first, at.kz[i]);
-      last = max_of(last, at.kz[i]);
-    }
+    if (at.row_k != ky_) flush();
+    ky_ = at.row_k;
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
-      if (count_ && (tile.y != y_ || at.kx[begin] != kx_ || count_ >= kShortSum)) add_span();
-      y_ = tile.y;
-      ky_ = at.row_k;
-      kx_ = at.kx[begin];
-      ty_ = at.row_t;
-      count_ += end - begin;
-      first_ = min_of<int64_t>(first_, first);
-      last_ = max_of<int64_t>(last_, last);
-      // Local copies, as the compiler must assume that stores to the sums change members.
-      const F add_channels = add;
-      const int64_t depth_size = depth_size_;
-      const int32_t* const depths = at.kz;
-      const T* const corners = weights_;
-      const auto add_pixel = [=](int64_t i, T* sums) {
-        Vec<T> weights[kVectors];
-        for (int v = 0; v < kVectors; ++v) weights[v] = spread4(corners + 4 * i, v);
-        add_channels(i, weights, sums + depths[i] * depth_size);
-      };
-      T *const even = depth_sums(0), *const odd = even + parity_size_;
-      int64_t i = begin;
-      for (; i + 1 < end; i += 2) {
-        add_pixel(i, even);
-        add_pixel(i + 1, odd);
+      const int64_t kx = at.kx[begin], pixels = end - begin;
+      if (tile.y != y_ || kx != kx_) add_span();
+      if (pending_[kx].pixels + pixels > kShortSum) {
+        add_span();
+        add_column(kx);
       }
-      if (i < end) add_pixel(i, even);
+      y_ = tile.y;
+      kx_ = kx;
+      ty_ = at.row_t;
+      pending_[kx].pixels += pixels;
+      if (kManyPixels < kNever && g_.Gd <= 32) {
+        uint32_t used = index_bits(at.kz + begin, pixels);  // a bit for each depth
+        first_ = min_of<int64_t>(first_, lowest_bit(used));
+        end_ = max_of<int64_t>(end_, highest_bit(used) + 1);
+        const int64_t depths = count_bits(used);
+        if (pixels >= kManyPixels * depths * depths) {
+          for (; used; used &= used - 1) add_depth(at.kz, begin, end, lowest_bit(used), contributions);
+          return;
+        }
+      } else {
+        for (int64_t i = begin; i < end; ++i) {
+          first_ = min_of<int64_t>(first_, at.kz[i]);
+          end_ = max_of<int64_t>(end_, at.kz[i] + 1);
+        }
+      }
+      add_pixels_in_turn(at.kz, begin, end, contributions);
     });
   }
 
-  // The sums of even pixels; those of odd ones follow parity_size_ later. Depth −1 is zeros.
+  // Adds those pixels that have depth z, in registers.
+  template <class Contributions>
+  void add_depth(const int32_t* kz, int64_t begin, int64_t end, int32_t z, const Contributions& contributions) {
+    uint64_t pixels[kTileWidth / 64];  // a bit for each
+    const Indices<float> wanted = broadcast_index(z, 0.0f);
+    for (int64_t part = 0; part < kTileWidth / 64; ++part) {
+      const int64_t first = begin + 64 * part, n = min_of<int64_t>(end - first, 64);
+      uint64_t bits = 0;
+      for (int64_t i = 0; i < n; i += Vec<float>::kLanes)
+        bits |= uint64_t(equal_bits(load_indices(kz + first + i, 0.0f), wanted)) << i;
+      if (n < 64) bits &= n > 0 ? (uint64_t(1) << n) - 1 : 0;
+      pixels[part] = bits;
+    }
+    constexpr int kAtOnce = kVectors > 2 ? 2 : 3;  // groups
+    const int64_t groups = Contributions::kGroups ? Contributions::kGroups : depth_size_ / kGroup;
+    T* const sums = depth_sums(z);
+    int64_t n = 0;
+    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(pixels, begin, contributions, n, sums);
+    for (; n < groups; ++n) add_groups<1>(pixels, begin, contributions, n, sums);
+  }
+  template <int kCount, class Contributions>
+  BO_INLINE_MEMBER void add_groups(const uint64_t* pixels, int64_t begin, const Contributions& contributions, int64_t n,
+                                   T* to) const {
+    const Contributions from = contributions;
+    to += n * kGroup;
+    Vec<T> sums[kCount][kVectors];
+    for (int g = 0; g < kCount; ++g)
+      for (int v = 0; v < kVectors; ++v) sums[g][v] = load(to + g * kGroup + v * Vec<T>::kLanes);
+    for (int64_t part = 0; part < kTileWidth / 64; ++part) {
+      const int64_t first = begin + 64 * part;
+      for (uint64_t bits = pixels[part]; bits; bits &= bits - 1) {
+        const int64_t i = first + lowest_bit(bits);
+        Vec<T> weights[kVectors];
+        for (int v = 0; v < kVectors; ++v) weights[v] = spread4(weights_ + 4 * i, v);
+        from.weigh(i, weights);
+        for (int g = 0; g < kCount; ++g)
+          for (int v = 0; v < kVectors; ++v) sums[g][v] = mul_add(weights[v], from.channels(i, n + g, v), sums[g][v]);
+      }
+    }
+    for (int g = 0; g < kCount; ++g)
+      for (int v = 0; v < kVectors; ++v) store(to + g * kGroup + v * Vec<T>::kLanes, sums[g][v]);
+  }
+
+  // Adds pixels one after another.
+  template <class Contributions>
+  BO_INLINE_MEMBER void add_pixels_in_turn(const int32_t* kz, int64_t begin, int64_t end,
+                                           const Contributions& contributions) {
+    // Local copies, as the compiler must assume that stores to the sums change members.
+    const Contributions from = contributions;
+    const int64_t depth_size = depth_size_, groups = from.kGroups ? from.kGroups : depth_size / kGroup;
+    const T* const corners = weights_;
+    const auto add_pixel = [=](int64_t i, T* sums) {
+      Vec<T> weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) weights[v] = spread4(corners + 4 * i, v);
+      from.weigh(i, weights);
+      T* to = sums + kz[i] * depth_size;
+      for (int64_t n = 0; n < groups; ++n, to += kGroup) {
+        Vec<T> channels[kVectors];
+        for (int v = 0; v < kVectors; ++v) channels[v] = from.channels(i, n, v);
+        for (int v = 0; v < kVectors; ++v) {
+          T* const sum = to + v * Vec<T>::kLanes;
+          store(sum, mul_add(weights[v], channels[v], load(sum)));
+        }
+      }
+    };
+    T* const sums = depth_sums(0);
+    const int64_t copy_size = copy_size_;
+    int64_t i = begin;
+    for (; i + kCopies <= end; i += kCopies)
+      for (int64_t copy = 0; copy < kCopies; ++copy) add_pixel(i + copy, sums + copy * copy_size);
+    for (; i < end; ++i) add_pixel(i, sums);
+  }
+
+  // Depth −1 is zeros.
   T* depth_sums(int64_t z) const { return span_ + (z + 1) * depth_size_; }
 
-  // Adds the sums of a span to the grid columns left and right of it, in two grid rows, and clears them.
+  // Adds the span's sums to its column's, and clears them.
   void add_span() {
+    if (first_ >= end_) return;
     // Local copies, as above.
-    const int64_t C = g_.C, depth_size = depth_size_, parity_size = parity_size_, first = first_, last = last_;
-    const int64_t end = min_of(last + 2, g_.Gd);
-    const int64_t left = kx_ * g_.column_size, right = min_of(kx_ + 1, g_.Gw - 1) * g_.column_size;
-    double *const below = grid_row<double>(ky_), *const above = grid_row<double>(min_of(ky_ + 1, g_.Gh - 1));
-    const double upper_weight = ty_, lower_weight = 1.0 - ty_;
+    const int64_t depth_size = depth_size_, copy_size = copy_size_, first = first_, end = min_of(end_ + 1, g_.Gd);
+    const T upper_weight = ty_, lower_weight = T(1) - ty_;
     T* const span = depth_sums(0);
-    for (int64_t z = first; z < end; ++z)
-      for (int64_t c = 0; c < C; c += 4) {
-        // Cell z is the lower corner of pixels with kz = z and the upper corner of those with kz = z − 1.
-        const T *lower = span + z * depth_size + 4 * c, *upper = lower - depth_size + 8;
-        T sums[8];  // left, right
-        for (int l = 0; l < 8; ++l) sums[l] = (lower[l] + lower[parity_size + l]) + (upper[l] + upper[parity_size + l]);
+    T* const column = columns_ + kx_ * g_.Gd * depth_size;
+    Pending& pending = pending_[kx_];
+    if (pending.end == 0) pending.first = pending.end = first;
+    clear(column + first * depth_size, (pending.first - first) * depth_size);
+    clear(column + pending.end * depth_size, (end - pending.end) * depth_size);
+    pending.first = min_of(pending.first, first);
+    pending.end = max_of(pending.end, end);
+    for (int64_t i = first * depth_size; i < end * depth_size; i += kGroup) {
+      // Cell z is the lower corner of pixels with kz = z and the upper corner of those with kz = z − 1.
+      const T *BO_RESTRICT lower = span + i, *BO_RESTRICT upper = lower - depth_size + 8;
+      T* BO_RESTRICT to = column + i;
+      for (int l = 0; l < 8; ++l) {
+        T sum = lower[l] + upper[l];
+        for (int64_t copy = 1; copy < kCopies; ++copy) sum += lower[copy * copy_size + l] + upper[copy * copy_size + l];
+        to[l] = mul_add(sum, lower_weight, to[l]);
+        to[8 + l] = mul_add(sum, upper_weight, to[8 + l]);
+      }
+    }
+    for (int64_t copy = 0; copy < kCopies; ++copy)
+      clear(span + copy * copy_size + first * depth_size, (end_ - first) * depth_size);
+    first_ = g_.Gd;
+    end_ = 0;
+  }
+  static BO_INLINE_MEMBER void clear(T* sums, int64_t n) {
+    for (int64_t i = 0; i < n; i += Vec<T>::kLanes) store(sums + i, broadcast(T(0)));
+  }
+
+  // Adds a column's sums to the band's: to the grid columns left and right of it, in two grid rows.
+  void add_column(int64_t x) {
+    Pending& pending = pending_[x];
+    if (pending.end == 0) return;
+    const int64_t C = g_.C, depth_size = depth_size_;
+    const int64_t left = x * g_.column_size, right = min_of(x + 1, g_.Gw - 1) * g_.column_size;
+    double *const below = grid_row<double>(ky_), *const above = grid_row<double>(min_of(ky_ + 1, g_.Gh - 1));
+    const T* sums = columns_ + (x * g_.Gd + pending.first) * depth_size;
+    for (int64_t z = pending.first; z < pending.end; ++z)
+      for (int64_t c = 0; c < C; c += 4, sums += kGroup) {
         // In sequence, as at the border both rows or both columns are the same.
         const int64_t cell = z * C + c, channels = min_of<int64_t>(C - c, 4);
-        add_to_cell(below + left + cell, sums, lower_weight, channels);
-        add_to_cell(below + right + cell, sums + 4, lower_weight, channels);
-        add_to_cell(above + left + cell, sums, upper_weight, channels);
-        add_to_cell(above + right + cell, sums + 4, upper_weight, channels);
+        add_to_cell(below + left + cell, sums, channels);
+        add_to_cell(below + right + cell, sums + 4, channels);
+        add_to_cell(above + left + cell, sums + 8, channels);
+        add_to_cell(above + right + cell, sums + 12, channels);
       }
-    T* const sums = span + first * depth_size;
-    for (int64_t i = 0; i < (last + 1 - first) * depth_size; i += Vec<T>::kLanes) {
-      store(sums + i, broadcast(T(0)));
-      store(sums + parity_size + i, broadcast(T(0)));
-    }
-    count_ = 0;
-    first_ = g_.Gd;
-    last_ = 0;
+    pending = {};
   }
-  static BO_INLINE_MEMBER void add_to_cell(double* to, const T* sums, double weight, int64_t channels) {
-    if (channels == 4) return store_double4(to, mul_add(load_double4(sums), weight, load_double4(to)));
-    for (int64_t l = 0; l < channels; ++l) to[l] = mul_add(weight, static_cast<double>(sums[l]), to[l]);
+  static BO_INLINE_MEMBER void add_to_cell(double* to, const T* sums, int64_t channels) {
+    if (channels == 4) return store_double4(to, mul_add(load_double4(sums), 1.0, load_double4(to)));
+    for (int64_t l = 0; l < channels; ++l) to[l] += static_cast<double>(sums[l]);
   }
 
   const Lattice g_;
   const BandSums sums_;
-  Scratch memory_;
-  // The span's sums, [parity][z][group][corner][channel]
+  Scratch memory_, columns_memory_, pending_memory_;
   const int64_t depth_size_;  // elements in the sums of one depth
-  int64_t parity_size_ = 0;   // elements in the sums of one parity
-  T* span_ = nullptr;
-  T* weights_ = nullptr;    // [pixel][corner] of a tile
+  int64_t copy_size_ = 0;     // elements in a copy of the span's sums
+  T* span_ = nullptr;         // the span's sums, [copy][z][group]
+  T* columns_ = nullptr;      // the columns' sums, [x][z][group]
+  T* weights_ = nullptr;      // [pixel][corner] of a tile
+  Pending* pending_ = nullptr;
   double* pair_ = nullptr;  // for add_pixels
-  int64_t count_ = 0, y_ = 0, ky_ = 0, kx_ = 0, first_ = g_.Gd, last_ = 0;
-  double ty_ = 0.0;
+  // Where the span is, and the depths that it has sums of
+  int64_t y_ = -1, ky_ = -1, kx_ = -1, first_ = g_.Gd, end_ = 0;
+  T ty_ = T(0);
 };
 
 // The sums of all bands of one image, and their sum in the order of the bands, d_grid. If sums and d_grid have the same
@@ -242,7 +353,7 @@ class GridSums {
         in_place_((g.short_sums || sizeof(T) == sizeof(double)) && !g.scattered && has_plain_columns<T>(d_grid) &&
                   (g.Gw == 1 || d_grid.strides[2] == g.Gd * cells_.stride) &&
                   (g.Gh == 1 || d_grid.strides[1] == g.Gw * g.Gd * cells_.stride)) {
-    bands_ = band_count(tiles_, tiling.width);
+    bands_ = band_count(tiles_, tiling.width, kGridGrain);
     if (!g.scattered) {
       int64_t end = 0;  // of the rows that earlier bands have
       for (int64_t b = 0; b < bands_; ++b) {
@@ -272,7 +383,8 @@ class GridSums {
   }
 
   void store() const {
-    for_grid_rows(g_.Gh, g_.Gh * row_size_, [&](int64_t y) {
+    // Adding up a few bands is a quarter of the work that for_grid_rows takes an element for.
+    for_grid_rows(g_.Gh, g_.Gh * row_size_ / 4, [&](int64_t y) {
       if (g_.short_sums) {
         store_row<T>(y);
       } else {
@@ -352,7 +464,7 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
     });
     sums.store();
   };
-  if (band_count(tiles, tiling.width) == 1) {
+  if (band_count(tiles, tiling.width, kGridGrain) == 1) {
     for_units(g.N, splat_image);  // small images, in parallel
   } else {
     for (int64_t n = 0; n < g.N; ++n) splat_image(n);

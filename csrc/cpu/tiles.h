@@ -201,9 +201,10 @@ BO_INLINE void for_grid_rows(int64_t rows, int64_t elements, const Body& body) {
   }
 }
 
-// How many bands the tiles of an image are cut into for sums: it depends on their sizes alone.
-BO_INLINE int64_t band_count(int64_t tiles, int64_t width) {
-  return max_of<int64_t>(1, min_of(kBands, tiles * width / kGrain));
+// How many bands the tiles of an image are cut into for sums, of `grain` pixels at least: it depends on their sizes
+// alone.
+BO_INLINE int64_t band_count(int64_t tiles, int64_t width, int64_t grain = kGrain) {
+  return max_of<int64_t>(1, min_of(kBands, tiles * width / grain));
 }
 
 }  // namespace BO_ISA

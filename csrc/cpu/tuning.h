@@ -8,12 +8,16 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+constexpr int kNever = 1 << 30;
+
 // --- Tiles, bands and threads
 
 // Pixels in a tile, at most.
 constexpr int64_t kTileWidth = 128;
 // Pixels that are worth waking a thread for.
 constexpr int64_t kGrain = 4096;
+// Pixels that are worth sums of their own over a few rows of a grid.
+constexpr int64_t kGridGrain = 2 * kGrain;
 // Sums over an image are cut into at most this many bands. The order of summation depends on it: it must not depend on
 // the number of threads.
 constexpr int64_t kBands = 16;
@@ -34,9 +38,18 @@ constexpr int kTableDepth = 16;
 template <class T>
 constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 
+// --- Splatting (splatter.inl)
+
+// The pixels of a span that has d depths are added up depth by depth if there are at least kManyPixels·d²: each depth
+// costs some time, and of the pixels one in d would wait for the one before.
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512) || defined(BO_SIMD_NEON)
+constexpr int64_t kManyPixels = 2;
+#else
+constexpr int64_t kManyPixels = kNever;
+#endif
+
 // --- The curves of guide_curves (guides/curves.inl)
 
-constexpr int kNever = 1 << 30;
 // From so many knots on, a pixel's piece of the curve is searched instead of summing over all knots.
 template <class T>
 constexpr int kSearchedKnots = 8;

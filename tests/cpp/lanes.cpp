@@ -12,6 +12,7 @@ void check_lanes(char* edge) {
   arithmetic();
   memory(edge);
   indices(edge);
+  bits();
   format<F16>(edge, "load_as float16, all bits", "store_as float16, as formulas.h rounds");
   format<BF16>(edge, "load_as bfloat16, all bits", "store_as bfloat16, as formulas.h rounds");
   format<U8>(edge, "load_as uint8, all bits", "store_as uint8, as formulas.h rounds");

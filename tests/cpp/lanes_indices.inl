@@ -44,6 +44,54 @@ void indices(char* edge) {
   }
 }
 
+template <class N, int n>
+void compare_integers(Question& question, N (&got)[n], const N* wanted) {
+  if (question.to_be_broken()) ++got[0];
+  for (int i = 0; i < n; ++i) question.expect(got[i] == wanted[i], "integers", got[i], wanted[i]);
+}
+void bits() {
+  {
+    Question question(BO_STRING(BO_ISA), "lowest_bit, highest_bit, count_bits");
+    Random random;
+    for (int low = 0; low < 64; ++low)
+      for (int high = low; high < 64; ++high) {
+        uint64_t bits = uint64_t(1) << low | uint64_t(1) << high;
+        int count = high > low ? 2 : 1;
+        for (int place = low + 1; place < high; ++place)
+          if (random.below(2)) {
+            bits |= uint64_t(1) << place;
+            ++count;
+          }
+        const int wanted[] = {low, high, count};
+        int got[] = {lowest_bit(bits), highest_bit(bits), count_bits(bits)};
+        compare_integers(question, got, wanted);
+      }
+  }
+  {
+    Question question(BO_STRING(BO_ISA), "equal_bits, and index_bits of any number of indices");
+    Random random;
+    constexpr int kLanes = Vec<float>::kLanes, kIndices = 4 * kLanes;
+    for (int round = 0; round < kRounds; ++round) {
+      int32_t a[kIndices], b[kLanes];
+      for (int l = 0; l < kIndices; ++l) a[l] = random.below(round % 2 ? 32 : 3);
+      uint32_t equal = 0;
+      for (int l = 0; l < kLanes; ++l) {
+        b[l] = random.below(2) ? a[l] : a[l] + 1;
+        equal |= (b[l] == a[l] ? 1u : 0u) << l;
+      }
+      uint32_t got[] = {equal_bits(load_indices(a, 0.0f), load_indices(b, 0.0f))};
+      compare_integers(question, got, &equal);
+      for (int64_t n = 1; n <= kIndices; ++n) {
+        uint32_t used = 0;
+        // Of fewer than a vector, those that follow are looked at, too.
+        for (int64_t i = 0; i < max_of<int64_t>(n, kLanes); ++i) used |= 1u << a[i];
+        got[0] = index_bits(a, n);
+        compare_integers(question, got, &used);
+      }
+    }
+  }
+}
+
 // The steps of the search for a curve's piece
 void searches() {
   {

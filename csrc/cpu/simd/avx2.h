@@ -107,6 +107,15 @@ BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) {
 BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v);
 }
+BO_INLINE uint32_t equal_bits(const Indices<float>& a, const Indices<float>& b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, b.v))));
+}
+BO_INLINE uint32_t bits_of(const Indices<float>& a) {
+  const __m256i bits = _mm256_sllv_epi32(_mm256_set1_epi32(1), a.v);
+  const __m128i four = _mm_or_si128(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  const __m128i two = _mm_or_si128(four, _mm_unpackhi_epi64(four, four));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(two) | _mm_extract_epi32(two, 1));
+}
 BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0].v = _mm256_cvtps_pd(_mm256_castps256_ps128(a.v));
   v[1].v = _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1));

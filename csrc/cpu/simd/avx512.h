@@ -60,6 +60,12 @@ BO_INLINE void store_indices(int32_t* p, const Indices<float>& a) { _mm512_store
 BO_INLINE void store_indices(int32_t* p, const Indices<double>& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
 }
+BO_INLINE uint32_t equal_bits(const Indices<float>& a, const Indices<float>& b) {
+  return _mm512_cmpeq_epi32_mask(a.v, b.v);
+}
+BO_INLINE uint32_t bits_of(const Indices<float>& a) {
+  return static_cast<uint32_t>(_mm512_reduce_or_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), a.v)));
+}
 BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0].v = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v));
   v[1].v = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));

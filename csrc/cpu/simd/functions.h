@@ -72,6 +72,15 @@ BO_INLINE Double4 mul_add(const Double4& a, double b, const Double4& c) {
 }
 #endif
 
+// A bit for each of n indices < 32; the rest of a vector is read, too.
+BO_INLINE uint32_t index_bits(const int32_t* k, int64_t n) {
+  constexpr int64_t kLanes = Vec<float>::kLanes;
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < n; i += kLanes)
+    bits |= bits_of(load_indices(k + min_of(i, max_of<int64_t>(n - kLanes, 0)), 0.0f));
+  return bits;
+}
+
 // How the elements at a pointer are loaded and stored: a full vector, or the n that are left at the end of an array.
 template <class T>
 struct FullVec {

@@ -32,6 +32,30 @@ struct Indices {
     return r;                                             \
   }
 
+// --- Bits of integers that are not 0: the place of the lowest and of the highest one; how many there are
+
+#if defined(_MSC_VER)
+BO_INLINE int lowest_bit(uint64_t bits) {
+  int place = 0;
+  for (; !(bits & 1); bits >>= 1) ++place;
+  return place;
+}
+BO_INLINE int highest_bit(uint64_t bits) {
+  int place = 0;
+  for (; bits >>= 1;) ++place;
+  return place;
+}
+BO_INLINE int count_bits(uint64_t bits) {
+  int count = 0;
+  for (; bits; bits &= bits - 1) ++count;
+  return count;
+}
+#else
+BO_INLINE int lowest_bit(uint64_t bits) { return __builtin_ctzll(bits); }
+BO_INLINE int highest_bit(uint64_t bits) { return 63 - __builtin_clzll(bits); }
+BO_INLINE int count_bits(uint64_t bits) { return __builtin_popcountll(bits); }
+#endif
+
 // --- Loads and stores. Pointers need not be aligned.
 
 template <class T>
@@ -120,6 +144,21 @@ BO_LANEWISE(Vec, select_inside, (const Vec<T>& a, const Vec<T>& limit, const Vec
 // Truncates elements ≥ 0, and converts indices back.
 BO_LANEWISE(Indices, to_indices, (const Vec<T>& a), static_cast<int32_t>(a.v[l]))
 BO_LANEWISE(Vec, to_values, (const Indices<T>& a), static_cast<T>(a.v[l]))
+
+// A bit for each lane, lane 0's the lowest: whether a and b are equal there
+template <class T>
+BO_INLINE uint32_t equal_bits(const Indices<T>& a, const Indices<T>& b) {
+  uint32_t bits = 0;
+  BO_LANES bits |= (a.v[l] == b.v[l] ? 1u : 0u) << l;
+  return bits;
+}
+// A bit for each index < 32 that a lane has
+template <class T>
+BO_INLINE uint32_t bits_of(const Indices<T>& a) {
+  uint32_t bits = 0;
+  BO_LANES bits |= 1u << a.v[l];
+  return bits;
+}
 
 // --- Sums over lanes
 

@@ -143,6 +143,16 @@ BO_INLINE void accumulate(double* to, const Vec<double>& a, double weight) {
   vst1q_f64(to, vfmaq_n_f64(vld1q_f64(to), a.low, weight));
   vst1q_f64(to + 2, vfmaq_n_f64(vld1q_f64(to + 2), a.high, weight));
 }
+BO_INLINE uint32_t equal_bits(const Indices<float>& a, const Indices<float>& b) {
+  const uint32x4_t low = {1, 2, 4, 8}, high = {16, 32, 64, 128};
+  const uint32x4_t bits = vandq_u32(vceqq_s32(a.low, b.low), low);
+  return vaddvq_u32(vorrq_u32(bits, vandq_u32(vceqq_s32(a.high, b.high), high)));
+}
+BO_INLINE uint32_t bits_of(const Indices<float>& a) {
+  const uint32x4_t one = vdupq_n_u32(1), four = vorrq_u32(vshlq_u32(one, a.low), vshlq_u32(one, a.high));
+  const uint32x2_t two = vorr_u32(vget_low_u32(four), vget_high_u32(four));
+  return vget_lane_u32(two, 0) | vget_lane_u32(two, 1);
+}
 BO_INLINE void widen(const Vec<float>& a, Vec<double>* v) {
   v[0] = {vcvt_f64_f32(vget_low_f32(a.low)), vcvt_high_f64_f32(a.low)};
   v[1] = {vcvt_f64_f32(vget_low_f32(a.high)), vcvt_high_f64_f32(a.high)};
