@@ -276,14 +276,16 @@ using Levels16 = Levels<uint16_t>;
 
 // `count` pixels and `others` pixels span the same length. Pixel i of the `count` covers those of the others in
 // [begin, end), the first and the last in part. Lengths are in a unit of which one pixel has `others` and one of the
-// others `count`: whole numbers, nothing is rounded. count·others must be below 2^62.
+// others `count`: whole numbers, nothing is rounded. count·others must be below 2^62; of 32 bits, below 2^30.
+template <class Int>
 struct Footprint {
-  int64_t begin, end;
-  int64_t head, tail;  // how much it covers of the first one, and of the last if that is another
+  Int begin, end;
+  Int head, tail;  // how much it covers of the first one, and of the last if that is another
 };
-BO_INLINE Footprint footprint(int64_t i, int64_t count, int64_t others) {
-  const int64_t from = i * others, to = from + others;
-  const int64_t begin = from / count, end = (to - 1) / count + 1;
+template <class Int>
+BO_INLINE Footprint<Int> footprint(Int i, Int count, Int others) {
+  const Int from = i * others, to = from + others;
+  const Int begin = from / count, end = (to - 1) / count + 1;
   return {begin, end, min_of((begin + 1) * count, to) - from, to - (end - 1) * count};
 }
 

@@ -207,6 +207,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a few pixels to one": {"N": 2, "H": 9, "W": 11, "size": (1, 1)},
     "a row and a column less": {"H": 9, "W": 11, "size": (8, 10)},
     "half the size": {"N": 2, "H": 10, "W": 36, "size": (5, 18)},
+    "rows in parts": {"H": 5, "W": 340, "size": (3, 100)},
     "to one pixel": {"H": 97, "W": 131, "size": (1, 1)},
     "to one row": {"H": 70, "W": 50, "size": (1, 70)},
     "enlarged": {"N": 2, "size": (17, 61)},

@@ -26,7 +26,7 @@ struct Cover {
   double weight(int64_t i) const { return i == begin ? head : i == end - 1 ? tail : body; }
 };
 BO_INLINE Cover cover(const AreaAxis& axis, int64_t i) {
-  const Footprint f = footprint(i, axis.out, axis.in);
+  const Footprint<int64_t> f = footprint(i, axis.out, axis.in);
   const auto share = [&](int64_t length) { return static_cast<double>(length) / axis.unit; };
   return {f.begin, f.end, share(f.head), share(axis.out), share(f.tail)};
 }

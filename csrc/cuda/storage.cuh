@@ -60,6 +60,8 @@ struct Storage {
   static __device__ T load_one(const char* p) { return Format::value(load_bits<Bits>(p)); }
   static __device__ void store_one(char* p, T v) { store_bits<Bits>(p, Format::bits(v)); }
 
+  static __device__ bool is_aligned(const char* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Bits) == 0; }
+  static __device__ void store_aligned(char* p, T v) { *reinterpret_cast<Bits*>(p) = Format::bits(v); }
   static __device__ bool is_vector(const char* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Vec4<Bits>) == 0; }
   static __device__ Vec4<T> load(const char* p) {
     const Vec4<Bits> bits = *reinterpret_cast<const Vec4<Bits>*>(p);

@@ -224,7 +224,7 @@ void check_footprints() {
     const int bits = 1 + round % 31;
     const auto size = [&] { return 1 + static_cast<int64_t>(random() & ((uint64_t(1) << bits) - 1)); };
     const int64_t count = size(), others = size(), i = static_cast<int64_t>(random() % static_cast<uint64_t>(count));
-    const Footprint f = footprint(i, count, others);
+    const Footprint<int64_t> f = footprint(i, count, others);
     const int64_t whole = f.end - f.begin;
     int64_t length = whole == 1 ? f.head : f.head + (whole - 2) * count + f.tail;
     if (question.to_be_broken()) ++length;
@@ -236,7 +236,7 @@ void check_footprints() {
       continue;
     }
     // The next footprint begins where this one ends, in the same pixel unless all of that is covered.
-    const Footprint next = footprint(i + 1, count, others);
+    const Footprint<int64_t> next = footprint(i + 1, count, others);
     const int64_t end = whole == 1 ? i * others + f.head - f.begin * count : f.tail;
     const int64_t begin = (i + 1) * others - next.begin * count;
     const bool meet = end == count ? next.begin == f.end && begin == 0 : next.begin == f.end - 1 && begin == end;

@@ -143,8 +143,8 @@ def works() -> list[Work]:
         Work("guide_nn", "backward", "", 28, 1000),
         Work("apply", "forward", "", 72, 150),
         Work("apply", "backward", "", 132, 250),
-        Work("resize_area", "forward", "", 12, 200),
-        Work("resize_area", "backward", "", 12, 460),
+        Work("resize_area", "forward", "", 12, 60),
+        Work("resize_area", "backward", "", 12, 100),
     ]
 
 

@@ -97,8 +97,9 @@ LIMITS = (
     Limit(r"band_gradients", 168, (("ld.global", 3), ("ld.shared", 4))),
     Limit(r"rgb_guide_gradients.*Luma", 96, (("ld.global", 1), ("st.global", 3))),
     Limit(r"rgb_guide_gradients", 168, (("ld.global", 3), ("st.global", 3))),
+    Limit(r"sum_footprintsIfdLb0", 96, (("ld.global", 4), ("st.global", 3))),
     Limit(r"slice_patches", 96, (("ld.shared", 4), ("st.global", 1))),
-    Limit(r"splat_bands|sampled_applyId", 128),
+    Limit(r"splat_bands|sampled_applyId|sum_footprintsIdd", 128),
     Limit(r"", 96),
 )
 

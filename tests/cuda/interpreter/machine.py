@@ -375,6 +375,8 @@ class Batch:
         if isinstance(base, np.ndarray):
             address = (base if m is True else base[threads]).astype(np.int64)
             address += offset
+            if base.dtype.itemsize == 4:  # of shared memory: sums of 32 bits
+                address &= 0xFFFFFFFF
         else:
             address = np.full(len(threads), int(base) + offset, np.int64)
         if size > 1 and count_nonzero(wrong := address & (size - 1)):
