@@ -59,7 +59,8 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
     recorded = torch.is_grad_enabled() and (img.requires_grad or ref.requires_grad)
     others = torch.compiler.is_compiling() or followed((img, ref)) or forward_ad._current_level >= 0
     run = _Recorded.apply if recorded and not others else _last
-    corrected: torch.Tensor = run(original, target, num_iters, eps)
+    with torch.set_grad_enabled(recorded or (others and torch.is_grad_enabled())):
+        corrected: torch.Tensor = run(original, target, num_iters, eps)
     return corrected.reshape(img.shape)
 
 
@@ -115,9 +116,8 @@ def _sums(now: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, eps: fl
     rows = _centred(now)
     finite = rows.sum(0).isfinite()
     used = (usable & _unclipped(now, eps)).T & finite
-    weights = torch.stack([used.double(), _rows(target).masked_fill(~used, 0)])
-    sums = weights.flatten(0, 1) @ _products(rows.masked_fill(~finite, 0), 4).T
-    return sums.unflatten(0, (2, -1))
+    weights = torch.cat([used.double(), _rows(target).masked_fill(~used, 0)])
+    return (weights @ _products(rows.masked_fill(~finite, 0), 4).T).unflatten(0, (2, -1))
 
 
 def _fit(sums: torch.Tensor, channels: int) -> torch.Tensor:
@@ -141,14 +141,23 @@ def _rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def _products(rows: torch.Tensor, degree: int) -> torch.Tensor:
-    """All products of up to ``degree`` of the rows, those of most factors first, in the order of ``_monomials``."""
-    powers = [torch.ones_like(rows[:1])]
-    for _ in range(degree):
-        # Of the products with one factor less, those whose first factor is this one or a later one are the last.
-        before, channels = powers[-1], len(rows)
-        starts = [len(before) - math.comb(channels - c + len(powers) - 2, len(powers) - 1) for c in range(channels)]
-        powers.append(torch.cat([rows[c] * before[start:] for c, start in enumerate(starts)]))
-    return torch.cat(powers[::-1])
+    """All products of up to ``degree`` of the rows, in the order of ``_monomials``.
+
+    They are made row by row: PyTorch's threads, who would wait for one another at each of many small steps, meet at the
+    matrix products alone.
+    """
+    monomials = _monomials(len(rows), degree)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or followed((rows,)):
+        found: dict[tuple[int, ...], torch.Tensor] = {(): torch.ones_like(rows[0])}
+        for product in monomials[-2::-1]:
+            found[product] = rows[product[0]] * found[product[1:]]
+        return torch.stack([found[product] for product in monomials])
+    result = rows.new_empty(len(monomials), rows.shape[1])
+    places = dict(zip(monomials, result))
+    places[()].fill_(1)
+    for product in monomials[-2::-1]:
+        torch.mul(rows[product[0]], places[product[1:]], out=places[product])
+    return result
 
 
 def _monomials(channels: int, degree: int) -> list[tuple[int, ...]]:
