@@ -200,14 +200,14 @@ MUTANTS = {
     ),
     "odd pixels lost": Mutant(
         "cpu/splatter.inl",
-        "sum += lower[copy * copy_size + l] + upper[copy * copy_size + l];",
-        "sum += T(0);",
+        "store(even + i, load(even + i) + load(odd + i));",
+        "store(even + i, load(even + i));",
         agreement("forward", "splat", "wide"),
     ),
     "sums not cleared": Mutant(
         "cpu/splatter.inl",
-        "clear(span + copy * copy_size + first * depth_size, (end_ - first) * depth_size);",
-        "clear(span + first * depth_size, (end_ - first) * depth_size);",
+        "      clear(odd, size);\n",
+        "",
         agreement("forward", "splat", "wide"),
     ),
     "a span in the row before": Mutant(
@@ -255,24 +255,12 @@ MUTANTS = {
         agreement("forward", "splat", "depth 2"),
         AVX2,
     ),
-    "groups after the third": Mutant(
+    "a last group in place of the first": Mutant(
         "cpu/splatter.inl",
-        "add_groups<1>(pixels, begin, contributions, n, sums);",
-        "add_groups<1>(pixels, begin, contributions, 0, sums);",
-        agreement("forward", "splat", "wide 3 to 9"),
+        "add_groups<1>(pixels, begin, contributions, rest, n, sums);",
+        "add_groups<1>(pixels, begin, contributions, rest, 0, sums);",
+        agreement("forward", "splat", "wide many channels"),
         AVX2,
-    ),
-    "a band's last row": Mutant(
-        "cpu/splatter.inl",
-        "if (y >= top_[b] && y < bottom_[b]) {",
-        "if (y >= top_[b] && y + 1 < bottom_[b]) {",
-        agreement("forward", "splat", "large"),
-    ),
-    "bands of tiles that leave one out": Mutant(
-        "cpu/splatter.inl",
-        "run(n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);",
-        "run(n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1) - (band > 0), &splatter);",
-        agreement("backward", "slice", "large"),
     ),
     # --- Gradients of the drivers
     "a slope along the other axis": Mutant(

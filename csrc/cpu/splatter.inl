@@ -29,9 +29,9 @@ struct GivenContributions {
   const T* from;
   int64_t C;
   BO_INLINE_MEMBER void weigh(int64_t, Vec<T>*) const {}
-  BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int v) const {
-    return repeat4(from + i * C + 4 * n, kGroups ? 4 : min_of<int64_t>(C - 4 * n, 4), v);
-  }
+  BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int v) const { return repeat4(from + i * C + 4 * n, 4, v); }
+  // Of the last group, where that is not whole
+  BO_INLINE_MEMBER Vec<T> rest(int64_t i, int v) const { return repeat4(from + i * C + C / 4 * 4, C % 4, v); }
 };
 // The contributions grad_i·in_j (in_3 = 1) of 3 × 4 matrices, which are never stored. image, grad: [pixel][3]
 template <class T>
@@ -42,6 +42,7 @@ struct OuterContributions {
     for (int v = 0; v < 16 / Vec<T>::kLanes; ++v) weights[v] = weights[v] * repeat_rgb1(image + 3 * i, v);
   }
   BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int) const { return broadcast(grad[3 * i + n]); }
+  BO_INLINE_MEMBER Vec<T> rest(int64_t, int) const { return broadcast(T(0)); }  // there is none
 };
 
 // Adds contributions to the sums of one band, which start as zeros.
@@ -108,8 +109,8 @@ class Splatter {
   // the upper one; of a column left and right in the grid row below, then in the one above.
   static constexpr int64_t kGroup = 16;
   static constexpr int kVectors = kGroup / Vec<T>::kLanes;
-  // Copies of a span's sums that pixels are added to in turn. They halve the waiting where it cannot be avoided.
-  static constexpr int64_t kCopies = kManyPixels < kNever ? 1 : 2;
+  // Where all pixels are added in turn, odd ones have a copy of the span's sums of their own: there is less waiting.
+  static constexpr int kCopies = kManyPixels == kNever ? 2 : 1;
   // What a column has that is not in the band's sums: pixels, and the depths of its sums
   struct Pending {
     int64_t pixels, first, end;
@@ -203,16 +204,21 @@ class Splatter {
       pixels[part] = bits;
     }
     constexpr int kAtOnce = kVectors > 2 ? 2 : 3;  // groups
-    const int64_t groups = Contributions::kGroups ? Contributions::kGroups : depth_size_ / kGroup;
+    constexpr bool kWhole = Contributions::kGroups > 0;
+    const int64_t groups = kWhole ? Contributions::kGroups : g_.C / 4;
     T* const sums = depth_sums(z);
+    const auto channels = [&](int64_t i, int64_t n, int v) { return contributions.channels(i, n, v); };
     int64_t n = 0;
-    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(pixels, begin, contributions, n, sums);
-    for (; n < groups; ++n) add_groups<1>(pixels, begin, contributions, n, sums);
+    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(pixels, begin, contributions, channels, n, sums);
+    for (; n < groups; ++n) add_groups<1>(pixels, begin, contributions, channels, n, sums);
+    if (!kWhole && g_.C % 4) {
+      const auto rest = [&](int64_t i, int64_t, int v) { return contributions.rest(i, v); };
+      add_groups<1>(pixels, begin, contributions, rest, n, sums);
+    }
   }
-  template <int kCount, class Contributions>
-  BO_INLINE_MEMBER void add_groups(const uint64_t* pixels, int64_t begin, const Contributions& contributions, int64_t n,
-                                   T* to) const {
-    const Contributions from = contributions;
+  template <int kCount, class Contributions, class Channels>
+  BO_INLINE_MEMBER void add_groups(const uint64_t* pixels, int64_t begin, const Contributions& contributions,
+                                   const Channels& channels, int64_t n, T* to) const {
     to += n * kGroup;
     Vec<T> sums[kCount][kVectors];
     for (int g = 0; g < kCount; ++g)
@@ -223,9 +229,9 @@ class Splatter {
         const int64_t i = first + lowest_bit(bits);
         Vec<T> weights[kVectors];
         for (int v = 0; v < kVectors; ++v) weights[v] = spread4(weights_ + 4 * i, v);
-        from.weigh(i, weights);
+        contributions.weigh(i, weights);
         for (int g = 0; g < kCount; ++g)
-          for (int v = 0; v < kVectors; ++v) sums[g][v] = mul_add(weights[v], from.channels(i, n + g, v), sums[g][v]);
+          for (int v = 0; v < kVectors; ++v) sums[g][v] = mul_add(weights[v], channels(i, n + g, v), sums[g][v]);
       }
     }
     for (int g = 0; g < kCount; ++g)
@@ -237,29 +243,39 @@ class Splatter {
   BO_INLINE_MEMBER void add_pixels_in_turn(const int32_t* kz, int64_t begin, int64_t end,
                                            const Contributions& contributions) {
     // Local copies, as the compiler must assume that stores to the sums change members.
+    constexpr bool kWhole = Contributions::kGroups > 0;
     const Contributions from = contributions;
-    const int64_t depth_size = depth_size_, groups = from.kGroups ? from.kGroups : depth_size / kGroup;
+    const int64_t depth_size = depth_size_, groups = kWhole ? Contributions::kGroups : g_.C / 4;
+    const bool rest = !kWhole && g_.C % 4 > 0;
     const T* const corners = weights_;
+    const auto add_group = [](const Vec<T>* weights, const Vec<T>* channels, T* to) {
+      for (int v = 0; v < kVectors; ++v) {
+        T* const sum = to + v * Vec<T>::kLanes;
+        store(sum, mul_add(weights[v], channels[v], load(sum)));
+      }
+    };
     const auto add_pixel = [=](int64_t i, T* sums) {
-      Vec<T> weights[kVectors];
+      Vec<T> weights[kVectors], channels[kVectors];
       for (int v = 0; v < kVectors; ++v) weights[v] = spread4(corners + 4 * i, v);
       from.weigh(i, weights);
       T* to = sums + kz[i] * depth_size;
       for (int64_t n = 0; n < groups; ++n, to += kGroup) {
-        Vec<T> channels[kVectors];
         for (int v = 0; v < kVectors; ++v) channels[v] = from.channels(i, n, v);
-        for (int v = 0; v < kVectors; ++v) {
-          T* const sum = to + v * Vec<T>::kLanes;
-          store(sum, mul_add(weights[v], channels[v], load(sum)));
-        }
+        add_group(weights, channels, to);
+      }
+      if (rest) {
+        for (int v = 0; v < kVectors; ++v) channels[v] = from.rest(i, v);
+        add_group(weights, channels, to);
       }
     };
     T* const sums = depth_sums(0);
-    const int64_t copy_size = copy_size_;
+    const int64_t odd = kCopies == 2 ? copy_size_ : 0;
     int64_t i = begin;
-    for (; i + kCopies <= end; i += kCopies)
-      for (int64_t copy = 0; copy < kCopies; ++copy) add_pixel(i + copy, sums + copy * copy_size);
-    for (; i < end; ++i) add_pixel(i, sums);
+    for (; i + 1 < end; i += 2) {
+      add_pixel(i, sums);
+      add_pixel(i + 1, sums + odd);
+    }
+    if (i < end) add_pixel(i, sums);
   }
 
   // Depth −1 is zeros.
@@ -269,9 +285,15 @@ class Splatter {
   void add_span() {
     if (first_ >= end_) return;
     // Local copies, as above.
-    const int64_t depth_size = depth_size_, copy_size = copy_size_, first = first_, end = min_of(end_ + 1, g_.Gd);
+    const int64_t depth_size = depth_size_, first = first_, end = min_of(end_ + 1, g_.Gd);
     const T upper_weight = ty_, lower_weight = T(1) - ty_;
     T* const span = depth_sums(0);
+    const int64_t size = (end_ - first) * depth_size;
+    if (kCopies == 2) {
+      T *const even = span + first * depth_size, *const odd = even + copy_size_;
+      for (int64_t i = 0; i < size; i += Vec<T>::kLanes) store(even + i, load(even + i) + load(odd + i));
+      clear(odd, size);
+    }
     T* const column = columns_ + kx_ * g_.Gd * depth_size;
     Pending& pending = pending_[kx_];
     if (pending.end == 0) pending.first = pending.end = first;
@@ -284,14 +306,12 @@ class Splatter {
       const T *BO_RESTRICT lower = span + i, *BO_RESTRICT upper = lower - depth_size + 8;
       T* BO_RESTRICT to = column + i;
       for (int l = 0; l < 8; ++l) {
-        T sum = lower[l] + upper[l];
-        for (int64_t copy = 1; copy < kCopies; ++copy) sum += lower[copy * copy_size + l] + upper[copy * copy_size + l];
+        const T sum = lower[l] + upper[l];
         to[l] = mul_add(sum, lower_weight, to[l]);
         to[8 + l] = mul_add(sum, upper_weight, to[8 + l]);
       }
     }
-    for (int64_t copy = 0; copy < kCopies; ++copy)
-      clear(span + copy * copy_size + first * depth_size, (end_ - first) * depth_size);
+    clear(span + first * depth_size, size);
     first_ = g_.Gd;
     end_ = 0;
   }
@@ -327,7 +347,7 @@ class Splatter {
   const BandSums sums_;
   Scratch memory_, columns_memory_, pending_memory_;
   const int64_t depth_size_;  // elements in the sums of one depth
-  int64_t copy_size_ = 0;     // elements in a copy of the span's sums
+  int64_t copy_size_ = 0;     // elements in a copy
   T* span_ = nullptr;         // the span's sums, [copy][z][group]
   T* columns_ = nullptr;      // the columns' sums, [x][z][group]
   T* weights_ = nullptr;      // [pixel][corner] of a tile
