@@ -2,15 +2,15 @@
 
     python benchmarks/radiance_fields.py            # writes the table and the figure of docs/radiance-fields.md
 
-Each call is timed and weighed in a process of its own, on one thread: the least of several CPU times, and what the
-first call adds to the peak of the process's memory. The plain calls are what ``lib_bilagrid`` computes, by
+Each call is timed and weighed in a process of its own, on one thread: the least of several CPU times, and what a
+call adds to the peak of the process's memory. The plain calls are what ``lib_bilagrid`` computes, by
 ``grid_sample`` and ``lstsq``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import subprocess
 import sys
 import time
@@ -106,31 +106,41 @@ def prepared(call: str, way: str) -> Callable[[], Any]:
     return step
 
 
-def measured(call: str, way: str) -> dict[str, float]:
-    """In this process: CPU seconds, and bytes beside what is there already."""
-    torch.set_num_threads(1)
+def seconds(call: str, way: str) -> float:
+    """CPU seconds of a call, in this process."""
+    step = prepared(call, way)
+    step()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < 2 and len(times) < 20):
+        begin = time.process_time()
+        step()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def added(call: str, way: str) -> float:
+    """Bytes that a call adds to the peak of this process, which gives memory back when it is freed (``GIVES_BACK``)."""
     step = prepared(call, way)
 
     def kilobytes(what: str) -> int:
         return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0])
 
+    step()
     Path("/proc/self/clear_refs").write_text("5")
     before = kilobytes("VmRSS")
-    result = step()
-    added = (kilobytes("VmHWM") - before) * 1024
-    del result
-    times = []
-    while len(times) < 3 or (sum(times) < 2 and len(times) < 20):
-        begin = time.process_time()
-        step()
-        times.append(time.process_time() - begin)
-    return {"seconds": min(times), "bytes": added}
+    step()
+    return (kilobytes("VmHWM") - before) * 1024
 
 
-def in_a_process(call: str, way: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, __file__, "--one", call, way], check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+MEASURES = {"seconds": seconds, "bytes": added}
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+def in_a_process(call: str, way: str, what: str) -> float:
+    environment = os.environ | (GIVES_BACK if what == "bytes" else {})
+    command = [sys.executable, __file__, "--one", call, way, what]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return float(done.stdout)
 
 
 def number(value: float) -> str:
@@ -172,12 +182,16 @@ def draw(results: Any, file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--one", nargs=2, metavar=("CALL", "WAY"), help="measure one, and print it")
+    parser.add_argument("--one", nargs=3, metavar=("CALL", "WAY", "WHAT"), help="measure one, and print it")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measured(*options.one)))
+        torch.set_num_threads(1)
+        call, way, what = options.one
+        print(MEASURES[what](call, way))
         return
-    results = {call: {way: in_a_process(call, way) for way in WAYS} for call in CALLS}
+    results = {
+        call: {way: {what: in_a_process(call, way, what) for what in MEASURES} for way in WAYS} for call in CALLS
+    }
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     draw(results, FIGURE)
