@@ -19,7 +19,7 @@ BELOW = {
     "ops": {"_core", "frameworks", "ops"},
     "reference": {"_core", "ops", "reference"},
     "compat": {"_core", "compat", "frameworks", "ops"},
-    "export": {"_core", "_cpu", "export", "ops"},
+    "export": {"_core", "_cpu", "export", "frameworks", "hdrnet", "ops"},
     "hdrnet": {"", "_core", "compat", "frameworks", "hdrnet", "ops", "photo"},
     "photo": {"", "_core", "hdrnet", "ops", "photo"},
 }

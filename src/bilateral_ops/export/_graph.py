@@ -1,9 +1,9 @@
-"""What the models of ``onnx.py`` are made of: nodes and constants, the sampling rule, guides."""
+"""What the models of ``onnx.py`` are made of: nodes and constants, the sampling rule, guides, averages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -57,6 +57,10 @@ class Graph:
         """An array of these axes with its axes in another order."""
         return value if axes == wanted else self("Transpose", value, perm=[axes.index(axis) for axis in wanted])
 
+    def is_nan(self, value: str) -> str:
+        """Where an array is NaN, without ``IsNaN``, which MNN does not have."""
+        return self("Not", self("Equal", value, value))
+
     def between(self, low: str, high: str, t: str) -> str:
         """low + t·(high − low)"""
         return self("Add", low, self("Mul", t, self("Sub", high, low)))
@@ -66,8 +70,9 @@ class Pixels:
     """What depends on whether channels come first or last in the arrays that the graph computes with."""
 
     def __init__(self, first: bool) -> None:
-        self.first = first
         self.axes = LAYOUTS["NCHW" if first else "NHWC"]
+        self.first = first
+        self.channel, self.row, self.column = map(self.axes.index, "CHW")
 
     def mixed(self, g: Graph, image: str, weights: Any, bias: Any) -> str:
         """Σ_j weights[i,j]·in_j + bias_i at every pixel."""
@@ -75,24 +80,72 @@ class Pixels:
             return g("Conv", image, np.asarray(weights)[..., None, None], bias)
         return g("Add", g("MatMul", image, np.asarray(weights).T), bias)
 
-    def applied(self, g: Graph, matrix: str, image: str, affine: bool) -> str:
-        """The matrices times the image: (N,Co,L,H,W) and (N,Ci,H,W), or (N,H,W,Co,L) and (N,H,W,Ci)."""
-        channel = self.axes.index("C")
+    def channels(self, g: Graph, value: str, start: int, stop: int) -> str:
+        return g("Slice", value, [start], [stop], [self.channel])
+
+    def applied(self, g: Graph, matrices: str, image: str, shape: tuple[int, int], affine: bool) -> str:
+        """The matrices, Co·L channels, times the image, row by row, so that no array has more axes than the image."""
+        rows, columns = shape
         if affine:
             pads = [0] * 8
-            pads[4 + channel] = 1
+            pads[4 + self.channel] = 1
             image = g("Pad", image, pads, 1.0)
-        products = g("Mul", matrix, g("Unsqueeze", image, [channel]))
-        return g("ReduceSum", products, [channel + 1], keepdims=0)
+        sums = []
+        for row in range(rows):
+            matrix = self.channels(g, matrices, row * columns, (row + 1) * columns)
+            sums.append(g("ReduceSum", g("Mul", matrix, image), [self.channel], keepdims=1))
+        return g("Concat", *sums, axis=self.channel)
+
+    def averaged(self, g: Graph, image: str, size: tuple[int, int]) -> str:
+        """Averages over the area of every pixel of the result (``resize_area``), as products with shares of pixels."""
+        rows, columns = (_shares(g, g.size(image, axis), n) for axis, n in zip((self.row, self.column), size))
+        if self.first:
+            return g("MatMul", g("MatMul", rows, image), g("Transpose", columns, perm=[1, 0]))
+        # Each row of the image, all its pixels' channels, is an entry of one matrix.
+        shape = g("Shape", image)
+        batch, width, channels = (g("Gather", shape, [axis], axis=0) for axis in (0, 2, 3))
+        flat = g("Reshape", image, g("Concat", batch, g("Gather", shape, [1], axis=0), [-1], axis=0))
+        shrunk = g("Reshape", g("MatMul", rows, flat), g("Concat", batch, [size[0]], width, channels, axis=0))
+        return g("MatMul", columns, shrunk)
+
+    def resized(self, g: Graph, image: str, height: str, width: str) -> str:
+        """Bilinear interpolation, the corners' pixels on one another; sizes are arrays of one number."""
+        first = g.arranged(image, self.axes, LAYOUTS["NCHW"])
+        sizes = g("Concat", g("Gather", g("Shape", first), [0, 1], axis=0), height, width, axis=0)
+        how = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+        return g.arranged(g("Resize", first, "", "", sizes, **how), LAYOUTS["NCHW"], self.axes)
+
+
+def _shares(g: Graph, size: str, count: int) -> str:
+    """(count, size): the share that each pixel of an axis has of each of ``count`` averages, of whole numbers."""
+    start = g("Unsqueeze", g("Mul", g("Range", 0, count, 1), size), [1])
+    pixel = g("Mul", g("Range", 0, size, 1), count)
+    stop = g("Min", g("Add", start, size), g("Add", pixel, count))
+    length = g("Max", g("Sub", stop, g("Max", start, pixel)), 0)
+    return g("Div", g.cast(length, "float32"), g.cast(size, "float32"))
 
 
 # --- The sampling rule
 
 
+class Position(NamedTuple):
+    """Where pixels fall on an axis of cells: the cell below, the one above, and the fraction from this to that.
+
+    Of rows and columns, arrays of one axis; with coordinates of their own, and in depth, of three, (N,H,W). ``scaled``
+    is the position with the first cell at −1 and the last at 1.
+    """
+
+    below: str
+    above: str
+    fraction: str
+    scaled: str
+    own: bool
+
+
 def along(
     g: Graph, count: str, first: Any, full: str, cells: int, align_corners: bool, pixel_corners: bool
-) -> tuple[str, str]:
-    """Positions of a row's pixels on an axis of cells, clamped, as (whole numbers, what to divide them by)."""
+) -> Position:
+    """Of a row's or column's pixels. Quotients of whole numbers, so that fractions are rounded once."""
     i = g("Mul", g("Add", g("Range", 0, count, 1), first), 2)
     if pixel_corners:
         full = g("Sub", full, 1)
@@ -101,73 +154,79 @@ def along(
     full = g("Max", full, 1)  # of one pixel, or none
     of = g("Mul", full, 2)
     p = g("Mul", i, cells - 1) if align_corners else g("Sub", g("Mul", i, cells), full)
-    return g("Min", g("Max", p, 0), g("Mul", of, cells - 1)), of
+    p = g("Min", g("Max", p, 0), g("Mul", of, cells - 1))
+    below = g("Div", p, of)
+    fraction = g("Div", g.cast(g("Sub", p, g("Mul", below, of)), "float32"), g.cast(of, "float32"))
+    whole = g("Mul", of, max(cells - 1, 1))
+    scaled = g("Div", g.cast(g("Sub", g("Mul", p, 2), whole), "float32"), g.cast(whole, "float32"))
+    return Position(below, g("Min", g("Add", below, 1), cells - 1), fraction, scaled, own=False)
 
 
-def in_depth(g: Graph, guide: str, cells: int, align_corners: bool) -> str:
-    """Positions of a guide's values, clamped, in float32."""
-    u = g("Clip", guide, 0.0, 1.0)
+def at(g: Graph, u: str, cells: int, align_corners: bool) -> Position:
+    """Of coordinates in [0, 1], a guide's among them, in float32."""
+    u = g("Clip", u, 0.0, 1.0)
     if align_corners:
-        return g("Mul", u, float(cells - 1))
-    return g("Clip", g("Sub", g("Mul", u, float(cells)), 0.5), 0.0, float(cells - 1))
+        p = g("Mul", u, float(cells - 1))
+    else:
+        p = g("Clip", g("Sub", g("Mul", u, float(cells)), 0.5), 0.0, float(cells - 1))
+    below = g("Cast", g("Floor", p), to=TensorProto.INT64)
+    fraction = g("Sub", p, g.cast(below, "float32"))
+    scaled = g("Sub", g("Mul", p, 2 / max(cells - 1, 1)), 1.0)
+    return Position(below, g("Min", g("Add", below, 1), cells - 1), fraction, scaled, own=True)
 
 
-def _by_grid_sample(g: Graph, grid: str, position: Sequence[Any], sizes: Sequence[int], guide: str) -> str:
-    """The matrices (N,Co,L,H,W) of a grid (N,Co,L,Gd,Gh,Gw)."""
-    (y, of_y), (x, of_x), z = position
-    Gh, Gw, Gd, Co, L = sizes
+#: How matrices are looked up in a grid of Co·L channels, in the order of cells that a form reads: its positions along
+#: rows, columns and depth → Co·L channels at every pixel.
+Form: TypeAlias = "Callable[[Graph, str, tuple[Position, Position, Position], Sequence[int]], str]"
 
-    def spanned(p: str, of: str, cells: int) -> str:
-        # From 0 … cells − 1 to GridSample's −1 … 1, which align_corners=1 takes back there.
-        of = g("Mul", of, max(cells - 1, 1))
-        return g("Div", g.cast(g("Sub", g("Mul", p, 2), of), "float32"), g.cast(of, "float32"))
 
-    places = g("Unsqueeze", g("Sub", g("Mul", z, 2 / max(Gd - 1, 1)), 1.0), [1, 4])  # N 1 H W 1
+def _by_grid_sample(g: Graph, grid: str, position: tuple[Position, ...], sizes: Sequence[int]) -> str:
+    """Of a grid (N,Co,L,Gd,Gh,Gw), channels first."""
+    y, x, z = position
+    Gh, Gw, Gd, channels = sizes
+    places = g("Unsqueeze", z.scaled, [1, 4])  # N 1 H W 1
     shape = g("Shape", places)
-    columns = g("Unsqueeze", spanned(x, of_x, Gw), [1])
-    rows = g("Unsqueeze", spanned(y, of_y, Gh), [1, 2])
-    places = g("Concat", g("Expand", columns, shape), g("Expand", rows, shape), places, axis=-1)
-    volume = g("Reshape", grid, [0, Co * L, Gd, Gh, Gw])
-    sampled = g("GridSample", volume, places, mode="linear", padding_mode="border", align_corners=1)
-    size = g("Shape", guide)
-    height, width = g("Gather", size, [1], axis=0), g("Gather", size, [2], axis=0)
-    return g("Reshape", sampled, g("Concat", [0, Co, L], height, width, axis=0))
+    columns = g("Unsqueeze", x.scaled, [1, 4] if x.own else [1])
+    rows = g("Unsqueeze", y.scaled, [1, 4] if y.own else [1, 2])
+    if not x.own:
+        columns, rows = g("Expand", columns, shape), g("Expand", rows, shape)
+    places = g("Concat", columns, rows, places, axis=-1)
+    volume = g("Reshape", grid, [-1, channels, Gd, Gh, Gw])
+    return g("Squeeze", g("GridSample", volume, places, mode="linear", padding_mode="border", align_corners=1), [2])
 
 
-def _by_gather(g: Graph, grid: str, position: Sequence[Any], sizes: Sequence[int], guide: str) -> str:
-    """The matrices (N,H,W,Co,L) of a grid (N,Gh,Gw,Gd,Co,L)."""
-    (y, of_y), (x, of_x), z = position
-    Gh, Gw, Gd, Co, L = sizes
+def _by_gather(g: Graph, grid: str, position: tuple[Position, ...], sizes: Sequence[int]) -> str:
+    """Of a grid (N,Gh,Gw,Gd,Co,L), channels last: cells are rows of a matrix, and no array has more than four axes."""
+    y, x, z = position
+    Gh, Gw, Gd, channels = sizes
+    count, height = (g.size(z.fraction, axis) for axis in range(2))
+    images = g("Unsqueeze", g("Range", 0, count, 1), [1, 2])
 
-    def cells(p: str, of: str, count: int) -> tuple[str, str, str]:
-        below = g("Div", p, of)
-        t = g("Div", g.cast(g("Sub", p, g("Mul", below, of)), "float32"), g.cast(of, "float32"))
-        return below, g("Min", g("Add", below, 1), count - 1), t
+    def weight(p: Position) -> str:
+        return g("Unsqueeze", p.fraction, [3] if p.own else [1])
 
-    # A row of the image lies between two rows of cells: these are interpolated once for all its pixels.
-    below, above, t = cells(y, of_y, Gh)
-    t = g("Unsqueeze", t, [1, 2, 3])
-    flat = g("Reshape", grid, [0, Gh, Gw, Gd, Co * L])
-    rows = g.between(g("Gather", flat, below, axis=1), g("Gather", flat, above, axis=1), t)
-    rows = g("Reshape", rows, g("Concat", g("Gather", g("Shape", guide), [0, 1], axis=0), [Gw * Gd, Co * L], axis=0))
+    if x.own:
+        cells = g("Reshape", grid, [-1, channels])
+        starts = [g("Mul", g("Add", g("Mul", images, Gh), row), Gw) for row in (y.below, y.above)]
+    else:
+        # A row of the image lies between two rows of cells: these are interpolated once for all its pixels.
+        flat = g("Reshape", grid, [-1, Gh, Gw * Gd * channels])
+        rows = g.between(*(g("Gather", flat, row, axis=1) for row in (y.below, y.above)), weight(y))
+        cells = g("Reshape", rows, [-1, channels])
+        row = g("Unsqueeze", g("Range", 0, height, 1), [1])
+        starts = [g("Mul", g("Add", g("Mul", images, height), row), Gw)]
 
-    k = g("Cast", g("Floor", z), to=TensorProto.INT64)
-    k_above = g("Min", g("Add", k, 1), Gd - 1)
-    t_z = g("Unsqueeze", g("Sub", z, g.cast(k, "float32")), [3])
-    left, right, t_x = cells(x, of_x, Gw)
+    def cell(start: str, column: str, depth: str) -> str:
+        return g("Gather", cells, g("Add", g("Mul", g("Add", start, column), Gd), depth), axis=0)
 
-    def cell(j: str, depth: str) -> str:
-        places = g("Unsqueeze", g("Add", g("Mul", j, Gd), depth), [3])
-        return g("GatherND", rows, places, batch_dims=2)
+    def column(start: str, j: str) -> str:
+        return g.between(cell(start, j, z.below), cell(start, j, z.above), weight(z))
 
-    def column(j: str) -> str:
-        return g.between(cell(j, k), cell(j, k_above), t_z)
-
-    sampled = g.between(column(left), column(right), g("Unsqueeze", t_x, [1]))
-    return g("Reshape", sampled, g("Concat", g("Shape", guide), [Co, L], axis=0))
+    found = [g.between(column(start, x.below), column(start, x.above), weight(x)) for start in starts]
+    return found[0] if len(found) == 1 else g.between(*found, weight(y))
 
 
-FORMS: dict[str, Any] = {"GridSample": _by_grid_sample, "GatherND": _by_gather}
+FORMS: dict[str, Form] = {"GridSample": _by_grid_sample, "Gather": _by_gather}
 
 
 # --- Guides
@@ -190,4 +249,4 @@ def guide_of(g: Graph, pixels: Pixels, guide: Any, image: str) -> str:
             curve = pixels.mixed(g, knots, mix * guide.slopes[i : i + 1], bias)
             value = g("Add", value, curve) if value else curve
         value = g("Clip", value, 0.0, 1.0)
-    return g("Squeeze", value, [pixels.axes.index("C")])
+    return g("Squeeze", value, [pixels.channel])

@@ -1,18 +1,19 @@
 """Models of standard ONNX operators that compute what :func:`bilateral_ops.enhance` and ``slice_apply`` do.
 
 They run wherever ONNX does (ONNX Runtime, mobile and browser runtimes, other vendors' accelerators), on images and
-batches of any size. :func:`enhance` and :func:`slice_apply` make a model, :func:`behind` puts it behind a network that
+batches of any size. :func:`hdrnet` makes a trained model's whole pipeline, or its two halves; :func:`enhance`,
+:func:`slice_apply` and :func:`slice` make models of one operation, :func:`behind` puts one behind a network that
 predicts the grid, and :func:`save` writes it to a file.
 
 Two forms look the grid up:
 
 - ``"GridSample"``: one 5-D ``GridSample`` (opset 20 or newer). ONNX Runtime has it on the CPU.
-- ``"GatherND"``: four ``GatherND`` and arithmetic (opset 13 or newer), for runtimes whose ``GridSample`` is for images
-  alone, as OpenVINO's is.
+- ``"Gather"``: ``Gather`` from the grid as rows of one matrix, and arithmetic (opset 13 or newer); no array has more
+  than four axes. For runtimes whose ``GridSample`` is for images alone, as OpenVINO's, TensorRT's and MNN's are.
 
 Positions along rows and columns are quotients of whole numbers, exact for images of any size and for tiles of one;
 everything else is float32. Results are the package's to rounding: along an axis of G cells positions are off by at most
-about G·2⁻²³ (``GatherND``: half of that), which matters as far as neighbouring cells differ. An infinite guide is
+about G·2⁻²³ (``Gather``: half of that), which matters as far as neighbouring cells differ. An infinite guide is
 clamped, and a NaN in the guide gives NaN in that pixel and in no other; ONNX Runtime's ``GridSample`` alone would do
 neither.
 
@@ -43,7 +44,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -56,21 +57,28 @@ from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 
+if TYPE_CHECKING:
+    from ..hdrnet import Predictor
+
 with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     import onnx
     from onnx import TensorProto, helper
 
-    from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, along, guide_of, in_depth
+    from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, Position, along, at, guide_of
+    from ._network import predicted, predictor_of
 
-__all__ = ["behind", "enhance", "save", "slice_apply"]
+__all__ = ["behind", "enhance", "hdrnet", "save", "slice", "slice_apply"]
 
-_Form: TypeAlias = Literal["GridSample", "GatherND"]
+_Form: TypeAlias = Literal["GridSample", "Gather"]
+_Part: TypeAlias = Literal["whole", "network", "render"]
 _Layout: TypeAlias = Literal["NHWC", "NCHW"]
 _Image: TypeAlias = Literal["float32", "float16", "uint8", "uint16"]
 _Grid: TypeAlias = Literal["float32", "float16"]
 #: The oldest opset that has a form's operators as they are used here.
-_OLDEST = {"GridSample": 20, "GatherND": 13}
+_OLDEST = {"GridSample": 20, "Gather": 13}
 _GRID_AXES = ("N", "Gh", "Gw", "Gd", "Co", "L")
+# A network that a model is put behind may call the sizes of its own image H and W.
+_FREE = {"H": "full_H", "W": "full_W"}
 
 
 def _checked_guide(op: str, guide: Any) -> tuple[Any, int]:
@@ -109,7 +117,7 @@ def enhance(
         The grid's cells, and its matrices: ``L`` is ``Ci``, or ``Ci + 1`` where the last column is an offset.
     guide : CurvesGuide, NNGuide or LumaGuide
         Its parameters become constants of the model, in float32. They say what ``Ci`` is.
-    form : "GridSample" or "GatherND"
+    form : "GridSample" or "Gather"
         How the grid is looked up: see the module's description.
     layout : "NHWC" or "NCHW"
         The axes of the image and of the result.
@@ -130,7 +138,7 @@ def enhance(
     align_corners : bool
         The sampling rule, as in :func:`bilateral_ops.slice`.
     opset : int
-        The version of ONNX's operators: at least 20 for ``"GridSample"``, 13 for ``"GatherND"``.
+        The version of ONNX's operators: at least 20 for ``"GridSample"``, 13 for ``"Gather"``.
 
     Returns
     -------
@@ -151,8 +159,8 @@ def enhance(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
     record, channels = _checked_guide("onnx.enhance", guide)
-    layouts = (form, layout, grid_axes, image, grid)
-    return _model("onnx.enhance", grid_shape, record, channels, *layouts, xy, window, align_corners, opset)
+    model = _Model("onnx.enhance", form, layout, image, grid, xy, window, align_corners, opset)
+    return model.applying(grid_shape, grid_axes, channels, record)
 
 
 def slice_apply(
@@ -194,125 +202,389 @@ def slice_apply(
     -----
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    layouts = (form, layout, grid_axes, image, grid)
-    return _model("onnx.slice_apply", grid_shape, None, Ci, *layouts, xy, window, align_corners, opset)
+    model = _Model("onnx.slice_apply", form, layout, image, grid, xy, window, align_corners, opset)
+    return model.applying(grid_shape, grid_axes, Ci, None)
 
 
-def _model(
-    op: str,
-    grid_shape: Any,
-    guide: Any,
-    channels: int,
-    form: str,
-    layout: str,
-    grid_axes: str,
-    image_dtype: str,
-    grid_dtype: str,
-    rule: str | None,
-    window: bool,
-    align_corners: bool,
-    opset: int,
+def slice(
+    grid_shape: Sequence[int],
+    *,
+    form: _Form = "GridSample",
+    layout: _Layout = "NHWC",
+    grid_axes: str = "N Gh Gw Gd C",
+    grid: _Grid = "float32",
+    xy: PixelRule | Literal["array"] | None = None,
+    window: bool = False,
+    align_corners: bool = False,
+    opset: int = 20,
 ) -> onnx.ModelProto:
-    if rule is None:
-        rule = "corners" if align_corners else "centers"
-    for name, value, choice in (
-        ("form", form, tuple(FORMS)),
-        ("layout", layout, tuple(LAYOUTS)),
-        ("image", image_dtype, tuple(DTYPES)),
-        ("grid", grid_dtype, ("float32", "float16")),
-        ("xy", rule, ("centers", "corners")),
-    ):
-        if value not in choice:
-            raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
-    oldest, newest = _OLDEST[form], onnx.defs.onnx_opset_version()
-    if opset not in range(oldest, newest + 1):
-        raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {opset!r}.")
-    shape = integers(op, "grid_shape", "five integers (Gh, Gw, Gd, Co, L)", 5, grid_shape)
-    if min(shape) < 1 or shape[4] - channels not in (0, 1):
-        raise ValueError(
-            f"{op}: grid_shape must be (Gh, Gw, Gd, Co, {channels} or {channels + 1}), all of them at least 1, for "
-            f"an image of {channels} channels, got {shape}."
-        )
-    groups = _groups(op, grid_axes)
-    sizes = dict(zip(_GRID_AXES[1:], shape))
+    """Make the model of :func:`bilateral_ops.slice`: of a bilateral grid, or of a 3-D lookup table.
 
-    g = Graph()
-    pixels = Pixels(first=form == "GridSample")
-    order = ("N", "Co", "L", "Gd", "Gh", "Gw") if pixels.first else _GRID_AXES
-    matrices = _grid_in(g, groups, sizes, order, grid_dtype)
-    picture = _image_in(g, pixels, layout, image_dtype)
+        out = slice(grid, guide)
 
-    if guide is None:
+    Parameters
+    ----------
+    grid_shape : (Gh, Gw, Gd, C)
+        The grid's cells and channels.
+    form, grid, window, align_corners, opset
+        As given to :func:`enhance`.
+    layout : "NHWC" or "NCHW"
+        The axes of the result.
+    grid_axes : str
+        As of :func:`enhance`, of the axes ``N Gh Gw Gd C``.
+    xy : "centers", "corners" or "array", optional
+        The rule of the pixels' coordinates; with ``"array"`` the model has an input ``xy``, float32 (N, H, W, 2), and
+        no ``window``. With colours' red and green there, blue for ``guide`` and ``align_corners=True``, the model looks
+        colours up in a table ``grid[g, r, b]``.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs ``grid``, ``guide``, float32 (N, H, W), and, where asked for, ``xy`` or ``window``; output ``out``,
+        float32 (N, H, W, C).
+
+    Raises
+    ------
+    ValueError
+        A shape, or a choice that is none of those above.
+
+    Notes
+    -----
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
+    """
+    model = _Model("onnx.slice", form, layout, "float32", grid, xy, window, align_corners, opset)
+    return model.slicing(grid_shape, grid_axes)
+
+
+def hdrnet(
+    model: Predictor | str | os.PathLike[str] | None = None,
+    *,
+    part: _Part = "whole",
+    form: _Form = "GridSample",
+    layout: _Layout = "NHWC",
+    image: _Image = "float32",
+    window: bool = False,
+    opset: int = 20,
+) -> onnx.ModelProto:
+    """Make the model of a trained network: what :class:`bilateral_ops.hdrnet.Predictor` computes.
+
+    Parameters
+    ----------
+    model : Predictor, or the path of a model file, optional
+        The model in this package by default.
+    part : "whole", "network" or "render"
+        ``"whole"``: an image → the image enhanced; reduce, network, guide, slice and apply. ``"network"``: the image
+        reduced by areas, ``low`` → ``grid`` (:meth:`Predictor.grid`). ``"render"``: ``grid`` and an image → the image
+        enhanced (:meth:`Predictor.render`), whose grid is the other's.
+    form, layout, image, opset
+        As given to :func:`enhance`; ``layout`` is that of ``low``, too.
+    window : bool
+        As given to :func:`enhance`, of ``"render"`` and a model of one scale.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs and outputs ``image``, ``low``, ``grid`` and ``out`` as ``part`` says: images (N, H, W, 3) of any N, H
+        and W, ``low`` float32 (N, S, S, 3). The grid is float32 (N, Gh, Gw, Gd, 3·scales, 4), or with ``"Gather"``,
+        which is for runtimes of few axes, (N, Gh, Gw, Gd·3·scales·4).
+
+    Raises
+    ------
+    ValueError
+        A choice that is none of those above; errors of model files are those of :func:`read_model`.
+
+    Notes
+    -----
+    NaN and infinity in an image of floats reach all of the result through the network, which a predictor prevents.
+
+    Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
+    """
+    if part not in ("whole", "network", "render"):
+        raise ValueError(f"onnx.hdrnet: part must be one of whole, network, render, got {part!r}.")
+    predictor = predictor_of(model)
+    if window and (part != "render" or predictor.config.scales > 1):
+        raise ValueError("onnx.hdrnet: window must be False but for the part render of a model of one scale, got True.")
+    made = _Model("onnx.hdrnet", form, layout, image, "float32", None, window, False, opset)
+    return made.of_network(predictor, part)
+
+
+class _Model:
+    """A model as it is made: the choices that all have, checked, and their graph."""
+
+    def __init__(
+        self,
+        op: str,
+        form: str,
+        layout: str,
+        image_dtype: str,
+        grid_dtype: str,
+        rule: str | None,
+        window: bool,
+        align_corners: bool,
+        opset: int,
+    ) -> None:
+        if rule is None:
+            rule = "corners" if align_corners else "centers"
+        rules = ("centers", "corners", *("array",) * (op == "onnx.slice"))
+        for name, value, choice in (
+            ("form", form, tuple(FORMS)),
+            ("layout", layout, tuple(LAYOUTS)),
+            ("image", image_dtype, tuple(DTYPES)),
+            ("grid", grid_dtype, ("float32", "float16")),
+            ("xy", rule, rules),
+        ):
+            if value not in choice:
+                raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
+        oldest, newest = _OLDEST[form], onnx.defs.onnx_opset_version()
+        if opset not in range(oldest, newest + 1):
+            raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {opset!r}.")
+        if window and rule == "array":
+            raise ValueError(f"{op}: window must be False where xy is 'array', got True.")
+        self.op, self.form, self.layout = op, form, layout
+        self.image_dtype, self.grid_dtype = image_dtype, grid_dtype
+        self.rule, self.window, self.align_corners, self.opset = rule, window, bool(align_corners), opset
+        self.g = Graph()
+        self.pixels = Pixels(first=form == "GridSample")
+        self.inputs: list[Any] = []
+
+    # --- Whole models
+
+    def applying(self, grid_shape: Any, grid_axes: str, channels: int, guide: Any) -> onnx.ModelProto:
+        shape = integers(self.op, "grid_shape", "five integers (Gh, Gw, Gd, Co, L)", 5, grid_shape)
+        if min(shape) < 1 or shape[4] - channels not in (0, 1):
+            raise ValueError(
+                f"{self.op}: grid_shape must be (Gh, Gw, Gd, Co, {channels} or {channels + 1}), all of them at least "
+                f"1, for an image of {channels} channels, got {shape}."
+            )
+        cells = self.grid(_groups(self.op, grid_axes, _GRID_AXES), dict(zip(_GRID_AXES[1:], shape)), grid_axes)
+        if guide is None:
+            self.inputs.append(_info("guide", TensorProto.FLOAT, ("N", *_FREE.values())))
+        picture = self.image(channels)
+        out = self.rendered(cells, shape, guide, picture)
+        self.deliver(out)
+        self.takes_window()
+        return self.finished(shape, grid_axes, guide, self.picture_info("out", shape[3]))
+
+    def slicing(self, grid_shape: Any, grid_axes: str) -> onnx.ModelProto:
+        axes = ("N", "Gh", "Gw", "Gd", "C")
+        shape = integers(self.op, "grid_shape", "four integers (Gh, Gw, Gd, C)", 4, grid_shape)
+        if min(shape) < 1:
+            raise ValueError(f"{self.op}: grid_shape must be (Gh, Gw, Gd, C), all of them at least 1, got {shape}.")
+        cells = self.grid(_groups(self.op, grid_axes, axes), dict(zip(axes[1:], shape)), grid_axes)
+        self.inputs.append(_info("guide", TensorProto.FLOAT, ("N", *_FREE.values())))
+        if self.rule == "array":
+            self.inputs.append(_info("xy", TensorProto.FLOAT, ("N", *_FREE.values(), 2)))
+        found, nowhere = self.looked_up(cells, shape, "guide")
+        self.deliver(self.g("Where", nowhere, math.nan, found))
+        self.takes_window()
+        return self.finished(shape, grid_axes, None, self.picture_info("out", shape[3]))
+
+    def of_network(self, predictor: Predictor, part: str) -> onnx.ModelProto:
+        g, config = self.g, predictor.config
+        shape = config.grid_shape
+        flat = self.form == "Gather"
+        grid_axes = "N Gh Gw (Gd Co L)" if flat else " ".join(_GRID_AXES)
+        groups, sizes = _groups(self.op, grid_axes, _GRID_AXES), dict(zip(_GRID_AXES[1:], shape))
+        side = config.net_input
+        cells = picture = ""
+        if part == "render":
+            cells = self.grid(groups, sizes, grid_axes)
+        if part != "network":
+            picture = self.image(3)
+        if part == "whole":
+            g.part = "reduce"
+            low = self.pixels.averaged(g, picture, (side, side))
+            low = g.arranged(low, self.pixels.axes, LAYOUTS["NCHW"])
+        elif part == "network":
+            g.part = "network"
+            self.inputs.append(_info("low", TensorProto.FLOAT, _named(self.layout, side, side, 3)))
+            low = g.arranged("low", LAYOUTS[self.layout], LAYOUTS["NCHW"])
+        if part != "render":
+            g.part = "network"
+            # (N, Gd·Co·L, Gh, Gw), a cell's numbers in the order of the grid's.
+            cells = predicted(g, predictor, low)
+        if part == "network":
+            cells = g.arranged(cells, LAYOUTS["NCHW"], LAYOUTS["NHWC"])
+            dimensions = [group[0] if group == ["N"] else math.prod(sizes[a] for a in group) for group in groups]
+            g("Reshape", cells, [-1, *dimensions[1:]], output="grid")
+            return self.finished(shape, grid_axes, None, _info("grid", TensorProto.FLOAT, dimensions))
+        if part == "whole":
+            cells = self.cells(cells, [["N"], ["Gd", "Co", "L"], ["Gh"], ["Gw"]], sizes)
+        guides = [_checked_guide(self.op, guide["float32"])[0] for guide in predictor._model.guides]
+        self.deliver(self.pyramid(cells, shape, guides, picture))
+        self.takes_window()
+        return self.finished(shape, grid_axes, guides[0], self.picture_info("out", 3))
+
+    # --- What they are made of
+
+    def picture_info(self, name: str, channels: int) -> Any:
+        return _info(name, DTYPES[self.image_dtype], _named(self.layout, *_FREE.values(), channels))
+
+    def image(self, channels: int) -> str:
+        """The input ``image`` in float32, its axes as it is computed with."""
+        self.channels = channels
+        self.inputs.append(self.picture_info("image", channels))
+        g, dtype = self.g, self.image_dtype
+        g.part = "image"
+        value = "image" if dtype == "float32" else g.cast("image", "float32")
+        if dtype.startswith("uint"):
+            value = g("Div", value, float(np.iinfo(dtype).max))
+        return g.arranged(value, LAYOUTS[self.layout], self.pixels.axes)
+
+    def grid(self, groups: list[list[str]], sizes: dict[str, int], text: str) -> str:
+        """The input ``grid`` in float32, its cells in the order of the form."""
+        dimensions = [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
+        self.inputs.append(_info("grid", DTYPES[self.grid_dtype], dimensions, f"the bilateral grid, {text}"))
+        self.g.part = "grid"
+        cells = self.cells("grid", groups, sizes)
+        return cells if self.grid_dtype == "float32" else self.g.cast(cells, "float32")
+
+    def cells(self, value: str, groups: list[list[str]], sizes: dict[str, int]) -> str:
+        """An array whose axes are these groups, with them in the order of the form; as few axes as that takes."""
+        flat = [axis for group in groups for axis in group]
+        spatial, channels = ["Gh", "Gw"], [axis for axis in flat if axis in ("Co", "L", "C")]
+        channels.sort(key=("Co", "L", "C").index)
+        order = ["N", *channels, "Gd", *spatial] if self.pixels.first else ["N", *spatial, "Gd", *channels]
+        runs: list[list[str]] = []  # axes that follow one another in both
+        for axis in order:
+            before = flat.index(axis) - 1
+            if runs and before >= 0 and flat[before] == runs[-1][-1] and axis != "N" and runs[-1] != ["N"]:
+                runs[-1].append(axis)
+            else:
+                runs.append([axis])
+        held = sorted(runs, key=lambda run: flat.index(run[0]))
+        # −1 is the batch: 0 would take the size of the input's axis in that place.
+        split = [-1 if run == ["N"] else math.prod(sizes[axis] for axis in run) for run in held]
+        names = [run[0] for run in held]
+        if held != groups:
+            value = self.g("Reshape", value, split)
+        return self.g.arranged(value, names, [run[0] for run in runs])
+
+    def looked_up(self, cells: str, shape: Sequence[int], guide: str) -> tuple[str, str]:
+        """A grid's channels at every pixel, and where the guide is NaN, which is for the caller to give back."""
+        g = self.g
+        g.part = "slice"
+        # Runtimes differ in what they make of NaN as a position: it becomes one, and the result NaN afterwards.
+        nowhere = g.is_nan(guide)
+        guide = g("Where", nowhere, 0.0, guide)
+        Gh, Gw, Gd, *channels = shape
+        y, x = self.places(guide, Gh, Gw)
+        z = at(g, guide, Gd, self.align_corners)
+        found = FORMS[self.form](g, cells, (y, x, z), (Gh, Gw, Gd, math.prod(channels)))
+        return found, g("Unsqueeze", nowhere, [self.pixels.channel])
+
+    def places(self, guide: str, Gh: int, Gw: int) -> tuple[Position, Position]:
+        g = self.g
+        if self.rule == "array":
+            x, y = (g("Gather", "xy", i, axis=3) for i in range(2))
+            return at(g, y, Gh, self.align_corners), at(g, x, Gw, self.align_corners)
+        height, width = g.size(guide, 1), g.size(guide, 2)
+        whole: tuple[Any, ...] = (0, 0, height, width)
+        if self.window:
+            whole = tuple(g("Gather", "window", n, axis=0) for n in range(4))
+        top, left, full_height, full_width = whole
+        rules = self.align_corners, self.rule == "corners"
+        return along(g, height, top, full_height, Gh, *rules), along(g, width, left, full_width, Gw, *rules)
+
+    def rendered(self, cells: str, shape: Sequence[int], guide: Any, picture: str) -> str:
+        """Guide, slice, apply."""
+        g = self.g
         value = "guide"
-    else:
-        g.part = "guide"
-        value = guide_of(g, pixels, guide, picture)
+        if guide is not None:
+            g.part = "guide"
+            value = guide_of(g, self.pixels, guide, picture)
+        matrices, nowhere = self.looked_up(cells, shape, value)
+        g.part = "apply"
+        result = self.pixels.applied(g, matrices, picture, (shape[3], shape[4]), shape[4] > self.channels)
+        return g("Where", nowhere, math.nan, result)
 
-    g.part = "slice"
-    # Runtimes differ in what they make of NaN as a position: it becomes one, and the result NaN afterwards.
-    nowhere = g("IsNaN", value)
-    value = g("Where", nowhere, 0.0, value)
-    height, width = g.size(value, 1), g.size(value, 2)
-    whole: tuple[Any, ...] = (0, 0, height, width)
-    if window:
-        whole = tuple(g("Gather", "window", n, axis=0) for n in range(4))
-    top, left, full_height, full_width = whole
-    position = (
-        along(g, height, top, full_height, sizes["Gh"], align_corners, rule == "corners"),
-        along(g, width, left, full_width, sizes["Gw"], align_corners, rule == "corners"),
-        in_depth(g, value, sizes["Gd"], align_corners),
-    )
-    matrix = FORMS[form](g, matrices, position, shape, value)
+    def pyramid(self, cells: str, shape: Sequence[int], guides: Sequence[Any], picture: str) -> str:
+        """The image under its grid, and where there are several scales, smaller ones under theirs added to it."""
+        if len(guides) == 1:
+            return self.rendered(cells, shape, guides[0], picture)
+        g, pixels = self.g, self.pixels
+        levels = [picture]
+        for _ in guides[1:]:
+            g.part = "pyramid"
+            sizes = (g("Gather", g("Shape", levels[-1]), [axis], axis=0) for axis in (pixels.row, pixels.column))
+            levels.append(pixels.resized(g, levels[-1], *(g("Max", g("Div", size, 2), 1) for size in sizes)))
+        result = ""
+        for i, (level, guide) in enumerate(zip(reversed(levels), reversed(guides))):  # the coarsest first
+            rows = self.rows_of(cells, shape, 3 * i)
+            rendered = self.rendered(rows, (*shape[:3], 3, shape[4]), guide, level)
+            if result:
+                g.part = "pyramid"
+                sizes = (g("Gather", g("Shape", rendered), [axis], axis=0) for axis in (pixels.row, pixels.column))
+                rendered = g("Add", rendered, pixels.resized(g, result, *sizes))
+            result = rendered
+        return result
 
-    g.part = "apply"
-    result = pixels.applied(g, matrix, picture, affine=shape[4] > channels)
-    result = g("Where", g("Unsqueeze", nowhere, [pixels.axes.index("C")]), math.nan, result)
-    _image_out(g, pixels, layout, image_dtype, result)
+    def rows_of(self, cells: str, shape: Sequence[int], first: int) -> str:
+        """Three rows of the matrices of a grid in the order of the form."""
+        g, (Gh, Gw, Gd, rows, columns) = self.g, shape
+        g.part = "grid"
+        if self.pixels.first:
+            split, axis = [-1, rows, columns, Gd * Gh * Gw], 1
+        else:
+            split, axis = [-1, Gh * Gw * Gd, rows, columns], 2
+        return g("Slice", g("Reshape", cells, split), [first], [first + 3], [axis])
 
-    # A network that this is put behind may call the sizes of its own image H and W.
-    free = {"H": "full_H", "W": "full_W"}
+    def takes_window(self) -> None:
+        if self.window:
+            meaning = "top, left, full_height, full_width"
+            self.inputs.append(_info("window", TensorProto.INT64, [4], meaning))
 
-    def picture_info(name: str, count: int) -> Any:
-        dimensions = [count if axis == "C" else free.get(axis, axis) for axis in LAYOUTS[layout]]
-        return helper.make_tensor_value_info(name, DTYPES[image_dtype], dimensions)
+    def deliver(self, value: str) -> None:
+        """Make the output ``out``."""
+        g, dtype = self.g, self.image_dtype
+        g.part = "out"
+        if dtype.startswith("uint"):
+            top = float(np.iinfo(dtype).max)
+            value = g("Where", g.is_nan(value), 0.0, value)
+            value = g("Clip", g("Round", g("Mul", value, top)), 0.0, top)
+        if dtype != "float32":
+            value = g.cast(value, dtype)
+        g("Identity", g.arranged(value, self.pixels.axes, LAYOUTS[self.layout]), output="out")
 
-    sized = [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
-    inputs = [
-        helper.make_tensor_value_info("grid", DTYPES[grid_dtype], sized, f"the bilateral grid, {grid_axes}"),
-        picture_info("image", channels),
-    ]
-    if guide is None:
-        inputs.insert(1, helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["N", *free.values()]))
-    if window:
-        meaning = "top, left, full_height, full_width"
-        inputs.append(helper.make_tensor_value_info("window", TensorProto.INT64, [4], meaning))
-    name = op.rpartition(".")[2]
-    kind = guide.kind if guide is not None else "input"
-    graph = helper.make_graph(
-        g.nodes,
-        name,
-        inputs,
-        [picture_info("out", shape[3])],
-        list(g.constants.values()),
-        doc_string=f"A bilateral grid of (Gh, Gw, Gd, Co, L) = {shape}, looked up by {form}; the guide: {kind}.",
-    )
-    versions = [helper.make_opsetid("", opset)]
-    model = helper.make_model(
-        graph,
-        opset_imports=versions,
-        ir_version=helper.find_min_ir_version_for(versions),
-        producer_name="bilateral_ops",
-        producer_version=_cpu.__version__,
-        doc_string=graph.doc_string,
-    )
-    facts = {"form": form, "guide": kind, "grid_axes": grid_axes, "xy": rule}
-    facts["align_corners"] = str(bool(align_corners))
-    helper.set_model_props(model, {f"bilateral_ops.{key}": value for key, value in facts.items()})
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    def finished(self, shape: Sequence[int], grid_axes: str, guide: Any, output: Any) -> onnx.ModelProto:
+        g, name = self.g, self.op.rpartition(".")[2]
+        kind = guide.kind if guide is not None else "input"
+        axes = "(Gh, Gw, Gd, C)" if len(shape) == 4 else "(Gh, Gw, Gd, Co, L)"
+        graph = helper.make_graph(
+            g.nodes,
+            name,
+            self.inputs,
+            [output],
+            list(g.constants.values()),
+            doc_string=f"A bilateral grid of {axes} = {tuple(shape)}, looked up by {self.form}; the guide: {kind}.",
+        )
+        versions = [helper.make_opsetid("", self.opset)]
+        model = helper.make_model(
+            graph,
+            opset_imports=versions,
+            ir_version=helper.find_min_ir_version_for(versions),
+            producer_name="bilateral_ops",
+            producer_version=_cpu.__version__,
+            doc_string=graph.doc_string,
+        )
+        facts = {"form": self.form, "guide": kind, "grid_axes": grid_axes, "xy": self.rule}
+        facts["align_corners"] = str(self.align_corners)
+        helper.set_model_props(model, {f"bilateral_ops.{key}": value for key, value in facts.items()})
+        onnx.checker.check_model(model, full_check=True)
+        return model
 
 
-def _groups(op: str, text: str) -> list[list[str]]:
+def _info(name: str, dtype: int, dimensions: Sequence[Any], meaning: str = "") -> Any:
+    return helper.make_tensor_value_info(name, dtype, list(dimensions), meaning)
+
+
+def _named(layout: str, height: Any, width: Any, channels: int) -> list[Any]:
+    """An image's sizes in a layout."""
+    sizes = {"N": "N", "H": height, "W": width, "C": channels}
+    return [sizes[axis] for axis in LAYOUTS[layout]]
+
+
+def _groups(op: str, text: str, axes: Sequence[str]) -> list[list[str]]:
     """The axes written as ``"N (L Co Gd) Gh Gw"``, a list for each axis in memory."""
     groups: list[list[str]] = []
     open_group = False
@@ -329,44 +601,12 @@ def _groups(op: str, text: str) -> list[list[str]]:
             groups.append([word])
     else:
         flat = [axis for group in groups for axis in group]
-        if not open_group and sorted(flat) == sorted(_GRID_AXES) and ["N"] in groups:
+        if not open_group and sorted(flat) == sorted(axes) and ["N"] in groups:
             return groups
     raise ValueError(
-        f"{op}: grid_axes must name each of {', '.join(_GRID_AXES)} once, N by itself, as "
+        f"{op}: grid_axes must name each of {', '.join(axes)} once, N by itself, as "
         f"'N (L Co Gd) Gh Gw' does, got {text!r}."
     )
-
-
-def _grid_in(g: Graph, groups: list[list[str]], sizes: dict[str, int], order: Sequence[str], dtype: str) -> str:
-    """The input ``grid`` in float32, its axes in this order."""
-    g.part = "grid"
-    flat = [axis for group in groups for axis in group]
-    # −1 is the batch: 0 would take the size of the input's axis in that place.
-    split = g("Reshape", "grid", [sizes.get(axis, -1) for axis in flat])
-    arranged = g.arranged(split, flat, order)
-    return arranged if dtype == "float32" else g.cast(arranged, "float32")
-
-
-def _image_in(g: Graph, pixels: Pixels, layout: str, dtype: str) -> str:
-    """The input ``image`` in float32, its axes as it is computed with."""
-    g.part = "image"
-    value = "image" if dtype == "float32" else g.cast("image", "float32")
-    if dtype.startswith("uint"):
-        value = g("Div", value, float(np.iinfo(dtype).max))
-    return g.arranged(value, LAYOUTS[layout], pixels.axes)
-
-
-def _image_out(g: Graph, pixels: Pixels, layout: str, dtype: str, value: str) -> None:
-    """Make the output ``out``."""
-    g.part = "out"
-    if dtype.startswith("uint"):
-        top = float(np.iinfo(dtype).max)
-        value = g("Where", g("IsNaN", value), 0.0, value)
-        value = g("Clip", g("Round", g("Mul", value, top)), 0.0, top)
-    if dtype != "float32":
-        value = g.cast(value, dtype)
-    value = g.arranged(value, pixels.axes, LAYOUTS[layout])
-    g("Identity", value, output="out")
 
 
 def behind(

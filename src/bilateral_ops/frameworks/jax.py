@@ -7,6 +7,8 @@ front of every array, as one of size 1 where an array is the same along it; the 
 of the batch where that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind,
 that is a copy of its making.
 
+Where a size is a symbol, as in ``jax.export``, a call is its plain formula: a foreign function must know its sizes.
+
 What is divided over devices is for ``jax.shard_map`` to say: to the partitioner of a plain ``jit`` a foreign function
 is opaque, and it gathers the arrays first.
 """
@@ -21,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import _cpu
-from ..reference._formulas import FORMULAS
+from .._core.checks import INTEGERS
+from ..reference._formulas import FORMULAS, stored
 from . import _dlpack, _numpy
 
 __all__: list[str] = []  # nothing here is for users to call
@@ -177,12 +180,20 @@ def _call(static: _Static, call: Any, results: dict[Any, Any], arguments: dict[A
     return dict(zip(wanted, target(*given, **attributes)))
 
 
+def _is_symbolic(arrays: Sequence[Any]) -> bool:
+    return not all(isinstance(size, int) for array in arrays for size in array.shape)
+
+
 def _compute_forward(static: _Static, *arrays: Any) -> Any:
+    if _is_symbolic(arrays):
+        return _formula(static, arrays)
     result = _result(static.shape, _numpy.to_dtype(static.dtype), arrays[0])
     return _call(static, static.signature.forward, {"out": result}, dict(zip(static.names, arrays)))["out"]
 
 
 def _compute_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
+    if _is_symbolic(arrays):
+        return _formula_backward(static, *arrays)
     given = dict(zip((*static.names, "grad"), arrays))
     results = {name: _result(given[name].shape, given[name].dtype, given["grad"]) for name in static.wanted}
     found: dict[str, Any] = {}
@@ -192,7 +203,16 @@ def _compute_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
     return tuple(found[name] for name in static.wanted)
 
 
-# --- Derivatives
+# --- Formulas, and the derivatives that are theirs
+
+
+def _formula(static: _Static, arrays: Sequence[Any]) -> Any:
+    given, signature = dict(zip(static.names, arrays)), static.signature
+    if signature.guide and signature.name == "enhance":
+        result = FORMULAS["enhance"](jnp, *arrays, kind=signature.guide, **dict(static.keywords))
+    else:
+        result = FORMULAS[signature.name](jnp, **given, **dict(static.keywords))
+    return stored(jnp, result, static.dtype) if static.dtype in INTEGERS else result
 
 
 def _formula_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ parameters[], kind)``, the guide record's fields and its kind. What they do:
 - *Fakes*: the operation's own checks, on shapes alone; so for ``meta`` tensors.
 - ``vmap``: the new axis is folded into the batch. Guide parameters have no batch axis: where they are mapped, or their
   gradients are wanted, the operation runs once for each member of the axis.
+- *ONNX*: while ``torch.onnx.export`` runs, a call is its formula, in plain operators of PyTorch's.
 - *Autocast*: all floats are made of the widest dtype among them, float32 beside an integer image.
 
 :class:`CurvesGuideModule`, :class:`NNGuideModule` and :class:`SliceApplyModule` are the operations as modules.
@@ -43,7 +44,7 @@ from .._core.missing import needed
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from ..ops._guide_luma import LumaGuide
-from ..reference._formulas import FORMULAS
+from ..reference._formulas import FORMULAS, stored
 from . import _dlpack, _numpy
 
 with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
@@ -268,6 +269,8 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
     ordered = [given[parameter] for parameter in operator.parameters]
     if not (differentiates or why or _function_modes()):
         function, ordered = operator.recorded, [*ordered, call]
+    elif torch.onnx.is_in_onnx_export():
+        function = operator.by_formula
     try:
         with torch._C.DisableTorchFunctionSubclass():
             result = function(*ordered)
@@ -355,7 +358,8 @@ class _Operator:
     """An operation or its VJP as an operator of PyTorch's.
 
     ``declared`` are its parameters as its schema has them. ``compute``, which is given them by name, is the package's
-    own function: it checks, allocates and calls the kernels. ``signature_of`` says which signature its arguments have.
+    own function: it checks, allocates and calls the kernels. ``formula`` computes the same in plain operators.
+    ``signature_of`` says which signature its arguments have.
     """
 
     def __init__(
@@ -364,12 +368,14 @@ class _Operator:
         declared: Sequence[str],
         returns: str,
         compute: Callable[..., Any],
+        formula: Callable[..., Any],
         signature_of: Callable[[Mapping[str, Any]], Any],
     ) -> None:
         self.name = name
         self.parameters = [text.partition("=")[0].rpartition(" ")[2] for text in declared]
         self.tensors = {name for text, name in zip(declared, self.parameters) if text.startswith("Tensor")}
         self.compute = compute
+        self.formula = formula
         self.signature_of = signature_of
         #: The same for ``torch.func``, which does not see the gradients that operators have.
         self.function: Any = None
@@ -441,6 +447,10 @@ class _Operator:
     def named(self, given: Sequence[Any]) -> dict[str, Any]:
         """The arguments by name. The dispatcher leaves out trailing ones that have their default values."""
         return dict(zip(self.parameters, given))
+
+    def by_formula(self, *given: Any, **named: Any) -> Any:
+        """The operator in plain operators."""
+        return self.formula(**self.named(given), **named)
 
     def _kernel(self, *given: Any) -> Any:
         return _within(self.compute, **self.named(given))
@@ -555,6 +565,12 @@ def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any
     return keywords
 
 
+def _stored(values: Mapping[str, Any], signature: Any, result: Any) -> Any:
+    """A formula's result as the operation's: integers beside an integer image."""
+    dtype = values.get("dtype") or dtype_of(values[signature.like])
+    return stored(torch, result, dtype) if signature.keeps_integers and dtype in INTEGERS else result
+
+
 def _define(operation: Any) -> None:
     """An operation and its VJP as operators that know each other."""
     name, signature = operation.name, operation.signature
@@ -577,9 +593,26 @@ def _define(operation: Any) -> None:
     def compute_vjp(**values: Any) -> list[Any]:
         return [gradient for gradient in operation.vjp(**as_called(values)) if gradient is not None]
 
+    def formula(rule: Any = None, **values: Any) -> Any:
+        return _stored(values, signature, FORMULAS[name](torch, **values | ({"xy": rule} if rule else {})))
+
+    def formula_vjp(grad: Any, wrt: Any = None, **given: Any) -> list[Any]:
+        values = {name: given.get(name) for name in signature.names}
+        keywords = _keywords(signature, {**values, "grad": grad}, given)
+        at = {name: values[name].detach().requires_grad_() for name in _there(signature, values, wrt)}
+        if not at:
+            return []
+        # From within a dispatch, where autograd has done its part, and torch.func is not to be used.
+        autograd = torch._C.DispatchKey.AutogradFunctionality
+        with torch._C._SetExcludeDispatchKeyGuard(autograd, False), torch.enable_grad():
+            result = FORMULAS[name](torch, **{**values, **at}, **keywords)
+            # A graph of them is asked for as sums are written in place otherwise, which who traces may lose.
+            found = torch.autograd.grad(result, [*at.values()], grad, create_graph=True, materialize_grads=True)
+        return [gradient.detach() for gradient in found]
+
     declared_vjp = [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"]
-    forward = _Operator(name, declared, "Tensor", compute, lambda _: signature)
-    vjp = _Operator(f"{name}_vjp", declared_vjp, "Tensor[]", compute_vjp, lambda _: signature)
+    forward = _Operator(name, declared, "Tensor", compute, formula, lambda _: signature)
+    vjp = _Operator(f"{name}_vjp", declared_vjp, "Tensor[]", compute_vjp, formula_vjp, lambda _: signature)
 
     def backward(ctx: Any, grad: Any) -> Any:
         values = dict(zip(ctx.saved, ctx.saved_tensors))
@@ -615,8 +648,12 @@ def _define_enhance() -> None:
     def compute(grid: Any, image: Any, parameters: Any, kind: str, rule: Any = None, **sampling: Any) -> Any:
         return ops.OPERATIONS["enhance"].function(grid, records[kind](*parameters), image, xy=rule, **sampling)
 
+    def formula(grid: Any, image: Any, parameters: Any, kind: str, rule: Any = None, **sampling: Any) -> Any:
+        result = FORMULAS["enhance"](torch, grid, image, *parameters, kind=kind, xy=rule, **sampling)
+        return _stored({"image": image}, ENHANCE[kind], result)
+
     declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
-    _Operator("enhance", declared, "Tensor", compute, lambda values: ENHANCE[values["kind"]])
+    _Operator("enhance", declared, "Tensor", compute, formula, lambda values: ENHANCE[values["kind"]])
     torch.library.register_autograd("bilateral_ops::enhance", _no_gradient, setup_context=_no_gradient, lib=_library)
 
 
@@ -631,6 +668,11 @@ for _operation in ops.OPERATIONS.values():
     if _operation.vjp is not None:
         _define(_operation)
 _define_enhance()
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Every operator with its formula."""
+    return {operator.op: operator.by_formula for operator in _operators.values()}
 
 
 def allow_in_graphs() -> None:

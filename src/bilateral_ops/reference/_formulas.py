@@ -11,7 +11,9 @@ of the cell above; what is clamped, or below a ``max``, is a constant, so that i
 NaN pass.
 
 float16, bfloat16 and integers are computed in float32. A result has the dtype of the operation's, except beside an
-integer image: then it is float32, and neither rounded nor saturated.
+integer image: then it is float32, and neither rounded nor saturated, which ``stored`` does.
+
+Sizes may be symbols, of PyTorch's or JAX's exporters.
 """
 
 # Arrays of all these modules have no type in common.
@@ -51,6 +53,11 @@ def _to_dtype(xp, dtype):
     return np.dtype(dtype)  # NumPy's bfloat16, which ml_dtypes has registered
 
 
+def _index(xp, array):
+    """Whole numbers as an index; ONNX's are of 64 bits, so that PyTorch's exporter needs them so."""
+    return _cast(xp, array, "int64" if _is_torch(xp) else "int32")
+
+
 def _is_torch(xp):
     return bool(xp.__name__ == "torch")
 
@@ -75,6 +82,13 @@ def computed(xp, *arrays, dtype=None):
 
 def _delivered(xp, result, like):
     return result if _name_of(like) in _TOPS else _cast(xp, result, _name_of(like))
+
+
+def stored(xp, result, dtype):
+    """A result beside an integer image as the operation's: rounded to nearest even, saturated, and NaN made 0."""
+    top = _TOPS[dtype]
+    level = xp.round(xp.where(result == result, result, 0.0) * top)
+    return _cast(xp, _clamp(xp, level, 0, top), dtype)
 
 
 def _clamp(xp, v, low, high):
@@ -114,7 +128,7 @@ def locate(xp, u, size, align_corners):
     u = _clamp(xp, u, 0, 1)  # so that no infinity meets a 0
     scale = size - 1 if align_corners else size
     p = _clamp(xp, u * scale if align_corners else u * scale - 0.5, 0, size - 1)
-    cell = _cast(xp, xp.where(p >= 0, p, 0.0), "int32")  # cell 0 for NaN
+    cell = _index(xp, xp.where(p >= 0, p, 0.0))  # cell 0 for NaN
     slope = xp.where((p > 0) & (p < size - 1), 1.0, 0 * p) * scale
     return cell, p - _cast(xp, cell, _name_of(p)), slope
 
@@ -155,14 +169,22 @@ class Sampling(NamedTuple):
         return self._replace(**{axis: own._replace(weights=(-own.slope, own.slope))})
 
 
-def _doubles(xp):
-    """The module to compute positions in double with: where JAX has no double NumPy has."""
-    return np if xp.__name__ == "jax.numpy" else xp
+def _exact(xp, *sizes):
+    """The module to compute positions with: JAX has no double or 64-bit integers; NumPy, where sizes are known."""
+    return np if xp.__name__ == "jax.numpy" and all(isinstance(size, int) for size in sizes) else xp
 
 
 def _indices(xp, count, like):
-    """0, 1, … in double. PyTorch's sizes may be symbols."""
-    return xp.arange(count, dtype=xp.float64, **({"device": like.device} if _is_torch(xp) else {}))
+    """0, 1, …"""
+    return xp.arange(count, **({"device": like.device} if _is_torch(xp) else {}))
+
+
+def _at_least_one(xp, size):
+    if isinstance(size, int):
+        return max(size, 1)
+    if _is_torch(xp):  # a symbol, or a tensor where PyTorch traces
+        return size.clamp(min=1) if is_array(size) else xp.sym_max(size, 1)
+    return xp.maximum(size, 1)
 
 
 def sampling(xp, grid_shape, guide, xy=None, index=None, *, window=None, align_corners=False):
@@ -173,14 +195,16 @@ def sampling(xp, grid_shape, guide, xy=None, index=None, *, window=None, align_c
         top, left, full_height, full_width = (0, 0, height, width) if window is None else window
 
         def along(first, count, full):
-            i = _indices(_doubles(xp), count, guide) + first
-            return i / max(full - 1, 1) if rule == "corners" else (i + 0.5) / full
+            arrays = _exact(xp, count, full)
+            i = _indices(arrays, count, guide) + first
+            i = i.astype(float) if arrays.__name__ == "jax.numpy" else _cast(arrays, i, "float64")
+            return i / _at_least_one(arrays, full - 1) if rule == "corners" else (i + 0.5) / full
 
         y, x = along(top, height, full_height)[:, None], along(left, width, full_width)
     else:
         y, x = xy[..., 1], xy[..., 0]
     axes = (_axis(xp, u, size, align_corners, _name_of(guide)) for u, size in zip((y, x, guide), grid_shape))
-    batch = _cast(xp, _indices(_doubles(xp), count, guide), "int32") if index is None else index
+    batch = _index(xp, _indices(_exact(xp, count), count, guide) if index is None else index)
     return Sampling(batch[:, None, None] if batch.ndim == 1 else batch, *axes)
 
 
@@ -245,6 +269,14 @@ def slice_apply(xp, grid, guide, image, xy=None, index=None, *, window=None, ali
     return _delivered(xp, _applied(coefficients, pixels), image)
 
 
+def enhance(xp, grid, image, *parameters, kind, xy=None, window=None, align_corners=False):
+    pixels, *values = computed(xp, image, *parameters)
+    guide = FORMULAS[f"guide_{kind}"](xp, pixels, *values)
+    (grid,) = computed(xp, grid, dtype=_name_of(guide))
+    result = slice_apply(xp, grid, guide, pixels, xy, window=window, align_corners=align_corners)
+    return _delivered(xp, result, image)
+
+
 def _mixed(xp, image, weights, bias):
     """Σ_j weights_ij·image_j + bias_i. JAX may round what a product of matrices reads, to bfloat16 or tf32."""
     if xp.__name__ in ("cupy", "numpy"):
@@ -288,12 +320,12 @@ def splat(xp, guide, values, xy=None, *, grid_shape, window=None, align_corners=
 
 
 def total_variation(xp, grid, index=None):
-    (cells,) = computed(xp, grid if index is None else grid[index])
+    (cells,) = computed(xp, grid if index is None else grid[_index(xp, index)])
     total: Any = 0.0 * cells.sum(tuple(range(1, cells.ndim)))
     for axis in (1, 2, 3):
         below = cells[(np.s_[:],) * axis + (np.s_[:-1],)]
         above = cells[(np.s_[:],) * axis + (np.s_[1:],)]
-        count = max(math.prod(below.shape[1:]), 1)
+        count = _at_least_one(xp, math.prod(below.shape[1:]))
         total = total + flat((above - below) ** 2, 1).sum(-1) / count
     return _delivered(xp, total, grid)
 
@@ -303,14 +335,15 @@ def _averaged(xp, pixels, axis, count):
 
     As many are fetched for each as any covers. Where it covers fewer, the first of them is there again, with weight 0.
     """
-    size, arrays = pixels.shape[axis], _doubles(xp)
+    size = pixels.shape[axis]
+    arrays = _exact(xp, size, count)
     i = _indices(arrays, count, pixels)[:, None]
-    first = arrays.floor(i * size / count)
+    first = i * size // count
     at = first + _indices(arrays, size // count + 2, pixels)
     length = arrays.minimum((i + 1) * size, (at + 1) * count) - arrays.maximum(i * size, at * count)
     covered = length > 0
-    index = _cast(xp, arrays.where(covered, at, first), "int32")
-    weight = _cast(xp, arrays.where(covered, length / size, 0.0), _name_of(pixels))
+    index = arrays.where(covered, at, first)
+    weight = _cast(arrays, arrays.where(covered, length, 0), _name_of(pixels)) / size
     fetched = pixels[(np.s_[:],) * axis + (index,)]
     return (fetched * weight.reshape(*weight.shape, *[1] * (pixels.ndim - axis - 1))).sum(axis + 1)
 
@@ -332,4 +365,5 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "splat": splat,
     "total_variation": total_variation,
     "resize_area": resize_area,
+    "enhance": enhance,
 }

@@ -143,11 +143,9 @@ def slice_apply_vjp(
 
 @like(specification.enhance)
 def enhance(grid, guide, image, *, xy=None, window=None, align_corners=False, out=None):
-    xp, signature = get_array_module(image), guide.signature
-    (pixels,) = formulas.computed(xp, image)
-    parameters = _parameters(image, *(getattr(guide, name) for name in signature.names[1:]))
-    guide = formulas.FORMULAS[signature.name](xp, pixels, *parameters)
-    result = slice_apply(grid, guide, pixels, xy=xy, window=window, align_corners=align_corners)
+    parameters = _parameters(image, *(getattr(guide, name) for name in guide.signature.names[1:]))
+    sampling = {"xy": xy, "window": window, "align_corners": align_corners}
+    result = formulas.enhance(get_array_module(image), grid, image, *parameters, kind=guide.kind, **sampling)
     return _deliver(result, image.dtype, out)
 
 
