@@ -52,10 +52,10 @@ from .. import _cpu
 from .._core.checks import integers
 from .._core.missing import needed
 from .._core.types import Array, Framework, PixelRule
-from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
+from ._guide import checked_guide
 
 if TYPE_CHECKING:
     from ..hdrnet import Predictor
@@ -79,18 +79,6 @@ _OLDEST = {"GridSample": 20, "Gather": 13}
 _GRID_AXES = ("N", "Gh", "Gw", "Gd", "Co", "L")
 # A network that a model is put behind may call the sizes of its own image H and W.
 _FREE = {"H": "full_H", "W": "full_W"}
-
-
-def _checked_guide(op: str, guide: Any) -> tuple[Any, int]:
-    """The record with float64 arrays, whose shapes its own operation has checked, and the image's channels."""
-    if not isinstance(guide, GUIDES):
-        raise TypeError(f"{op}: guide must be a CurvesGuide, NNGuide or LumaGuide, got {type(guide).__name__}.")
-    record = type(guide)(**{name: np.asarray(value, np.float64) for name, value in vars(guide).items()})
-    last = {CurvesGuide: "mix", NNGuide: "w1"}.get(type(guide))
-    shape = getattr(record, last).shape if last else (3,)
-    channels = shape[-1] if shape else 0
-    record(np.zeros((1, 1, channels)))
-    return record, channels
 
 
 def enhance(
@@ -158,7 +146,7 @@ def enhance(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
-    record, channels = _checked_guide("onnx.enhance", guide)
+    record, channels = checked_guide("onnx.enhance", guide)
     model = _Model("onnx.enhance", form, layout, image, grid, xy, window, align_corners, opset)
     return model.applying(grid_shape, grid_axes, channels, record)
 
@@ -410,7 +398,7 @@ class _Model:
             return self.finished(shape, grid_axes, None, _info("grid", TensorProto.FLOAT, dimensions))
         if part == "whole":
             cells = self.cells(cells, [["N"], ["Gd", "Co", "L"], ["Gh"], ["Gw"]], sizes)
-        guides = [_checked_guide(self.op, guide["float32"])[0] for guide in predictor._model.guides]
+        guides = [checked_guide(self.op, guide["float32"])[0] for guide in predictor._model.guides]
         self.deliver(self.pyramid(cells, shape, guides, picture))
         self.takes_window()
         return self.finished(shape, grid_axes, guides[0], self.picture_info("out", 3))
