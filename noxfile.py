@@ -47,8 +47,8 @@ def quick(session: nox.Session) -> None:
 
 #: The tests that need frameworks …
 WITH_FRAMEWORKS = (
-    *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "frameworks", "hdrnet", "jax", "readme")),
-    *(f"tests/test_{name}.py" for name in ("radiance_fields", "torch", "train", "types")),
+    *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "frameworks", "glsl", "hdrnet", "jax")),
+    *(f"tests/test_{name}.py" for name in ("radiance_fields", "readme", "torch", "train", "types")),
     *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
     "tests/cuda/test_cuda_xla.py",
 )
@@ -77,6 +77,18 @@ def files(session: nox.Session) -> None:
     session.install(".[test]", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
     tests = (f"tests/test_{name}.py" for name in ("device", "enhance", "metadata", "unchanged", "video"))
     session.run("pytest", *PARALLEL, "--slow", *tests, *session.posargs, env=FEW_THREADS)
+
+
+@nox.session
+def web(session: nox.Session) -> None:
+    """The shaders and examples/web in headless Chromium, the network in Node; writes the README's screenshot."""
+    if missing := [tool for tool in ("chromium", "node", "npm") if not shutil.which(tool)]:
+        session.error(f"{' and '.join(missing)} not found: apt-get install chromium nodejs npm")
+    session.run("npm", "install", "--prefix", "examples/web", "--no-audit", "--no-fund", external=True)
+    session.install(".[test,onnx]", "onnxruntime", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    screenshot = str(Path("docs", "images", "web.jpg").resolve())
+    tests = ("tests/test_glsl.py", "tests/test_web.py")
+    session.run("pytest", *tests, *session.posargs, env={**FEW_THREADS, "BILATERAL_OPS_SCREENSHOT": screenshot})
 
 
 @nox.session

@@ -1,0 +1,185 @@
+"""Do the shaders of ``export.glsl``, and the page in ``examples/web``, compute what the package does?
+
+In headless Chromium, whose WebGL 2 runs on SwiftShader, and the network in Node, too: what `nox -s web` runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shaders import CASES, made
+
+import bilateral_ops as bo
+from bilateral_ops.export import glsl
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "examples" / "web"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
+BROWSER = pytest.mark.skipif(
+    not (CHROMIUM and shutil.which("node") and (PAGE / "node_modules").exists()),
+    reason="needs Chromium, Node and `npm install` in examples/web",
+)
+
+
+def padded(image: Any) -> Any:
+    """RGBA; where there is alpha, it is a half."""
+    rest = np.zeros((*image.shape[:2], 4 - image.shape[2]), image.dtype)
+    rest[..., -1:] = 128 if image.dtype == np.uint8 else 0.5
+    return np.ascontiguousarray(np.concatenate([image, rest], -1))
+
+
+REDUCED = {"smaller": (37, 61, 16), "larger": (5, 7, 16), "equal": (16, 16, 16), "one": (1, 1, 4), "to-one": (31, 9, 1)}
+
+
+def reduced(name: str) -> Any:
+    height, width, _ = REDUCED[name]
+    return np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Node and Chromium made of all cases, in one go."""
+    pytest.importorskip("onnx", reason="needs bilateral_ops[onnx]")
+    pillow = pytest.importorskip("PIL.Image", reason="needs bilateral_ops[enhance]")
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "out").mkdir()
+    (folder / "blank.html").write_text("<!doctype html><link rel=icon href='data:,'>")
+    (folder / "no-model.onnx").write_bytes(b"\x08\x08 no model")
+    glsl.web(None, folder)
+    photograph().tofile(folder / "photo.bin")
+    pillow.fromarray(photograph()).save(folder / "photo.png")
+    predictor().low_resolution(photograph()).tofile(folder / "low.bin")
+
+    shaders = []
+    for name, case in CASES.items():
+        guide, grid, image, rule = made(name)
+        grid.tofile(folder / f"{name}.grid")
+        padded(image).tofile(folder / f"{name}.image")
+        parameters = case.get("parameters", "constants")
+        texts = {f: glsl.shader(guide, grid.shape, form=f, parameters=parameters, **rule) for f in ("exact", "fast")}
+        facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": texts, "grid_shape": grid.shape}
+        values = {}
+        if parameters == "uniforms":
+            for uniform, array in glsl.uniforms(guide).items():
+                numbers = uniform in ("guide_b1", "guide_w2")
+                length = array.shape[-1] if array.ndim and not numbers else 1
+                values[uniform] = {"length": length, "data": array.ravel().tolist()}
+        files = {"image": f"{name}.image", "grid": f"{name}.grid", "bytes": bool(case.get("bytes"))}
+        size, window = image.shape[1::-1], case.get("window")
+        shaders.append({"name": name, "facts": facts, **files, "values": values, "size": size, "window": window})
+    for name, (height, width, side) in REDUCED.items():
+        padded(reduced(name)).tofile(folder / f"{name}.image")
+        facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": {}, "net_input": side}
+        image = {"image": f"{name}.image", "bytes": True, "size": (width, height)}
+        for halves in (False, True):
+            shaders.append({"name": f"{name}-{halves}", "facts": facts, **image, "halves": halves})
+    (folder / "cases.json").write_text(json.dumps({"shaders": shaders}))
+    command = ["node", ROOT / "tests" / "web" / "browser.mjs", PAGE, folder, CHROMIUM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540)
+    assert not done.returncode, done.stdout + done.stderr
+    return folder / "out"
+
+
+def predictor() -> Any:
+    from bilateral_ops.hdrnet import Predictor
+
+    return Predictor.load()
+
+
+def photograph() -> Any:
+    """The left half of a picture in docs/model: a photograph as it was."""
+    from PIL import Image
+
+    return np.asarray(Image.open(ROOT / "docs" / "model" / "before-after.jpg").convert("RGB"))[70:456, 5:623]
+
+
+def result(ran: Path, name: str, shape: Any) -> Any:
+    return np.fromfile(ran / f"{name}.bin", np.float32).reshape(shape)
+
+
+def expected(name: str) -> tuple[Any, Any, Any]:
+    """The result, of floats, and the grid and the image of a case."""
+    guide, grid, image, rule = made(name)
+    floats = np.float32(image) / np.float32(255) if image.dtype == np.uint8 else image
+    return bo.enhance(grid, guide, floats, window=CASES[name].get("window"), **rule), grid, image
+
+
+@BROWSER
+@pytest.mark.parametrize("name", CASES)
+def test_exact(ran: Path, name: str) -> None:
+    want, grid, image = expected(name)
+    got = result(ran, f"{name}.exact", (*image.shape[:2], 4))
+    Gd, Co = grid.shape[2:4]
+    # The guide is rounded a few times, and a cell is 1/Gd of it.
+    np.testing.assert_allclose(got[..., :Co], want, rtol=0, atol=(2 + Gd) * 1e-6)
+    if Co < 4:
+        alpha = padded(image)[..., 3] if image.shape[2] < 4 else 1
+        np.testing.assert_array_equal(got[..., 3], np.float32(alpha / 255 if image.dtype == np.uint8 else alpha))
+        np.testing.assert_array_equal(got[..., Co:3], 0)
+
+
+@BROWSER
+@pytest.mark.parametrize("name", CASES)
+def test_fast(ran: Path, name: str) -> None:
+    """Half floats, and fractions of 8 bits: what the module's description says."""
+    want, grid, image = expected(name)
+    got = result(ran, f"{name}.fast", (*image.shape[:2], 4))[..., : want.shape[-1]]
+    steps = sum(np.abs(np.diff(grid, axis=axis)).max(initial=0) for axis in range(3))
+    each = steps / 512 + np.abs(grid).max() * 2**-11
+    np.testing.assert_allclose(got, want, rtol=0, atol=each * grid.shape[-1])
+
+
+@BROWSER
+@pytest.mark.parametrize("halves", [False, True], ids=["floats", "half-floats"])
+@pytest.mark.parametrize("name", REDUCED)
+def test_resize_area(ran: Path, name: str, halves: bool) -> None:
+    """Into floats; or into half floats, where a device renders into nothing better: rounded twice."""
+    side = REDUCED[name][2]
+    want = bo.resize_area(reduced(name), (side, side), dtype="float32")
+    got = result(ran, f"{name}-{halves}", want.shape)
+    np.testing.assert_allclose(got, want, rtol=0, atol=2**-11 if halves else 1e-6)
+    assert halves == bool(np.abs(got - want).max() > 1e-6)
+
+
+@BROWSER
+def test_the_network_in_node(ran: Path) -> None:
+    want = predictor().grid(predictor().low_resolution(photograph()))
+    np.testing.assert_allclose(result(ran, "network", want.shape), want, rtol=0, atol=1e-5)
+
+
+@BROWSER
+@pytest.mark.parametrize(("form", "levels"), [("exact", 1), ("fast", 1), ("strength-0", 0)])
+def test_what_the_page_saves(ran: Path, form: str, levels: int) -> None:
+    """Of 255; the filter of SwiftShader has more than 8 bits of fraction, so that half floats are all that differs."""
+    from PIL import Image
+
+    got = np.asarray(Image.open(ran / f"{form}.png").convert("RGB"), int)
+    want = photograph() if form == "strength-0" else predictor()(photograph())
+    assert np.abs(got - want).max() <= levels
+
+
+@BROWSER
+def test_the_page_says_what_is_wrong(ran: Path) -> None:
+    assert "bilateral_ops.export.glsl.web" in (ran / "message.txt").read_text()
+    assert json.loads((ran / "failures.json").read_text()) == []
+
+
+@BROWSER
+def test_screenshot(ran: Path) -> None:
+    """Shown by the README: written where BILATERAL_OPS_SCREENSHOT says."""
+    from PIL import Image
+
+    picture = Image.open(ran / "page.png").convert("RGB")
+    if into := os.environ.get("BILATERAL_OPS_SCREENSHOT"):
+        picture.save(into, quality=90)
+    shown = np.asarray(picture)[100:700, 60:1040]
+    assert shown.std() > 30  # a photograph, and not the page's ground
