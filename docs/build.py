@@ -33,6 +33,7 @@ PAGES = {
     "docs/how-it-works.md": ("how-it-works.html", "How HDRnet works"),
     "docs/model.md": ("model.html", "The model in the package"),
     "docs/radiance-fields.md": ("radiance-fields.html", "Radiance fields"),
+    "docs/deployment-glsl.md": ("deployment-glsl.html", "Shaders in browsers and on phones"),
     "docs/cuda.md": ("cuda.html", "CUDA kernels"),
     "docs/benchmarks/README.md": ("benchmarks.html", "Benchmarks"),
     "CHANGELOG.md": ("changelog.html", "Changelog"),
