@@ -357,10 +357,13 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
     Returns
     -------
     Path
-        The folder, with ``network.onnx``, from ``low``, float32 (N, S, S, 3), to ``grid``, float32
-        (N, Gh, Gw, Gd·3·4), as :func:`bilateral_ops.export.onnx.hdrnet` has it for ``"Gather"``; :data:`VERTEX` as ``triangle.vert``; :func:`resize_area` as ``resize_area.frag``;
-        :func:`shader` as ``exact.frag`` and ``fast.frag``; and ``model.json`` with ``net_input``, which is S,
-        ``grid_shape`` and the kind of ``guide``.
+        The folder, with
+
+        - ``network.onnx``: from ``low``, float32 (N, S, S, 3), to ``grid``, float32 (N, Gh, Gw, Gd·3·4), as
+          :func:`bilateral_ops.export.onnx.hdrnet` has it for ``"Gather"``
+        - ``triangle.vert``, ``resize_area.frag``, ``exact.frag`` and ``fast.frag``: :data:`VERTEX`,
+          :func:`resize_area` and both forms of :func:`shader`
+        - ``model.json``: ``net_input``, which is S, ``grid_shape`` and the kind of ``guide``
 
     Raises
     ------
