@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_a_pyramid_is_refused(tmp_path: Path) -> None:
     weights = {name: np.ones(shape, np.float32) for name, shape in shapes(config).items()}
     with pytest.raises(ValueError, match=r"glsl.web: model must have one scale, got 3"):
         glsl.web(Predictor(config, weights), tmp_path)
+
+
+@pytest.mark.skipif(not shutil.which("glslangValidator"), reason="needs glslangValidator (Debian: glslang-tools)")
+def test_khronos_compiler_takes_all_shaders(tmp_path: Path) -> None:
+    texts = {"triangle.vert": glsl.VERTEX, "resize_area.frag": glsl.resize_area()}
+    for name, case in CASES.items():
+        guide, grid, _, rule = made(name)
+        parameters = case.get("parameters", "constants")
+        for form in ("exact", "fast"):
+            text = glsl.shader(guide, grid.shape, form=form, parameters=parameters, **rule)
+            texts[f"{name}-{form}.frag"] = text
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(["glslangValidator", *texts], cwd=tmp_path, capture_output=True, text=True)
+    assert not done.returncode, done.stdout
+    assert "WARNING" not in done.stdout
 
 
 def test_shaders_need_no_library() -> None:

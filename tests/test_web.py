@@ -82,17 +82,42 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = {"image": f"{name}.image", "bytes": True, "size": (width, height)}
         for halves in (False, True):
             shaders.append({"name": f"{name}-{halves}", "facts": facts, **image, "halves": halves})
-    (folder / "cases.json").write_text(json.dumps({"shaders": shaders}))
+    for name in MODELS:
+        glsl.web(predictor(name), folder / name).rename(folder / f"{name}.onnx")
+    (folder / "cases.json").write_text(json.dumps({"shaders": shaders, "models": list(MODELS)}))
     command = ["node", ROOT / "tests" / "web" / "browser.mjs", PAGE, folder, CHROMIUM]
     done = subprocess.run(command, capture_output=True, text=True, timeout=540)
     assert not done.returncode, done.stdout + done.stderr
     return folder / "out"
 
 
-def predictor() -> Any:
-    from bilateral_ops.hdrnet import Predictor
+#: Models of other configurations, drawn at random.
+MODELS: dict[str, dict[str, Any]] = {
+    "nn": {"guide": "nn", "batch_norm": True, "guide_complexity": 5},
+    "luma": {"guide": "luma", "global_path": False, "luma_bins": 3},
+}
 
-    return Predictor.load()
+
+def predictor(name: str | None = None) -> Any:
+    """That of the model in the package, or of one of MODELS, whose grids are near to the identity."""
+    from bilateral_ops.hdrnet import Config, Predictor
+    from bilateral_ops.hdrnet._config import shapes
+
+    if name is None:
+        return Predictor.load()
+    config = Config(**{"net_input": 64, "spatial_bin": 8, "luma_bins": 4, **MODELS[name]})
+    rng = np.random.default_rng(0)
+    weights = {key: np.float32(rng.normal(0, 0.05, shape)) for key, shape in shapes(config).items()}
+    for key in weights:
+        if key.endswith("running_var"):
+            weights[key] += 1
+        elif key == "coefficients.prediction.weight":
+            weights[key] *= 4
+        elif key == "coefficients.prediction.bias":
+            weights[key].reshape(4, 3, -1)[np.arange(3), np.arange(3)] += 0.9
+        elif key in ("guides.0.w1", "guides.0.w2"):
+            weights[key] *= 30
+    return Predictor(config, weights)
 
 
 def photograph() -> Any:
@@ -165,6 +190,17 @@ def test_what_the_page_saves(ran: Path, form: str, levels: int) -> None:
     got = np.asarray(Image.open(ran / f"{form}.png").convert("RGB"), int)
     want = photograph() if form == "strength-0" else predictor()(photograph())
     assert np.abs(got - want).max() <= levels
+
+
+@BROWSER
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_ones_own(ran: Path, name: str) -> None:
+    from PIL import Image
+
+    got = np.asarray(Image.open(ran / f"{name}.png").convert("RGB"), int)
+    want = predictor(name)(photograph()).astype(int)
+    assert np.abs(want - photograph()).max() > 10
+    assert np.abs(got - want).max() <= 1
 
 
 @BROWSER

@@ -6,6 +6,9 @@ import { Renderer } from "./renderer.js";
 // Where onnxruntime-web is: ?ort=node_modules/onnxruntime-web/dist/ after `npm install`, or this CDN.
 const ORT = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/";
 
+// Pixels a side of what is shown as it was, at most: some browsers have no larger canvases.
+const SHOWN = 4096;
+
 const query = new URLSearchParams(location.search);
 const $ = (id) => document.getElementById(id);
 const state = { ort: null, model: null, renderer: null, grid: null, name: "", kind: "", camera: null };
@@ -89,8 +92,10 @@ function show(source) {
   const width = source.videoWidth ?? source.width;
   const height = source.videoHeight ?? source.height;
   const original = $("original");
-  if (original.width !== width || original.height !== height) Object.assign(original, { width, height });
-  original.getContext("2d").drawImage(source, 0, 0);
+  const scale = Math.min(1, SHOWN / Math.max(width, height));
+  const [w, h] = [width, height].map((n) => Math.max(1, Math.round(n * scale)));
+  if (original.width !== w || original.height !== h) Object.assign(original, { width: w, height: h });
+  original.getContext("2d").drawImage(source, 0, 0, w, h);
   state.renderer.setImage(source);
   $("size").textContent = `${width} × ${height}`;
   $("empty").hidden = true;

@@ -97,6 +97,10 @@ export class Renderer {
   draw(form) {
     const [width, height] = this.size;
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    const { drawingBufferWidth, drawingBufferHeight } = this.gl; // which browsers may make smaller
+    if (drawingBufferWidth !== width || drawingBufferHeight !== height) {
+      throw new Error(`This browser can't show a picture of ${width} × ${height} pixels.`);
+    }
     this.gl.viewport(0, 0, width, height);
     this.#enhance(form, true);
   }

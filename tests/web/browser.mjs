@@ -107,6 +107,11 @@ try {
   await saved("exact.png");
   await tab.mouse.move(0, 0);
   await tab.screenshot({ path: join(folder, "out", "page.png") });
+  for (const name of [...cases.models, "model"]) {
+    await tab.setInputFiles("#file", join(folder, `${name}.onnx`));
+    await tab.waitForFunction((text) => document.getElementById("message").textContent.includes(text), `${name}.onnx`);
+    if (name !== "model") await saved(`${name}.png`);
+  }
   await tab.click("text=Fast");
   await state("drawn", "fast");
   await saved("fast.png");
