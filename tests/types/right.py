@@ -8,7 +8,7 @@ from typing_extensions import assert_type
 
 import bilateral_ops as bo
 from bilateral_ops.compat import hdrnet
-from bilateral_ops.export import onnx
+from bilateral_ops.export import glsl, onnx
 from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, read_model, write_model
 
 F16 = NDArray[np.float16]
@@ -149,6 +149,14 @@ def models(t: Tensor) -> None:
     write_model("copy.safetensors", config, weights, metadata=metadata, dtype="float16")
     write_model("copy.safetensors", config, {"coefficients.prediction.bias": t})
     assert_type(Predictor(config, from_hdrnet(weights, config)), Predictor)
+
+
+def shaders(x: F32, t: Tensor) -> None:
+    guide = bo.NNGuide(t, t, t, 0.5)
+    assert_type(glsl.shader(guide, x.shape, form="fast", parameters="uniforms", xy="corners", align_corners=True), str)
+    assert_type(glsl.uniforms(guide), dict[str, F32])
+    glsl.texture(t, form="fast").tobytes()
+    glsl.web(Predictor.load(), glsl.save(None, "assets"))
 
 
 def another_framework(t: Tensor) -> None:

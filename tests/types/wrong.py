@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 import bilateral_ops as bo
 from bilateral_ops.compat import hdrnet
-from bilateral_ops.export import onnx
+from bilateral_ops.export import glsl, onnx
 from bilateral_ops.hdrnet import Config, Predictor, from_hdrnet, write_model
 
 F32 = NDArray[np.float32]
@@ -106,6 +106,10 @@ def other_arguments(x: F32) -> None:
     bo.splat(x, x, (1, 2))  # refused
     bo.resize_area(x, 2)  # refused
     bo.fit(x, x, x, (8, 8))  # refused
+    glsl.shader(bo.LumaGuide(), x.shape, form="nearest")  # refused
+    glsl.shader(x, x.shape)  # refused
+    glsl.texture(x, form="half")  # refused
+    glsl.web("model.safetensors")  # refused
     Predictor.load().render(x, x, window=(0, 0))  # refused
     bo.gradcheck("slice", (x, x))  # refused
     bo.gradcheck(bo.slice, (x, x), vjp=x)  # refused
