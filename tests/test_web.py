@@ -182,7 +182,7 @@ def test_the_network_in_node(ran: Path) -> None:
 
 
 @BROWSER
-@pytest.mark.parametrize(("form", "levels"), [("exact", 1), ("fast", 1), ("strength-0", 0)])
+@pytest.mark.parametrize(("form", "levels"), [("exact", 1), ("beside", 1), ("fast", 1), ("strength-0", 0)])
 def test_what_the_page_saves(ran: Path, form: str, levels: int) -> None:
     """Of 255; the filter of SwiftShader has more than 8 bits of fraction, so that half floats are all that differs."""
     from PIL import Image

@@ -124,7 +124,14 @@ try {
     timeout: 60000,
   });
   await tab.click("#camera");
+
+  // Opened anew, on a phone, with the model that lies beside the page
   await tab.setViewportSize({ width: 390, height: 844 });
+  await tab.goto(`${origin}/?ort=node_modules/onnxruntime-web/dist/`);
+  await state("state", "ready");
+  await tab.setInputFiles("#file", join(folder, "photo.png"));
+  await state("drawn", "exact");
+  await saved("beside.png");
   await tab.screenshot({ path: join(folder, "out", "phone.png") });
 } finally {
   await browser.close();
