@@ -173,7 +173,7 @@ def _method(name: str) -> Any:
     return lambda self, *given, **options: _computed(getattr(np.ndarray, name), self, *given, **options)
 
 
-for _name in ("all", "any", "astype", "clip", "reshape", "swapaxes", "take"):
+for _name in ("all", "any", "astype", "clip", "reshape", "swapaxes", "take", "transpose"):
     setattr(FakeArray, _name, _method(_name))
 
 

@@ -38,8 +38,7 @@ def prepare(way: str, height: int, width: int, threads: int) -> Callable[[], Any
     torch.set_num_threads(threads)
     network = model()
     curves = {name: value.detach() for name, value in network.guide.named_parameters()}
-    side = network.config.net_input
-    rows, columns = _averages(height, side), _averages(width, side)
+    rows, columns = map(_averages, (height, width), network.config.input_shape)
     planar = torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
     def predict() -> Any:

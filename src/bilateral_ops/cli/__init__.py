@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    from ..hdrnet._config import GUIDES, SCALES, Config
+    from ..hdrnet._config import CHOICES, PAIRS, Config
     from ..hdrnet.train.options import Options
 
     parser = commands.add_parser(
@@ -154,16 +154,17 @@ def _add_train(commands: Any) -> None:
     for item in fields(Options):
         _add_option(parser, item.name, item.default, **item.metadata)
     network = parser.add_argument_group("the network (see bilateral_ops.hdrnet.Config)")
-    choices = {"guide": GUIDES, "scales": SCALES}
     for item in fields(Config):
-        _add_option(network, item.name, item.default, type(item.default), choices=choices.get(item.name))
+        kind = _one_or_two if item.name in PAIRS else type(item.default)
+        metavar = "N or NxN" if item.name in PAIRS else None
+        _add_option(network, item.name, item.default, kind, metavar=metavar, choices=CHOICES.get(item.name))
 
 
 def _add_option(
     parser: Any,
     name: str,
     default: Any,
-    kind: type,
+    kind: Any,
     help: str = "",
     metavar: str | None = None,
     choices: Any = None,
@@ -180,6 +181,14 @@ def _add_option(
         text = f"{help} ({known})" if help and known else help or known
         metavar = metavar or (None if choices else {int: "N", float: "X"}.get(kind, "TEXT"))
         parser.add_argument(flag, type=kind, metavar=metavar, choices=choices, help=text)
+
+
+def _one_or_two(text: str) -> int | tuple[int, ...]:
+    """A number, or rows and columns as 256x384."""
+    if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", text):
+        raise argparse.ArgumentTypeError(f"must be a number, or rows and columns such as 256x384, got {text!r}")
+    numbers = tuple(map(int, text.split("x")))
+    return numbers if len(numbers) == 2 else numbers[0]
 
 
 class CommandError(Exception):

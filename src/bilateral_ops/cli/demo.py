@@ -90,8 +90,8 @@ def run(photo: str | None, out: str) -> bool:
     print(f"PSNR       before against target {result.psnr_before:.2f} dB")
     print(f"           after against target  {result.psnr_after:.2f} dB, with the {result.chosen} guide")
     print(f"time       {timing}")
-    side = predictor.config.net_input
-    print(f"network    HDRnet predicts a grid from {side} × {side} pixels and")
+    rows, columns = predictor.config.input_shape
+    print(f"network    HDRnet predicts a grid from {columns} × {rows} pixels and")
     print(f"           renders the photograph with it in {network * 1e3:.2f} ms: hdrnet.png")
     print(f"\n{_gradcheck.table(reports)}\n")
     print(f"wrote      {', '.join(f'{name}.png' for name in (*pictures, 'grid'))} in {folder}")

@@ -57,9 +57,13 @@ class Arrays:
         """Whole numbers from 0 to ``most``, ties to even, in the array's memory where there is such a thing."""
         return self.xp.clip(self.xp.rint(array, out=array), 0, most, out=array)
 
-    def pad(self, features: Any, before: int, after: int) -> Any:
-        """(H, W, C) with zeros around."""
-        return self.xp.pad(features, ((before, after), (before, after), (0, 0)))
+    def transpose(self, array: Any, axes: Sequence[int]) -> Any:
+        """A view."""
+        return array.transpose(axes)
+
+    def pad(self, features: Any, rows: tuple[int, int], columns: tuple[int, int]) -> Any:
+        """(H, W, C) with zeros before and after the rows and the columns."""
+        return self.xp.pad(features, (rows, columns, (0, 0)))
 
     def joined(self, arrays: Sequence[Any]) -> Any:
         """Along the last axis."""
@@ -115,8 +119,11 @@ class _Torch(Arrays):
     def rounded(self, array: Any, most: int) -> Any:
         return array.round_().clamp_(0, most)
 
-    def pad(self, features: Any, before: int, after: int) -> Any:
-        return self.xp.nn.functional.pad(features, (0, 0, before, after, before, after))
+    def transpose(self, array: Any, axes: Sequence[int]) -> Any:
+        return array.permute(*axes)
+
+    def pad(self, features: Any, rows: tuple[int, int], columns: tuple[int, int]) -> Any:
+        return self.xp.nn.functional.pad(features, (0, 0, *columns, *rows))
 
 
 class _JAX(Arrays):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .._core.checks import brief
 
 #: What batch norm adds to a variance.
 NORM_EPSILON = 1e-3
-GUIDES = ("curves", "nn", "luma")
-SCALES = (1, 3)
+#: What fields may be.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "guide": ("curves", "nn", "luma"),
+    "scales": (1, 3),
+    "padding": ("same", "symmetric"),
+    "reduce": ("area", "nearest"),
+    "grid_axes": ("yxz", "xyz", "yzx", "zyx", "xzy", "zxy"),
+    "xy": ("centers", "corners"),
+    "padding_mode": ("border", "zeros"),
+    "guide_range": ("0..1", "-1..1"),
+}
+#: Fields that may be two numbers, of rows and of columns.
+PAIRS = ("net_input", "spatial_bin")
 #: Of a configuration's numbers, so that what follows from them can be computed, as that it is too large.
 _MOST = 1 << 16
 #: Characters of a configuration's text, of which to_json writes a few hundred.
@@ -26,10 +40,11 @@ class Config:
 
     Parameters
     ----------
-    net_input : int
-        Side S of the square, in pixels, to which the image is reduced for the network; ``spatial_bin`` · 2ⁿ, n ≥ 1.
-    spatial_bin : int
-        Side of the grid, in cells.
+    net_input : int or (int, int)
+        Pixels to which the image is reduced for the network, a square's side or rows and columns; ``spatial_bin`` · 2ⁿ,
+        n ≥ 1.
+    spatial_bin : int or (int, int)
+        Cells of the grid, a square's side or rows and columns.
     luma_bins : int
         Depth of the grid, in cells. With 1, slicing is bilinear interpolation of the matrices.
     channel_multiplier : int
@@ -44,6 +59,25 @@ class Config:
         3: a grid for each of three scales of the image, whose results are added (the Gaussian-pyramid variant).
     global_path : bool
         Whether the whole image is summed up in a vector that every cell of the grid sees.
+    global_convolutions : int
+        Convolutions of stride 2 in the global path, before its fully connected layers.
+    padding : "same" or "symmetric"
+        Zeros around what a convolution of stride 2 sees: TensorFlow's SAME, which has the odd one behind, or one on
+        each side, as PyTorch's ``padding=1``.
+    guide_norm : bool
+        Whether the pointwise network's features are normalised by batch.
+    reduce : "area" or "nearest"
+        How the image is reduced for the network: exact averages, or the nearest pixel, ⌊i·H/S⌋, as the original does.
+    grid_axes : str
+        Which of ``y``, ``x`` and ``z`` (the guide) the rows, columns and depth of the network's prediction follow.
+    xy : "centers" or "corners"
+    align_corners : bool
+        The rules of pixels and of cells, as in :func:`bilateral_ops.slice`.
+    padding_mode : "border" or "zeros"
+        What is beyond the outer cells' centres: these cells again, or zeros, as in ``grid_sample``.
+    guide_range : "0..1" or "-1..1"
+        The guide's values that span the grid's depth. With ``-1..1`` the guides here, which are in [0, 1], reach its
+        upper half alone.
 
     Raises
     ------
@@ -54,11 +88,14 @@ class Config:
 
     Notes
     -----
+    The fields from ``global_convolutions`` on say what ports of the original to PyTorch do in other ways:
+    :func:`from_pytorch`.
+
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.1; names and defaults as in google/hdrnet.
     """
 
-    net_input: int = 256
-    spatial_bin: int = 16
+    net_input: int | tuple[int, int] = 256
+    spatial_bin: int | tuple[int, int] = 16
     luma_bins: int = 8
     channel_multiplier: int = 1
     batch_norm: bool = False
@@ -66,30 +103,56 @@ class Config:
     guide_complexity: int = 16
     scales: int = 1
     global_path: bool = True
+    global_convolutions: int = 2
+    padding: str = "same"
+    guide_norm: bool = True
+    reduce: str = "area"
+    grid_axes: str = "yxz"
+    xy: str = "centers"
+    align_corners: bool = False
+    padding_mode: str = "border"
+    guide_range: str = "0..1"
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if type(value) is not kind:
-                raise TypeError(f"Config: {field.name} must be of type {kind.__name__}, got {brief(value)}.")
-            if type(value) is int and value < 1:
-                raise ValueError(f"Config: {field.name} must be at least 1, got {brief(value)}.")
-            if type(value) is int and value > _MOST:
-                raise ValueError(f"Config: {field.name} must be at most {_MOST}, got {brief(value)}.")
-        ratio, rest = divmod(self.net_input, self.spatial_bin)
-        if rest or ratio < 2 or ratio & (ratio - 1):
+            value: Any = getattr(self, field.name)
+            kind: Any = type(field.default)
+            pair = field.name in PAIRS and isinstance(value, (tuple, list)) and len(value) == 2
+            if pair:
+                object.__setattr__(self, field.name, tuple(value))  # JSON has lists
+            least = 0 if field.name == "global_convolutions" else 1
+            for number in value if pair else (value,):
+                if type(number) is not kind:
+                    raise TypeError(f"Config: {field.name} must be of type {kind.__name__}, got {brief(value)}.")
+                if kind is int and number < least:
+                    raise ValueError(f"Config: {field.name} must be at least {least}, got {brief(value)}.")
+                if kind is int and number > _MOST:
+                    raise ValueError(f"Config: {field.name} must be at most {_MOST}, got {brief(value)}.")
+        ratios = [divmod(pixels, cells) for pixels, cells in zip(self.input_shape, self.cells)]
+        ratio = ratios[0][0]
+        if ratios != [(ratio, 0)] * 2 or ratio < 2 or ratio & (ratio - 1):
             raise ValueError(
                 f"Config: net_input must be spatial_bin times 2, 4, 8 …, got {self.net_input} and {self.spatial_bin}."
             )
-        if self.guide not in GUIDES:
-            raise ValueError(f"Config: guide must be one of {', '.join(GUIDES)}, got {self.guide!r}.")
-        if self.scales not in SCALES:
-            raise ValueError(f"Config: scales must be 1 or 3, got {self.scales}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                said = " or ".join(map(str, choices)) if len(choices) == 2 else f"one of {', '.join(map(str, choices))}"
+                raise ValueError(f"Config: {name} must be {said}, got {brief(getattr(self, name))}.")
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and columns of the network's input."""
+        return self.net_input if isinstance(self.net_input, tuple) else (self.net_input, self.net_input)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the network's prediction."""
+        return self.spatial_bin if isinstance(self.spatial_bin, tuple) else (self.spatial_bin, self.spatial_bin)
 
     @property
     def splats(self) -> int:
         """Layers of stride 2 from the network's input to the size of the grid."""
-        return (self.net_input // self.spatial_bin).bit_length() - 1
+        return (self.input_shape[0] // self.cells[0]).bit_length() - 1
 
     @property
     def width(self) -> int:
@@ -102,9 +165,23 @@ class Config:
         return 3 * self.scales
 
     @property
+    def predicted_shape(self) -> tuple[int, int, int, int, int]:
+        """Of what the last layer predicts, with its axes as :attr:`grid_axes` says."""
+        return (*self.cells, self.luma_bins, self.rows, 4)
+
+    @property
     def grid_shape(self) -> tuple[int, int, int, int, int]:
-        """Of the grid that the network predicts, (Gh, Gw, Gd, 3·scales, 4)."""
-        return (self.spatial_bin, self.spatial_bin, self.luma_bins, self.rows, 4)
+        """Of the network's grid, (Gh, Gw, Gd, 3·scales, 4), as it is sliced."""
+        y, x, z = (
+            size if blend is None else len(blend.below)
+            for size, blend in zip((self.predicted_shape[axis] for axis in _order(self)), blends(self))
+        )
+        return (y, x, z, self.rows, 4)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The arguments ``xy`` and ``align_corners`` with which the grid is sliced."""
+        return {"xy": self.xy, "align_corners": self.align_corners or any(blends(self))}
 
     def to_json(self) -> str:
         """The fields as a JSON object."""
@@ -172,6 +249,13 @@ class Layer:
     norm: bool = False
     bias: bool = True
     relu: bool = True
+    padding: str = "same"
+
+    def pads(self, length: int) -> tuple[int, int]:
+        """Zeros before and after an axis of the input, for ⌈length/stride⌉ results."""
+        if self.padding == "symmetric":
+            return self.size // 2, self.size // 2
+        return same_padding(length, self.size, self.stride)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of its weights."""
@@ -201,8 +285,8 @@ class Layers:
 def layers(config: Config) -> Layers:
     """The layers of a configuration's network.
 
-    splat    n × 3×3, stride 2       S → spatial_bin, channels width·2ⁱ
-    global   2 × 3×3, stride 2       → spatial_bin/4, 8·width channels
+    splat    n × 3×3, stride 2       net_input → spatial_bin, channels width·2ⁱ
+    global   2 × 3×3, stride 2       → spatial_bin/4, 8·width channels (2: global_convolutions)
              3 × fully connected     → 32·width, 16·width, 8·width; linear at the end
     local    2 × 3×3                 8·width channels; linear at the end, and without a bias, which global's is
     fusion                           relu(local + global)
@@ -210,20 +294,22 @@ def layers(config: Config) -> Layers:
     """
     norm, width = config.batch_norm, config.width
     channels = [3, *(width << i for i in range(config.splats))]
+    halving: dict[str, Any] = {"stride": 2, "padding": config.padding}
     splat = tuple(
-        Layer(f"coefficients.splat.{i}", channels[i], channels[i + 1], stride=2, norm=norm and i > 0)
+        Layer(f"coefficients.splat.{i}", channels[i], channels[i + 1], norm=norm and i > 0, **halving)
         for i in range(config.splats)
     )
     features, fused = channels[-1], 8 * width
     convolutions: tuple[Layer, ...] = ()
     connected: tuple[Layer, ...] = ()
     if config.global_path:
+        count = config.global_convolutions
+        inputs = (features, *[fused] * count)
         convolutions = tuple(
-            Layer(f"coefficients.global_convolutions.{i}", inputs, fused, stride=2, norm=norm)
-            for i, inputs in enumerate((features, fused))
+            Layer(f"coefficients.global_convolutions.{i}", inputs[i], fused, norm=norm, **halving) for i in range(count)
         )
-        side = -(-config.spatial_bin // 4)
-        sizes = (side * side * fused, 32 * width, 16 * width, fused)
+        rows, columns = (-(-cells // (1 << min(count, _MOST.bit_length()))) for cells in config.cells)
+        sizes = (rows * columns * inputs[count], 32 * width, 16 * width, fused)
         connected = tuple(
             Layer(f"coefficients.global_connected.{i}", sizes[i], sizes[i + 1], size=0, norm=norm and i < 2, relu=i < 2)
             for i in range(3)
@@ -238,8 +324,66 @@ def layers(config: Config) -> Layers:
     )
 
 
+class Blend(NamedTuple):
+    """New cells of an axis: each the sum of two of the cells that are there, times a weight."""
+
+    below: Any
+    above: Any
+    weights: tuple[Any, Any]
+
+
+@functools.cache
+def blends(config: Config) -> tuple[Blend | None, Blend | None, Blend | None]:
+    """What becomes of the axes y, x and z of a prediction, so that slicing it by the package's rules is the ports'.
+
+    Cells every half step, where the outer ones are at the ends of what is sliced: interpolated with
+    ``align_corners=True`` they give what the cells themselves do, with zeros or the outer cells again beyond these, or
+    with positions that begin in the middle of the axis.
+    """
+    half = config.guide_range == "-1..1"
+    all_axes = not config.align_corners and (half or config.padding_mode == "zeros")
+    found: list[Blend | None] = []
+    for axis, place in enumerate(_order(config)):
+        cells = config.predicted_shape[place]
+        upper = half and axis == 2
+        if not all_axes and not upper:
+            found.append(None)
+            continue
+        last = cells - 1 if config.align_corners else cells - 0.5
+        first = (cells - 1) / 2 if upper else -0.5
+        positions = np.arange(first, last + 0.25, 0.5)
+        if config.padding_mode == "border":
+            positions = positions.clip(0, cells - 1)
+        below = np.floor(positions).astype(np.int64)
+        pairs = (below, below + 1 - positions), (below + 1, positions - below)
+        first_weight, second_weight = (
+            np.where((i >= 0) & (i < cells), share, 0).astype(np.float32) for i, share in pairs
+        )
+        here, there = (i.clip(0, cells - 1) for i, _ in pairs)
+        found.append(Blend(here, there, (first_weight, second_weight)))
+    return found[0], found[1], found[2]
+
+
+def _order(config: Config) -> tuple[int, ...]:
+    """Where y, x and z are among a prediction's axes."""
+    return tuple(config.grid_axes.index(axis) for axis in "yxz")
+
+
+def arranged(config: Config, grid: Any, transpose: Any, blend: Any) -> Any:
+    """The network's grid (…, Gh, Gw, Gd, rows, 4) of its prediction, of arrays of any framework.
+
+    ``transpose(grid, axes)`` and ``blend(grid, axis, blend)`` are what becomes of arrays.
+    """
+    lead = len(grid.shape) - 5
+    if config.grid_axes != "yxz":
+        grid = transpose(grid, [*range(lead), *(lead + axis for axis in (*_order(config), 3, 4))])
+    for axis, found in enumerate(blends(config), lead):
+        grid = grid if found is None else blend(grid, axis, found)
+    return grid
+
+
 def through(plan: Layers, low: Any, convolve: Any, connect: Any, fuse: Any) -> Any:
-    """A network's prediction for its input (S, S, 3), of arrays of any framework: how the layers follow one another.
+    """A network's prediction for its input (H, W, 3), of arrays of any framework: how the layers follow one another.
 
     ``convolve(layer, features)`` and ``connect(layer, vector)`` are what a layer makes of its input, ``fuse(local,
     summary)`` is relu(local + summary), or relu(local) where there is no global path.
@@ -265,6 +409,11 @@ def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def nearest(wanted: int, length: int) -> Any:
+    """The pixels that stand for each of ``wanted``, ⌊i·length/wanted⌋, as TensorFlow and PyTorch take them."""
+    return np.arange(wanted, dtype=np.int64) * length // wanted
+
+
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all weights of a model: those of its ``state_dict``."""
     result: dict[str, tuple[int, ...]] = {}
@@ -277,7 +426,8 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
         guide |= {"mix": (3,), "mix_bias": ()}
     elif config.guide == "nn":
         guide = {"w1": (complexity, 3), "b1": (complexity,), "w2": (complexity,), "b2": ()}
-        guide |= {"running_mean": (complexity,), "running_var": (complexity,)}
+        if config.guide_norm:
+            guide |= {"running_mean": (complexity,), "running_var": (complexity,)}
     for scale in range(config.scales):
         result |= {f"guides.{scale}.{name}": shape for name, shape in guide.items()}
     return result

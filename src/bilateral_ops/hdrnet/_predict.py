@@ -23,7 +23,7 @@ from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 from ._arrays import Arrays, beside
-from ._config import NORM_EPSILON, Config, Layer, layers, same_padding, through
+from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, layers, nearest, through
 from ._weights import check_weights, read_model
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ class Predictor:
     @overload
     def low_resolution(self, image: Like[Framework, Image]) -> Image: ...
     def low_resolution(self, image: Any) -> Any:
-        """The network's input for an image ([N,] H, W, 3): exact averages, float32 ([N,] S, S, 3) in [0, 1].
+        """The network's input for an image ([N,] H, W, 3): exact averages, or nearest pixels, float32
+        ([N,] *input_shape, 3) in [0, 1].
 
         An image without pixels is a ``ValueError``.
         """
@@ -178,8 +179,11 @@ class Predictor:
             return self._averages(on, image)
 
     def _averages(self, on: Arrays, image: Any) -> Any:
-        size = (self.config.net_input,) * 2
+        size = self.config.input_shape
         floats = on.dtype_of(image) in FLOATS
+        if self.config.reduce == "nearest":
+            for axis, wanted in zip((-3, -2), size):
+                image = on.take(image, on.send(nearest(wanted, image.shape[axis])), len(image.shape) + axis)
         low: Any = None
         if on.seen or not floats:
             low = resize_area(image, size, dtype="float32")
@@ -202,9 +206,9 @@ class Predictor:
         return low
 
     def grid(self, low: Like[Framework, Image]) -> Image:
-        """The grid that the network predicts: float32 ([N,] S, S, 3) → float32 ([N,] Gh, Gw, Gd, 3·scales, 4)."""
+        """The network's grid: float32 ([N,] *input_shape, 3) → float32 ([N,] Gh, Gw, Gd, 3·scales, 4)."""
         on = beside("Predictor.grid", "low", low)
-        shape: tuple[int, ...] = (self.config.net_input, self.config.net_input, 3)
+        shape: tuple[int, ...] = (*self.config.input_shape, 3)
         if _shape(low)[-3:] != shape or len(_shape(low)) > 4:
             both = f"{shape} or {shape_text(('N', *shape))}"
             raise ValueError(f"Predictor.grid: low must have shape {both}, got {_shape(low)}.")
@@ -273,7 +277,7 @@ class Predictor:
         if self.config.scales == 1 or not _size(image):
             dtype = _computed(on, image)
             matrices = on.cast(mixed[..., -3:, :], dtype)
-            result = enhance(matrices, model.guides[0][dtype], seen, window=window, out=into)
+            result = enhance(matrices, model.guides[0][dtype], seen, window=window, out=into, **self.config.sampling)
         else:
             result = self._render_scales(on, mixed, seen, window)
         if known is not None:
@@ -294,7 +298,8 @@ class Predictor:
                 level = _resize(on, level, places[-1], (rows, columns))
                 window = rows.start, columns.start, rows.full, columns.full
             matrices, grid = grid[..., -3:, :], grid[..., :-3, :]
-            rendered.append(enhance(on.cast(matrices, dtype), guide[dtype], level, window=window))
+            matrices = on.cast(matrices, dtype)
+            rendered.append(enhance(matrices, guide[dtype], level, window=window, **self.config.sampling))
             places.append(_place(level, window))
         result = rendered.pop()
         while rendered:
@@ -363,7 +368,8 @@ class _Network:
                 local += summary
             return np.maximum(local, 0, out=local)
 
-        grid = through(self.plan, low, convolve, self.connect, fuse).reshape(self.config.grid_shape).copy()
+        grid = through(self.plan, low, convolve, self.connect, fuse).reshape(self.config.predicted_shape)
+        grid = _arranged(Arrays(None, low), self.config, grid).copy()
         self.spare.append(buffers)
         return grid
 
@@ -378,33 +384,33 @@ class _Network:
     def buffers(self) -> dict[str, _Buffer]:
         buffers = {}
         for start, path in (
-            (self.config.net_input, self.plan.splat),
-            (self.config.spatial_bin, self.plan.local),
-            (self.config.spatial_bin, self.plan.global_convolutions),
-            (self.config.spatial_bin, (self.plan.prediction,)),
+            (self.config.input_shape, self.plan.splat),
+            (self.config.cells, self.plan.local),
+            (self.config.cells, self.plan.global_convolutions),
+            (self.config.cells, (self.plan.prediction,)),
         ):
-            side = start
+            height, width = start
             for layer in path:
-                buffers[layer.name] = _Buffer(layer, side)
-                side = -(-side // layer.stride)
+                buffers[layer.name] = _Buffer(layer, height, width)
+                height, width = -(-height // layer.stride), -(-width // layer.stride)
         return buffers
 
 
 class _Buffer:
     """A convolution's input with zeros around, the patches that its kernel sees as rows, and its result."""
 
-    def __init__(self, layer: Layer, side: int) -> None:
-        sides = -(-side // layer.stride)
-        before, after = same_padding(side, layer.size, layer.stride)
-        padded = np.zeros((before + side + after, before + side + after, layer.inputs), np.float32)
-        self.inside = padded[before : before + side, before : before + side]
+    def __init__(self, layer: Layer, height: int, width: int) -> None:
+        rows, columns = -(-height // layer.stride), -(-width // layer.stride)
+        (top, bottom), (left, right) = layer.pads(height), layer.pads(width)
+        padded = np.zeros((top + height + bottom, left + width + right, layer.inputs), np.float32)
+        self.inside = padded[top : top + height, left : left + width]
         windows = sliding_window_view(padded, (layer.size, layer.size), (0, 1))[:: layer.stride, :: layer.stride]
         self.windows = windows.transpose(0, 1, 3, 4, 2)  # row, column, those of the kernel, channel
         inner = layer.size**2 * layer.inputs + 1
-        patches = np.ones((sides, sides, inner), np.float32)  # the last number is the bias's
+        patches = np.ones((rows, columns, inner), np.float32)  # the last number is the bias's
         self.patches = patches[..., :-1].reshape(self.windows.shape)
-        self.result = np.empty((sides, sides, layer.outputs), np.float32)
-        at_once = _share(sides * sides, inner * layer.outputs, _PRODUCTS)
+        self.result = np.empty((rows, columns, layer.outputs), np.float32)
+        at_once = _share(rows * columns, inner * layer.outputs, _PRODUCTS)
         self.factors, self.products = (a.reshape(-1, at_once, a.shape[-1]) for a in (patches, self.result))
         self.relu = layer.relu
 
@@ -440,7 +446,7 @@ class _SentNetwork:
     """The same network in another framework, where its matrices were sent."""
 
     def __init__(self, on: Arrays, network: _Network) -> None:
-        self.plan, self.shape = network.plan, network.config.grid_shape
+        self.plan, self.config = network.plan, network.config
         self.matrices = {name: on.send(matrix) for name, matrix in network.matrices.items()}
         self.kind, self.framework = type(on), on.framework
 
@@ -453,11 +459,11 @@ class _SentNetwork:
             return result.clip(0) if layer.relu else result
 
         def convolve(layer: Layer, features: Any) -> Any:
-            side, stride = features.shape[0], layer.stride
-            padded = on.pad(features, *same_padding(side, layer.size, stride))
-            last = (-(-side // stride) - 1) * stride + 1
+            (height, width), stride = features.shape[:2], layer.stride
+            padded = on.pad(features, layer.pads(height), layer.pads(width))
+            bottom, right = ((-(-side // stride) - 1) * stride + 1 for side in (height, width))
             seen = [
-                padded[row : row + last : stride, column : column + last : stride]
+                padded[row : row + bottom : stride, column : column + right : stride]
                 for row in range(layer.size)
                 for column in range(layer.size)
             ]
@@ -466,14 +472,29 @@ class _SentNetwork:
         def fuse(local: Any, summary: Any) -> Any:
             return (local if summary is None else local + summary).clip(0)
 
-        return through(self.plan, low, convolve, connect, fuse).reshape(self.shape)
+        grid = through(self.plan, low, convolve, connect, fuse).reshape(self.config.predicted_shape)
+        return _arranged(on, self.config, grid)
+
+
+def _arranged(on: Arrays, config: Config, grid: Any) -> Any:
+    """The network's grid of its prediction."""
+
+    def blended(grid: Any, axis: int, blend: Blend) -> Any:
+        shape = (-1, *[1] * (len(grid.shape) - axis - 1))
+        below, above = (
+            on.take(grid, on.send(cells), axis) * on.send(weight.reshape(shape))
+            for cells, weight in zip((blend.below, blend.above), blend.weights)
+        )
+        return below + above
+
+    return arranged(config, grid, on.transpose, blended)
 
 
 def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[str, Any]:
     """A scale's guide in float32 and float64, the normalisation in its weights."""
     prefix = f"guides.{scale}."
     values = {k[len(prefix) :]: np.asarray(v, np.float64) for k, v in weights.items() if k.startswith(prefix)}
-    if config.guide == "nn":
+    if config.guide == "nn" and config.guide_norm:
         factor = 1 / np.sqrt(values.pop("running_var") + NORM_EPSILON)
         values["b1"] = values["b1"] - values.pop("running_mean") * factor
         values["w1"] = values["w1"] * factor[:, None]

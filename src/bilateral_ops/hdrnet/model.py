@@ -14,7 +14,7 @@ from ..compat.hdrnet import unpack_coefficients
 from ..ops._guide_luma import guide_luma
 from ..ops._guide_nn import NNGuide, guide_nn
 from ..ops._slice_apply import slice_apply
-from ._config import NORM_EPSILON, Config, Layer, layers, same_padding
+from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, layers, nearest
 from ._predict import Predictor
 from ._weights import read_model, write_model
 
@@ -39,7 +39,7 @@ _MOMENTUM = 0.01
 class HDRNet(Module):
     """An image (N, H, W, 3) → the image enhanced, of any size, floats in [0, 1], not clipped.
 
-        grid = coefficients(resize_area(image, (S, S)))         (N, Gh, Gw, Gd, 3·scales, 4)
+        grid = coefficients(low_resolution(image))              (N, Gh, Gw, Gd, 3·scales, 4)
         out = slice_apply(grid, guide(image), image)            scales = 1
         out = Σ_s enlarge(slice_apply(grid_s, guide_s(image_s), image_s))
                                                                 scales = 3: image_0 the image, the others half as
@@ -68,7 +68,8 @@ class HDRNet(Module):
         if not isinstance(self.config, Config):
             raise TypeError(f"HDRNet: config must be a Config, got {type(config).__name__}.")
         self.coefficients = Coefficients(self.config)
-        makers: Any = {"curves": partial(CurvesGuideModule, 3), "nn": NormalizedNNGuide, "luma": _LumaGuide}
+        pointwise = NormalizedNNGuide if self.config.guide_norm else partial(NNGuideModule, 3)
+        makers: Any = {"curves": partial(CurvesGuideModule, 3), "nn": pointwise, "luma": _LumaGuide}
         make = makers[self.config.guide]
         self.guides = ModuleList(make(self.config.guide_complexity) for _ in range(self.config.scales))
         self.to(device=device, dtype=dtype)
@@ -79,9 +80,13 @@ class HDRNet(Module):
         return self.guides[0]
 
     def low_resolution(self, image: torch.Tensor) -> torch.Tensor:
-        """The network's input for an image (N, H, W, 3): exact averages, (N, S, S, 3)."""
-        side = self.config.net_input
-        return resize_area(image, (side, side), dtype=self.coefficients.prediction.weight.dtype)
+        """The network's input for an image (N, H, W, 3): exact averages, or nearest pixels, (N, *input_shape, 3)."""
+        size, dtype = self.config.input_shape, self.coefficients.prediction.weight.dtype
+        if self.config.reduce == "area":
+            return resize_area(image, size, dtype=dtype)
+        for axis, wanted in enumerate(size, 1):
+            image = image.index_select(axis, torch.from_numpy(nearest(wanted, image.shape[axis])).to(image.device))
+        return image.to(dtype)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if not image.is_floating_point():
@@ -98,7 +103,7 @@ class HDRNet(Module):
             levels.append(_resize(levels[-1], (max(height // 2, 1), max(width // 2, 1))))
         out: Any = None
         for i, (level, guide) in enumerate(zip(reversed(levels), reversed(self.guides))):  # the coarsest first
-            rendered = slice_apply(grid[..., 3 * i : 3 * i + 3, :], guide(level), level)
+            rendered = slice_apply(grid[..., 3 * i : 3 * i + 3, :], guide(level), level, **self.config.sampling)
             out = rendered if out is None else rendered + _resize(out, rendered.shape[1:3])
         return out
 
@@ -132,7 +137,7 @@ class HDRNet(Module):
 
 
 class Coefficients(Module):
-    """The low-resolution stream: (N, S, S, 3) → the grid (N, Gh, Gw, Gd, 3·scales, 4)."""
+    """The low-resolution stream: (N, *input_shape, 3) → the grid (N, Gh, Gw, Gd, 3·scales, 4)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -152,11 +157,21 @@ class Coefficients(Module):
             summary = self.global_convolutions(features).permute(0, 2, 3, 1).flatten(1)
             fused = fused + self.global_connected(summary)[:, :, None, None]
         packed = self.prediction(F.relu(fused))
-        return unpack_coefficients(packed, self.config.luma_bins, n_out=self.config.rows, channels_first=True)
+        grid = unpack_coefficients(packed, self.config.luma_bins, n_out=self.config.rows, channels_first=True)
+        return arranged(self.config, grid, torch.permute, _blended)
+
+
+def _blended(grid: torch.Tensor, axis: int, blend: Blend) -> torch.Tensor:
+    parts = []
+    for cells, weight in zip((blend.below, blend.above), blend.weights):
+        shape = (-1, *[1] * (len(grid.shape) - axis - 1))
+        factors = torch.from_numpy(weight).to(grid).view(shape)
+        parts.append(grid.index_select(axis, torch.from_numpy(cells).to(grid.device)) * factors)
+    return parts[0] + parts[1]
 
 
 class LayerModule(Module):
-    """A convolution, padded as TensorFlow's SAME, or a fully connected layer; then batch norm and ReLU, as it says."""
+    """A convolution with zeros around, or a fully connected layer; then batch norm and ReLU, as it says."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -178,7 +193,7 @@ class LayerModule(Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size, stride = self.layer.size, self.layer.stride
         if size:
-            (top, bottom), (left, right) = (same_padding(length, size, stride) for length in x.shape[2:])
+            (top, bottom), (left, right) = map(self.layer.pads, x.shape[2:])
             x = F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, self.bias, stride)
         else:
             x = F.linear(x, self.weight, self.bias)

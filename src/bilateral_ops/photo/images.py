@@ -285,6 +285,21 @@ class Averages:
         return np.divide(self._sums, 1 - self._missing, where=self._missing < 1, out=self._sums * 0).astype(np.float32)
 
 
+class NearestPixels:
+    """The pixels (⌊i·H/h⌋, ⌊j·W/w⌋) of an image (H, W, 3), float32 in [0, 1], band by band; of NaN or infinity 0."""
+
+    def __init__(self, height: int, width: int, size: tuple[int, int]) -> None:
+        self._rows, self._columns = (np.arange(count) * length // count for count, length in zip(size, (height, width)))
+        self.result: Any = np.zeros((*size, 3), np.float32)
+
+    def add(self, top: int, band: Any) -> None:
+        """Add the rows (h, W, 3) from this one on."""
+        here = np.flatnonzero((self._rows >= top) & (self._rows < top + len(band)))
+        pixels = band[self._rows[here] - top][:, self._columns]
+        found = resize_area(pixels, pixels.shape[:2], dtype=np.float32)
+        self.result[here] = np.where(np.isfinite(found).all(-1, keepdims=True), found, 0)
+
+
 def reduced(shape: Sequence[int], side: int) -> tuple[int, int]:
     """The size of an image of this shape whose longer side is not to have more pixels than that."""
     height, width = shape[:2]

@@ -31,6 +31,7 @@ from .images import (
     COMPARED,
     Averages,
     ImageError,
+    NearestPixels,
     Picture,
     Spare,
     ahead,
@@ -393,11 +394,13 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
                 ((_, pixels),) = picture.bands()
                 low = predictor.low_resolution(colours(picture, pixels))
             else:
-                averages = Averages(height, width, (predictor.config.net_input,) * 2)
+                config = predictor.config
+                way = Averages if config.reduce == "area" else NearestPixels
+                network_input = way(height, width, config.input_shape)
                 for top, band in work.checked(ahead(picture.bands())):
-                    averages.add(top, colours(picture, band))
+                    network_input.add(top, colours(picture, band))
                     work.step(job, len(band) / height / 2)
-                low = averages.result
+                low = network_input.result
             grid = predictor.grid(low)
             shown = (
                 [Averages(height, width, reduced((height, width), COMPARED)) for _ in range(2)] if comparison else []
