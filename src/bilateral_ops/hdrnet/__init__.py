@@ -20,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._config import Config
+from ._ports import from_pytorch
 from ._predict import Predictor
 from ._weights import from_hdrnet, read_model, write_model
 
@@ -36,6 +37,7 @@ __all__ = [
     "VideoOptions",
     "enhance_files",
     "from_hdrnet",
+    "from_pytorch",
     "read_model",
     "write_model",
 ]

@@ -199,7 +199,7 @@ def write_model(
     if stored is None:
         raise ValueError(f"write_model: dtype must be float16 or float32, got {np.dtype(dtype)}.")
     with np.errstate(over="ignore"):  # infinity is refused below
-        arrays = {name: np.asarray(_numpy(value), kind, order="C") for name, value in weights.items()}
+        arrays = {name: np.asarray(as_numpy(value), kind, order="C") for name, value in weights.items()}
     check_weights("write_model", config, arrays)
     metadata = metadata or {}
     for name, value in metadata.items():
@@ -354,5 +354,6 @@ def from_hdrnet(
 _NORM = {"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
-def _numpy(value: Any) -> Any:
+def as_numpy(value: Any) -> Any:
+    """A tensor or array in the host's memory."""
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
