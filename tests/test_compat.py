@@ -148,6 +148,59 @@ def test_channels_first(out: int, inputs: int, offset: bool, batched: bool, fram
         close(framework.fetch(hdrnet.apply_nchw(framework.send(coefficients.astype(F32)), planes, offset)), applied)
 
 
+#: How ports hand their coordinates to ``grid_sample``: of the pixels, and of the guide.
+AT = {
+    "corners": lambda n: np.arange(n) / max(n - 1, 1) * 2 - 1,
+    "centers": lambda n: (np.arange(n) + 0.5) / n * 2 - 1,
+}
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "zeros"])
+@pytest.mark.parametrize("align_corners", [False, True], ids=["cells", "corners"])
+@pytest.mark.parametrize("xy", AT)
+@pytest.mark.parametrize("guide_range", [(0.0, 1.0), (-1.0, 1.0)], ids=str)
+def test_channels_first_is_grid_sample(xy: Any, align_corners: bool, padding_mode: Any, guide_range: Any) -> None:
+    """With its gradients; guides beyond the depth on both sides, by up to two cells."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    height, width = SIZES["H"], SIZES["W"]
+    cells = torch.from_numpy(matrices(3, 4)).double().flatten(4).movedim((-1, -2), (1, 2)).contiguous()
+    z = torch.from_numpy(drawn(2, 1, height, width, seed=3, low=-1.9, high=1.9)).double()
+    guide = (z + 1) / 2 if guide_range == (0, 1) else z
+    image = torch.from_numpy(image_of(3)).double().movedim(-1, 1).contiguous()
+    leaves = [cells.requires_grad_(), guide.detach().requires_grad_()]
+    rule: dict[str, Any] = {"align_corners": align_corners, "padding_mode": padding_mode}
+
+    given = leaves[1] * 2 - 1 if guide_range == (0, 1) else leaves[1]
+    rows, columns = torch.meshgrid(*(torch.from_numpy(AT[xy](n)) for n in (height, width)), indexing="ij")
+    places = torch.stack([columns.expand(2, -1, -1), rows.expand(2, -1, -1), given[:, 0]], -1)[:, None]
+    want = torch.nn.functional.grid_sample(leaves[0], places, **rule)[:, :, 0]
+    got = hdrnet.bilateral_slice_nchw(*leaves, xy=xy, guide_range=guide_range, **rule)
+    torch.testing.assert_close(got, want)
+    weights = torch.randn_like(want)
+    for a, b in zip(*(torch.autograd.grad(out, leaves, weights) for out in (got, want))):
+        torch.testing.assert_close(a, b)
+
+    applied = (want.unflatten(1, (3, 4)) * torch.cat([image, torch.ones_like(image[:, :1])], 1)[:, None]).sum(2)
+    got = hdrnet.bilateral_slice_apply_nchw(*leaves, image, xy=xy, guide_range=guide_range, **rule)
+    torch.testing.assert_close(got, applied)
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
+def test_zeros_beyond_the_cells_in_every_framework(batched: bool, framework: Any) -> None:
+    """As many more cells of zeros around do the same."""
+    grid, guide = matrices(3, 4)[..., 0], drawn(2, 7, 9, seed=3, low=-0.3, high=1.3)
+    grid, guide = (array if batched else array[0] for array in (grid, guide))
+    first = np.moveaxis(grid, (-1, -2), (batched, batched + 1))
+    arguments: dict[str, Any] = {"padding_mode": "zeros", "xy": "corners"}
+    got = framework.fetch(hdrnet.bilateral_slice_nchw(framework.send(first), framework.send(guide), **arguments))
+    around = np.pad(grid, [(0, 0)] * batched + [(1, 1)] * 3 + [(0, 0)])
+    gh, gw, gd = grid.shape[batched : batched + 3]
+    x, y = np.meshgrid(*((np.arange(n) / (n - 1) * g + 1) / (g + 2) for n, g in ((9, gw), (7, gh))))
+    places = np.broadcast_to(np.stack([x, y], -1), (*guide.shape, 2)).astype(F32)
+    want = bilateral_ops.slice(around, ((guide * gd + 1) / (gd + 2)).astype(F32), xy=places)
+    close(got, np.moveaxis(want, -1, batched))
+
+
 @pytest.mark.parametrize(("out", "inputs", "offset"), MATRICES)
 def test_hdrnets_gradients(out: int, inputs: int, offset: bool) -> None:
     """From a network's last convolution on, beside grid_sample."""
@@ -194,9 +247,9 @@ def test_hdrnets_gradients_in_jax() -> None:
 def test_hdrnets_arrays_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def caught(*arrays: Any) -> Any:
+    def caught(*arrays: Any, **rules: Any) -> Any:
         seen.extend(arrays)
-        return bilateral_ops.slice_apply(*arrays)
+        return bilateral_ops.slice_apply(*arrays, **rules)
 
     monkeypatch.setattr(hdrnet, "_slice_apply", caught)
     grid, image = np.ascontiguousarray(np.moveaxis(matrices(3, 4), (4, 5, 3), (1, 2, 3))), image_of(3)
@@ -317,6 +370,26 @@ HDRNET_ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "bilateral_slice_apply: grid must have an axis for rows, where matrices have no columns, got shape "
         "(2, 3, 4, 5, 0).",
+    ),
+    "padding_mode": (
+        lambda: hdrnet.bilateral_slice_nchw(drawn(1, 2, 2, 2, 2), drawn(1, 3, 3), padding_mode="reflection"),
+        ValueError,
+        "bilateral_slice_nchw: padding_mode must be border or zeros, got 'reflection'.",
+    ),
+    "guide_range": (
+        lambda: hdrnet.bilateral_slice_nchw(drawn(1, 2, 2, 2, 2), drawn(1, 3, 3), guide_range=(1, 1)),
+        ValueError,
+        "bilateral_slice_nchw: guide_range must be two finite numbers that differ, got (1, 1).",
+    ),
+    "guide_range of one": (
+        lambda: hdrnet.bilateral_slice_nchw(drawn(1, 2, 2, 2, 2), drawn(1, 3, 3), guide_range=(1,)),
+        TypeError,
+        "bilateral_slice_nchw: guide_range must be two numbers, got (1,).",
+    ),
+    "guide of colours": (
+        lambda: hdrnet.bilateral_slice_apply_nchw(drawn(1, 12, 2, 2, 2), drawn(1, 3, 3, 3), drawn(1, 3, 3, 3)),
+        ValueError,
+        "bilateral_slice_apply_nchw: guide must have shape (N, H, W) or (N, 1, H, W), got (1, 3, 3, 3).",
     ),
     "features": (
         lambda: hdrnet.unpack_coefficients(drawn(1, 2, 2, 95), 8),

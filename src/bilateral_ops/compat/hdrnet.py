@@ -12,11 +12,14 @@ Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, and the operators
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._core.types import Array, Framework, Grid, Image, Like
+from .._core.checks import brief, real
+from .._core.dispatch import framework_of
+from .._core.types import Array, Framework, Grid, Image, Like, PixelRule
 from ..ops._apply import apply as _apply
 from ..ops._slice import slice as _slice
 from ..ops._slice_apply import slice_apply as _slice_apply
@@ -32,6 +35,8 @@ __all__ = [
     "unpack_coefficients",
 ]
 
+_PaddingMode: TypeAlias = Literal["border", "zeros"]
+_PADDING_MODES = ("border", "zeros")
 _Layout: TypeAlias = Literal["in_out_z", "out_in_z", "z_out_in", "matrix_offset_z", "z_matrix_offset"]
 # Where a convolution's channels hold the matrix entries, from the slowest axis to the fastest; None for the axis that
 # counts the nine entries of the matrices and then the three of the offset.
@@ -132,44 +137,105 @@ def apply(sliced: Array[Framework], input_image: Like[Framework, Image], has_aff
     return _apply(_matrices("apply", "sliced", sliced, rank, input_image, has_affine_term), input_image)
 
 
-def bilateral_slice_nchw(grid: Like[Framework, Grid], guide: Array[Framework]) -> Grid:
-    """:func:`bilateral_slice` with channels first.
+def bilateral_slice_nchw(
+    grid: Like[Framework, Grid],
+    guide: Array[Framework],
+    *,
+    xy: PixelRule | None = None,
+    align_corners: bool = False,
+    padding_mode: _PaddingMode = "border",
+    guide_range: tuple[float, float] = (0.0, 1.0),
+) -> Grid:
+    """:func:`bilateral_slice` with channels first, and what PyTorch ports do with ``grid_sample`` instead.
+
+        sliced = bilateral_slice_nchw(grid, guide, xy="corners", guide_range=(-1, 1), padding_mode="zeros")
+
+    is ``grid_sample(grid, xyz)[:, :, 0]``, where ``xyz`` (N, 1, H, W, 3) has 2j/(W−1) − 1, 2i/(H−1) − 1 and the guide;
+    ``align_corners`` and ``padding_mode`` are those of ``grid_sample``, whose default is ``"zeros"``.
 
     Parameters
     ----------
     grid : array (N, C, gd, gh, gw) or (N, Co, Ci, gd, gh, gw)
-    guide : array (N, H, W)
+    guide : array (N, H, W) or (N, 1, H, W)
+    xy : "centers" or "corners", optional
+    align_corners : bool
+        The rules of pixels and of cells, as in :func:`bilateral_ops.slice`.
+    padding_mode : "border" or "zeros"
+        What is beyond the outer cells' centres: these cells again, or zeros, to which it is interpolated.
+    guide_range : (float, float)
+        The values of the guide that span the grid's depth.
 
     Returns
     -------
     array (N, C, H, W) or (N, Co, Ci, H, W)
         A view; in memory channels are last.
+
+    Raises
+    ------
+    ValueError
+        Another ``padding_mode``, a ``guide_range`` of no extent, a guide of several channels; else as
+        :func:`bilateral_ops.slice`.
+    TypeError
+        As :func:`bilateral_ops.slice`.
+
+    Notes
+    -----
+    What public ports do, as arguments; the table of them in the documentation is of whole models.
+
+        creotiv/hdrnet-pytorch, 2022        none
+        the same, April 2021                xy="corners", align_corners=True, guide_range=(-1, 1), of the grid's
+                                            transpose (N, C, gd, gw, gh)
+        the same, November 2020             xy="corners", align_corners=True, guide_range=(-1, 1)
+        the same, April 2020                xy="corners", padding_mode="zeros", guide_range=(-1, 1)
+        the same, 2019; lcj1105             xy="corners", align_corners=True, guide_range=(-1, 1), of the grid's
+                                            transpose (N, C, gw, gh, gd)
+        hello-jinwoo/hdrnet-ciplab          xy="corners", padding_mode="zeros", guide_range=(-1, 1)
+        gejinchen/HDRnet-PyTorch            xy="corners"
     """
-    batched = _batched(guide, 2)
-    return _channels_first(_slice(_channels_last(grid, batched, 3), guide), batched)
+    op = "bilateral_slice_nchw"
+    plane, batched = _plane(op, guide)
+    cells = _channels_last(grid, batched, 3)
+    u = _in_range(op, plane, guide_range)
+    sliced = _slice(cells, u, xy=xy, align_corners=align_corners)
+    sliced = _faded(op, sliced, cells, u, batched, padding_mode, xy, align_corners)
+    return _channels_first(sliced, batched)
 
 
 def bilateral_slice_apply_nchw(
-    grid: Array[Framework], guide: Array[Framework], input_image: Like[Framework, Image], has_offset: bool = True
+    grid: Array[Framework],
+    guide: Array[Framework],
+    input_image: Like[Framework, Image],
+    has_offset: bool = True,
+    *,
+    xy: PixelRule | None = None,
+    align_corners: bool = False,
+    padding_mode: _PaddingMode = "border",
+    guide_range: tuple[float, float] = (0.0, 1.0),
 ) -> Image:
     """:func:`bilateral_slice_apply` with channels first.
 
     Parameters
     ----------
     grid : array (N, Co·L, gd, gh, gw) or (N, Co, L, gd, gh, gw)
-    guide : array (N, H, W)
+    guide : array (N, H, W) or (N, 1, H, W)
     input_image : array (N, Ci, H, W)
+    has_offset : bool
+    xy, align_corners, padding_mode, guide_range
+        As in :func:`bilateral_slice_nchw`.
 
     Returns
     -------
     array (N, Co, H, W)
         A view; in memory channels are last.
     """
-    batched = _batched(guide, 2)
+    op = "bilateral_slice_apply_nchw"
+    plane, batched = _plane(op, guide)
     image = _channels_last(input_image, batched)
     packed = _channels_last(grid, batched, 3)
-    matrices = _matrices("bilateral_slice_apply_nchw", "grid", packed, 4 + batched, image, has_offset)
-    return _channels_first(_slice_apply(matrices, guide, image), batched)
+    matrices = _matrices(op, "grid", packed, 4 + batched, image, has_offset)
+    u = _in_range(op, plane, guide_range)
+    applied = _slice_apply(matrices, u, image, xy=xy, align_corners=align_corners)
+    return _channels_first(_faded(op, applied, matrices, u, batched, padding_mode, xy, align_corners), batched)
 
 
 def apply_nchw(sliced: Array[Framework], input_image: Like[Framework, Image], has_affine_term: bool = True) -> Image:
@@ -279,6 +345,61 @@ def _matrices(op: str, name: str, packed: Any, rank: int, image: Any, has_offset
     if shape[-1] % columns:
         raise ValueError(f"{op}: {name} must have rows of {columns} channels ({needed}), got {shape[-1]} channels.")
     return packed.reshape(*shape[:-1], shape[-1] // columns, columns)
+
+
+def _plane(op: str, guide: Any) -> tuple[Any, int]:
+    """A guide without its channel axis, and how many batch axes it has."""
+    if len(guide.shape) != 4:
+        return guide, _batched(guide, 2)
+    if guide.shape[1] != 1:
+        raise ValueError(f"{op}: guide must have shape (N, H, W) or (N, 1, H, W), got {tuple(guide.shape)}.")
+    return guide[:, 0], 1
+
+
+def _in_range(op: str, guide: Any, guide_range: Any) -> Any:
+    """The guide where 0 and 1 span the grid's depth."""
+    low, high = map(real, guide_range) if isinstance(guide_range, tuple) and len(guide_range) == 2 else (None, None)
+    if low is None or high is None:
+        raise TypeError(f"{op}: guide_range must be two numbers, got {brief(guide_range)}.")
+    if not math.isfinite(low) or not math.isfinite(high) or low == high:
+        raise ValueError(f"{op}: guide_range must be two finite numbers that differ, got {brief(guide_range)}.")
+    return guide if (low, high) == (0, 1) else (guide - low) * (1 / (high - low))
+
+
+def _faded(
+    op: str, sampled: Any, grid: Any, u: Any, batched: int, padding_mode: str, xy: Any, align_corners: bool
+) -> Any:
+    """What was sampled (N, H, W, *C), with zeros beyond the outer cells where they are asked for.
+
+    There interpolation between the outer cell, which is what was sampled, and zero is a factor for each axis.
+    """
+    if padding_mode not in _PADDING_MODES:
+        raise ValueError(f"{op}: padding_mode must be {' or '.join(_PADDING_MODES)}, got {brief(padding_mode)}.")
+    if padding_mode == "border":
+        return sampled
+
+    def factor(u: Any, cells: int) -> Any:
+        p = u * (cells - 1) if align_corners else u * cells - 0.5
+        return (1 - abs(p - p.clip(0, cells - 1))).clip(0, 1)
+
+    channels = len(sampled.shape) - batched - 2
+    faded = sampled * factor(u, grid.shape[batched + 2])[(..., *[None] * channels)]
+    if align_corners:  # pixels are on the outer cells, or between them
+        return faded
+    for axis in range(2):
+        count = sampled.shape[batched + axis]
+        i = np.arange(count)
+        at = i / max(count - 1, 1) if xy == "corners" else (i + 0.5) / max(count, 1)
+        weights = factor(at, grid.shape[batched + axis]).reshape(-1, *[1] * (1 - axis + channels))
+        faded = faded * _beside(op, faded, weights)
+    return faded
+
+
+def _beside(op: str, array: Any, values: Any) -> Any:
+    """Numbers as an array of this one's framework and dtype, where it is."""
+    if hasattr(array, "new_tensor"):
+        return array.new_tensor(values)
+    return getattr(framework_of(op, "grid", array), "cupy", np).asarray(values, array.dtype)
 
 
 def _batched(array: Any, rank: int) -> int:
