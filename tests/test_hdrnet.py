@@ -220,6 +220,9 @@ def test_the_originals_variables_are_checked() -> None:
         from_hdrnet({**given, name: np.zeros((3, 3))}, config)
     with pytest.raises(ValueError, match=r"^from_hdrnet: config must be of a network that the original has"):
         from_hdrnet(given, VARIANTS["luma"])
+    with pytest.raises(ValueError, match=r"^from_hdrnet: config must be of a network that the original has"):
+        from_hdrnet(given, dataclasses.replace(config, padding="symmetric"))
+    assert from_hdrnet(given, dataclasses.replace(config, reduce="nearest")).keys() == shapes(config).keys()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -472,6 +475,26 @@ def test_the_networks_input_is_not_rounded() -> None:
         low = predictor.low_resolution(image)
         assert low.dtype == np.float32
         assert_near(low, reference.resize_area(in_floats(image), (48, 48)))
+
+
+@pytest.mark.parametrize("dtype", [U8, F32], ids=str)
+@pytest.mark.parametrize("size", [(61, 100), (5, 48), (48, 7)])
+def test_nearest_pixels_are_the_originals(size: tuple[int, int], dtype: Any, torch: Any) -> None:
+    """⌊i·H/S⌋, as TensorFlow's and PyTorch's nearest neighbours; of a file, band by band, the same."""
+    from bilateral_ops.hdrnet import HDRNet
+    from bilateral_ops.photo.images import NearestPixels
+
+    config, image = VARIANTS["a port, zeros"], image_of(size, dtype)
+    planes = torch.from_numpy(in_floats(image).astype(np.float32)).movedim(-1, 0)[None]
+    want = torch.nn.functional.interpolate(planes, config.input_shape, mode="nearest")
+    low = Predictor(config, weights_of(config)).low_resolution(image)
+    torch.testing.assert_close(torch.from_numpy(low), want[0].movedim(0, -1))
+    if dtype == F32:
+        torch.testing.assert_close(HDRNet(config).low_resolution(planes.movedim(1, -1)), want.movedim(1, -1))
+    bands = NearestPixels(*size, config.input_shape)
+    for top in range(0, size[0], 7):
+        bands.add(top, image[top : top + 7])
+    np.testing.assert_array_equal(bands.result, low)
 
 
 def test_floats_beyond_white_are_warned_of() -> None:
@@ -1047,9 +1070,18 @@ def test_a_configuration_survives_json(config: Config) -> None:
         ({"luma_bins": 8.0}, TypeError, "luma_bins must be of type int, got 8.0."),
         ({"luma_bins": True}, TypeError, "luma_bins must be of type int, got True."),
         ({"batch_norm": 1}, TypeError, "batch_norm must be of type bool, got 1."),
-        ({"guide": "lumen"}, ValueError, "guide must be one of curves, nn, luma, got 'lumen'."),
+        ({"guide": "lumen"}, ValueError, "guide must be one of curves, nn, luma, custom, got 'lumen'."),
         ({"scales": 2}, ValueError, "scales must be 1 or 3, got 2."),
         ({"luma_bins": 65537}, ValueError, "luma_bins must be at most 65536, got 65537."),
+        (
+            {"net_input": (256, 384)},
+            ValueError,
+            "net_input must be spatial_bin times 2, 4, 8 …, got (256, 384) and 16.",
+        ),
+        ({"net_input": (256, 1.5)}, TypeError, "net_input must be of type int, got (256, 1.5)."),
+        ({"global_convolutions": -1}, ValueError, "global_convolutions must be at least 0, got -1."),
+        ({"padding": "valid"}, ValueError, "padding must be same or symmetric, got 'valid'."),
+        ({"grid_axes": "yyz"}, ValueError, "grid_axes must be one of yxz, xyz, yzx, zyx, xzy, zxy, got 'yyz'."),
         ({"net_input": 10**5000}, ValueError, "net_input must be at most 65536, got an integer of 16610 bits."),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -24,12 +25,14 @@ for module in ("PIL", "imagecodecs", "skimage", "tqdm"):
 from damage import HOSTILE, damaged_bytes, damaged_tree  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import bilateral_ops  # noqa: E402
 from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: E402
 from bilateral_ops.hdrnet._predict import SHIPPED  # noqa: E402
 from bilateral_ops.hdrnet.train import Options, TrainError, train  # noqa: E402
 from bilateral_ops.hdrnet.train import loop as training  # noqa: E402
 from bilateral_ops.hdrnet.train.data import DataError, Photographs, Samples  # noqa: E402
 from bilateral_ops.hdrnet.train.edits import EDITS, edited  # noqa: E402
+from bilateral_ops.hdrnet.train.losses import LOSSES, loss_of  # noqa: E402
 
 TINY = Config(net_input=32, spatial_bin=4, luma_bins=4, guide_complexity=4)
 TINY_OPTIONS = ("--net-input", "32", "--spatial-bin", "4", "--luma-bins", "4", "--guide-complexity", "4")
@@ -595,11 +598,120 @@ def test_folders_of_photographs_alone(pairs, tmp_path):
         assert name == "a1"
         np.testing.assert_array_equal(target, edited(image, "shadows"))
     for folder, words in (
-        (pairs / "input", "must have the folders input and target, or --edit must say"),
+        (pairs / "input", "must have the folders input and target, or input and output, or --edit must say"),
         (tmp_path / "nowhere", "must be a folder"),
     ):
         with pytest.raises(DataError, match=words):
             Photographs(folder, None)
+
+
+def test_folders_as_in_the_originals_sample_data(pairs):
+    want = [[name, image.copy(), target.copy()] for name, image, target in Photographs(pairs, None)]
+    (pairs / "target").rename(pairs / "output")
+    for got, wanted in zip(Photographs(pairs, None), want, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+    (pairs / "output" / "a1.png").unlink()
+    with pytest.raises(DataError, match=r"a1.jpg: has no twin in .*output"):
+        Photographs(pairs, None)
+
+
+@pytest.mark.parametrize("larger", ["input", "target"])
+def test_pairs_of_different_sizes_are_reduced_to_the_smaller(pairs, tmp_path, larger):
+    for path in list((pairs / "input").rglob("*.jpg")) + list((pairs / "target").rglob("*.png")):
+        size = (56, 40) if larger in path.parts else (28, 20)
+        Image.fromarray(photo(7, *size[::-1])).save(path.with_suffix(".png"))
+        if path.suffix == ".jpg":
+            path.unlink()
+    photographs = Photographs(pairs, None)
+    for _, image, target in photographs:
+        small, large = (target, image) if larger == "input" else (image, target)
+        np.testing.assert_array_equal(small, photo(7, 20, 28))
+        np.testing.assert_array_equal(large, bilateral_ops.resize_area(photo(7), (20, 28)))
+    Samples(photographs, Options(crop=16))[0]
+    train(pairs, tmp_path / "m", config=TINY, steps=1, **{**QUICK, "crop": 16})
+
+
+# --- losses
+
+
+def test_losses_are_what_their_names_say():
+    from skimage.metrics import structural_similarity
+
+    rng = np.random.default_rng(0)
+    image, target = rng.random((2, 2, 24, 17, 3))
+    given = torch.from_numpy(image).requires_grad_(), torch.from_numpy(target)
+    similar = [structural_similarity(a, b, channel_axis=-1, data_range=1) for a, b in zip(image, target)]
+    # scikit-image's mean is over windows that lie within.
+    cosines = (image * target).sum(-1) / np.linalg.norm(image, axis=-1) / np.linalg.norm(target, axis=-1)
+    want = {
+        "mse": ((image - target) ** 2).mean(),
+        "l1": abs(image - target).mean(),
+        "cosine": 1 - cosines.mean(),
+        "ssim": 1 - np.mean(similar),
+    }
+    assert want.keys() == LOSSES.keys()
+    for name, value in want.items():
+        loss = loss_of(name)(*given)
+        assert loss.item() == pytest.approx(value, rel=1e-9)
+        assert torch.autograd.grad(loss, given[0])[0].isfinite().all()
+    both = loss_of("0.5*l1 + 2*ssim")(*given).item()
+    assert both == pytest.approx(0.5 * want["l1"] + 2 * want["ssim"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_one_colour_have_gradients(name):
+    image = torch.zeros((1, 5, 4, 3)).requires_grad_()
+    loss = loss_of(name)(image, torch.zeros((1, 5, 4, 3)))
+    assert torch.autograd.grad(loss, image)[0].isfinite().all()
+
+
+def test_a_loss_of_ones_own(pairs, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_loss.py").write_text("def far(image, target):\n    return (image - target).abs().amax()\n")
+    made = train(pairs, tmp_path / "own", config=TINY, steps=20, loss="own_loss:far", learning_rate=1e-2, **QUICK)
+    assert made.after.psnr > made.before.psnr + 1
+    train(pairs, tmp_path / "l1", config=TINY, steps=1, loss="l1+0.1*cosine", **QUICK)
+    with pytest.raises(TrainError, match=r"is of a training with loss l1\+0.1\*cosine, not ssim"):
+        train(pairs, tmp_path / "l1", config=TINY, steps=2, loss="ssim", resume=True, **QUICK)
+
+
+# --- a guide of one's own
+
+
+class Brightest(torch.nn.Module):
+    """The largest channel of each pixel, scaled; with a buffer of integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.9))
+        self.register_buffer("seen", torch.tensor(0))
+
+    def forward(self, image):
+        self.seen += self.training
+        return (self.scale * image.amax(-1)).clamp(0, 1)
+
+
+def test_a_guide_of_ones_own_is_trained_saved_and_predicted(pairs, tmp_path):
+    own, out = dataclasses.replace(TINY, guide="custom"), tmp_path / "own.safetensors"
+    options = {"config": own, "guide": Brightest, "learning_rate": 1e-2, "checkpoint_every": 5, **QUICK}
+    result = train(pairs, out, steps=60, **options)
+    assert result.after.psnr > result.before.psnr + 3
+    train(pairs, out, steps=62, resume=True, **options)
+    model = HDRNet.load(out, guide=Brightest).eval()
+    assert model.guide.seen > 0
+    assert model.guide.scale != 0.9
+    image = torch.from_numpy(photo(1) / np.float32(255))[None]
+    want = model(image)
+    model.save(tmp_path / "again")
+    torch.testing.assert_close(HDRNet.load(tmp_path / "again", guide=Brightest).eval()(image), want, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"^Predictor: config must have a guide that is known here, got 'custom'"):
+        Predictor.load(out)
+    with pytest.raises(ValueError, match=r"custom', and there alone, got none beside 'custom'.$"):
+        HDRNet.load(out)
+    with pytest.raises(ValueError, match=r"custom', and there alone, got one beside 'curves'.$"):
+        HDRNet(TINY, guide=Brightest)
+    with pytest.raises(TypeError, match=r"^HDRNet: guide must make a torch.nn.Module, got int.$"):
+        HDRNet(own, guide=lambda: 3)
 
 
 # --- options
@@ -620,6 +732,11 @@ def test_folders_of_photographs_alone(pairs, tmp_path):
         ({"device": "meta"}, ValueError, "device must be cpu, cuda or cuda:N, got 'meta'"),
         ({"steps": 1, "minutes": 1}, ValueError, "steps and minutes exclude one another"),
         ({"resume": True, "restart": True}, ValueError, "resume and restart exclude one another"),
+        ({"loss": "lpips"}, ValueError, "loss must be mse, l1, cosine, ssim, a sum of these such as l1+0.2*ssim, or m"),
+        ({"loss": "mse+"}, ValueError, "loss must be mse, l1, cosine, ssim, a sum of these such as l1+0.2*ssim, or m"),
+        ({"loss": "nowhere.at:all"}, ValueError, "loss must be a function that can be imported, got 'nowhere.at:all'"),
+        ({"loss": "math:sinus"}, ValueError, "loss must be a function that can be imported, got 'math:sinus'"),
+        ({"loss": "math:pi"}, ValueError, "loss must be a function, got 'math:pi', which is of type float"),
         ({"validation": 1.0}, ValueError, "validation must be a folder or a share from 0 to below 1, got 1.0"),
     ],
 )
@@ -643,7 +760,7 @@ def test_what_cannot_be_trained(pairs, tmp_path, monkeypatch):
         with pytest.raises(TrainError, match=words):
             train(pairs, tmp_path / "n", **{**QUICK, **options})
     with monkeypatch.context() as patch:
-        patch.setattr(training, "HDRNet", lambda _: torch.empty(1 << 62))
+        patch.setattr(training, "HDRNet", lambda *_, **__: torch.empty(1 << 62))
         with pytest.raises(TrainError, match=r"config must be of a network that memory can have, got Config\("):
             train(pairs, tmp_path / "n", config=TINY, **QUICK)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)

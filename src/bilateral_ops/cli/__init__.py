@@ -142,7 +142,8 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train HDRnet on pairs of photographs, or on photographs and an edit",
         description="Train HDRnet on pairs of photographs and what an edit made of them: in PAIRS the folders input "
-        "and target, whose files have the same names (endings may differ), folders within them too. With --edit the "
+        "and target (or output), whose files have the same names (endings may differ), folders within them too; where "
+        "their sizes differ, both are reduced to the smaller. With --edit the "
         "targets are made by a built-in edit, and PAIRS has the folder input or the photographs themselves. Files that "
         "cannot be trained on are all named before training starts. OUT is written whenever the held-out photographs' "
         "PSNR is the best yet. Ctrl-C writes a checkpoint, and --resume goes on from the last one to the same weights "

@@ -15,7 +15,7 @@ from .._core.checks import brief
 NORM_EPSILON = 1e-3
 #: What fields may be.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "guide": ("curves", "nn", "luma"),
+    "guide": ("curves", "nn", "luma", "custom"),
     "scales": (1, 3),
     "padding": ("same", "symmetric"),
     "reduce": ("area", "nearest"),
@@ -51,8 +51,9 @@ class Config:
         The layers' width: they have ``luma_bins · channel_multiplier`` · 1, 2, 4 … channels.
     batch_norm : bool
         Whether layers are normalised by batch, all but the first, the last of each path and the prediction.
-    guide : "curves", "nn" or "luma"
-        The guide: HDRnet's learned curves, its pointwise network (always normalised by batch), or luma, not learned.
+    guide : "curves", "nn", "luma" or "custom"
+        The guide: HDRnet's learned curves, its pointwise network (normalised by batch), luma, not learned, or a module
+        of one's own, which :class:`HDRNet` is given.
     guide_complexity : int
         Knots of the curves, or features of the pointwise network.
     scales : 1 or 3

@@ -62,7 +62,7 @@ class Predictor:
     Raises
     ------
     ValueError
-        Weights that are not those of the configuration.
+        Weights that are not those of the configuration, or a configuration with ``guide="custom"``.
 
     Notes
     -----
@@ -78,6 +78,11 @@ class Predictor:
     """
 
     def __init__(self, config: Config, weights: Mapping[str, Array[object]]) -> None:
+        if config.guide == "custom":
+            raise ValueError(
+                "Predictor: config must have a guide that is known here, got 'custom'; HDRNet.load(file, guide=…) is "
+                "the model with a guide of one's own."
+            )
         check_weights("Predictor", config, weights)
         self.config = config
         network = _Network(config, weights)

@@ -236,7 +236,8 @@ def check_shapes(operation: str, config: Config, found: Mapping[str, tuple[int, 
             raise ValueError(f"{operation} must have all weights of its configuration, but {name} is missing.")
         if found[name] != shape:
             raise ValueError(f"{operation}: {name} must have shape {shape}, got {found[name]}.")
-    if unknown := sorted(found.keys() - wanted.keys()):
+    own = {name for name in found if config.guide == "custom" and name.startswith("guides.")}
+    if unknown := sorted(found.keys() - wanted.keys() - own):
         raise ValueError(
             f"{operation} must have the weights of its configuration alone, but has {_said(unknown[0])}, too."
         )
@@ -286,7 +287,9 @@ def from_hdrnet(
 
     Notes
     -----
-    Results differ from the original's by its smoothing of the interpolation in depth, up to 1e-4 of the coefficients.
+    Results differ from the original's by its smoothing of the interpolation in depth, up to 1e-4 of the coefficients;
+    and by the network's input, where ``config.reduce`` is ``"area"``: the original reduces by nearest neighbour, in
+    training the pixel ⌊i·H/S⌋, as ``Config(reduce="nearest")`` does.
 
         convolution         weights (y, x, in, out)         → (out, in, y, x)
         fully connected     weights (in, out)               → (out, in); in counts rows, columns, channels
@@ -294,7 +297,8 @@ def from_hdrnet(
         ccm                 (in, out)                       → (out, in)
         shifts, slopes      (1, 1, 3, K), (1, 1, 1, 3, K)   → (3, K)
     """
-    if config.guide == "luma" or not config.global_path or (config.scales > 1 and config.guide != "nn"):
+    plain = Config(**{name: getattr(config, name) for name in _ORIGINAL})
+    if config != plain or config.guide in ("luma", "custom") or (config.scales > 1 and config.guide != "nn"):
         raise ValueError(f"from_hdrnet: config must be of a network that the original has, got {config}.")
     prefix = f"{scope}/" if scope else ""
 
@@ -351,6 +355,11 @@ def from_hdrnet(
     return weights
 
 
+#: Fields that the original has, too.
+_ORIGINAL = (
+    *("net_input", "spatial_bin", "luma_bins", "channel_multiplier", "batch_norm", "guide", "guide_complexity"),
+    *("scales", "reduce"),
+)
 _NORM = {"bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 

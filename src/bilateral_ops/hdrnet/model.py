@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,19 @@ class HDRNet(Module):
     Parameters
     ----------
     config : Config
+    guide : callable, optional
+        Makes a guide of one's own, with ``Config(guide="custom")``: a module from an image (N, H, W, 3) to (N, H, W),
+        where [0, 1] spans the grid's depth; called once for each scale. Its weights are saved with the others, and
+        :meth:`load` is given the same; only this class predicts with it.
     device, dtype
         Of the parameters.
+
+    Raises
+    ------
+    ValueError
+        ``guide`` without ``Config(guide="custom")``, or the other way round.
+    TypeError
+        What ``guide`` makes is no module.
 
     Notes
     -----
@@ -61,7 +72,12 @@ class HDRNet(Module):
     """
 
     def __init__(
-        self, config: Config | None = None, *, device: Device = None, dtype: torch.dtype | None = None
+        self,
+        config: Config | None = None,
+        *,
+        guide: Callable[[], Module] | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.config = Config() if config is None else config
@@ -70,8 +86,17 @@ class HDRNet(Module):
         self.coefficients = Coefficients(self.config)
         pointwise = NormalizedNNGuide if self.config.guide_norm else partial(NNGuideModule, 3)
         makers: Any = {"curves": partial(CurvesGuideModule, 3), "nn": pointwise, "luma": _LumaGuide}
-        make = makers[self.config.guide]
-        self.guides = ModuleList(make(self.config.guide_complexity) for _ in range(self.config.scales))
+        if (guide is None) == (self.config.guide == "custom"):
+            given = "none" if guide is None else "one"
+            raise ValueError(
+                "HDRNet: guide must be given where the configuration's is 'custom', and there alone, got "
+                f"{given} beside {self.config.guide!r}."
+            )
+        make = makers.get(self.config.guide)
+        made = [guide() if guide else make(self.config.guide_complexity) for _ in range(self.config.scales)]
+        if others := [type(module).__name__ for module in made if not isinstance(module, Module)]:
+            raise TypeError(f"HDRNet: guide must make a torch.nn.Module, got {others[0]}.")
+        self.guides = ModuleList(made)
         self.to(device=device, dtype=dtype)
 
     @property
@@ -122,10 +147,17 @@ class HDRNet(Module):
         write_model(file, self.config, self._arrays(), metadata=metadata, dtype=dtype)
 
     @classmethod
-    def load(cls, file: str | os.PathLike[str], *, device: Device = None, dtype: torch.dtype | None = None) -> HDRNet:
+    def load(
+        cls,
+        file: str | os.PathLike[str],
+        *,
+        guide: Callable[[], Module] | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> HDRNet:
         """The network of a model file, in training mode; errors are those of :func:`read_model`."""
         config, weights, _ = read_model(file)
-        model = cls(config)
+        model = cls(config, guide=guide)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         return model.to(device=device, dtype=dtype)
 

@@ -55,6 +55,9 @@ def weights(saved: Mapping[str, Any], key: str, own: Mapping[str, Any], config: 
             raise ValueError(f"{key} must be tensors by name, got {_kind(name)} as a name")
         _check_tensor(f"{key}: {name[:80]!r}", value, own[name].dtype if name in own else torch.float32)
     check_weights(key, config, {name: value.numpy() for name, value in found.items()})
+    for name, value in own.items():  # those of a guide that is not ours
+        if name not in found or found[name].shape != value.shape:
+            raise ValueError(f"{key} must have {name} of shape {tuple(value.shape)}")
     return {name: found[name].clone() for name in own}
 
 

@@ -34,13 +34,18 @@ class Pair:
     target: Path | None
     #: Of both files' pixels.
     checksum: int = 0
+    #: Rows and columns to which both are reduced, where the files' differ.
+    size: tuple[int, int] | None = None
 
 
 class Photographs:
     """Pairs of photographs and targets, decoded, in a folder of one of these layouts.
 
-        FOLDER/input/NAME.jpg, FOLDER/target/NAME.png     the same names; endings may differ, folders may be within
+        FOLDER/input/NAME.jpg, FOLDER/target/NAME.png     the same names; endings may differ, folders may be within;
+                                                          the second folder may be called output
         FOLDER/input/NAME.jpg  or  FOLDER/NAME.jpg        with a built-in edit
+
+    A photograph and a target of different sizes are both reduced to the smaller number of rows and of columns.
 
     Parameters
     ----------
@@ -55,7 +60,7 @@ class Photographs:
     Raises
     ------
     DataError
-        Every file without a twin, of another size than its twin, that is no image, or is cut off: a line each.
+        Every file without a twin, of other proportions than its twin, that is no image, or is cut off: a line each.
     """
 
     def __init__(
@@ -71,9 +76,9 @@ class Photographs:
         found, problems = _find(Path(folder), edit)
         self.pairs: list[Pair] = []
         for pair in progress(found):
-            wrong, checksum = self._try(pair)
+            wrong, checksum, size = self._try(pair)
             problems += wrong
-            self.pairs.append(replace(pair, checksum=checksum))
+            self.pairs.append(replace(pair, checksum=checksum, size=size))
         if problems:
             count = f"{len(problems)} {'file is' if len(problems) == 1 else 'files are'} in the way"
             raise DataError("\n".join((f"train: {count}.", *problems)))
@@ -102,32 +107,40 @@ class Photographs:
         return other
 
     def image(self, i: int) -> Any:
-        path = self.pairs[i].input
-        return self.memory.get((path, "image"), lambda: read(path))
+        return self._read(self.pairs[i].input, self.pairs[i].size)
 
     def target(self, i: int) -> Any:
         path = self.pairs[i].target
         if path is not None:
-            return self.memory.get((path, "image"), lambda: read(path))
+            return self._read(path, self.pairs[i].size)
         return self.memory.get((self.pairs[i].input, self.edit), lambda: edited(self.image(i), str(self.edit)))
 
-    def _try(self, pair: Pair) -> tuple[list[str], int]:
-        """Read a pair: what is wrong with it, and its pixels' checksum."""
+    def _read(self, path: Path, size: tuple[int, int] | None) -> Any:
+        if size is None:
+            return self.memory.get((path, "image"), lambda: read(path))
+        return self.memory.get((path, size), lambda: resize_area(read(path), size))
+
+    def _try(self, pair: Pair) -> tuple[list[str], int, tuple[int, int] | None]:
+        """Read a pair: what is wrong with it, its pixels' checksum, and the size to which it is reduced."""
         problems, shapes, checksum = [], [], 0
         for path in filter(None, (pair.input, pair.target)):
             try:
-                pixels = self.memory.get((path, "image"), functools.partial(read, path))
+                pixels = self._read(path, None)
             except ImageError as error:
                 problems.append(f"{path}: {error}")
                 continue
             shapes.append(pixels.shape)
             checksum = zlib.crc32(pixels, checksum)
-        if len(shapes) == 2 and shapes[0] != shapes[1]:
-            (height, width, _), (own_height, own_width, _) = shapes
+        if len(shapes) < 2 or shapes[0] == shapes[1]:
+            return problems, checksum, None
+        (height, width, _), (own_height, own_width, _) = shapes
+        # Of the same proportions, but for what rounding may have taken; of a row too few the photograph was cut.
+        apart = abs(width * own_height - own_width * height) > max(width, height, own_width, own_height)
+        if apart or width == own_width or height == own_height:
             problems.append(
                 f"{pair.target}: has {own_width} × {own_height} pixels, but {pair.input.name} {width} × {height}"
             )
-        return problems, checksum
+        return problems, checksum, (min(height, own_height), min(width, own_width))
 
 
 @dataclass(frozen=True)
@@ -178,17 +191,19 @@ def _find(folder: Path, edit: str | None) -> tuple[list[Pair], list[str]]:
     if not folder.is_dir():
         raise DataError(f"train: PAIRS must be a folder, got {str(folder)!r}, which is none.")
     inputs = folder / "input"
-    if edit is None and not (inputs.is_dir() and (folder / "target").is_dir()):
+    outputs = folder / "target" if (folder / "target").is_dir() else folder / "output"
+    if edit is None and not (inputs.is_dir() and outputs.is_dir()):
         raise DataError(
-            f"train: {folder} must have the folders input and target, or --edit must say which edit is to be learnt."
+            f"train: {folder} must have the folders input and target, or input and output, or --edit must say which "
+            "edit is to be learnt."
         )
     problems: list[str] = []
     sources = _files(inputs if inputs.is_dir() else folder, problems)
     if edit is not None:
         return [Pair(name, path, None) for name, path in sources.items()], problems
-    targets = _files(folder / "target", problems)
-    for here, there, where in ((sources, targets, "target"), (targets, sources, "input")):
-        problems += [f"{here[name]}: has no twin in {folder / where}" for name in sorted(here.keys() - there.keys())]
+    targets = _files(outputs, problems)
+    for here, there, where in ((sources, targets, outputs), (targets, sources, inputs)):
+        problems += [f"{here[name]}: has no twin in {where}" for name in sorted(here.keys() - there.keys())]
     return [Pair(name, path, targets[name]) for name, path in sources.items() if name in targets], problems
 
 

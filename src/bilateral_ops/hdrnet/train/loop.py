@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,11 @@ from .._config import Config
 from .._predict import Predictor
 from .._weights import write_model
 from .data import DataError, Photographs, Samples
+from .losses import loss_of
 from .options import Options
 
 with needed("bilateral_ops.hdrnet.train", "torch", "train"):
     import torch
-    from torch.nn import functional as F
     from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader
 
@@ -74,22 +75,30 @@ class Result:
 
 
 def train(
-    pairs: str | os.PathLike[str], out: str | os.PathLike[str], *, config: Config | None = None, **options: Any
+    pairs: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    config: Config | None = None,
+    guide: Callable[[], Any] | None = None,
+    **options: Any,
 ) -> Result:
     """Train a network on pairs of photographs, or on photographs and a built-in edit.
 
-        minimise mean((HDRNet(image) − target)²) by Adam
+        minimise loss(HDRNet(image), target) by Adam, loss = mean((image − target)²) unless said otherwise
 
     Parameters
     ----------
     pairs : path
-        A folder with the folders ``input`` and ``target``, whose files have the same names (endings may differ); with
-        ``edit`` one with the folder ``input``, or with the photographs themselves.
+        A folder with the folders ``input`` and ``target`` (or ``output``), whose files have the same names (endings may
+        differ); where their sizes differ, both are reduced to the smaller. With ``edit`` a folder with the folder
+        ``input``, or with the photographs themselves.
     out : path
         The model file. It is written whenever the held-out photographs' mean PSNR is higher than ever before, and so
         holds the best model at the end; without held-out photographs it is the last.
     config : Config, optional
         The architecture; by default ``init``'s, or ``Config()``.
+    guide : callable, optional
+        Makes a guide of one's own, with ``Config(guide="custom")``: see :class:`HDRNet`.
     **options
         Fields of :class:`Options`; ``bilateral-ops train --help`` explains them.
 
@@ -118,12 +127,14 @@ def train(
     said = Options(**options)
     with ExitStack() as stack:
         team = stack.enter_context(Team.joined())
-        trainer = stack.enter_context(closing(_Trainer(Path(pairs), Path(out), config, said, team)))
+        trainer = stack.enter_context(closing(_Trainer(Path(pairs), Path(out), config, said, team, guide)))
         return trainer.run()
 
 
 class _Trainer:
-    def __init__(self, pairs: Path, out: Path, config: Config | None, options: Options, team: Team) -> None:
+    def __init__(
+        self, pairs: Path, out: Path, config: Config | None, options: Options, team: Team, guide: Any = None
+    ) -> None:
         self.options, self.team, self.out = options, team, out
         self.checkpoint = Path(options.checkpoint or f"{out}.checkpoint")
         _writable(out, "OUT")
@@ -131,7 +142,7 @@ class _Trainer:
         if self.checkpoint.resolve() == out.resolve():
             raise TrainError(f"train: checkpoint must be another file than OUT, got {str(self.checkpoint)!r}.")
         writer = None if options.log is None else _tensorboard()
-        self.model = _model(config, options)
+        self.model = _model(config, options, guide)
         saved = self._saved()
         self.photographs, self.heldout = _photographs(pairs, options, quiet=not team.leads)
         self.trained_on = {
@@ -143,7 +154,7 @@ class _Trainer:
         }
         self.step, self.elapsed, self.average = 0, 0.0, math.nan
         self.best: dict[str, Any] = {"psnr": -math.inf, "step": 0, "weights": None}
-        self.optimizer = _adam(self.model, options)
+        self.optimizer, self.loss = _adam(self.model, options), loss_of(options.loss)
         if saved:
             self._restore(saved)
         self.log = None
@@ -210,7 +221,7 @@ class _Trainer:
             group["lr"] = rate
         device = self.options.device
         self.optimizer.zero_grad()
-        loss: Any = F.mse_loss(self.parallel(image.to(device)), target.to(device))
+        loss: Any = self.loss(self.parallel(image.to(device)), target.to(device))
         loss.backward()
         self.optimizer.step()
         self.step += 1
@@ -220,7 +231,8 @@ class _Trainer:
         self.average = value if math.isnan(self.average) else self.average + 0.02 * (value - self.average)
         if self.log and self.step % 10 == 0:
             self.log.add_scalar("train/loss", value, self.step)
-            self.log.add_scalar("train/psnr", -10 * math.log10(max(value, 1e-10)), self.step)
+            if self.options.loss == "mse":
+                self.log.add_scalar("train/psnr", -10 * math.log10(max(value, 1e-10)), self.step)
             self.log.add_scalar("train/learning rate", rate, self.step)
 
     def _rate(self) -> float:
@@ -249,7 +261,7 @@ class _Trainer:
         if not self.heldout:
             return
         if self.team.leads:
-            predictor = self.model.freeze()
+            predictor = _predictor(self.model, self.model.state_dict())
             found = []
             for i, (name, image, target) in enumerate(self.heldout):
                 bar.set_postfix_str(f"measuring {i + 1} of {len(self.heldout)}")
@@ -269,7 +281,7 @@ class _Trainer:
             if self.log:
                 self.log.add_scalar("held out/psnr", psnr, self.step)
             gain = psnr - float(np.mean(self.before))
-            trained = "" if math.isnan(self.average) else f"loss {self.average:.5f}, {_decibels(self.average)}; "
+            trained = "" if math.isnan(self.average) else f"{self._loss_text()}; "
             self._say(
                 f"step {self.step}: {trained}held out {psnr:.2f} dB, {gain:+.2f} to unedited{', the best' * better}",
                 bar,
@@ -376,7 +388,7 @@ class _Trainer:
             return Result(self.step, self.step, None, None)
         scores = [0.0] * 4
         if self.team.leads:
-            predictor = Predictor(self.model.config, {n: w.numpy() for n, w in self.best["weights"].items()})
+            predictor = _predictor(self.model, self.best["weights"])
             photographs = tqdm(range(len(self.heldout)), "SSIM", leave=False, disable=self._hidden)
             scores = [float(x) for x in np.mean([_scores(predictor, *self.heldout[i]) for i in photographs], axis=0)]
         scores = [agree(score) for score in scores]
@@ -387,6 +399,10 @@ class _Trainer:
             f"unedited {before.psnr:.2f} dB, SSIM {before.ssim:.4f}\nwrote {out}, the best, of step {result.step}"
         )
         return result
+
+    def _loss_text(self) -> str:
+        decibels = f", {-10 * math.log10(max(self.average, 1e-10)):.2f} dB" if self.options.loss == "mse" else ""
+        return f"loss {self.average:.5f}{decibels}"
 
     @property
     def _hidden(self) -> bool | None:
@@ -405,14 +421,14 @@ class _Trainer:
         return tqdm(total=minutes * 60, initial=self.elapsed, bar_format=form, disable=self._hidden)
 
     def _show(self, bar: Any) -> None:
-        bar.set_postfix_str(f"loss {self.average:.5f}, {_decibels(self.average)}", refresh=False)
+        bar.set_postfix_str(self._loss_text(), refresh=False)
         bar.update(1 if self.options.minutes is None else min(self._time(), bar.total or 0) - bar.n)
 
 
 # --- what a training starts with
 
 
-def _model(config: Config | None, options: Options) -> HDRNet:
+def _model(config: Config | None, options: Options, guide: Any = None) -> HDRNet:
     if options.device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise TrainError("train: device must be cpu where PyTorch finds no CUDA device, got cuda.")
@@ -422,14 +438,14 @@ def _model(config: Config | None, options: Options) -> HDRNet:
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
             try:
-                model = HDRNet(config)
+                model = HDRNet(config, guide=guide)
             except RuntimeError:  # PyTorch's for memory
                 raise TrainError(f"train: config must be of a network that memory can have, got {config}.") from None
         if options.start == "identity":
             _leave_unchanged(model)
     else:
         try:
-            model = HDRNet.load(options.init)
+            model = HDRNet.load(options.init, guide=guide)
         except (ValueError, OSError) as error:
             raise TrainError(f"train: init must be a model file ({error})") from None
         if config not in (None, model.config):
@@ -530,6 +546,25 @@ def _writable(path: Path, what: str) -> None:
 # --- measures
 
 
+def _predictor(model: HDRNet, weights: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Prediction of NumPy's images with a model of these weights."""
+    if model.config.guide != "custom":
+        return Predictor(model.config, {name: value.detach().cpu().numpy() for name, value in weights.items()})
+    network = copy.deepcopy(model).eval()
+    network.load_state_dict(dict(weights))
+    like = next(network.parameters())
+
+    def predict(image: Any) -> Any:
+        with torch.no_grad():
+            enhanced = network(torch.from_numpy(unit(image)).to(like)[None])[0].cpu().numpy()
+        if image.dtype.kind != "u":
+            return enhanced.astype(image.dtype)
+        most = np.iinfo(image.dtype).max
+        return np.rint(enhanced.clip(0, 1) * most).astype(image.dtype)
+
+    return predict
+
+
 def _psnr(image: Any, target: Any) -> float:
     return min(_BEST_PSNR, psnr(image, target))
 
@@ -543,13 +578,9 @@ def _ssim(image: Any, target: Any) -> float:
     return float(similarity(unit(image), unit(target), win_size=window, channel_axis=-1, data_range=1))
 
 
-def _scores(predictor: Predictor, name: str, image: Any, target: Any) -> tuple[float, ...]:
+def _scores(predictor: Callable[[Any], Any], name: str, image: Any, target: Any) -> tuple[float, ...]:
     enhanced = predictor(image)
     return _psnr(image, target), _ssim(image, target), _psnr(enhanced, target), _ssim(enhanced, target)
-
-
-def _decibels(loss: float) -> str:
-    return f"{-10 * math.log10(max(loss, 1e-10)):.2f} dB"
 
 
 def _picture(*images: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from .edits import EDITS
+from .losses import LOSSES, loss_of
 
 SCHEDULES = ("constant", "cosine")
 STARTS = ("identity", "random")
@@ -85,6 +86,13 @@ class Options:
         least=0,
         most=64,
     )
+    loss: str = _option(
+        "mse",
+        str,
+        f"what is minimised: {', '.join(LOSSES)} (cosine: of colours), a sum such as l1+0.2*ssim, or module:function, "
+        "a function of the result and the target (N, H, W, 3)",
+        "LOSS",
+    )
     learning_rate: float = _option(1e-4, float, "of Adam", "RATE", above=0)
     schedule: str = _option(
         "constant", str, "the learning rate, over the whole training: as it is, or falling to 0", choices=SCHEDULES
@@ -131,6 +139,7 @@ class Options:
             raise ValueError("train: resume and restart exclude one another, got both.")
         if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", self.device):
             raise ValueError(f"train: device must be cpu, cuda or cuda:N, got {self.device!r}.")
+        loss_of(self.loss)
         if self.share is not None and not 0 <= self.share < 1:
             raise ValueError(f"train: validation must be a folder or a share from 0 to below 1, got {self.validation}.")
 
