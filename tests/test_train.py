@@ -131,7 +131,15 @@ def test_the_model_file_holds_the_best_not_the_last(pairs, tmp_path):
     assert_same(weights(tmp_path / "good.safetensors"), weights(tmp_path / "ruined.safetensors"))
 
 
-@pytest.mark.parametrize("config", [Config(32, 8, 4, guide="nn"), Config(32, 8, 4, scales=3, batch_norm=True)])
+#: The last as ports are.
+VARIANTS = [
+    Config(32, 8, 4, guide="nn"),
+    Config(32, 8, 4, scales=3, batch_norm=True),
+    Config(32, 8, 4, 1, guide="nn", guide_norm=False, padding="symmetric", padding_mode="zeros", reduce="nearest"),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS)
 def test_variants_train(pairs, tmp_path, config):
     out = tmp_path / "model.safetensors"
     train(pairs, out, config=config, steps=3, rotations=True, flips="both", exposure=1, **QUICK)

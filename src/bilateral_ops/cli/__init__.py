@@ -155,10 +155,11 @@ def _add_train(commands: Any) -> None:
     for item in fields(Options):
         _add_option(parser, item.name, item.default, **item.metadata)
     network = parser.add_argument_group("the network (see bilateral_ops.hdrnet.Config)")
+    choices = {**CHOICES, "guide": [guide for guide in CHOICES["guide"] if guide != "custom"]}
     for item in fields(Config):
         kind = _one_or_two if item.name in PAIRS else type(item.default)
         metavar = "N or NxN" if item.name in PAIRS else None
-        _add_option(network, item.name, item.default, kind, metavar=metavar, choices=CHOICES.get(item.name))
+        _add_option(network, item.name, item.default, kind, metavar=metavar, choices=choices.get(item.name))
 
 
 def _add_option(

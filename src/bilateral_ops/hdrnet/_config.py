@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
@@ -326,11 +327,15 @@ def layers(config: Config) -> Layers:
 
 
 class Blend(NamedTuple):
-    """New cells of an axis: each the sum of two of the cells that are there, times a weight."""
+    """New cells of an axis, each the sum of two of the cells that are there, times weights (n, 1, …).
+
+    Arrays of NumPy, or what has become of them in another framework.
+    """
 
     below: Any
+    below_weights: Any
     above: Any
-    weights: tuple[Any, Any]
+    above_weights: Any
 
 
 @functools.cache
@@ -356,12 +361,11 @@ def blends(config: Config) -> tuple[Blend | None, Blend | None, Blend | None]:
         if config.padding_mode == "border":
             positions = positions.clip(0, cells - 1)
         below = np.floor(positions).astype(np.int64)
-        pairs = (below, below + 1 - positions), (below + 1, positions - below)
-        first_weight, second_weight = (
-            np.where((i >= 0) & (i < cells), share, 0).astype(np.float32) for i, share in pairs
-        )
-        here, there = (i.clip(0, cells - 1) for i, _ in pairs)
-        found.append(Blend(here, there, (first_weight, second_weight)))
+        parts: list[Any] = []
+        for i, share in ((below, below + 1 - positions), (below + 1, positions - below)):
+            weights = np.where((i >= 0) & (i < cells), share, 0).astype(np.float32)
+            parts += [i.clip(0, cells - 1), weights.reshape(-1, *[1] * (4 - axis))]
+        found.append(Blend(*parts))
     return found[0], found[1], found[2]
 
 
@@ -370,16 +374,19 @@ def _order(config: Config) -> tuple[int, ...]:
     return tuple(config.grid_axes.index(axis) for axis in "yxz")
 
 
-def arranged(config: Config, grid: Any, transpose: Any, blend: Any) -> Any:
+def arranged(config: Config, found: Sequence[Blend | None], grid: Any, transpose: Any, take: Any) -> Any:
     """The network's grid (…, Gh, Gw, Gd, rows, 4) of its prediction, of arrays of any framework.
 
-    ``transpose(grid, axes)`` and ``blend(grid, axis, blend)`` are what becomes of arrays.
+    ``found`` are the configuration's :func:`blends` there, ``transpose(grid, axes)`` and ``take(grid, cells, axis)``
+    what the framework does.
     """
     lead = len(grid.shape) - 5
     if config.grid_axes != "yxz":
         grid = transpose(grid, [*range(lead), *(lead + axis for axis in (*_order(config), 3, 4))])
-    for axis, found in enumerate(blends(config), lead):
-        grid = grid if found is None else blend(grid, axis, found)
+    for axis, blend in enumerate(found, lead):
+        if blend is not None:
+            below, above = take(grid, blend.below, axis), take(grid, blend.above, axis)
+            grid = below * blend.below_weights + above * blend.above_weights
     return grid
 
 
@@ -410,9 +417,9 @@ def same_padding(length: int, size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def nearest(wanted: int, length: int) -> Any:
-    """The pixels that stand for each of ``wanted``, ⌊i·length/wanted⌋, as TensorFlow and PyTorch take them."""
-    return np.arange(wanted, dtype=np.int64) * length // wanted
+def nearest(wanted: Any, length: int) -> Any:
+    """The pixel that stands for each of ``wanted``, 0 … n − 1: ⌊i·length/n⌋, as TensorFlow's and PyTorch's."""
+    return wanted * length // len(wanted)
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,7 @@ from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 from ._arrays import Arrays, beside
-from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, layers, nearest, through
+from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, blends, layers, nearest, through
 from ._weights import check_weights, read_model
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ class Predictor:
         floats = on.dtype_of(image) in FLOATS
         if self.config.reduce == "nearest":
             for axis, wanted in zip((-3, -2), size):
-                image = on.take(image, on.send(nearest(wanted, image.shape[axis])), len(image.shape) + axis)
+                pixels = on.send(nearest(np.arange(wanted), image.shape[axis]))
+                image = on.take(image, pixels, len(image.shape) + axis)
         low: Any = None
         if on.seen or not floats:
             low = resize_area(image, size, dtype="float32")
@@ -374,7 +375,7 @@ class _Network:
             return np.maximum(local, 0, out=local)
 
         grid = through(self.plan, low, convolve, self.connect, fuse).reshape(self.config.predicted_shape)
-        grid = _arranged(Arrays(None, low), self.config, grid).copy()
+        grid = arranged(self.config, blends(self.config), grid, np.transpose, np.take).copy()
         self.spare.append(buffers)
         return grid
 
@@ -453,6 +454,7 @@ class _SentNetwork:
     def __init__(self, on: Arrays, network: _Network) -> None:
         self.plan, self.config = network.plan, network.config
         self.matrices = {name: on.send(matrix) for name, matrix in network.matrices.items()}
+        self.blends = [blend and Blend(*map(on.send, blend)) for blend in blends(network.config)]
         self.kind, self.framework = type(on), on.framework
 
     def __call__(self, low: Any) -> Any:
@@ -478,21 +480,7 @@ class _SentNetwork:
             return (local if summary is None else local + summary).clip(0)
 
         grid = through(self.plan, low, convolve, connect, fuse).reshape(self.config.predicted_shape)
-        return _arranged(on, self.config, grid)
-
-
-def _arranged(on: Arrays, config: Config, grid: Any) -> Any:
-    """The network's grid of its prediction."""
-
-    def blended(grid: Any, axis: int, blend: Blend) -> Any:
-        shape = (-1, *[1] * (len(grid.shape) - axis - 1))
-        below, above = (
-            on.take(grid, on.send(cells), axis) * on.send(weight.reshape(shape))
-            for cells, weight in zip((blend.below, blend.above), blend.weights)
-        )
-        return below + above
-
-    return arranged(config, grid, on.transpose, blended)
+        return arranged(self.config, self.blends, grid, on.transpose, on.take)
 
 
 def _guide(config: Config, weights: Mapping[str, Any], scale: int) -> dict[str, Any]:

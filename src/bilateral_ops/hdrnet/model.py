@@ -14,7 +14,7 @@ from ..compat.hdrnet import unpack_coefficients
 from ..ops._guide_luma import guide_luma
 from ..ops._guide_nn import NNGuide, guide_nn
 from ..ops._slice_apply import slice_apply
-from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, layers, nearest
+from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, blends, layers, nearest
 from ._predict import Predictor
 from ._weights import read_model, write_model
 
@@ -110,7 +110,8 @@ class HDRNet(Module):
         if self.config.reduce == "area":
             return resize_area(image, size, dtype=dtype)
         for axis, wanted in enumerate(size, 1):
-            image = image.index_select(axis, torch.from_numpy(nearest(wanted, image.shape[axis])).to(image.device))
+            pixels = nearest(torch.arange(wanted, device=image.device), image.shape[axis])
+            image = image.index_select(axis, pixels)
         return image.to(dtype)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -180,6 +181,12 @@ class Coefficients(Module):
         self.global_connected = Sequential(*map(LayerModule, plan.global_connected))
         self.local = Sequential(*map(LayerModule, plan.local))
         self.prediction = LayerModule(plan.prediction)
+        self._blends: list[Blend | None] = []  # the names of their arrays, which are buffers, so that they move along
+        for axis, blend in zip("yxz", blends(config)):
+            names = Blend(*(f"_{axis}_{name}" for name in Blend._fields))
+            self._blends.append(blend and names)
+            for name, array in zip(names, blend or ()):
+                self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def forward(self, low: torch.Tensor) -> torch.Tensor:
         features = self.splat(low.permute(0, 3, 1, 2))
@@ -190,16 +197,8 @@ class Coefficients(Module):
             fused = fused + self.global_connected(summary)[:, :, None, None]
         packed = self.prediction(F.relu(fused))
         grid = unpack_coefficients(packed, self.config.luma_bins, n_out=self.config.rows, channels_first=True)
-        return arranged(self.config, grid, torch.permute, _blended)
-
-
-def _blended(grid: torch.Tensor, axis: int, blend: Blend) -> torch.Tensor:
-    parts = []
-    for cells, weight in zip((blend.below, blend.above), blend.weights):
-        shape = (-1, *[1] * (len(grid.shape) - axis - 1))
-        factors = torch.from_numpy(weight).to(grid).view(shape)
-        parts.append(grid.index_select(axis, torch.from_numpy(cells).to(grid.device)) * factors)
-    return parts[0] + parts[1]
+        found = [blend and Blend(*(getattr(self, name) for name in blend)) for blend in self._blends]
+        return arranged(self.config, found, grid, torch.permute, lambda cells, i, axis: cells.index_select(axis, i))
 
 
 class LayerModule(Module):
