@@ -1085,6 +1085,7 @@ def test_a_configuration_survives_json(config: Config) -> None:
         ),
         ({"net_input": (256, 1.5)}, TypeError, "net_input must be of type int, got (256, 1.5)."),
         ({"global_convolutions": -1}, ValueError, "global_convolutions must be at least 0, got -1."),
+        ({"global_convolutions": 17}, ValueError, "global_convolutions must be at most 16, got 17."),
         ({"padding": "valid"}, ValueError, "padding must be same or symmetric, got 'valid'."),
         ({"grid_axes": "yyz"}, ValueError, "grid_axes must be one of yxz, xyz, yzx, zyx, xzy, zxy, got 'yyz'."),
         ({"net_input": 10**5000}, ValueError, "net_input must be at most 65536, got an integer of 16610 bits."),

@@ -5,6 +5,7 @@ Each port's forward is written here from its description: names, paddings, how c
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -255,18 +256,27 @@ def test_a_port_is_trained_on(made: Any, tmp_path: Path) -> None:
     assert np.array_equal(model.freeze().grid(low), Predictor.load(tmp_path / "model.safetensors").grid(low))
 
 
-def test_a_port_in_onnx(made: Any) -> None:
-    """The full-resolution part: what the configuration says of sampling is what the model's maker takes."""
+def test_a_port_in_onnx(made: Any, tmp_path: Path) -> None:
+    """The network as PyTorch exports it, and behind it what the configuration says of sampling."""
     runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     pytest.importorskip("onnx", reason="onnx is not installed")
     from bilateral_ops.export import onnx
+    from bilateral_ops.hdrnet import HDRNet
 
     port, low, image, want, state = made
-    predictor = Predictor(*from_pytorch(state, **port.said))
-    guide = predictor._model.guides[0]["float32"]
-    model = onnx.enhance(predictor.config.grid_shape, guide, form="GatherND", **predictor.config.sampling)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"grid": predictor.grid(low)[None], "image": image[None]})
+    write_model(tmp_path / "model.safetensors", *from_pytorch(state, **port.said))
+    network = HDRNet.load(tmp_path / "model.safetensors").eval()
+    given = {"low": low[None], "image": image[None]}
+    names = {"input_names": ["low"], "output_names": ["coefficients"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's age
+        low_tensor = torch.from_numpy(given["low"])
+        torch.onnx.export(
+            network.coefficients, (low_tensor,), str(tmp_path / "network.onnx"), opset_version=20, dynamo=False, **names
+        )
+    config, guide = network.config, network.freeze()._model.guides[0]["float32"]
+    model = onnx.behind(tmp_path / "network.onnx", onnx.enhance(config.grid_shape, guide, **config.sampling))
+    (got,) = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)
     assert np.abs(got[0] - want).max() <= bound(port, want)
 
 

@@ -29,6 +29,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 PAIRS = ("net_input", "spatial_bin")
 #: Of a configuration's numbers, so that what follows from them can be computed, as that it is too large.
 _MOST = 1 << 16
+#: After as many convolutions of stride 2 there is one pixel.
+_MOST_HALVINGS = 16
 #: Characters of a configuration's text, of which to_json writes a few hundred.
 _MOST_TEXT = 10_000
 #: Digits of an integer in JSON, so that none takes long to read.
@@ -122,14 +124,14 @@ class Config:
             pair = field.name in PAIRS and isinstance(value, (tuple, list)) and len(value) == 2
             if pair:
                 object.__setattr__(self, field.name, tuple(value))  # JSON has lists
-            least = 0 if field.name == "global_convolutions" else 1
+            least, most = (0, _MOST_HALVINGS) if field.name == "global_convolutions" else (1, _MOST)
             for number in value if pair else (value,):
                 if type(number) is not kind:
                     raise TypeError(f"Config: {field.name} must be of type {kind.__name__}, got {brief(value)}.")
                 if kind is int and number < least:
                     raise ValueError(f"Config: {field.name} must be at least {least}, got {brief(value)}.")
-                if kind is int and number > _MOST:
-                    raise ValueError(f"Config: {field.name} must be at most {_MOST}, got {brief(value)}.")
+                if kind is int and number > most:
+                    raise ValueError(f"Config: {field.name} must be at most {most}, got {brief(value)}.")
         ratios = [divmod(pixels, cells) for pixels, cells in zip(self.input_shape, self.cells)]
         ratio = ratios[0][0]
         if ratios != [(ratio, 0)] * 2 or ratio < 2 or ratio & (ratio - 1):
@@ -310,7 +312,7 @@ def layers(config: Config) -> Layers:
         convolutions = tuple(
             Layer(f"coefficients.global_convolutions.{i}", inputs[i], fused, norm=norm, **halving) for i in range(count)
         )
-        rows, columns = (-(-cells // (1 << min(count, _MOST.bit_length()))) for cells in config.cells)
+        rows, columns = (-(-cells // (1 << count)) for cells in config.cells)
         sizes = (rows * columns * inputs[count], 32 * width, 16 * width, fused)
         connected = tuple(
             Layer(f"coefficients.global_connected.{i}", sizes[i], sizes[i + 1], size=0, norm=norm and i < 2, relu=i < 2)
@@ -338,7 +340,7 @@ class Blend(NamedTuple):
     above_weights: Any
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def blends(config: Config) -> tuple[Blend | None, Blend | None, Blend | None]:
     """What becomes of the axes y, x and z of a prediction, so that slicing it by the package's rules is the ports'.
 
