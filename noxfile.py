@@ -49,6 +49,8 @@ def quick(session: nox.Session) -> None:
 WITH_FRAMEWORKS = (
     *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "frameworks", "glsl", "hdrnet", "jax")),
     *(f"tests/test_{name}.py" for name in ("radiance_fields", "readme", "torch", "train", "types")),
+    *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "exporters", "frameworks", "hdrnet")),
+    *(f"tests/test_{name}.py" for name in ("jax", "radiance_fields", "readme", "torch", "train", "types")),
     *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
     "tests/cuda/test_cuda_xla.py",
 )

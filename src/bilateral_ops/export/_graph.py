@@ -211,7 +211,7 @@ def _by_gather(g: Graph, grid: str, position: tuple[Position, ...], sizes: Seque
     else:
         # A row of the image lies between two rows of cells: these are interpolated once for all its pixels.
         flat = g("Reshape", grid, [-1, Gh, Gw * Gd * channels])
-        rows = g.between(*(g("Gather", flat, row, axis=1) for row in (y.below, y.above)), weight(y))
+        rows = g.between(g("Gather", flat, y.below, axis=1), g("Gather", flat, y.above, axis=1), weight(y))
         cells = g("Reshape", rows, [-1, channels])
         row = g("Unsqueeze", g("Range", 0, height, 1), [1])
         starts = [g("Mul", g("Add", g("Mul", images, height), row), Gw)]
@@ -223,7 +223,7 @@ def _by_gather(g: Graph, grid: str, position: tuple[Position, ...], sizes: Seque
         return g.between(cell(start, j, z.below), cell(start, j, z.above), weight(z))
 
     found = [g.between(column(start, x.below), column(start, x.above), weight(x)) for start in starts]
-    return found[0] if len(found) == 1 else g.between(*found, weight(y))
+    return found[0] if len(found) == 1 else g.between(found[0], found[1], weight(y))
 
 
 FORMS: dict[str, Form] = {"GridSample": _by_grid_sample, "Gather": _by_gather}

@@ -16,41 +16,37 @@ def predictor_of(model: Predictor | str | os.PathLike[str] | None) -> Predictor:
 
 
 class _Features(NamedTuple):
-    """A value of the graph, (N, C, side, side), or (N, C) where ``side`` is 0."""
+    """A value of the graph, (N, C, side, side)."""
 
     g: Graph
     name: str
     side: int
 
     def reshape(self, _: int) -> _Features:
-        """A vector of these, by rows, columns, channels."""
-        flat = self.g("Flatten", self.g("Transpose", self.name, perm=[0, 2, 3, 1]), axis=1)
-        return self._replace(name=flat, side=0)
+        """A vector of these: the layer that takes it is a convolution of all their places."""
+        return self
 
 
 def predicted(g: Graph, predictor: Predictor, low: str) -> str:
-    """From ``low``, (N, 3, S, S), to the grid's cells, (N, Gd·3·scales·4, Gh, Gw)."""
+    """From ``low``, (N, 3, S, S), to the grid's cells, (N, Gd·3·scales·4, Gh, Gw); convolutions throughout."""
     config, folded = predictor.config, predictor._model.network
 
-    def activated(layer: Layer, features: _Features, name: str, side: int) -> _Features:
+    def convolved(layer: Layer, features: _Features, size: int, stride: int, pads: list[int], side: int) -> _Features:
+        matrix = folded.matrices[layer.name]  # kernel row, column, channel; the bias
+        kernel = matrix[:-1].reshape(size, size, -1, layer.outputs).transpose(3, 2, 0, 1)
+        name = g("Conv", features.name, kernel, matrix[-1], strides=[stride, stride], pads=pads)
         return features._replace(name=g("Relu", name) if layer.relu else name, side=side)
 
     def convolve(layer: Layer, features: _Features) -> _Features:
-        matrix = folded.matrices[layer.name]
-        kernel = matrix[:-1].reshape(layer.size, layer.size, layer.inputs, layer.outputs).transpose(3, 2, 0, 1)
         before, after = same_padding(features.side, layer.size, layer.stride)
-        strides, pads = [layer.stride] * 2, [before, before, after, after]
-        name = g("Conv", features.name, kernel, matrix[-1], strides=strides, pads=pads)
-        return activated(layer, features, name, -(-features.side // layer.stride))
+        side = -(-features.side // layer.stride)
+        return convolved(layer, features, layer.size, layer.stride, [before, before, after, after], side)
 
     def connect(layer: Layer, features: _Features) -> _Features:
-        matrix = folded.matrices[layer.name]
-        return activated(layer, features, g("Gemm", features.name, matrix[:-1], matrix[-1]), 0)
+        return convolved(layer, features, features.side, 1, [0, 0, 0, 0], 1)
 
     def fuse(local: _Features, summary: _Features | None) -> _Features:
-        name = local.name
-        if summary is not None:
-            name = g("Add", name, g("Unsqueeze", summary.name, [2, 3]))
+        name = local.name if summary is None else g("Add", local.name, summary.name)
         return local._replace(name=g("Relu", name))
 
     found: _Features = through(folded.plan, _Features(g, low, config.net_input), convolve, connect, fuse)

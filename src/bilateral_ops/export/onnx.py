@@ -406,7 +406,7 @@ class _Model:
     # --- What they are made of
 
     def picture_info(self, name: str, channels: int) -> Any:
-        return _info(name, DTYPES[self.image_dtype], _named(self.layout, *_FREE.values(), channels))
+        return _info(name, DTYPES[self.image_dtype], _named(self.layout, _FREE["H"], _FREE["W"], channels))
 
     def image(self, channels: int) -> str:
         """The input ``image`` in float32, its axes as it is computed with."""

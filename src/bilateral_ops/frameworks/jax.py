@@ -212,7 +212,8 @@ def _formula(static: _Static, arrays: Sequence[Any]) -> Any:
         result = FORMULAS["enhance"](jnp, *arrays, kind=signature.guide, **dict(static.keywords))
     else:
         result = FORMULAS[signature.name](jnp, **given, **dict(static.keywords))
-    return stored(jnp, result, static.dtype) if static.dtype in INTEGERS else result
+    store: Any = stored
+    return store(jnp, result, static.dtype) if static.dtype in INTEGERS else result
 
 
 def _formula_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:

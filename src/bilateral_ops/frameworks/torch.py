@@ -568,7 +568,8 @@ def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any
 def _stored(values: Mapping[str, Any], signature: Any, result: Any) -> Any:
     """A formula's result as the operation's: integers beside an integer image."""
     dtype = values.get("dtype") or dtype_of(values[signature.like])
-    return stored(torch, result, dtype) if signature.keeps_integers and dtype in INTEGERS else result
+    store: Any = stored
+    return store(torch, result, dtype) if signature.keeps_integers and dtype in INTEGERS else result
 
 
 def _define(operation: Any) -> None:
@@ -597,7 +598,7 @@ def _define(operation: Any) -> None:
         return _stored(values, signature, FORMULAS[name](torch, **values | ({"xy": rule} if rule else {})))
 
     def formula_vjp(grad: Any, wrt: Any = None, **given: Any) -> list[Any]:
-        values = {name: given.get(name) for name in signature.names}
+        values: dict[str, Any] = {name: given.get(name) for name in signature.names}
         keywords = _keywords(signature, {**values, "grad": grad}, given)
         at = {name: values[name].detach().requires_grad_() for name in _there(signature, values, wrt)}
         if not at:

@@ -91,14 +91,19 @@ def stored(xp, result, dtype):
     return _cast(xp, _clamp(xp, level, 0, top), dtype)
 
 
+def _constant(xp, value, like):
+    """A number beside an array: of a ``where`` of numbers PyTorch's exporter loses the gradient."""
+    return like.new_full((), value) if _is_torch(xp) else float(value)
+
+
 def _clamp(xp, v, low, high):
     """Between low and high, with slope 0 at both and beyond."""
-    return xp.where(v <= low, float(low), xp.where(v >= high, float(high), v))
+    return xp.where(v <= low, _constant(xp, low, v), xp.where(v >= high, _constant(xp, high, v), v))
 
 
 def _above_zero(xp, v):
     """max(v, 0), with slope 0 at 0."""
-    return xp.where(v <= 0, 0.0, v)
+    return xp.where(v <= 0, _constant(xp, 0, v), v)
 
 
 # --- The sampling rule
@@ -227,6 +232,16 @@ def gather(cells, at):
 def scatter(xp, shape, at, values):
     """The transpose of ``gather``: values (N,H,W,C) → (N,Gh,Gw,Gd,C), zeros with values added any number of times."""
     parts = ((index, weight[..., None] * values) for index, weight in at.corners())
+    if _is_torch(xp) and xp.onnx.is_in_onnx_export():
+        # ``index_put``, which adds in a fixed order, becomes one that overwrites in PyTorch's older exporter.
+        result = values.new_zeros((math.prod(shape[:-1]), shape[-1]))
+        for index, part in parts:
+            place: Any = 0
+            for along, size in zip(index, shape):
+                place = place * size + along
+            rows = part.reshape(-1, shape[-1])
+            result = result.scatter_add(0, place.expand(part.shape[:-1]).reshape(-1, 1).expand_as(rows), rows)
+        return result.reshape(shape)
     if _is_torch(xp):
         result = values.new_zeros(shape)
         for index, part in parts:

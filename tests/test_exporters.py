@@ -1,0 +1,254 @@
+"""Do PyTorch's and JAX's exporters make plain operators of calls, which compute what the package does?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backends import from_torch, to_torch
+from cases import (
+    ALL_F32,
+    DIFFERENTIABLE,
+    F32,
+    SUBJECTS,
+    U8,
+    WITH_GRID,
+    Dtypes,
+    arguments,
+    as_float64,
+    assert_forward,
+    assert_gradient,
+    backward,
+    backward_example,
+    cases_of,
+    dtypes_of,
+    fields,
+    forward,
+    forward_example,
+    operation,
+    reference,
+    result_dtype,
+)
+
+import bilateral_ops
+from bilateral_ops import export
+from bilateral_ops.ops import OPERATIONS
+
+IMAGES = Dtypes(U8, F32, F32)
+EACH = pytest.mark.parametrize("subject", SUBJECTS)
+
+
+def small_cases(subject: str) -> dict[str, Any]:
+    long = ("large", "one long", "wide", "width", "guide on knots")
+    return {case: options for case, options in cases_of(subject).items() if not case.startswith(long)}
+
+
+def indexed(subject: str) -> list[dict[str, Any]]:
+    """Of grids picked by index, of either kind, for an image and for a pixel."""
+    kinds = [{"N": 2, "index": "images"}, {"N": 2, "index": "pixels", "xy": True}][: 1 + (subject != "total_variation")]
+    return kinds if subject in WITH_GRID and "enhance" not in subject else []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# PyTorch
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    module = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("bilateral_ops.frameworks.torch")
+    return module
+
+
+def sent(value: Any) -> Any:
+    """NumPy arrays, those of a guide record too, as tensors."""
+    if isinstance(value, np.ndarray):
+        return to_torch(value)
+    return type(value)(**{k: sent(v) for k, v in inside.items()}) if (inside := fields(value)) else value
+
+
+@pytest.fixture(scope="module")
+def plain(torch: Any) -> Any:
+    """A mode in which every operator of this package's is its decomposition."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    table = export.decompositions()
+
+    class Plain(TorchDispatchMode):
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert operator.namespace != "bilateral_ops" or operator in table
+            return table.get(operator, operator)(*args, **(kwargs or {}))
+
+    return Plain
+
+
+def test_every_operator_has_a_decomposition(torch: Any) -> None:
+    names = {operator.name() for operator in export.decompositions()}
+    assert names == {
+        f"bilateral_ops::{name}{suffix}"
+        for name, operation in OPERATIONS.items()
+        for suffix in (("", "_vjp") if operation.vjp else ("",))
+    }
+
+
+@EACH
+def test_decompositions_equal_the_specification(torch: Any, plain: Any, subject: str) -> None:
+    for case in small_cases(subject):
+        example = forward_example(subject, case, ALL_F32)
+        given = {name: sent(value) for name, value in example.arguments.items()}
+        with plain():
+            got = forward(bilateral_ops, subject, given, **example.keywords)
+        assert_forward(from_torch(got), example.result, example.dtype, case)
+
+
+@EACH
+def test_decompositions_of_every_dtype(torch: Any, plain: Any, subject: str) -> None:
+    for dtypes in dtypes_of(subject):
+        given = arguments(subject, dtypes, N=2)
+        with plain():
+            got = forward(bilateral_ops, subject, {name: sent(value) for name, value in given.items()})
+        want = forward(reference, subject, as_float64(given))
+        assert_forward(from_torch(got), want, result_dtype(subject, dtypes), str(dtypes))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@EACH
+def test_decompositions_with_an_index(torch: Any, plain: Any, subject: str, kind: Any) -> None:
+    for options in indexed(subject):
+        given = arguments(subject, ALL_F32, **options)
+        given["index"] = given["index"].astype(kind)
+        with plain():
+            got = forward(bilateral_ops, subject, {name: sent(value) for name, value in given.items()})
+        assert_forward(from_torch(got), forward(reference, subject, as_float64(given)), F32)
+
+
+def flat(given: dict[str, Any]) -> dict[str, Any]:
+    """Arrays by name, a guide record's fields among them."""
+    found = {}
+    for name, value in given.items():
+        if isinstance(value, np.ndarray):
+            found[name] = value
+        elif inside := fields(value):
+            found |= {f"{name}.{key}": inner for key, inner in inside.items()}
+    return found
+
+
+def with_arrays(given: dict[str, Any], arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with these for their arrays."""
+
+    def one(name: str, value: Any) -> Any:
+        if inside := fields(value):
+            return type(value)(**{key: arrays[f"{name}.{key}"] for key in inside})
+        return arrays.get(name, value)
+
+    return {name: one(name, value) for name, value in given.items()}
+
+
+def module_of(torch: Any, function: Any, names: Any) -> Any:
+    """A module of tensors, which are given to a function by name."""
+
+    class Module(torch.nn.Module):
+        def forward(self, *tensors: Any) -> Any:
+            return function(dict(zip(names, tensors, strict=True)))
+
+    return Module().eval()
+
+
+def lowered(torch: Any, function: Any, arrays: dict[str, Any], name: str) -> Any:
+    """What a function of tensors computes when it was exported and decomposed."""
+    tensors = tuple(map(to_torch, arrays.values()))
+    exported = torch.export.export(module_of(torch, function, arrays), tensors)
+    assert f"torch.ops.bilateral_ops.{name}.default" in exported.graph_module.code
+    table = {**torch.export.default_decompositions(), **export.decompositions()}
+    plain = exported.run_decompositions(table)
+    assert "bilateral_ops" not in plain.graph_module.code
+    return plain.module()(*tensors)
+
+
+@EACH
+def test_exported_programs_become_plain(torch: Any, subject: str) -> None:
+    example = forward_example(subject, "batched", ALL_F32)
+    given = example.arguments
+
+    def function(tensors: dict[str, Any]) -> Any:
+        return forward(bilateral_ops, subject, with_arrays(given, tensors))
+
+    got = lowered(torch, function, flat(given), operation(subject))
+    assert_forward(from_torch(got), example.result, F32)
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_exported_gradients_become_plain(torch: Any, subject: str) -> None:
+    example = backward_example(subject, "batched", ALL_F32)
+    given = example.arguments
+    names = [name for name, gradient in example.gradients._asdict().items() if gradient is not None]
+
+    def function(tensors: dict[str, Any]) -> Any:
+        found = backward(bilateral_ops, subject, with_arrays(given, tensors), tensors["grad"])
+        return tuple(getattr(found, name) for name in names)
+
+    gradients = lowered(torch, function, {**flat(given), "grad": example.grad}, f"{subject}_vjp")
+    for name, got in zip(names, gradients, strict=True):
+        assert_gradient(from_torch(got), getattr(example.gradients, name), example.contributions[name], F32, name)
+
+
+#: What is exported to ONNX: every operation, integer images and indices of either kind.
+CALLS: dict[str, tuple[str, Dtypes, dict[str, Any]]] = {subject: (subject, ALL_F32, {"N": 2}) for subject in SUBJECTS}
+CALLS |= {f"{name} of uint8": (name, IMAGES, {"N": 2}) for name in ("apply", "slice_apply", "enhance(nn)")}
+CALLS |= {
+    f"{subject} with {options['index']} of {kind.__name__}": (subject, ALL_F32, {**options, "kind": kind})
+    for subject in SUBJECTS
+    for options in indexed(subject)
+    for kind in (np.int32, np.int64)
+}
+IMAGE_AXES = {"guide": (1, 2), "image": (1, 2), "values": (1, 2), "coefficients": (1, 2), "xy": (1, 2), "index": (1, 2)}
+
+
+def drawn(call: str, **size: int) -> dict[str, Any]:
+    subject, dtypes, options = CALLS[call]
+    kind = options.get("kind")
+    given = arguments(subject, dtypes, **{key: value for key, value in options.items() if key != "kind"}, **size)
+    return given if kind is None else {**given, "index": given["index"].astype(kind)}
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporters have many
+def test_pytorchs_onnx_exporters_take_every_operation(torch: Any, dynamo: bool, tmp_path: Path) -> None:
+    """All in one module, as most of an exporter's time is its own; on images of another size than exported with."""
+    runtime = pytest.importorskip("onnxruntime", reason="needs bilateral_ops[onnx]")
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    given = {call: drawn(call) for call in CALLS}
+
+    def arrays_of(calls: dict[str, Any]) -> dict[str, Any]:
+        return {f"{i}.{name}": value for i, each in enumerate(calls.values()) for name, value in flat(each).items()}
+
+    def function(tensors: dict[str, Any]) -> Any:
+        results = []
+        for i, (call, (subject, _, _)) in enumerate(CALLS.items()):
+            start = f"{i}."
+            here = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+            results.append(forward(bilateral_ops, subject, with_arrays(given[call], here)))
+        return tuple(results)
+
+    arrays = arrays_of(given)
+    free = [IMAGE_AXES.get(name.rpartition(".")[2]) if value.ndim > 2 else None for name, value in arrays.items()]
+    if dynamo:
+        sizes = [axes and dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in free]
+        options: Any = {"dynamic_shapes": (tuple(sizes),)}
+    else:
+        options = {"dynamic_axes": {name: list(axes) for name, axes in zip(arrays, free) if axes}}
+    options |= {"input_names": [*arrays], "verbose": False, "opset_version": 18, "dynamo": dynamo}
+    file = tmp_path / "all.onnx"
+    tensors = tuple(map(to_torch, arrays.values()))
+    torch.onnx.export(module_of(torch, function, arrays), tensors, file, **options)
+
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    known = {value.name for value in session.get_inputs()}
+    sized = {call: drawn(call, H=9, W=17) for call in CALLS}
+    feeds = {name: value for name, value in arrays_of(sized).items() if name in known}
+    for (call, (subject, dtypes, _)), got in zip(CALLS.items(), session.run(None, feeds), strict=True):
+        want = forward(reference, subject, as_float64(sized[call]))
+        assert_forward(got, want, result_dtype(subject, dtypes), call)
