@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,17 @@ from cases import (
     assert_forward,
     assert_same_bits,
     cases_of,
+    environment,
     forward,
     forward_example,
     python,
     reference,
+    weights_of,
 )
 
 import bilateral_ops
+from bilateral_ops.cli import main
+from bilateral_ops.hdrnet import Config, Predictor, write_model
 
 onnx = pytest.importorskip("onnx", reason="needs bilateral_ops[onnx]")
 evaluator = pytest.importorskip("onnx.reference", reason="needs bilateral_ops[onnx]")
@@ -326,6 +332,154 @@ def test_what_behind_refuses() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# A grid or a lookup table alone
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def sampled(made: Any, given: dict[str, Any]) -> Any:
+    return made.run(None, {name: value for name, value in given.items() if isinstance(value, np.ndarray)})[0]
+
+
+@FORM
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [({}, {}), ({"rule": "corners"}, {"xy": "corners"}), ({"xy": True}, {"xy": "array"})],
+    ids=["plain", "rule", "array"],
+)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_slice_equals_the_specification(form: str, options: dict[str, Any], rule: Any, align_corners: bool) -> None:
+    own = {key: value for key, value in options.items() if key == "xy"}
+    given = arguments("slice", ALL_F32, N=2, C=(3,), Gh=3, Gw=4, Gd=5, **own)
+    keywords = {"align_corners": align_corners, **({"xy": "corners"} if options.get("rule") else {})}
+    want = forward(reference, "slice", as_float64(given), **keywords)
+    shape = given["grid"].shape[1:]
+    made = export.slice(shape, form=form, align_corners=align_corners, **rule)
+    assert_forward(sampled(session(made), given), want, F32)
+    first = export.slice(shape, form=form, align_corners=align_corners, layout="NCHW", grid_axes="N C Gd Gh Gw", **rule)
+    laid = {**given, "grid": np.ascontiguousarray(given["grid"].transpose(0, 4, 3, 1, 2))}
+    assert_forward(np.moveaxis(sampled(session(first), laid), 1, -1), want, F32)
+
+
+def test_what_slice_refuses() -> None:
+    for options, sentence in (
+        ({"grid_shape": (3, 4, 5)}, "grid_shape must be four integers (Gh, Gw, Gd, C), got (3, 4, 5)."),
+        ({"grid_shape": (3, 4, 0, 3)}, "grid_shape must be (Gh, Gw, Gd, C), all of them at least 1, got (3, 4, 0, 3)."),
+        ({"xy": "array", "window": True}, "window must be False where xy is 'array', got True."),
+        ({"xy": "edges"}, "xy must be one of centers, corners, array, got 'edges'."),
+    ):
+        with pytest.raises(ValueError, match=rf"^onnx\.slice: {re.escape(sentence)}$"):
+            export.slice(**{"grid_shape": (3, 4, 5, 3), **options})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A trained network
+# ---------------------------------------------------------------------------------------------------------------------
+
+PHOTOGRAPH = np.random.default_rng(6).integers(0, 256, (2, 70, 45, 3), np.uint8)
+
+
+@functools.cache
+def predictor_of(name: str) -> Predictor:
+    if name == "packaged":
+        return Predictor.load()
+    small = {"net_input": 32, "spatial_bin": 8, "luma_bins": 4, "guide_complexity": 5}
+    config = {
+        "scales": Config(**small, scales=3, guide="nn", batch_norm=True),
+        "local": Config(**small, guide="luma", global_path=False),
+    }[name]
+    return Predictor(config, weights_of(config))
+
+
+@FORM
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("name", ["packaged", "scales", "local"])
+def test_a_trained_network(name: str, layout: str, form: str) -> None:
+    predictor = predictor_of(name)
+    made = session(export.hdrnet(predictor, form=form, layout=layout))
+
+    def laid(image: Any) -> Any:
+        return image if layout == "NHWC" else np.moveaxis(image, -1, 1)
+
+    for image in (PHOTOGRAPH / F32.type(255), PHOTOGRAPH[:1, :33, :20] / F32.type(255)):
+        want = predictor(image)
+        (out,) = made.run(None, {"image": laid(image)})
+        assert np.abs(out - laid(want)).max() <= 1e-5 * np.abs(want).max()
+    network, render = (session(export.hdrnet(predictor, part=part, form=form)) for part in ("network", "render"))
+    low = predictor.low_resolution(image)
+    (grid,) = network.run(None, {"low": low})
+    want = predictor.grid(low)
+    assert np.abs(grid.reshape(want.shape) - want).max() <= 1e-5 * np.abs(want).max()
+    (out,) = render.run(None, {"grid": grid, "image": image})
+    assert np.abs(out - predictor(image)).max() <= 1e-5 * np.abs(out).max()
+
+
+@FORM
+def test_a_trained_network_on_integers(form: str) -> None:
+    made = session(export.hdrnet(form=form, image="uint8"))
+    (out,) = made.run(None, {"image": PHOTOGRAPH})
+    assert out.dtype == U8
+    assert np.abs(out.astype(int) - Predictor.load()(PHOTOGRAPH)).max() <= 1
+
+
+def test_gather_has_few_axes_and_plain_operators() -> None:
+    """What converters to small runtimes take; shapes are inferred for a given size."""
+    made = export.hdrnet(form="Gather", opset=13)
+    operators = {node.op_type for node in made.graph.node}
+    assert not operators & {"IsNaN", "GridSample", "GatherND", "ScatterND", "Einsum", "Expand", "Loop", "If"}
+    for value in made.graph.input:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_value = {"N": 1, "full_H": 70, "full_W": 45}[dimension.dim_param]
+    inferred = onnx.shape_inference.infer_shapes(made, data_prop=True).graph.value_info
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred}
+    assert ranks
+    assert max(ranks.values()) <= 4
+
+
+def test_what_hdrnet_refuses() -> None:
+    for options, sentence in (
+        ({"part": "guide"}, "part must be one of whole, network, render, got 'guide'."),
+        ({"window": True}, "window must be False but for the part render of a model of one scale, got True."),
+    ):
+        with pytest.raises(ValueError, match=rf"^onnx\.hdrnet: {re.escape(sentence)}$"):
+            export.hdrnet(**options)
+
+
+@pytest.mark.parametrize("image", ["float32", "uint8"])
+def test_openvino(image: str, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    export.save(export.hdrnet(image=image, opset=13), tmp_path / "model.onnx")
+    given = PHOTOGRAPH if image == "uint8" else PHOTOGRAPH / F32.type(255)
+    exactly = {"INFERENCE_PRECISION_HINT": "f32"}
+    out = openvino.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", exactly)(given)[0]
+    want = Predictor.load()(given)
+    assert np.abs(out.astype(F32) - want.astype(F32)).max() <= (1 if image == "uint8" else 1e-5)
+
+
+@FORM
+def test_mnn(form: str, tmp_path: Path) -> None:
+    """In an environment of its own, as MNN's package and onnx's need different versions of protobuf."""
+    if (convert := shutil.which("mnnconvert")) is None:
+        pytest.skip("MNN's mnnconvert is not on the PATH")
+    export.save(export.hdrnet(form=form, opset={"GridSample": 20, "Gather": 13}[form]), tmp_path / "model.onnx")
+    image, want = PHOTOGRAPH[:1] / F32.type(255), Predictor.load()(PHOTOGRAPH[:1] / F32.type(255))
+    np.save(tmp_path / "image.npy", image)
+    run = functools.partial(
+        subprocess.run, check=True, capture_output=True, cwd=tmp_path, env=environment(PYTHONPATH="")
+    )
+    run([convert, "-f", "ONNX", "--modelFile", "model.onnx", "--MNNModel", "model.mnn", "--bizCode", "b"])
+    code = """
+import numpy as np, MNN.expr as expr, MNN.nn as nn
+image = np.load("image.npy")
+given = expr.const(image, list(image.shape), expr.NCHW, expr.float)
+out = expr.convert(nn.load_module_from_file("model.mnn", ["image"], ["out"]).forward(given), expr.NCHW)
+np.save("out.npy", np.array(out.read()).reshape(out.shape))
+"""
+    run([Path(convert).with_name("python"), "-c", code])
+    assert np.abs(np.load(tmp_path / "out.npy") - want).max() <= 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Errors
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -386,3 +540,35 @@ def test_a_missing_onnx_is_named() -> None:
     assert finished.returncode == 1
     assert "needs onnx, which is not installed; pip install 'bilateral_ops[onnx]'." in finished.stderr
     assert python("import sys, bilateral_ops.export; assert 'onnx' not in sys.modules").returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_what_the_function_makes(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "model.onnx"
+    assert main(["export", "--to", "onnx", "--out", str(file), "--image", "uint8", "--layout", "NCHW"]) == 0
+    assert onnx.load(file) == export.hdrnet(image="uint8", layout="NCHW", opset=13)
+    write_model(tmp_path / "own.safetensors", predictor_of("local").config, weights_of(predictor_of("local").config))
+    options = ["--out", str(file), "--split", "--form", "GridSample"]
+    assert main(["export", str(tmp_path / "own.safetensors"), "--to", "onnx", *options]) == 0
+    for part in ("network", "render"):
+        written = onnx.load(tmp_path / f"model.{part}.onnx")
+        assert written == export.hdrnet(predictor_of("local"), part=part, form="GridSample")
+    assert capsys.readouterr().out.split() == [
+        str(file),
+        *(str(tmp_path / f"model.{p}.onnx") for p in ("network", "render")),
+    ]
+
+
+def test_sentences_of_the_command(tmp_path: Path, capsys: Any) -> None:
+    nowhere = tmp_path / "nowhere" / "model.onnx"
+    for options, sentence in (
+        (["--out", str(nowhere)], f"export: cannot open {nowhere} (No such file or directory)."),
+        (["nothing", "--out", "model.onnx"], "export: cannot open nothing (No such file or directory)."),
+        (["--out", str(nowhere), "--opset", "5"], "export: onnx.hdrnet: opset must be 13 to "),
+    ):
+        assert main(["export", "--to", "onnx", *options]) == 2
+        assert sentence in capsys.readouterr().err

@@ -12,8 +12,10 @@ from cases import (
     ALL_F32,
     DIFFERENTIABLE,
     F32,
+    SAMPLED,
     SUBJECTS,
     U8,
+    WINDOWED,
     WITH_GRID,
     Dtypes,
     arguments,
@@ -34,6 +36,8 @@ from cases import (
 
 import bilateral_ops
 from bilateral_ops import export
+from bilateral_ops.hdrnet import Predictor
+from bilateral_ops.hdrnet._predict import SHIPPED
 from bilateral_ops.ops import OPERATIONS
 
 IMAGES = Dtypes(U8, F32, F32)
@@ -197,12 +201,11 @@ def test_exported_gradients_become_plain(torch: Any, subject: str) -> None:
 
 #: What is exported to ONNX: every operation, integer images and indices of either kind.
 CALLS: dict[str, tuple[str, Dtypes, dict[str, Any]]] = {subject: (subject, ALL_F32, {"N": 2}) for subject in SUBJECTS}
-CALLS |= {f"{name} of uint8": (name, IMAGES, {"N": 2}) for name in ("apply", "slice_apply", "enhance(nn)")}
+CALLS["enhance(luma)"] = "enhance(luma)", IMAGES, {"N": 2}
 CALLS |= {
     f"{subject} with {options['index']} of {kind.__name__}": (subject, ALL_F32, {**options, "kind": kind})
     for subject in SUBJECTS
-    for options in indexed(subject)
-    for kind in (np.int32, np.int64)
+    for options, kind in zip(indexed(subject), (np.int32, np.int64))
 }
 IMAGE_AXES = {"guide": (1, 2), "image": (1, 2), "values": (1, 2), "coefficients": (1, 2), "xy": (1, 2), "index": (1, 2)}
 
@@ -252,3 +255,97 @@ def test_pytorchs_onnx_exporters_take_every_operation(torch: Any, dynamo: bool, 
     for (call, (subject, dtypes, _)), got in zip(CALLS.items(), session.run(None, feeds), strict=True):
         want = forward(reference, subject, as_float64(sized[call]))
         assert_forward(got, want, result_dtype(subject, dtypes), call)
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporters have many
+def test_pytorchs_onnx_exporters_take_the_packaged_network(torch: Any, dynamo: bool, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs bilateral_ops[onnx]")
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    from bilateral_ops.hdrnet import HDRNet
+
+    model = HDRNet.load(SHIPPED).eval()
+    sizes: Any = {"dynamic_axes": {"image": [1, 2]}}
+    if dynamo:
+        sizes = {"dynamic_shapes": ({1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},)}
+    options: Any = {"input_names": ["image"], "opset_version": 18, "verbose": False, "dynamo": dynamo}
+    torch.onnx.export(model, (torch.rand(1, 300, 270, 3),), tmp_path / "model.onnx", **options, **sizes)
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for shape in ((1, 300, 270, 3), (1, 271, 401, 3)):
+        image = np.random.default_rng(0).random(shape, np.float32)
+        (out,) = session.run(None, {"image": image})
+        assert np.abs(out - Predictor.load()(image)).max() <= 1e-5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JAX
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def jax() -> Any:
+    module = pytest.importorskip("jax", reason="JAX is not installed")
+    pytest.importorskip("bilateral_ops.frameworks.jax")
+    return module
+
+
+def exported(jax: Any, function: Any, arrays: dict[str, Any]) -> Any:
+    """A function of arrays by name, exported with the image's height and width as symbols."""
+    from jax import export
+
+    H, W = export.symbolic_shape("H, W")
+
+    def described(name: str, array: Any) -> Any:
+        rows, columns = IMAGE_AXES.get(name, (None, None))
+        shape = [{rows: H, columns: W}.get(axis, size) for axis, size in enumerate(array.shape)]
+        return jax.ShapeDtypeStruct(shape, array.dtype)
+
+    return export.export(jax.jit(function))({name: described(name, array) for name, array in arrays.items()})
+
+
+@pytest.mark.parametrize("options", [{}, {"xy": True}, {"align_corners": True}, {"dtypes": IMAGES}], ids=str)
+@pytest.mark.parametrize("subject", [subject for subject in SUBJECTS if subject != "total_variation"])  # of no image
+def test_jax_exports_symbolic_sizes(jax: Any, subject: str, options: dict[str, Any]) -> None:
+    dtypes = options.get("dtypes", ALL_F32)
+    if dtypes not in (ALL_F32, *dtypes_of(subject)) or ("align_corners" in options and subject not in WINDOWED):
+        pytest.skip("no such keyword")
+    if "xy" in options and subject not in SAMPLED:
+        pytest.skip("no such argument")
+    given = arguments(subject, dtypes, N=2, **({"xy": True} if "xy" in options else {}))
+    keywords = {"align_corners": True} if "align_corners" in options else {}
+
+    def function(arrays: dict[str, Any]) -> Any:
+        return forward(bilateral_ops, subject, with_arrays(given, arrays), **keywords)
+
+    made = exported(jax, function, flat(given))
+    sized = arguments(subject, dtypes, N=2, H=9, W=17, **({"xy": True} if "xy" in options else {}))
+    got = np.asarray(made.call(flat(sized)))
+    assert_forward(got, forward(reference, subject, as_float64(sized), **keywords), result_dtype(subject, dtypes))
+
+
+def test_jax_exports_gradients_of_symbolic_sizes(jax: Any) -> None:
+    example = backward_example("slice_apply", "batched", ALL_F32)
+    given = {**flat(example.arguments), "grad": example.grad}
+
+    def function(arrays: dict[str, Any]) -> Any:
+        return bilateral_ops.slice_apply_vjp(arrays["grid"], arrays["guide"], arrays["image"], arrays["grad"])[:3]
+
+    from jax import export
+
+    H, W = export.symbolic_shape("H, W")
+    described = {
+        name: jax.ShapeDtypeStruct(array.shape if name == "grid" else (array.shape[0], H, W, *array.shape[3:]), F32)
+        for name, array in given.items()
+    }
+    made = export.export(jax.jit(function))(described)
+    for name, got in zip(("grid", "guide", "image"), made.call(given), strict=True):
+        want = getattr(example.gradients, name)
+        assert_gradient(np.asarray(got), want, example.contributions[name], F32, name)
+
+
+def test_jax_exports_the_packaged_network(jax: Any) -> None:
+    predictor = Predictor.load()
+    made = exported(jax, lambda given: predictor(given["image"]), {"image": np.zeros((1, 30, 40, 3), np.float32)})
+    for shape in ((1, 300, 270, 3), (1, 33, 401, 3)):
+        image = np.random.default_rng(0).random(shape, np.float32)
+        assert np.abs(np.asarray(made.call({"image": image})) - predictor(image)).max() <= 1e-5

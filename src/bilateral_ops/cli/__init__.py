@@ -1,4 +1,4 @@
-"""The command line: ``bilateral-ops enhance``, ``train``, ``demo``, ``info``, ``gradcheck`` and ``bench``."""
+"""The command line: ``bilateral-ops enhance``, ``train``, ``export``, ``demo``, ``info``, ``gradcheck``, ``bench``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "--crf", type=int, metavar="N", help="its constant rate factor: lower is better (default: 18; for VP9 30)"
     )
     _add_train(commands)
+    _add_export(commands)
     commands.add_parser(
         "info",
         help="print version, instruction set, threads, compiler and CUDA support",
@@ -132,6 +134,47 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, metavar="N", help="threads of everything timed (default: as info says)")
     bench.add_argument("--json", metavar="FILE", help="write the table to this file, too")
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a trained model for other runtimes",
+        description="Write a trained model for runtimes that do not have this package: all of it, from an image to the "
+        "image enhanced, of any size, or with --split its network and its full-resolution part as two files. "
+        "docs/deployment.md says which form is for which runtime.",
+        epilog="Formats: onnx (standard operators; needs bilateral_ops[onnx]).",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model file (default: the model in this package)")
+    parser.add_argument("--to", choices=("onnx",), required=True, metavar="FORMAT", help="onnx")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="the file to write; with --split FILE's name with .network and .render before its ending",
+    )
+    parser.add_argument(
+        "--split", action="store_true", help="write the network and the full-resolution part by themselves"
+    )
+    parser.add_argument(
+        "--form",
+        choices=("GridSample", "Gather"),
+        default="Gather",
+        help="how the grid is looked up: by Gather with four axes at most, which most runtimes have, or by GridSample "
+        "of three dimensions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layout", choices=("NHWC", "NCHW"), default="NHWC", help="axes of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image",
+        choices=("float32", "float16", "uint8", "uint16"),
+        default="float32",
+        help="numbers of images; floats are in [0, 1] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--opset", type=int, metavar="N", help="of ONNX's operators (default: 20 for GridSample, 13 for Gather)"
+    )
 
 
 def _add_train(commands: Any) -> None:
@@ -226,6 +269,32 @@ def _train(options: argparse.Namespace) -> bool:
     return True
 
 
+def _export(options: argparse.Namespace) -> bool:
+    from .._core.missing import missing
+
+    if lacking := missing("onnx", "onnx"):
+        raise CommandError(f"export: {lacking}.")
+    from ..export import onnx
+    from ..hdrnet import Predictor
+
+    out = Path(options.out)
+    names = {"whole": out}
+    if options.split:
+        names = {part: out.with_name(f"{out.stem}.{part}{out.suffix}") for part in ("network", "render")}
+    opset = options.opset or {"GridSample": 20, "Gather": 13}[options.form]
+    choices = {"form": options.form, "layout": options.layout, "image": options.image, "opset": opset}
+    try:
+        predictor = Predictor.load(options.model)
+        for part, file in names.items():
+            onnx.save(onnx.hdrnet(predictor, part=part, **choices), file)
+            print(file)
+    except OSError as error:
+        raise CommandError(f"export: cannot open {error.filename} ({error.strerror}).") from None
+    except ValueError as error:
+        raise CommandError(f"export: {error}") from None
+    return True
+
+
 def _demo(options: argparse.Namespace) -> bool:
     from .demo import run
 
@@ -297,6 +366,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "demo": _demo,
     "enhance": _enhance,
     "train": _train,
+    "export": _export,
     "info": _info,
     "gradcheck": _gradcheck,
     "bench": _bench,

@@ -248,7 +248,7 @@ def hdrnet(
     model: Predictor | str | os.PathLike[str] | None = None,
     *,
     part: _Part = "whole",
-    form: _Form = "GridSample",
+    form: _Form = "Gather",
     layout: _Layout = "NHWC",
     image: _Image = "float32",
     window: bool = False,
