@@ -70,7 +70,7 @@ def frameworks(session: nox.Session) -> None:
     programs = Path(session.create_tmp(), "mnn", "bin")
     session.run("python", "-m", "venv", str(programs.parent))
     session.run(str(programs / "pip"), "install", "-q", "MNN", "numpy", external=True)
-    env = {**AND_KEPT, "PATH": os.pathsep.join([*session.bin_paths, os.environ["PATH"], str(programs)])}
+    env = {**AND_KEPT, "PATH": os.pathsep.join([*(session.bin_paths or ()), os.environ["PATH"], str(programs)])}
     tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
     session.run("pytest", *PARALLEL, *tests, *session.posargs, env=env)
 

@@ -386,13 +386,15 @@ def predictor_of(name: str) -> Predictor:
     config = {
         "scales": Config(**small, scales=3, guide="nn", batch_norm=True),
         "local": Config(**small, guide="luma", global_path=False),
+        "as a port's": Config(**small, guide="nn", guide_norm=False, padding="symmetric", global_convolutions=1),
+        "wide": Config(**{**small, "net_input": (32, 64), "spatial_bin": (8, 16)}),
     }[name]
     return Predictor(config, weights_of(config))
 
 
 @FORM
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-@pytest.mark.parametrize("name", ["packaged", "scales", "local"])
+@pytest.mark.parametrize("name", ["packaged", "scales", "local", "as a port's", "wide"])
 def test_a_trained_network(name: str, layout: str, form: str) -> None:
     predictor = predictor_of(name)
     made = session(export.hdrnet(predictor, form=form, layout=layout))
@@ -443,6 +445,10 @@ def test_what_hdrnet_refuses() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^onnx\.hdrnet: {re.escape(sentence)}$"):
             export.hdrnet(**options)
+    config = Config(net_input=32, spatial_bin=8, luma_bins=4, reduce="nearest")
+    sentence = "model must have reduce='area', got 'nearest'; export its HDRNet by torch.onnx.export."
+    with pytest.raises(ValueError, match=rf"^onnx\.hdrnet: {re.escape(sentence)}$"):
+        export.hdrnet(Predictor(config, weights_of(config)))
 
 
 @pytest.mark.parametrize("image", ["float32", "uint8"])

@@ -278,7 +278,7 @@ def _export(options: argparse.Namespace) -> bool:
     from ..hdrnet import Predictor
 
     out = Path(options.out)
-    names = {"whole": out}
+    names: dict[Any, Path] = {"whole": out}
     if options.split:
         names = {part: out.with_name(f"{out.stem}.{part}{out.suffix}") for part in ("network", "render")}
     opset = options.opset or {"GridSample": 20, "Gather": 13}[options.form]

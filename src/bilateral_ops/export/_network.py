@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..hdrnet import Predictor
-from ..hdrnet._config import Layer, same_padding, through
+from ..hdrnet._config import Layer, through
 from ._graph import Graph
 
 
-def predictor_of(model: Predictor | str | os.PathLike[str] | None) -> Predictor:
-    """A predictor, or that of a model file, or without one of the model in the package."""
-    return model if isinstance(model, Predictor) else Predictor.load(model)
-
-
 class _Features(NamedTuple):
-    """A value of the graph, (N, C, side, side)."""
+    """A value of the graph, (N, C, rows, columns)."""
 
     g: Graph
     name: str
-    side: int
+    shape: tuple[int, ...]
 
     def reshape(self, _: int) -> _Features:
         """A vector of these: the layer that takes it is a convolution of all their places."""
@@ -31,23 +25,23 @@ def predicted(g: Graph, predictor: Predictor, low: str) -> str:
     """From ``low``, (N, 3, S, S), to the grid's cells, (N, Gd·3·scales·4, Gh, Gw); convolutions throughout."""
     config, folded = predictor.config, predictor._model.network
 
-    def convolved(layer: Layer, features: _Features, size: int, stride: int, pads: list[int], side: int) -> _Features:
+    def convolved(layer: Layer, features: _Features, size: tuple[int, ...], stride: int, pads: Any) -> _Features:
         matrix = folded.matrices[layer.name]  # kernel row, column, channel; the bias
-        kernel = matrix[:-1].reshape(size, size, -1, layer.outputs).transpose(3, 2, 0, 1)
-        name = g("Conv", features.name, kernel, matrix[-1], strides=[stride, stride], pads=pads)
-        return features._replace(name=g("Relu", name) if layer.relu else name, side=side)
+        kernel = matrix[:-1].reshape(*size, -1, layer.outputs).transpose(3, 2, 0, 1)
+        before, after = zip(*pads)
+        name = g("Conv", features.name, kernel, matrix[-1], strides=[stride, stride], pads=[*before, *after])
+        shape = tuple((n + sum(pad) - k) // stride + 1 for n, pad, k in zip(features.shape, pads, size))
+        return features._replace(name=g("Relu", name) if layer.relu else name, shape=shape)
 
     def convolve(layer: Layer, features: _Features) -> _Features:
-        before, after = same_padding(features.side, layer.size, layer.stride)
-        side = -(-features.side // layer.stride)
-        return convolved(layer, features, layer.size, layer.stride, [before, before, after, after], side)
+        return convolved(layer, features, (layer.size,) * 2, layer.stride, [layer.pads(n) for n in features.shape])
 
     def connect(layer: Layer, features: _Features) -> _Features:
-        return convolved(layer, features, features.side, 1, [0, 0, 0, 0], 1)
+        return convolved(layer, features, features.shape, 1, [(0, 0)] * 2)
 
     def fuse(local: _Features, summary: _Features | None) -> _Features:
         name = local.name if summary is None else g("Add", local.name, summary.name)
         return local._replace(name=g("Relu", name))
 
-    found: _Features = through(folded.plan, _Features(g, low, config.net_input), convolve, connect, fuse)
+    found: _Features = through(folded.plan, _Features(g, low, config.input_shape), convolve, connect, fuse)
     return found.name

@@ -42,6 +42,7 @@ from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
 from ._guide import checked_guide
+from ._model import predictor_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -372,7 +373,7 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
     """
     from . import onnx
 
-    facts = _facts("glsl.save", predictor := _predictor(model))
+    facts = _facts("glsl.save", predictor := predictor_of("glsl.save", model))
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx.hdrnet(predictor, part="network", **_NETWORK), path / "network.onnx")
@@ -408,7 +409,7 @@ def web(model: Predictor | str | os.PathLike[str] | None, folder: str | os.PathL
     """
     from . import onnx
 
-    facts = _facts("glsl.web", predictor := _predictor(model))
+    facts = _facts("glsl.web", predictor := predictor_of("glsl.web", model))
     made = onnx.hdrnet(predictor, part="network", **_NETWORK)
     entry = made.metadata_props.add()
     entry.key, entry.value = "bilateral_ops.web", json.dumps(facts)
@@ -422,21 +423,18 @@ def web(model: Predictor | str | os.PathLike[str] | None, folder: str | os.PathL
 _NETWORK: dict[str, Any] = {"form": "Gather", "opset": 13}
 
 
-def _predictor(model: Any) -> Predictor:
-    from ..hdrnet import Predictor
-
-    return model if isinstance(model, Predictor) else Predictor.load(model)
-
-
 def _facts(op: str, predictor: Predictor) -> dict[str, Any]:
     """A model's sizes and shaders, as JSON has them."""
     config = predictor.config
     if config.scales != 1:
         raise ValueError(f"{op}: model must have one scale, got {config.scales}; these shaders have no pyramid.")
+    rows, columns = config.input_shape
+    if rows != columns:
+        raise ValueError(f"{op}: model must see a square, got {rows} × {columns} pixels.")
     guide = predictor._model.guides[0]["float32"]
     return {
         "version": 1,
-        "net_input": config.net_input,
+        "net_input": rows,
         "grid_shape": config.grid_shape,
         "guide": config.guide,
         "vertex": VERTEX,

@@ -65,7 +65,8 @@ with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     from onnx import TensorProto, helper
 
     from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, Position, along, at, guide_of
-    from ._network import predicted, predictor_of
+    from ._model import predictor_of
+    from ._network import predicted
 
 __all__ = ["behind", "enhance", "hdrnet", "save", "slice", "slice_apply"]
 
@@ -289,7 +290,7 @@ def hdrnet(
     """
     if part not in ("whole", "network", "render"):
         raise ValueError(f"onnx.hdrnet: part must be one of whole, network, render, got {part!r}.")
-    predictor = predictor_of(model)
+    predictor = predictor_of("onnx.hdrnet", model)
     if window and (part != "render" or predictor.config.scales > 1):
         raise ValueError("onnx.hdrnet: window must be False but for the part render of a model of one scale, got True.")
     made = _Model("onnx.hdrnet", form, layout, image, "float32", None, window, False, opset)
@@ -373,7 +374,7 @@ class _Model:
         flat = self.form == "Gather"
         grid_axes = "N Gh Gw (Gd Co L)" if flat else " ".join(_GRID_AXES)
         groups, sizes = _groups(self.op, grid_axes, _GRID_AXES), dict(zip(_GRID_AXES[1:], shape))
-        side = config.net_input
+        rows, columns = config.input_shape
         cells = picture = ""
         if part == "render":
             cells = self.grid(groups, sizes, grid_axes)
@@ -381,11 +382,11 @@ class _Model:
             picture = self.image(3)
         if part == "whole":
             g.part = "reduce"
-            low = self.pixels.averaged(g, picture, (side, side))
+            low = self.pixels.averaged(g, picture, (rows, columns))
             low = g.arranged(low, self.pixels.axes, LAYOUTS["NCHW"])
         elif part == "network":
             g.part = "network"
-            self.inputs.append(_info("low", TensorProto.FLOAT, _named(self.layout, side, side, 3)))
+            self.inputs.append(_info("low", TensorProto.FLOAT, _named(self.layout, rows, columns, 3)))
             low = g.arranged("low", LAYOUTS[self.layout], LAYOUTS["NCHW"])
         if part != "render":
             g.part = "network"
