@@ -743,3 +743,63 @@ def test_low_rank_grids_begin_as_the_identity_and_learn() -> None:
     assert out.isfinite().all()
     out.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in grid.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sparse gradients
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lead", [(9,), (9, 1, 1), (3, 8, 8), (2, 40, 50)], ids=str)
+@pytest.mark.parametrize("form", ["one", "several", "from the last"])
+def test_sparse_gradients_are_the_dense_ones(lead: tuple[int, ...], form: str) -> None:
+    dense, sparse = grids_of(lib_bilagrid), lib_bilagrid.BilateralGrid(5, grid_X=6, grid_Y=7, grid_W=4, sparse=True)
+    sparse.grids = torch.nn.Parameter(dense.grids.detach().clone())
+    rgb, xy = colors_and_places(lead)
+    count = len(dense.grids)
+    index = torch.tensor([2]) if form == "one" else torch.arange(lead[0]) % 2 * 2
+    if form == "from the last":
+        index = index - count
+    found = []
+    for grids in (dense, sparse):
+        result = lib_bilagrid.slice(grids, xy, rgb, index)["rgb"]
+        (result.square().sum() + grids.tv_loss(index % count)).backward()
+        found.append(result)
+    assert torch.equal(*found)
+    assert sparse.grids.grad.is_sparse
+    rows = sparse.grids.grad.coalesce()
+    assert sorted(rows.indices()[0].tolist()) == sorted(set((index % count).tolist()))
+    assert torch.allclose(rows.to_dense(), dense.grids.grad, atol=1e-6)
+
+
+def test_a_step_of_a_sparse_optimizer_moves_the_views_grids_alone() -> None:
+    grids = lib_bilagrid.BilateralGrid(7, grid_X=4, grid_Y=4, grid_W=3, sparse=True)
+    optimizer = torch.optim.SparseAdam(grids.parameters(), lr=1e-2)
+    before, image = grids.grids.detach().clone(), torch.rand(1, 12, 15, 3)
+    for view in (3, 5, 3):
+        optimizer.zero_grad()
+        result = lib_bilagrid.slice(grids, None, image, torch.tensor([view]))["rgb"]
+        ((result - image.sqrt()).square().mean() + grids.tv_loss(view)).backward()
+        optimizer.step()
+    moved = (grids.grids.detach() != before).flatten(1).any(1)
+    assert moved.nonzero()[:, 0].tolist() == [3, 5]
+
+
+def test_the_roughness_of_sparse_grids_has_a_sparse_gradient() -> None:
+    grids = lib_bilagrid.BilateralGrid(3, grid_X=4, grid_Y=4, grid_W=3, sparse=True)
+    with torch.no_grad():
+        grids.grids.copy_(torch.rand_like(grids.grids))
+    loss = grids.tv_loss()
+    assert torch.equal(loss, lib_bilagrid.total_variation_loss(grids.grids))
+    loss.backward()
+    assert grids.grids.grad.is_sparse
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("lead", [(3,), (3, 5, 4)], ids=str)
+def test_a_grid_that_is_not_there_is_named(lead: tuple[int, ...], sparse: bool) -> None:
+    grids = lib_bilagrid.BilateralGrid(5, grid_X=4, grid_Y=4, grid_W=3, sparse=sparse)
+    for wrong in (5, -6):
+        sentence = rf"^slice: grid_idx must name one of 5 grids, from -5 to 4, got {wrong}\.$"
+        with pytest.raises(IndexError, match=sentence):
+            lib_bilagrid.slice(grids, torch.rand(*lead, 2), torch.rand(*lead, 3), torch.tensor([0, wrong, 1]))

@@ -304,7 +304,7 @@ class _Rows(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(index)
         ctx.shape = x.shape
-        return x[index]
+        return x.index_select(0, index)  # refuses what is not there
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
@@ -314,7 +314,7 @@ class _Rows(torch.autograd.Function):
 
 def chosen(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plain: bool, sparse: bool) -> torch.Tensor:
     """Some grids. The gradient is dense, or sparse with rows of these."""
-    count = len(grids)
+    count, given = len(grids), index
     if sparse or (len(index) == 1 and (not plain or index.is_cuda or -count <= index.item() < 0)):
         index = index + (index < 0) * count
     try:
@@ -324,7 +324,7 @@ def chosen(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plain: 
         # are added in a fixed order by the second alone.
         return grids.index_select(0, index) if len(index) == 1 and count else grids[index]
     except IndexError:  # of the CPU's tensors
-        missing = index[(index < -count) | (index >= count)]
+        missing = given[(given < -count) | (given >= count)]
         raise IndexError(
             f"{op}: {name} must name one of {count} grids, from {-count} to {count - 1}, got {missing[0].item()}."
             if count
