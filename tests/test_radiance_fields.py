@@ -803,3 +803,34 @@ def test_a_grid_that_is_not_there_is_named(lead: tuple[int, ...], sparse: bool) 
         sentence = rf"^slice: grid_idx must name one of 5 grids, from -5 to 4, got {wrong}\.$"
         with pytest.raises(IndexError, match=sentence):
             lib_bilagrid.slice(grids, torch.rand(*lead, 2), torch.rand(*lead, 3), torch.tensor([0, wrong, 1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Places by their rule
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lead", [(12, 15, 3), (2, 12, 15, 3), (2, 3, 5, 4, 3)], ids=str)
+@pytest.mark.parametrize("rule", ["centers", "corners"])
+def test_a_rule_stands_for_its_mesh(rule: str, lead: tuple[int, ...]) -> None:
+    grids, rgb = grids_of(lib_bilagrid), torch.rand(*lead, dtype=torch.float64)
+    index = torch.tensor([3]) if len(lead) == 3 else torch.tensor([3, 1])
+    height, width = lead[-3:-1]
+    y, x = ((torch.arange(n) + 0.5) / n if rule == "centers" else torch.arange(n) / (n - 1) for n in (height, width))
+    mesh = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).double().expand(*lead[:-1], 2)
+
+    for function in (lambda *given: lib_bilagrid.slice(grids, *given)["rgb"], grids):
+        got, want = function(rule, rgb, index), function(mesh, rgb, index)
+        assert torch.allclose(got, want, atol=1e-6)
+    hooked = grids_of(lib_bilagrid)
+    hooked.register_forward_hook(lambda *_: None)
+    got = lib_bilagrid.slice(hooked, rule, rgb, index)["rgb"]
+    assert torch.allclose(got, lib_bilagrid.slice(grids, mesh, rgb, index)["rgb"], atol=1e-6)
+
+
+def test_a_rule_is_of_images_and_one_of_two() -> None:
+    grids = grids_of(lib_bilagrid)
+    with pytest.raises(ValueError, match=r"^slice: xy must be given for rays, got 'centers'\.$"):
+        lib_bilagrid.slice(grids, "centers", torch.rand(9, 3), 1)
+    with pytest.raises(ValueError, match=r"^slice: xy must be a tensor, 'centers', 'corners' or None, got 'edges'\.$"):
+        lib_bilagrid.slice(grids, "edges", torch.rand(1, 4, 5, 3), 1)

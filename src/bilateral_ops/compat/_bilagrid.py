@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -16,6 +16,8 @@ from ..ops._total_variation import total_variation
 
 #: What turns colours (..., 3) into gray (..., 1) from −1 to 1; None for their BT.601 luma.
 Gray = Callable[[torch.Tensor], torch.Tensor] | None
+#: Where colours are: coordinates (..., 2), their rule as ``slice`` takes it, or None for the corners of whole views.
+Places: TypeAlias = "torch.Tensor | str | None"
 
 
 class Lookup(NamedTuple):
@@ -28,7 +30,7 @@ class Lookup(NamedTuple):
 
     grid: torch.Tensor
     grid_of: torch.Tensor | None
-    xy: torch.Tensor | None
+    xy: Any  # Places
     rgb: torch.Tensor
     guide: torch.Tensor | None
     restore: Callable[[torch.Tensor], torch.Tensor]
@@ -52,15 +54,18 @@ class Lookup(NamedTuple):
     def kept(self) -> Lookup:
         """The same for later: where PyTorch does not count what is written into tensors, with numbers of its own."""
         xy, rgb = self.xy, self.rgb
-        counted = self.plain and not rgb.is_inference() and (xy is None or not xy.is_inference())
+        placed = isinstance(xy, torch.Tensor)
+        counted = self.plain and not rgb.is_inference() and not (placed and xy.is_inference())
         if counted or not self.given:
             return self
-        return self._replace(xy=xy if xy is None else xy.clone(), guide=self._guide(), given=False)
+        return self._replace(xy=xy.clone() if placed else xy, guide=self._guide(), given=False)
 
     def versions(self) -> dict[str, int]:
         """How often the caller's tensors that ``matrices`` reads were written to, by name."""
         read = {"xy": self.xy} | ({"rgb": self.rgb} if self.guide is None else {})
-        return {name: tensor._version for name, tensor in read.items() if self.given and tensor is not None}
+        return {
+            name: tensor._version for name, tensor in read.items() if self.given and isinstance(tensor, torch.Tensor)
+        }
 
 
 def identity(num: int, width: int, height: int, depth: int) -> torch.Tensor:
@@ -79,13 +84,13 @@ def all_in_order(op: str, grids: torch.Tensor, rgb: torch.Tensor) -> torch.Tenso
 def coordinates(
     op: str,
     grids: torch.Tensor,
-    xy: torch.Tensor | None,
+    xy: Places,
     rgb: torch.Tensor,
     compute_coords_grad: bool,
     actual_height: int | None,
     actual_width: int | None,
     patch_offsets: torch.Tensor | None,
-) -> torch.Tensor | None:
+) -> Places:
     """Where colours are, from the arguments that callers have for it."""
     if patch_offsets is not None and actual_height is not None and actual_width is not None:
         return _patch_coordinates(op, grids, rgb, int(actual_height), int(actual_width), patch_offsets)
@@ -96,13 +101,15 @@ def coordinates(
             f"{op}: actual_height, actual_width and patch_offsets must be given together, got no "
             f"{' and no '.join(missing)}."
         )
-    return xy if xy is None or compute_coords_grad else xy.detach()
+    if isinstance(xy, str) and xy not in ("centers", "corners"):
+        raise ValueError(f"{op}: xy must be a tensor, 'centers', 'corners' or None, got {xy!r}.")
+    return xy.detach() if isinstance(xy, torch.Tensor) and not compute_coords_grad else xy
 
 
 def look_up(
     op: str,
     grids: torch.Tensor,
-    xy: torch.Tensor | None,
+    xy: Places,
     rgb: torch.Tensor,
     index: Any,
     gray: Gray = None,
@@ -119,12 +126,13 @@ def look_up(
     if not 2 <= rgb.ndim <= 5 or rgb.shape[-1] != 3:
         raise ValueError(f"{op}: rgb must have shape (..., 3) of 2 to 5 axes, got {tuple(rgb.shape)}.")
     lead = rgb.shape[:-1]
+    rule, xy = (xy, None) if isinstance(xy, str) else (None, xy)
     if xy is not None:
         if xy.ndim != rgb.ndim or xy.shape[-1] != 2 or any(n not in (1, m) for n, m in zip(xy.shape, lead)):
             wanted = (*lead, 2)
             raise ValueError(f"{op}: xy must have shape {wanted} to match rgb, got {tuple(xy.shape)}.")
     elif rgb.ndim == 2:
-        raise ValueError(f"{op}: xy must be given for rays, got None.")
+        raise ValueError(f"{op}: xy must be given for rays, got {rule!r}.")
     given = (grids, rgb) if xy is None else (grids, rgb, xy)
     plain = not torch.compiler.is_compiling() and not followed(given)
     grids, xy, rgb = _of_dtypes_that_go_together(grids, xy, rgb)
@@ -144,15 +152,19 @@ def look_up(
     guide = None if gray is None else (gray(rgb)[..., 0] + 1) / 2
     one, index = _indices(op, name, index, lead[0], grids)
     lookup = _placed(op, name, grids, xy, rgb, guide, one, index, plain, sparse)
+    if rule is not None:
+        lookup = lookup._replace(xy=rule)
     return lookup if nowhere is None else lookup._replace(restore=lambda out: filled(lookup.restore(out), math.nan))
 
 
 def in_original_form(
-    op: str, grid_idx: Any, xy: torch.Tensor | None, rgb: torch.Tensor
+    op: str, grid_idx: Any, xy: Places, rgb: torch.Tensor
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """Coordinates, colours and numbers of grids as the original calls a module: of one grid with an axis for it."""
     lead = rgb.shape[:-1]
     one, index = _indices(op, "grid_idx", grid_idx, lead[0], rgb)
+    if isinstance(xy, str):
+        xy = _mesh(op, xy, rgb)
     xy = xy if xy is None else xy.expand(*lead, 2)
     if one and rgb.ndim < 5:
         return xy if xy is None else xy[None], rgb[None], index
@@ -250,6 +262,19 @@ def _placed(
         restore,
         plain,
     )
+
+
+def _mesh(op: str, rule: str, rgb: torch.Tensor) -> torch.Tensor:
+    """The coordinates that a rule says, for images (..., h, w, 3)."""
+    if rgb.ndim < 3:
+        raise ValueError(f"{op}: xy must be given for rays, got {rule!r}.")
+
+    def along(count: int) -> torch.Tensor:
+        i = torch.arange(count, device=rgb.device, dtype=torch.float64)
+        return ((i + 0.5) / count if rule == "centers" else i / max(1, count - 1)).to(rgb.dtype)
+
+    height, width = rgb.shape[-3:-1]
+    return torch.stack(torch.meshgrid(along(width), along(height), indexing="xy"), -1)[(None,) * (rgb.ndim - 3)]
 
 
 def _patch_coordinates(

@@ -60,7 +60,7 @@ class BilateralGrid(nn.Module):
 
     def forward(
         self,
-        grid_xy: torch.Tensor | None,
+        grid_xy: torch.Tensor | str | None,
         rgb: torch.Tensor,
         idx: torch.Tensor | int | None = None,
         compute_coords_grad: bool = False,
@@ -72,7 +72,7 @@ class BilateralGrid(nn.Module):
 
         Parameters
         ----------
-        grid_xy : tensor (..., 2), or None
+        grid_xy : tensor (..., 2), "centers", "corners" or None
         rgb : tensor (..., 3)
         idx : tensor (b,) or int, optional
             The grid of each element along the first axis of ``rgb``; by default they are all grids in order.
@@ -89,7 +89,7 @@ class BilateralGrid(nn.Module):
 
 def slice(
     bil_grids: nn.Module | torch.Tensor,
-    xy: torch.Tensor | None,
+    xy: torch.Tensor | str | None,
     rgb: torch.Tensor,
     grid_idx: torch.Tensor | int,
     compute_coords_grad: bool = False,
@@ -102,7 +102,7 @@ def slice(
     Parameters
     ----------
     bil_grids : BilateralGrid, or a module that is called as one, or tensor (N, 12, L, H, W)
-    xy : tensor (..., 2), or None
+    xy : tensor (..., 2), "centers", "corners" or None
         Coordinates in [0, 1]; None for images that cover their views, whose corner pixels are at 0 and 1.
     rgb : tensor (..., 3)
         Colours of two to five axes, as in :mod:`bilateral_ops.compat.lib_bilagrid`.
@@ -177,7 +177,7 @@ def _colors(
     *patch: Any,
 ) -> torch.Tensor:
     grids, rgb = grids.float(), rgb.float()
-    xy = coordinates(op, grids, xy if xy is None else xy.float(), rgb, compute_coords_grad, *patch)
+    xy = coordinates(op, grids, xy.float() if isinstance(xy, torch.Tensor) else xy, rgb, compute_coords_grad, *patch)
     if index is None:
         index = all_in_order(op, grids, rgb)
     return look_up(op, grids, xy, rgb, index, name=name).colors()

@@ -159,7 +159,7 @@ class BilateralGrid(nn.Module):
 
     def forward(
         self,
-        grid_xy: torch.Tensor | None,
+        grid_xy: torch.Tensor | str | None,
         rgb: torch.Tensor,
         idx: torch.Tensor | int | None = None,
         compute_coords_grad: bool = True,
@@ -171,7 +171,7 @@ class BilateralGrid(nn.Module):
 
         Parameters
         ----------
-        grid_xy : tensor (..., 2), or None
+        grid_xy : tensor (..., 2), "centers", "corners" or None
             Coordinates as in :func:`slice`.
         rgb : tensor (..., 3)
         idx : tensor (b,) or int, optional
@@ -301,7 +301,7 @@ class _Later:
 
 def slice(
     bil_grids: nn.Module | torch.Tensor,
-    xy: torch.Tensor | None,
+    xy: torch.Tensor | str | None,
     rgb: torch.Tensor,
     grid_idx: torch.Tensor | int,
     compute_coords_grad: bool = True,
@@ -317,8 +317,9 @@ def slice(
         A module that is more than a :class:`BilateralGrid` (a wrapper as ``DistributedDataParallel``, a subclass with
         a ``forward`` of its own, hooks) is called with coordinates, colours and numbers of grids, as ``lib_bilagrid``
         calls it, and returns the matrices.
-    xy : tensor (..., 2), or None
-        Coordinates in [0, 1]; None for images that cover their views, whose corner pixels are at 0 and 1.
+    xy : tensor (..., 2), "centers", "corners" or None
+        Coordinates in [0, 1]. Images that cover their views need none: "centers" has pixel i of n at (i+½)/n, as
+        gsplat's mesh, and "corners", which None says too, at i/(n−1).
     rgb : tensor (..., 3)
         Colours of two to five axes, as told above; float16 | bfloat16 | float32 | float64.
     grid_idx : tensor or int
