@@ -163,12 +163,11 @@ def in_original_form(
     """Coordinates, colours and numbers of grids as the original calls a module: of one grid with an axis for it."""
     lead = rgb.shape[:-1]
     one, index = _indices(op, "grid_idx", grid_idx, lead[0], rgb)
-    if isinstance(xy, str):
-        xy = _mesh(op, xy, rgb)
-    xy = xy if xy is None else xy.expand(*lead, 2)
+    places = _mesh(op, xy, rgb) if isinstance(xy, str) else xy
+    places = places if places is None else places.expand(*lead, 2)
     if one and rgb.ndim < 5:
-        return xy if xy is None else xy[None], rgb[None], index
-    return xy, rgb, index
+        return places if places is None else places[None], rgb[None], index
+    return places, rgb, index
 
 
 def roughness(op: str, x: torch.Tensor) -> torch.Tensor:
@@ -337,6 +336,9 @@ class _Rows(torch.autograd.Function):
         return torch.sparse_coo_tensor(index[None], grads[0], ctx.shape, check_invariants=False), None
 
 
+_rows: Any = _Rows.apply
+
+
 def chosen(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plain: bool, sparse: bool) -> torch.Tensor:
     """Some grids. The gradient is dense, or sparse with rows of these."""
     count, given = len(grids), index
@@ -344,7 +346,7 @@ def chosen(op: str, name: str, grids: torch.Tensor, index: torch.Tensor, plain: 
         index = index + (index < 0) * count
     try:
         if sparse:
-            return _Rows.apply(grids, index)
+            return _rows(grids, index)
         # Of both ways the first is the faster one, which does not count from the last grid; the gradients of several
         # are added in a fixed order by the second alone.
         return grids.index_select(0, index) if len(index) == 1 and count else grids[index]
