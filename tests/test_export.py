@@ -438,6 +438,14 @@ def test_gather_has_few_axes_and_plain_operators() -> None:
     assert max(ranks.values()) <= 4
 
 
+@FORM
+def test_without_what_nan_takes(form: str) -> None:
+    made = export.hdrnet(form=form, nan=False)
+    assert not {node.op_type for node in made.graph.node} & {"Equal", "Not", "Where", "IsNaN", "Pad"}
+    image = PHOTOGRAPH / F32.type(255)
+    assert np.abs(session(made).run(None, {"image": image})[0] - Predictor.load()(image)).max() <= 1e-5
+
+
 def test_what_hdrnet_refuses() -> None:
     for options, sentence in (
         ({"part": "guide"}, "part must be one of whole, network, render, got 'guide'."),
@@ -558,11 +566,11 @@ def test_the_command_writes_what_the_function_makes(tmp_path: Path, capsys: Any)
     assert main(["export", "--to", "onnx", "--out", str(file), "--image", "uint8", "--layout", "NCHW"]) == 0
     assert onnx.load(file) == export.hdrnet(image="uint8", layout="NCHW", opset=13)
     write_model(tmp_path / "own.safetensors", predictor_of("local").config, weights_of(predictor_of("local").config))
-    options = ["--out", str(file), "--split", "--form", "GridSample"]
+    options = ["--out", str(file), "--split", "--form", "GridSample", "--no-nan"]
     assert main(["export", str(tmp_path / "own.safetensors"), "--to", "onnx", *options]) == 0
     for part in ("network", "render"):
         written = onnx.load(tmp_path / f"model.{part}.onnx")
-        assert written == export.hdrnet(predictor_of("local"), part=part, form="GridSample")
+        assert written == export.hdrnet(predictor_of("local"), part=part, form="GridSample", nan=False)
     assert capsys.readouterr().out.split() == [
         str(file),
         *(str(tmp_path / f"model.{p}.onnx") for p in ("network", "render")),

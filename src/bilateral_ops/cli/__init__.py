@@ -173,6 +173,11 @@ def _add_export(commands: Any) -> None:
         help="numbers of images; floats are in [0, 1] (default: %(default)s)",
     )
     parser.add_argument(
+        "--no-nan",
+        action="store_true",
+        help="leave out that a NaN changes its own pixel alone, and with it operators that ncnn does not have",
+    )
+    parser.add_argument(
         "--opset", type=int, metavar="N", help="of ONNX's operators (default: 20 for GridSample, 13 for Gather)"
     )
 
@@ -282,7 +287,8 @@ def _export(options: argparse.Namespace) -> bool:
     if options.split:
         names = {part: out.with_name(f"{out.stem}.{part}{out.suffix}") for part in ("network", "render")}
     opset = options.opset or {"GridSample": 20, "Gather": 13}[options.form]
-    choices = {"form": options.form, "layout": options.layout, "image": options.image, "opset": opset}
+    choices: Any = {"form": options.form, "layout": options.layout, "image": options.image}
+    choices |= {"nan": not options.no_nan, "opset": opset}
     try:
         predictor = Predictor.load(options.model)
         for part, file in names.items():

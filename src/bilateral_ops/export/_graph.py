@@ -86,14 +86,12 @@ class Pixels:
     def applied(self, g: Graph, matrices: str, image: str, shape: tuple[int, int], affine: bool) -> str:
         """The matrices, Co·L channels, times the image, row by row, so that no array has more axes than the image."""
         rows, columns = shape
-        if affine:
-            pads = [0] * 8
-            pads[4 + self.channel] = 1
-            image = g("Pad", image, pads, 1.0)
         sums = []
-        for row in range(rows):
-            matrix = self.channels(g, matrices, row * columns, (row + 1) * columns)
-            sums.append(g("ReduceSum", g("Mul", matrix, image), [self.channel], keepdims=1))
+        for start in range(0, rows * columns, columns):
+            stop = start + columns - affine
+            products = g("Mul", self.channels(g, matrices, start, stop), image)
+            result = self.mixed(g, products, np.ones((1, columns - affine)), [0.0])
+            sums.append(g("Add", result, self.channels(g, matrices, stop, stop + 1)) if affine else result)
         return g("Concat", *sums, axis=self.channel)
 
     def averaged(self, g: Graph, image: str, size: tuple[int, int]) -> str:

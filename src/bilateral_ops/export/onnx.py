@@ -253,6 +253,7 @@ def hdrnet(
     layout: _Layout = "NHWC",
     image: _Image = "float32",
     window: bool = False,
+    nan: bool = True,
     opset: int = 20,
 ) -> onnx.ModelProto:
     """Make the model of a trained network: what :class:`bilateral_ops.hdrnet.Predictor` computes.
@@ -269,13 +270,16 @@ def hdrnet(
         As given to :func:`enhance`; ``layout`` is that of ``low``, too.
     window : bool
         As given to :func:`enhance`, of ``"render"`` and a model of one scale.
+    nan : bool
+        Whether a NaN in the guide gives NaN in its pixel alone. False leaves that to the runtime, and ``Equal``,
+        ``Not`` and ``Where`` out, which ncnn does not have.
 
     Returns
     -------
     onnx.ModelProto
         Inputs and outputs ``image``, ``low``, ``grid`` and ``out`` as ``part`` says: images (N, H, W, 3) of any N, H
-        and W, ``low`` float32 (N, S, S, 3). The grid is float32 (N, Gh, Gw, Gd, 3·scales, 4), or with ``"Gather"``,
-        which is for runtimes of few axes, (N, Gh, Gw, Gd·3·scales·4).
+        and W, ``low`` float32 (N, S, S, 3). The grid is float32 (N, Gh, Gw, Gd·3·scales·4), as runtimes that have few
+        axes take it.
 
     Raises
     ------
@@ -293,7 +297,7 @@ def hdrnet(
     predictor = predictor_of("onnx.hdrnet", model)
     if window and (part != "render" or predictor.config.scales > 1):
         raise ValueError("onnx.hdrnet: window must be False but for the part render of a model of one scale, got True.")
-    made = _Model("onnx.hdrnet", form, layout, image, "float32", None, window, False, opset)
+    made = _Model("onnx.hdrnet", form, layout, image, "float32", None, window, False, opset, nan)
     return made.of_network(predictor, part)
 
 
@@ -311,6 +315,7 @@ class _Model:
         window: bool,
         align_corners: bool,
         opset: int,
+        nan: bool = True,
     ) -> None:
         if rule is None:
             rule = "corners" if align_corners else "centers"
@@ -332,6 +337,7 @@ class _Model:
         self.op, self.form, self.layout = op, form, layout
         self.image_dtype, self.grid_dtype = image_dtype, grid_dtype
         self.rule, self.window, self.align_corners, self.opset = rule, window, bool(align_corners), opset
+        self.nan = nan
         self.g = Graph()
         self.pixels = Pixels(first=form == "GridSample")
         self.inputs: list[Any] = []
@@ -364,15 +370,14 @@ class _Model:
         if self.rule == "array":
             self.inputs.append(_info("xy", TensorProto.FLOAT, ("N", *_FREE.values(), 2)))
         found, nowhere = self.looked_up(cells, shape, "guide")
-        self.deliver(self.g("Where", nowhere, math.nan, found))
+        self.deliver(self.given_back(nowhere, found))
         self.takes_window()
         return self.finished(shape, grid_axes, None, self.picture_info("out", shape[3]))
 
     def of_network(self, predictor: Predictor, part: str) -> onnx.ModelProto:
         g, config = self.g, predictor.config
         shape = config.grid_shape
-        flat = self.form == "Gather"
-        grid_axes = "N Gh Gw (Gd Co L)" if flat else " ".join(_GRID_AXES)
+        grid_axes = "N Gh Gw (Gd Co L)"
         groups, sizes = _groups(self.op, grid_axes, _GRID_AXES), dict(zip(_GRID_AXES[1:], shape))
         rows, columns = config.input_shape
         cells = picture = ""
@@ -450,17 +455,21 @@ class _Model:
         return self.g.arranged(value, names, [run[0] for run in runs])
 
     def looked_up(self, cells: str, shape: Sequence[int], guide: str) -> tuple[str, str]:
-        """A grid's channels at every pixel, and where the guide is NaN, which is for the caller to give back."""
+        """A grid's channels at every pixel, and where the guide is NaN, for :meth:`given_back`."""
         g = self.g
         g.part = "slice"
-        # Runtimes differ in what they make of NaN as a position: it becomes one, and the result NaN afterwards.
-        nowhere = g.is_nan(guide)
-        guide = g("Where", nowhere, 0.0, guide)
+        if self.nan:
+            # Runtimes differ in what they make of NaN as a position: it becomes one, and the result NaN afterwards.
+            nowhere = g.is_nan(guide)
+            guide = g("Where", nowhere, 0.0, guide)
         Gh, Gw, Gd, *channels = shape
         y, x = self.places(guide, Gh, Gw)
         z = at(g, guide, Gd, self.align_corners)
         found = FORMS[self.form](g, cells, (y, x, z), (Gh, Gw, Gd, math.prod(channels)))
-        return found, g("Unsqueeze", nowhere, [self.pixels.channel])
+        return found, g("Unsqueeze", nowhere, [self.pixels.channel]) if self.nan else ""
+
+    def given_back(self, nowhere: str, result: str) -> str:
+        return self.g("Where", nowhere, math.nan, result) if nowhere else result
 
     def places(self, guide: str, Gh: int, Gw: int) -> tuple[Position, Position]:
         g = self.g
@@ -485,7 +494,7 @@ class _Model:
         matrices, nowhere = self.looked_up(cells, shape, value)
         g.part = "apply"
         result = self.pixels.applied(g, matrices, picture, (shape[3], shape[4]), shape[4] > self.channels)
-        return g("Where", nowhere, math.nan, result)
+        return self.given_back(nowhere, result)
 
     def pyramid(self, cells: str, shape: Sequence[int], guides: Sequence[Any], picture: str) -> str:
         """The image under its grid, and where there are several scales, smaller ones under theirs added to it."""
