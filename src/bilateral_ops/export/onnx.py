@@ -19,7 +19,7 @@ neither.
 
 A runtime stores the coefficients of all pixels, which the package avoids: at 1920 × 1080 ONNX Runtime takes 0.6 to 1.1
 GB and half a second on two threads. Large images are better fed as tiles, through ``window``. ONNX Runtime's ``Conv``,
-which computes guides in models with ``GridSample``, refuses images without pixels.
+which models with ``GridSample`` have, refuses images without pixels.
 
 Example: an edit found by :func:`bilateral_ops.fit`, run by ONNX Runtime:
 
