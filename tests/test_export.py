@@ -453,10 +453,6 @@ def test_what_hdrnet_refuses() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^onnx\.hdrnet: {re.escape(sentence)}$"):
             export.hdrnet(**options)
-    config = Config(net_input=32, spatial_bin=8, luma_bins=4, reduce="nearest")
-    sentence = "model must have reduce='area', got 'nearest'; export its HDRNet by torch.onnx.export."
-    with pytest.raises(ValueError, match=rf"^onnx\.hdrnet: {re.escape(sentence)}$"):
-        export.hdrnet(Predictor(config, weights_of(config)))
 
 
 @pytest.mark.parametrize("image", ["float32", "uint8"])

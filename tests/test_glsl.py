@@ -125,7 +125,12 @@ def test_a_model_as_files(tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(folder / "network.onnx"), full_check=True)
 
 
-@pytest.mark.parametrize("options", [{"global_path": False}, {"batch_norm": True, "guide": "nn"}, {"guide": "luma"}])
+#: As ports of the network to PyTorch have it.
+PORT = {"padding": "symmetric", "padding_mode": "zeros", "xy": "corners", "guide_range": "-1..1"}
+OTHERS = [{"global_path": False}, {"batch_norm": True, "guide": "nn"}, {"guide": "luma"}, PORT]
+
+
+@pytest.mark.parametrize("options", OTHERS, ids=str)
 def test_networks_of_other_configurations(tmp_path: Path, options: Any) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs bilateral_ops[onnx]")
     pytest.importorskip("onnx", reason="needs bilateral_ops[onnx]")
@@ -142,14 +147,22 @@ def test_networks_of_other_configurations(tmp_path: Path, options: Any) -> None:
     np.testing.assert_allclose(grid.reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def test_a_pyramid_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"scales": 3}, "model must have one scale, got 3"),
+        ({"reduce": "nearest"}, "model must have reduce='area', got 'nearest'; these shaders average."),
+        ({"net_input": (32, 64), "spatial_bin": (4, 8)}, "model must see a square, got 32 × 64 pixels."),
+    ],
+)
+def test_other_models_are_refused(tmp_path: Path, options: Any, sentence: str) -> None:
     pytest.importorskip("onnx", reason="needs bilateral_ops[onnx]")
     from bilateral_ops.hdrnet import Config, Predictor
     from bilateral_ops.hdrnet._config import shapes
 
-    config = Config(net_input=32, spatial_bin=4, luma_bins=2, scales=3)
+    config = Config(**{"net_input": 32, "spatial_bin": 4, "luma_bins": 2, **options})
     weights = {name: np.ones(shape, np.float32) for name, shape in shapes(config).items()}
-    with pytest.raises(ValueError, match=r"glsl.web: model must have one scale, got 3"):
+    with pytest.raises(ValueError, match=f"^glsl.web: {sentence}"):
         glsl.web(Predictor(config, weights), tmp_path)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import weights_of
 
 from bilateral_ops.hdrnet import Config, Predictor, from_pytorch, write_model
 
@@ -216,6 +217,15 @@ def original_slice(grid: Any, guide: Any) -> Any:
     return total
 
 
+#: Fields of configurations, each in one of them.
+RULES: list[dict[str, Any]] = [
+    {"padding": "symmetric", "global_convolutions": 1, "guide": "nn", "guide_norm": False, "xy": "corners"},
+    {"padding_mode": "zeros", "grid_axes": "xyz", "guide_range": "-1..1", "reduce": "nearest", "xy": "corners"},
+    {"align_corners": True, "guide_range": "-1..1", "grid_axes": "yzx", "global_convolutions": 0},
+    {"net_input": (24, 40), "spatial_bin": (6, 10), "padding": "symmetric", "scales": 3},
+]
+
+
 @pytest.fixture(scope="module", params=PORTS.values(), ids=list(PORTS))
 def made(request: Any) -> tuple[Port, Any, Any, Any, dict[str, Any]]:
     """A port, an input of the network, an image, what the port makes of these, and its weights."""
@@ -278,6 +288,22 @@ def test_a_port_in_onnx(made: Any, tmp_path: Path) -> None:
     model = onnx.behind(tmp_path / "network.onnx", onnx.enhance(config.grid_shape, guide, **config.sampling))
     (got,) = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, given)
     assert np.abs(got[0] - want).max() <= bound(port, want)
+
+
+@pytest.mark.parametrize("form", ["GridSample", "Gather"])
+@pytest.mark.parametrize("options", RULES, ids=str)
+def test_a_configuration_of_ports_in_onnx(options: dict[str, Any], form: Any) -> None:
+    """The whole pipeline as this package writes it."""
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    from bilateral_ops.export import onnx
+
+    config = Config(**{"net_input": 48, "spatial_bin": 12, "luma_bins": 4, **options})
+    predictor, image = Predictor(config, weights_of(config)), np.random.default_rng(3).random((61, 100, 3), np.float32)
+    model = onnx.hdrnet(predictor, form=form).SerializeToString()
+    session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (got,), want = session.run(None, {"image": image[None]}), predictor(image)
+    assert np.abs(got[0] - want).max() <= 1e-5 * np.abs(want).max()
 
 
 #: What is done to the weights of creotiv/hdrnet-pytorch, or said of them, and the sentence.

@@ -106,6 +106,13 @@ class Pixels:
         shrunk = g("Reshape", g("MatMul", rows, flat), g("Concat", batch, [size[0]], width, channels, axis=0))
         return g("MatMul", columns, shrunk)
 
+    def nearest(self, g: Graph, image: str, size: tuple[int, int]) -> str:
+        """The pixels ⌊i·H/h⌋."""
+        for axis, count in zip((self.row, self.column), size):
+            pixels = g("Div", g("Mul", g("Range", 0, count, 1), g.size(image, axis)), count)
+            image = g("Gather", image, pixels, axis=axis)
+        return image
+
     def resized(self, g: Graph, image: str, height: str, width: str) -> str:
         """Bilinear interpolation, the corners' pixels on one another; sizes are arrays of one number."""
         first = g.arranged(image, self.axes, LAYOUTS["NCHW"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..hdrnet import Predictor
-from ..hdrnet._config import Layer, through
+from ..hdrnet._config import Config, Layer, blends, through
 from ._graph import Graph
 
 
@@ -44,4 +44,31 @@ def predicted(g: Graph, predictor: Predictor, low: str) -> str:
         return local._replace(name=g("Relu", name))
 
     found: _Features = through(folded.plan, _Features(g, low, config.input_shape), convolve, connect, fuse)
-    return found.name
+    return _arranged(g, config, found.name)
+
+
+def _arranged(g: Graph, config: Config, cells: str) -> str:
+    """A prediction (N, C, …) with its axes and cells as :func:`bilateral_ops.hdrnet._config.arranged` has them."""
+    (rows, columns), depth, numbers = config.cells, config.luma_bins, config.rows * 4
+    sizes = [rows, columns, depth]
+    if config.grid_axes == "xyz":  # with four axes, as many as every runtime has
+        cells = g("Transpose", cells, perm=[0, 1, 3, 2])
+    elif config.grid_axes != "yxz":
+        y, x, z = ((3, 4, 1)[config.grid_axes.index(axis)] for axis in "yxz")
+        cells = g("Reshape", cells, [-1, depth, numbers, rows, columns])
+        cells = g("Transpose", cells, perm=[0, z, 2, y, x])
+    y, x, z = (sizes[config.grid_axes.index(axis)] for axis in "yxz")
+    for axis, blend in zip("yxz", blends(config)):
+        if blend is None:
+            continue
+        shape, place = ([-1, z * numbers, y, x], "yx".index(axis) + 2) if axis != "z" else ([-1, z, numbers, y * x], 1)
+        cells = g("Reshape", cells, shape)
+        below, above = (
+            g("Mul", g("Gather", cells, found, axis=place), weights.reshape(-1, *[1] * (3 - place)))
+            for found, weights in ((blend.below, blend.below_weights), (blend.above, blend.above_weights))
+        )
+        cells = g("Add", below, above)
+        count = len(blend.below)
+        y, x, z = (count if axis == name else size for name, size in zip("yxz", (y, x, z)))
+    usual = config.grid_axes == "yxz" and not any(blends(config))
+    return cells if usual else g("Reshape", cells, [-1, z * numbers, y, x])

@@ -373,7 +373,7 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
     """
     from . import onnx
 
-    facts = _facts("glsl.save", predictor := predictor_of("glsl.save", model))
+    facts = _facts("glsl.save", predictor := predictor_of(model))
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     onnx.save(onnx.hdrnet(predictor, part="network", **_NETWORK), path / "network.onnx")
@@ -409,7 +409,7 @@ def web(model: Predictor | str | os.PathLike[str] | None, folder: str | os.PathL
     """
     from . import onnx
 
-    facts = _facts("glsl.web", predictor := predictor_of("glsl.web", model))
+    facts = _facts("glsl.web", predictor := predictor_of(model))
     made = onnx.hdrnet(predictor, part="network", **_NETWORK)
     entry = made.metadata_props.add()
     entry.key, entry.value = "bilateral_ops.web", json.dumps(facts)
@@ -431,6 +431,8 @@ def _facts(op: str, predictor: Predictor) -> dict[str, Any]:
     rows, columns = config.input_shape
     if rows != columns:
         raise ValueError(f"{op}: model must see a square, got {rows} × {columns} pixels.")
+    if config.reduce != "area":
+        raise ValueError(f"{op}: model must have reduce='area', got {config.reduce!r}; these shaders average.")
     guide = predictor._model.guides[0]["float32"]
     return {
         "version": 1,
@@ -439,7 +441,7 @@ def _facts(op: str, predictor: Predictor) -> dict[str, Any]:
         "guide": config.guide,
         "vertex": VERTEX,
         "resize_area": resize_area(),
-        "enhance": {form: shader(guide, config.grid_shape, form=form) for form in ("exact", "fast")},
+        "enhance": {form: shader(guide, config.grid_shape, form=form, **config.sampling) for form in ("exact", "fast")},
     }
 
 

@@ -294,10 +294,11 @@ def hdrnet(
     """
     if part not in ("whole", "network", "render"):
         raise ValueError(f"onnx.hdrnet: part must be one of whole, network, render, got {part!r}.")
-    predictor = predictor_of("onnx.hdrnet", model)
+    predictor = predictor_of(model)
     if window and (part != "render" or predictor.config.scales > 1):
         raise ValueError("onnx.hdrnet: window must be False but for the part render of a model of one scale, got True.")
-    made = _Model("onnx.hdrnet", form, layout, image, "float32", None, window, False, opset, nan)
+    rule, align_corners = predictor.config.sampling.values()
+    made = _Model("onnx.hdrnet", form, layout, image, "float32", rule, window, align_corners, opset, nan)
     return made.of_network(predictor, part)
 
 
@@ -387,7 +388,8 @@ class _Model:
             picture = self.image(3)
         if part == "whole":
             g.part = "reduce"
-            low = self.pixels.averaged(g, picture, (rows, columns))
+            reduced = self.pixels.averaged if config.reduce == "area" else self.pixels.nearest
+            low = reduced(g, picture, (rows, columns))
             low = g.arranged(low, self.pixels.axes, LAYOUTS["NCHW"])
         elif part == "network":
             g.part = "network"
