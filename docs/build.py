@@ -35,6 +35,7 @@ PAGES = {
     "docs/radiance-fields.md": ("radiance-fields.html", "Radiance fields"),
     "docs/deployment-glsl.md": ("deployment-glsl.html", "Shaders in browsers and on phones"),
     "docs/ports.md": ("ports.html", "Models of PyTorch ports"),
+    "docs/deployment.md": ("deployment.html", "Other runtimes"),
     "docs/cuda.md": ("cuda.html", "CUDA kernels"),
     "docs/benchmarks/README.md": ("benchmarks.html", "Benchmarks"),
     "CHANGELOG.md": ("changelog.html", "Changelog"),
