@@ -128,11 +128,11 @@ def test_compiled_functions_refuse_what_they_would_never_end_with(shape: tuple[i
         grid = np.zeros((*cells, 3), F32)
         out = np.zeros((4, 4, 3), F32)
         with pytest.raises(ValueError, match="a grid without cells"):
-            _cpu.slice_forward(out, grid, pixels, None, whole, False)
+            _cpu.slice_forward(out, grid, pixels, None, None, whole, False)
         with pytest.raises(ValueError, match="a grid without cells"):
-            _cpu.slice_backward(grid, None, None, None, pixels, None, out, whole, False)
+            _cpu.slice_backward(grid, None, None, None, pixels, None, None, out, whole, False)
     with pytest.raises(ValueError, match="the window must hold the image"):
-        _cpu.slice_forward(out, np.zeros((2, 2, 2, 3), F32), pixels, None, (0, 0, 0, 0, False), False)
+        _cpu.slice_forward(out, np.zeros((2, 2, 2, 3), F32), pixels, None, None, (0, 0, 0, 0, False), False)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one scale", "three scales"])

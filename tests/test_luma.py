@@ -10,6 +10,7 @@ from cases import (
     ALL_F32,
     ALL_F64,
     F32,
+    OPTIONAL,
     U8,
     U16,
     Dtypes,
@@ -37,27 +38,26 @@ def luma_arguments(dtypes: Dtypes, options: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtypes", DTYPES, ids=str)
 def test_same_bits_as_in_two_steps(dtypes: Dtypes, case: str, isa: str) -> None:
-    given, keywords = luma_arguments(dtypes, CASES[case]), keywords_of(CASES[case])
-    grid, image, xy = given["grid"], given["image"], given.get("xy")
+    given = luma_arguments(dtypes, CASES[case])
+    grid, image = given["grid"], given["image"]
+    keywords = {name: given[name] for name in OPTIONAL if name in given} | keywords_of(CASES[case])
     guide = guide_luma(image)
-    out = slice_apply(grid, LUMA, image, xy=xy, **keywords)
-    assert_same_bits(out, slice_apply(grid, guide, image, xy=xy, **keywords))
+    out = slice_apply(grid, LUMA, image, **keywords)
+    assert_same_bits(out, slice_apply(grid, guide, image, **keywords))
 
     grad = random_like(out.shape, F32 if dtypes.image.kind == "u" else dtypes.image)
-    got = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, **keywords)
-    want = slice_apply_vjp(grid, guide, image, grad, xy=xy, **keywords)
+    got = slice_apply_vjp(grid, LUMA, image, grad, **keywords)
+    want = slice_apply_vjp(grid, guide, image, grad, **keywords)
     assert_same_bits(got.grid, want.grid)
-    if xy is None:
-        assert got.xy is None
-    else:
-        assert_same_bits(got.xy, want.xy)
+    assert (got.xy is not None) == ("xy" in given)
+    assert_same_bits(got.xy, want.xy)
     if dtypes.image.kind == "u":
         assert got.image is None
     else:
         assert_same_bits(got.image, want.image + guide_luma_vjp(image, want.guide).image)
     for name in ("grid", "image"):  # each alone
-        alone = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, wrt=name, **keywords)
-        wanted = slice_apply_vjp(grid, LUMA, image, grad, xy=xy, wrt=("grid", "image"), **keywords)
+        alone = slice_apply_vjp(grid, LUMA, image, grad, wrt=name, **keywords)
+        wanted = slice_apply_vjp(grid, LUMA, image, grad, wrt=("grid", "image"), **keywords)
         if getattr(wanted, name) is not None:
             assert_same_bits(getattr(alone, name), getattr(wanted, name))
 

@@ -127,7 +127,7 @@ def test_formulas_equal_the_reference(subject: str, xp: Any) -> None:
             continue
         example = backward_example(subject, case, ALL_F64)
         given = {name: PEERS[xp](v) if isinstance(v, np.ndarray) else v for name, v in example.arguments.items()}
-        names, arrays = [name for name in given if name not in NUMBERS], []
+        names, arrays = [name for name in given if name not in (*NUMBERS, "index")], []
 
         def formula(*at: Any, given: Any = given, names: Any = names, example: Any = example) -> Any:
             return _formulas.FORMULAS[subject](xp, **{**given, **dict(zip(names, at))}, **example.keywords)
@@ -534,7 +534,7 @@ def test_opcheck(subject: str) -> None:
             torch.library.opcheck(torch.ops.bilateral_ops.enhance.default, call)
             continue
         at = dict(zip([*split(given)[0], "grad"], requiring(calling_vjp(subject, given)[1])))
-        call = tuple(at.get(argument) for argument in OPERATIONS[name].arguments)
+        call = tuple(at.get(argument) for argument in OPERATIONS[name].signature.names)
         shape = tuple(list(given[number]) for number in NUMBERS if number in given)
         torch.library.opcheck(getattr(torch.ops.bilateral_ops, name).default, (*call, *shape))
         torch.library.opcheck(getattr(torch.ops.bilateral_ops, f"{name}_vjp").default, (*call, at["grad"]))
