@@ -34,6 +34,8 @@ def others(example: str) -> set[str]:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(node.module or "")
+            if (node.module or "").startswith("bilateral_ops.compat") and node.module != "bilateral_ops.compat.hdrnet":
+                imported.add("torch")  # which what is compatible with trainers is made of
     return {name.partition(".")[0] for name in imported} - {"numpy", "bilateral_ops", *sys.stdlib_module_names}
 
 

@@ -23,7 +23,7 @@ def _sent(device: Any, subject: str = "slice", case: str = "plain", number: int 
 
 def _slice_arguments(given: dict[str, Any]) -> tuple[Any, ...]:
     """What the compiled function is given after its result."""
-    return given["grid"], given["guide"], None, (0, 0, *given["guide"].shape, False), False
+    return given["grid"], given["guide"], None, None, (0, 0, *given["guide"].shape, False), False
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -428,13 +428,13 @@ def test_what_has_no_32_bit_numbers_takes_the_general_kernels(device: Any, monke
         shape = (1, *pixels)
         image = standin.laid_out(device, np.zeros((*shape, 3), "f4"))
         arrays = large(1, *cells, 1, 3, 4), large(*shape), image, large(*shape, 2)
-        device.call("slice_apply_forward", image, *arrays, (0, 0, *pixels, False), False)
+        device.call("slice_apply_forward", image, *arrays, None, (0, 0, *pixels, False), False)
         assert ("scattered" in names[-1]) == special
     for width, special in ((2**15 - 1, True), (2**15, False)):
         pixels = 2**16, width
         shape = (1, *pixels)
         arrays = large(1, 2, 2, 2, 3, 4), large(*shape), large(*shape, 3), large(*shape, 2)
-        device.call("slice_apply_forward", large(*shape, 3), *arrays, (0, 0, *pixels, False), False)
+        device.call("slice_apply_forward", large(*shape, 3), *arrays, None, (0, 0, *pixels, False), False)
         assert ("scattered" in names[-1]) == special
 
 

@@ -137,7 +137,7 @@ def compatible(x: F32, image: U8, t: Tensor) -> None:
 
 def exported(x: F32, t: Tensor) -> None:
     guide = bo.NNGuide(t, t, t, 0.5)
-    full = onnx.enhance(x.shape, guide, form="GatherND", layout="NCHW", image="uint8", grid="float16", opset=17)
+    full = onnx.enhance(x.shape, guide, form="Gather", layout="NCHW", image="uint8", grid="float16", opset=17)
     onnx.save(onnx.behind("network.onnx", full, output="grid"), "whole.onnx")
     onnx.slice_apply((16, 16, 8, 3, 4), Ci=3, window=True, align_corners=True)
 

@@ -117,7 +117,7 @@ def other_arguments(x: F32) -> None:
     bo.gradcheck(bo.slice, (x, x), wrt=0)  # refused
     hdrnet.apply(x, x, has_affine_term="yes")  # refused
     hdrnet.unpack_coefficients(x, 8, "out_z_in")  # refused
-    onnx.slice_apply((1, 2, 3, 4, 5), form="Gather")  # refused
+    onnx.slice_apply((1, 2, 3, 4, 5), form="GatherND")  # refused
     onnx.slice_apply((1, 2, 3, 4, 5), layout="HWC")  # refused
     onnx.slice_apply((1, 2, 3, 4, 5), image="float64")  # refused
     onnx.save("model.onnx")  # refused
