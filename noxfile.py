@@ -68,7 +68,7 @@ def frameworks(session: nox.Session) -> None:
     packages = ("accelerate", "onnxruntime", "onnxscript", "openvino", "safetensors", "tensorboard", "torch==2.13.0")
     session.install(WHEN_IMPORTED, ".[test,cupy,jax,onnx,dask,train]", *packages, *CUDA_TEST)
     # MNN by itself: it needs another version of protobuf than onnx. The test finds it on the PATH.
-    programs = Path(session.create_tmp(), "mnn", "bin")
+    programs = Path(session.create_tmp(), "mnn", "bin").resolve()
     session.run("python", "-m", "venv", str(programs.parent))
     session.run(str(programs / "pip"), "install", "-q", "MNN", "numpy", external=True)
     env = {**AND_KEPT, "PATH": os.pathsep.join([*(session.bin_paths or ()), os.environ["PATH"], str(programs)])}
