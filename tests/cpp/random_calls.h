@@ -315,7 +315,7 @@ void total_variation_forward(Draw& draw) {
   const Shape shape = grid_alone(draw);
   const int grid = draw.argument(Role::values, shape), out = draw.call.result(Role::values, {shape[0]});
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
-    kernels.total_variation_forward({at(t, out), at(t, grid)});
+    kernels.total_variation_forward({at(t, out), at(t, grid), {}});
   };
 }
 void total_variation_backward(Draw& draw) {
@@ -323,7 +323,7 @@ void total_variation_backward(Draw& draw) {
   const int grid = draw.argument(Role::values, shape), grad = draw.argument(Role::values, {shape[0]});
   const int d_grid = draw.call.result(Role::values, shape);
   draw.call.run = [=](const Kernels& kernels, const Tensors& t) {
-    kernels.total_variation_backward({at(t, d_grid), at(t, grid), at(t, grad)});
+    kernels.total_variation_backward({at(t, d_grid), at(t, grid), at(t, grad), {}});
   };
 }
 
