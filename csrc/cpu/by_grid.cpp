@@ -252,6 +252,15 @@ class ByGrid {
   std::vector<int64_t> first_, order_;
 };
 
+template <class Args>
+auto index_of(const Args& a) -> decltype((a.at.index)) {
+  return a.at.index;
+}
+template <class Args>
+auto index_of(const Args& a) -> decltype((a.index)) {
+  return a.index;
+}
+
 template <class Args, class = void>
 struct MayHaveIndex : std::false_type {};
 template <class Args>
@@ -264,8 +273,7 @@ void run_on_host(void (*Kernels::*kernel)(const Args&), const Args& args) {
   const FloatMode mode;
   const auto run = kernels().*kernel;
   if constexpr (MayHaveIndex<Args>::value) {
-    Args own = args;
-    if (parts_of(own).index->data) return ByGrid<Args>(run, args).run();
+    if (index_of(args).data) return ByGrid<Args>(run, args).run();
   }
   run(args);
 }
