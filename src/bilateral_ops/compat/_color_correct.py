@@ -16,6 +16,16 @@ from ..frameworks.torch import followed
 _EXPANDED = 1 << 18
 
 
+def pixels_of(op: str, img: torch.Tensor, ref: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pixels (n, C) of two images, which must have as many and of as many channels."""
+    channels = img.shape[-1]
+    if ref.shape[-1] != channels or ref.numel() != img.numel():
+        raise ValueError(
+            f"{op}: ref must have as many pixels and channels as img, {tuple(img.shape)}, got {tuple(ref.shape)}."
+        )
+    return img.reshape(math.prod(img.shape[:-1]), channels), ref.reshape(math.prod(ref.shape[:-1]), channels)
+
+
 def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps: float = 0.5 / 255) -> torch.Tensor:
     """Give ``img`` the colours of ``ref`` by the quadratic function of its channels that fits best.
 
@@ -47,15 +57,9 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
     The normal equations are summed and solved in double precision; where pixels do not determine the fit, as those of
     a grey image, it is the smallest of all that fit. For gradients only the images between the rounds are kept.
     """
-    channels = img.shape[-1]
-    if ref.shape[-1] != channels or ref.numel() != img.numel():
-        raise ValueError(
-            f"color_correct: ref must have as many pixels and channels as img, {tuple(img.shape)}, "
-            f"got {tuple(ref.shape)}."
-        )
+    original, target = pixels_of("color_correct", img, ref)
     if not img.numel():
         return img.clone()
-    original, target = img.reshape(-1, channels), ref.reshape(-1, channels)
     recorded = torch.is_grad_enabled() and (img.requires_grad or ref.requires_grad)
     others = torch.compiler.is_compiling() or followed((img, ref)) or forward_ad._current_level >= 0
     run = _Recorded.apply if recorded and not others else _last

@@ -14,7 +14,7 @@ from .._core.missing import needed
 with needed("bilateral_ops.compat.gsplat", "torch", "torch"):
     import torch
 
-    from ._color_correct import color_correct
+    from ._color_correct import color_correct, pixels_of
 
 __all__ = ["bilateral_grid_drift_loss", "color_correct_affine", "color_correct_quadratic", "identity_distance"]
 
@@ -49,13 +49,7 @@ def color_correct_affine(img: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
     -----
     The variance of ``ref`` counts as 1e-8 where it is less, and a slope of less than 1e-8 as 1.
     """
-    channels = img.shape[-1]
-    if ref.shape[-1] != channels or ref.numel() != img.numel():
-        raise ValueError(
-            f"color_correct_affine: ref must have as many pixels and channels as img, {tuple(img.shape)}, "
-            f"got {tuple(ref.shape)}."
-        )
-    values, wanted = img.reshape(-1, channels), ref.reshape(-1, channels)
+    values, wanted = pixels_of("color_correct_affine", img, ref)
     middle, wanted_middle = values.mean(0), wanted.mean(0)
     values, wanted = values - middle, wanted - wanted_middle  # products of differences lose no digits
     slope = (values * wanted).mean(0) / wanted.square().mean(0).clamp(min=1e-8)
