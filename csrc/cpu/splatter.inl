@@ -22,27 +22,28 @@ struct BandSums {
 // Contributions to be splatted in groups of four channels: in channel c of group n, pixel i has weight·channels(i, n),
 // with weights of four corners that weigh() may change for all groups of the pixel.
 
-// Given as [pixel][channel]. Groups: how many there are where that is known at compile time, else 0.
+// Given as [pixel][channel]: Groups whole groups, or as many as there are if that is negative; and, unless these are
+// known to be all, one more that is not whole.
 template <class T, int Groups>
 struct GivenContributions {
-  static constexpr int kGroups = Groups;
+  static constexpr bool kMade = false, kRest = Groups <= 0;
   const T* from;
   int64_t C;
+  BO_INLINE_MEMBER int64_t groups() const { return Groups < 0 ? C / 4 : Groups; }
   BO_INLINE_MEMBER void weigh(int64_t, Vec<T>*) const {}
   BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int v) const { return repeat4(from + i * C + 4 * n, 4, v); }
-  // Of the last group, where that is not whole
   BO_INLINE_MEMBER Vec<T> rest(int64_t i, int v) const { return repeat4(from + i * C + C / 4 * 4, C % 4, v); }
 };
 // The contributions grad_i·in_j (in_3 = 1) of 3 × 4 matrices, which are never stored. image, grad: [pixel][3]
 template <class T>
 struct OuterContributions {
-  static constexpr int kGroups = 3;
+  static constexpr bool kMade = true, kRest = false;
   const T *image, *grad;
+  static constexpr int64_t groups() { return 3; }
   BO_INLINE_MEMBER void weigh(int64_t i, Vec<T>* weights) const {
     for (int v = 0; v < 16 / Vec<T>::kLanes; ++v) weights[v] = weights[v] * repeat_rgb1(image + 3 * i, v);
   }
   BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int) const { return broadcast(grad[3 * i + n]); }
-  BO_INLINE_MEMBER Vec<T> rest(int64_t, int) const { return broadcast(T(0)); }  // there is none
 };
 
 // Adds contributions to the sums of one band, which start as zeros.
@@ -52,7 +53,8 @@ struct OuterContributions {
 //     so that a pixel adds to contiguous memory. A group holds four channels at four corners, a vector or a few. One
 //     pixel after another is added in memory; or, where many have the same depth and would wait for one another, one
 //     depth after another in registers;
-//   the column's sums, over the image rows between the same two grid rows: per depth and channel there are four, one for
+//   the column's sums, over the image rows between the same two grid rows: per depth and channel there are four, one
+//   for
 //     each corner in y and x;
 //   the band's sums, in double: a column's sums are added to them after kShortSum pixels.
 //
@@ -64,8 +66,8 @@ class Splatter {
       : g_(lattice), sums_(sums), depth_size_(ceil_div(g_.C, int64_t(4)) * kGroup) {
     if (g_.long_spans) {
       copy_size_ = (g_.Gd + 1) * depth_size_;
-      span_ = memory_.template take<T>(kCopies * copy_size_ + 4 * kSize, true);
-      weights_ = span_ + kCopies * copy_size_;
+      span_ = memory_.template take<T>(2 * copy_size_ + 4 * kSize, true);
+      weights_ = span_ + 2 * copy_size_;
       columns_ = columns_memory_.template take<T>(g_.Gw * g_.Gd * depth_size_);
       pending_ = pending_memory_.template take<Pending>(g_.Gw, true);
     } else {
@@ -76,10 +78,19 @@ class Splatter {
   // contributions: [pixel][channel]
   void add(const Tile& tile, const Positions<T>& at, const T* contributions) {
     if (g_.long_spans) {
-      if (g_.C == 12) {  // HDRnet's, without a loop
-        add_spans(tile, at, GivenContributions<T, 3>{contributions, 12});
+      const auto spans = [&](auto groups) {
+        add_spans(tile, at, GivenContributions<T, decltype(groups)::value>{contributions, g_.C});
+      };
+      if (g_.C < 4) {
+        spans(Constant<0>());
+      } else if (g_.C == 4) {
+        spans(Constant<1>());
+      } else if (g_.C == 8) {
+        spans(Constant<2>());
+      } else if (g_.C == 12) {
+        spans(Constant<3>());
       } else {
-        add_spans(tile, at, GivenContributions<T, 0>{contributions, g_.C});
+        spans(Constant<-1>());
       }
       return;
     }
@@ -108,8 +119,6 @@ class Splatter {
   // the upper one; of a column left and right in the grid row below, then in the one above.
   static constexpr int64_t kGroup = 16;
   static constexpr int kVectors = kGroup / Vec<T>::kLanes;
-  // Where all pixels are added in turn, odd ones have a copy of the span's sums of their own: there is less waiting.
-  static constexpr int kCopies = kManyPixels == kNever ? 2 : 1;
   // What a column has that is not in the band's sums: pixels, and the depths of its sums
   struct Pending {
     int64_t pixels, first, end;
@@ -170,22 +179,28 @@ class Splatter {
       kx_ = kx;
       ty_ = at.row_t;
       pending_[kx].pixels += pixels;
-      if (kManyPixels < kNever && g_.Gd <= 32) {
-        uint32_t used = index_bits(at.kz + begin, pixels);  // a bit for each depth
-        first_ = min_of<int64_t>(first_, lowest_bit(used));
-        end_ = max_of<int64_t>(end_, highest_bit(used) + 1);
-        const int64_t depths = count_bits(used);
-        if (pixels >= kManyPixels * depths * depths) {
-          for (; used; used &= used - 1) add_depth(at.kz, begin, end, lowest_bit(used), contributions);
-          return;
-        }
+      uint32_t used = 0;  // a bit for each depth, where there are so few
+      int64_t first = g_.Gd, last = -1, depths;
+      if (g_.Gd <= 32) {
+        used = index_bits(at.kz + begin, pixels);
+        first = lowest_bit(used);
+        last = highest_bit(used);
+        depths = count_bits(used);
       } else {
         for (int64_t i = begin; i < end; ++i) {
-          first_ = min_of<int64_t>(first_, at.kz[i]);
-          end_ = max_of<int64_t>(end_, at.kz[i] + 1);
+          first = min_of<int64_t>(first, at.kz[i]);
+          last = max_of<int64_t>(last, at.kz[i]);
         }
+        depths = last + 1 - first;
       }
-      add_pixels_in_turn(at.kz, begin, end, contributions);
+      first_ = min_of(first_, first);
+      end_ = max_of(end_, last + 1);
+      const bool crowded = pixels >= kManyPixels * depths * depths;
+      if (kSplatsByDepth && Contributions::kMade && crowded && used) {
+        for (; used; used &= used - 1) add_depth(at.kz, begin, end, lowest_bit(used), contributions);
+      } else {
+        add_pixels_in_turn(at.kz, begin, end, contributions, crowded);
+      }
     });
   }
 
@@ -203,21 +218,15 @@ class Splatter {
       pixels[part] = bits;
     }
     constexpr int kAtOnce = kVectors > 2 ? 2 : 3;  // groups
-    constexpr bool kWhole = Contributions::kGroups > 0;
-    const int64_t groups = kWhole ? Contributions::kGroups : g_.C / 4;
+    const int64_t groups = contributions.groups();
     T* const sums = depth_sums(z);
-    const auto channels = [&](int64_t i, int64_t n, int v) { return contributions.channels(i, n, v); };
     int64_t n = 0;
-    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(pixels, begin, contributions, channels, n, sums);
-    for (; n < groups; ++n) add_groups<1>(pixels, begin, contributions, channels, n, sums);
-    if (!kWhole && g_.C % 4) {
-      const auto rest = [&](int64_t i, int64_t, int v) { return contributions.rest(i, v); };
-      add_groups<1>(pixels, begin, contributions, rest, n, sums);
-    }
+    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(pixels, begin, contributions, n, sums);
+    for (; n < groups; ++n) add_groups<1>(pixels, begin, contributions, n, sums);
   }
-  template <int kCount, class Contributions, class Channels>
-  BO_INLINE_MEMBER void add_groups(const uint64_t* pixels, int64_t begin, const Contributions& contributions,
-                                   const Channels& channels, int64_t n, T* to) const {
+  template <int kCount, class Contributions>
+  BO_INLINE_MEMBER void add_groups(const uint64_t* pixels, int64_t begin, const Contributions& contributions, int64_t n,
+                                   T* to) const {
     to += n * kGroup;
     Vec<T> sums[kCount][kVectors];
     for (int g = 0; g < kCount; ++g)
@@ -230,22 +239,23 @@ class Splatter {
         for (int v = 0; v < kVectors; ++v) weights[v] = spread4(weights_ + 4 * i, v);
         contributions.weigh(i, weights);
         for (int g = 0; g < kCount; ++g)
-          for (int v = 0; v < kVectors; ++v) sums[g][v] = mul_add(weights[v], channels(i, n + g, v), sums[g][v]);
+          for (int v = 0; v < kVectors; ++v)
+            sums[g][v] = mul_add(weights[v], contributions.channels(i, n + g, v), sums[g][v]);
       }
     }
     for (int g = 0; g < kCount; ++g)
       for (int v = 0; v < kVectors; ++v) store(to + g * kGroup + v * Vec<T>::kLanes, sums[g][v]);
   }
 
-  // Adds pixels one after another.
+  // Adds pixels one after another; where they are crowded, odd ones to a copy of the sums, as they would wait for those
+  // before them.
   template <class Contributions>
   BO_INLINE_MEMBER void add_pixels_in_turn(const int32_t* kz, int64_t begin, int64_t end,
-                                           const Contributions& contributions) {
+                                           const Contributions& contributions, bool crowded) {
     // Local copies, as the compiler must assume that stores to the sums change members.
-    constexpr bool kWhole = Contributions::kGroups > 0;
     const Contributions from = contributions;
-    const int64_t depth_size = depth_size_, groups = kWhole ? Contributions::kGroups : g_.C / 4;
-    const bool rest = !kWhole && g_.C % 4 > 0;
+    const int64_t depth_size = depth_size_, groups = from.groups();
+    const bool rest = Contributions::kRest && g_.C % 4 > 0;
     const T* const corners = weights_;
     const auto add_group = [](const Vec<T>* weights, const Vec<T>* channels, T* to) {
       for (int v = 0; v < kVectors; ++v) {
@@ -262,13 +272,15 @@ class Splatter {
         for (int v = 0; v < kVectors; ++v) channels[v] = from.channels(i, n, v);
         add_group(weights, channels, to);
       }
-      if (rest) {
+      if constexpr (Contributions::kRest) {
+        if (!rest) return;
         for (int v = 0; v < kVectors; ++v) channels[v] = from.rest(i, v);
         add_group(weights, channels, to);
       }
     };
     T* const sums = depth_sums(0);
-    const int64_t odd = kCopies == 2 ? copy_size_ : 0;
+    const int64_t odd = crowded ? copy_size_ : 0;
+    odd_used_ |= crowded;
     int64_t i = begin;
     for (; i + 1 < end; i += 2) {
       add_pixel(i, sums);
@@ -288,10 +300,11 @@ class Splatter {
     const T upper_weight = ty_, lower_weight = T(1) - ty_;
     T* const span = depth_sums(0);
     const int64_t size = (end_ - first) * depth_size;
-    if (kCopies == 2) {
+    if (odd_used_) {
       T *const even = span + first * depth_size, *const odd = even + copy_size_;
       for (int64_t i = 0; i < size; i += Vec<T>::kLanes) store(even + i, load(even + i) + load(odd + i));
       clear(odd, size);
+      odd_used_ = false;
     }
     T* const column = columns_ + kx_ * g_.Gd * depth_size;
     Pending& pending = pending_[kx_];
@@ -347,6 +360,7 @@ class Splatter {
   Scratch memory_, columns_memory_, pending_memory_;
   const int64_t depth_size_;  // elements in the sums of one depth
   int64_t copy_size_ = 0;     // elements in a copy
+  bool odd_used_ = false;     // whether the second copy has sums
   T* span_ = nullptr;         // the span's sums, [copy][z][group]
   T* columns_ = nullptr;      // the columns' sums, [x][z][group]
   T* weights_ = nullptr;      // [pixel][corner] of a tile
@@ -388,7 +402,7 @@ class GridSums {
       bands_ = max_of<int64_t>(1, min_of(bands_, most));
       for (int64_t b = 0; b < bands_; ++b) place(b, 0, g.Gh, 0);
     }
-    sums_ = memory_.template take<char>(rows_ * row_size_ * sum_size(), true);
+    sums_ = memory_.template take<char>(rows_ * row_size_ * sum_size());
   }
 
   int64_t bands() const { return bands_; }
@@ -396,14 +410,14 @@ class GridSums {
   // The sums of a band, set to zero; to be called once per band, by the thread that adds to it.
   BandSums cleared(int64_t band) const {
     const BandSums sums = sums_of(band);
+    memset(sums.own, 0, static_cast<size_t>((split_[band] - top_[band]) * row_size_ * sum_size()));
     for (int64_t y = split_[band]; y < bottom_[band]; ++y)
       memset(sums.row<T>(y, row_size_), 0, static_cast<size_t>(row_size_) * sizeof(T));
     return sums;
   }
 
   void store() const {
-    // Adding up a few bands is a quarter of the work that for_grid_rows takes an element for.
-    for_grid_rows(g_.Gh, g_.Gh * row_size_ / 4, [&](int64_t y) {
+    for_grid_rows(g_.Gh, g_.Gh * row_size_, [&](int64_t y) {
       if (g_.short_sums) {
         store_row<T>(y);
       } else {

@@ -40,12 +40,15 @@ constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 
 // --- Splatting (splatter.inl)
 
-// The pixels of a span that has d depths are added up depth by depth if there are at least kManyPixels·d²: each depth
-// costs some time, and of the pixels one in d would wait for the one before.
-#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512) || defined(BO_SIMD_NEON)
+// The pixels of a span that has d depths are crowded if there are at least kManyPixels·d²: one in d would wait for the
+// one before to be added.
 constexpr int64_t kManyPixels = 2;
+// Whether crowded pixels are added up depth by depth, where their contributions are made as they are added and not
+// given.
+#if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512) || defined(BO_SIMD_NEON)
+constexpr bool kSplatsByDepth = true;
 #else
-constexpr int64_t kManyPixels = kNever;
+constexpr bool kSplatsByDepth = false;
 #endif
 
 // --- The curves of guide_curves (guides/curves.inl)
