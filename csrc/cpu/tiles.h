@@ -186,8 +186,9 @@ BO_INLINE void for_units(int64_t units, const Body& body) {
 // negligible, enough of them to balance the threads. Only for work whose result does not depend on how it is cut.
 template <class Body>
 BO_INLINE void for_tile_ranges(int64_t tiles, int64_t width, const Body& body) {
-  const int64_t most = num_threads() == 1 ? 1 : 8 * static_cast<int64_t>(num_threads());
-  const int64_t units = max_of<int64_t>(1, min_of(most, tiles * width / kGrain));
+  const int64_t threads = num_threads(), grains = tiles * width / kGrain;
+  const int64_t wanted = threads == 1 ? 1 : min_of(8 * threads, max_of(min_of(threads, grains), grains / 2));
+  const int64_t units = max_of<int64_t>(1, wanted);
   if (tiles > 0) for_units(units, [&](int64_t u) { body(tiles * u / units, tiles * (u + 1) / units); });
 }
 
