@@ -17,16 +17,19 @@
 //   what it captured after every vector store, which the compiler has to assume may alias.
 // BO_NOINLINE_MEMBER: for member functions that run once: g++ 12 may take minutes to inline and unroll them.
 // BO_PREFETCH: prefetches a cache line; the address may be invalid.
+// BO_KEEP_LOOP: in a loop over a few vectors, keeps the compiler from calling memset or memcpy instead.
 #if defined(_MSC_VER)
 #define BO_INLINE_LAMBDA
 #define BO_NOINLINE_MEMBER __declspec(noinline)
 #define BO_RESTRICT __restrict
 #define BO_PREFETCH(p) ((void)(p))
+#define BO_KEEP_LOOP ((void)0)
 #else
 #define BO_INLINE_LAMBDA __attribute__((always_inline))
 #define BO_NOINLINE_MEMBER __attribute__((noinline))
 #define BO_RESTRICT __restrict__
 #define BO_PREFETCH(p) __builtin_prefetch(p)
+#define BO_KEEP_LOOP asm volatile("")
 #endif
 
 // The namespace of the instruction set. Without it, the linker could replace the baseline's copy of an inline function

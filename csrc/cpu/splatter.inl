@@ -328,7 +328,10 @@ class Splatter {
     end_ = 0;
   }
   static BO_INLINE_MEMBER void clear(T* sums, int64_t n) {
-    for (int64_t i = 0; i < n; i += Vec<T>::kLanes) store(sums + i, broadcast(T(0)));
+    for (int64_t i = 0; i < n; i += Vec<T>::kLanes) {
+      BO_KEEP_LOOP;
+      store(sums + i, broadcast(T(0)));
+    }
   }
 
   // Adds a column's sums to the band's: to the grid columns left and right of it, in two grid rows.
