@@ -1,6 +1,6 @@
 """Enhance an image that is larger than memory, a tile at a time on several workers, and take a gradient over all of it.
 
-    pip install 'bilateral_ops[dask]'
+    pip install '.[dask]'
     python examples/dask_tiles.py --megapixels 300 --workers 2 --memory 400MB
 
 Images are Zarr arrays whose chunks are the tiles. A tile says by ``window`` which part of the whole image it is: tiles

@@ -1,6 +1,6 @@
 """Train a field of colours on photographs of changing exposure, each with a bilateral grid, and read the exposures off.
 
-    pip install 'bilateral_ops[torch]'
+    pip install '.[torch]'
     python examples/exposures.py --views 12 --steps 400
 
 The scene is a wall, so that nothing but the field has to be trained: colours at the points of a mesh. Each photograph

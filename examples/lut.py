@@ -6,7 +6,7 @@
 A table is a bilateral grid whose pixels have coordinates of their own: ``slice`` interpolates ``lut[g, r, b]`` at a
 pixel's colour, red and green being ``xy``, blue the guide, and the first and last cells lying at 0 and 1
 (``align_corners``). So there are its gradients, on every device and in every framework that ``slice`` takes; and
-``bilateral_ops.export.onnx.slice`` makes a model of it. Needs ``bilateral_ops[enhance]`` for its command line.
+``bilateral_ops.export.onnx.slice`` makes a model of it. Needs the extra ``enhance`` for its command line.
 """
 
 from __future__ import annotations

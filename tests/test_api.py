@@ -15,6 +15,7 @@ from backends import CUPY_REFERENCE
 from cases import ALL_F32, GUIDES, NUMBERS, OPERATIONS, arguments, arrays, backward, fields, forward, python
 
 import bilateral_ops
+from bilateral_ops._core.missing import install
 from bilateral_ops.cli import bench as _bench
 from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.reference import numpy as reference
@@ -112,7 +113,7 @@ def _is_named(statement: str, who: str, module: str, extra: str) -> None:
         f"    try:\n        {statement}\n    except kind as error:\n        print(error)"
     )
     library = {"torch": "PyTorch", "numba": "Numba", "cupy": "CuPy"}[module]
-    sentence = f"{who} needs {library}, which is not installed; pip install 'bilateral_ops[{extra}]'."
+    sentence = f"{who} needs {library}, which is not installed; {install(extra)}."
     assert finished.stdout.splitlines() == [sentence] * 2, finished.stderr
 
 

@@ -15,6 +15,7 @@ import pytest
 from backends import FAKE_CUPY, FakeKernels
 from cases import weights_of
 
+from bilateral_ops._core.missing import install
 from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.hdrnet import Config, Predictor, enhance_files
 
@@ -114,9 +115,7 @@ def test_what_is_missing_is_said(
             "a CUDA device, and CuPy finds none: cudaErrorNoDevice: no CUDA-capable device is detected."
         )
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert sentence() == (
-        "CuPy or PyTorch, and neither is installed; run pip install 'bilateral_ops[cupy]' or 'bilateral_ops[torch]'."
-    )
+    assert sentence() == (f"CuPy or PyTorch, and neither is installed; run {install('cupy')}, or the same for torch.")
     monkeypatch.setattr(_dlpack, "_kernels", None)
     monkeypatch.setitem(sys.modules, "bilateral_ops._cuda", None)
     assert sentence().startswith("CUDA kernels, and this bilateral_ops was built without CUDA (")

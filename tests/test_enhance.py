@@ -23,6 +23,7 @@ import pytest
 from cases import weights_of
 
 from bilateral_ops import guide_luma
+from bilateral_ops._core.missing import install
 from bilateral_ops.cli import main
 from bilateral_ops.hdrnet import Config, Predictor, enhance_files, write_model
 from bilateral_ops.photo import formats as _formats
@@ -944,7 +945,7 @@ def test_a_missing_library_is_named(run, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     code, _, err = run(tmp_path, "--out", tmp_path / "out")
     assert code == 2
-    assert err.endswith("is not installed; run pip install 'bilateral_ops[enhance]'.\n")
+    assert err.endswith(f"is not installed; run {install('enhance')}.\n")
 
 
 def test_comparisons(run, tmp_path, predictor):
@@ -1242,5 +1243,5 @@ def test_pyav_is_asked_for_only_by_videos(run, tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"")
     code, _, err = run(tmp_path / "clip.mp4", "--out", tmp_path / "out")
     assert code == 2
-    assert err == "bilateral-ops enhance: PyAV is not installed; run pip install 'bilateral_ops[video]'.\n"
+    assert err == f"bilateral-ops enhance: PyAV is not installed; run {install('video')}.\n"
     assert run(save(tmp_path / "a.png", picture()), "--out", tmp_path / "out")[0] == 0

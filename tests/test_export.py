@@ -33,6 +33,7 @@ from cases import (
 )
 
 import bilateral_ops
+from bilateral_ops._core.missing import install
 from bilateral_ops.cli import main
 from bilateral_ops.hdrnet import Config, Predictor, write_model
 
@@ -548,7 +549,7 @@ def test_errors_of_the_guide() -> None:
 def test_a_missing_onnx_is_named() -> None:
     finished = python("import sys; sys.modules['onnx'] = None; import bilateral_ops.export.onnx")
     assert finished.returncode == 1
-    assert "needs onnx, which is not installed; pip install 'bilateral_ops[onnx]'." in finished.stderr
+    assert f"needs onnx, which is not installed; {install('onnx')}." in finished.stderr
     assert python("import sys, bilateral_ops.export; assert 'onnx' not in sys.modules").returncode == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import bilateral_ops
 from bilateral_ops import fit, slice_apply, total_variation
+from bilateral_ops._core.missing import install
 
 pytest.importorskip("scipy", reason="SciPy is not installed")
 
@@ -234,6 +235,4 @@ def test_without_scipy_the_sentence_says_what_to_install():
         "        print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (
-        done.stdout.splitlines() == ["fit needs SciPy, which is not installed; pip install 'bilateral_ops[fit]'."] * 2
-    )
+    assert done.stdout.splitlines() == [f"fit needs SciPy, which is not installed; {install('fit')}."] * 2

@@ -54,6 +54,7 @@ from cases import (
 import bilateral_ops
 from bilateral_ops import LumaGuide
 from bilateral_ops._core import dispatch as _dispatch
+from bilateral_ops._core.missing import install
 from bilateral_ops.frameworks import _dlpack
 
 EVERY = [(subject, dtypes) for subject in SUBJECTS for dtypes in dtypes_of(subject)]
@@ -675,8 +676,7 @@ except RuntimeError as error:
 """
     finished = python(code)
     assert finished.stdout.strip() == (
-        "guide_luma: bfloat16 on the CPU needs ml_dtypes, which is not installed; "
-        "pip install 'bilateral_ops[bfloat16]'."
+        f"guide_luma: bfloat16 on the CPU needs ml_dtypes, which is not installed; {install('bfloat16')}."
     ), finished.stderr
 
 

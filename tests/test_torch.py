@@ -44,6 +44,7 @@ from cases import (
 )
 
 import bilateral_ops
+from bilateral_ops._core.missing import install
 from bilateral_ops.ops import OPERATIONS
 from bilateral_ops.reference import _formulas
 from bilateral_ops.reference import numpy as reference
@@ -917,7 +918,7 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    want = "bilateral_ops needs PyTorch 2.4 or newer, got 2.3.1; pip install 'bilateral_ops[torch]'."
+    want = f"bilateral_ops needs PyTorch 2.4 or newer, got 2.3.1; {install('torch')}."
     assert python(code).stdout.strip() == want
 
 

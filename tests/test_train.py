@@ -26,6 +26,7 @@ from damage import HOSTILE, damaged_bytes, damaged_tree  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import bilateral_ops  # noqa: E402
+from bilateral_ops._core.missing import install  # noqa: E402
 from bilateral_ops.hdrnet import Config, HDRNet, Predictor, read_model  # noqa: E402
 from bilateral_ops.hdrnet._predict import SHIPPED  # noqa: E402
 from bilateral_ops.hdrnet.train import Options, TrainError, train  # noqa: E402
@@ -844,4 +845,4 @@ def test_the_command_without_pytorch(pairs, tmp_path, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, _, err = run("train", pairs, "--out", tmp_path / "m")
     assert code == 2
-    assert err == "bilateral-ops train: PyTorch is not installed; run pip install 'bilateral_ops[train]'.\n"
+    assert err == f"bilateral-ops train: PyTorch is not installed; run {install('train')}.\n"

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
+#: What pip installs: the sources, in whose folder the commands run; from the first release on, its name.
+PACKAGE = "."
+
 _NAMES = {
     "PIL": "Pillow",
     "av": "PyAV",
@@ -16,6 +19,11 @@ _NAMES = {
     "skimage": "scikit-image",
     "torch": "PyTorch",
 }
+
+
+def install(extra: str) -> str:
+    """The command that brings an extra."""
+    return f"pip install '{PACKAGE}[{extra}]'"
 
 
 class MissingError(RuntimeError, ImportError):
@@ -31,7 +39,7 @@ def needed(who: str, module: str, extra: str) -> Iterator[None]:
         if (error.name or "").partition(".")[0] != module:
             raise
         raise MissingError(
-            f"{who} needs {_NAMES.get(module, module)}, which is not installed; pip install 'bilateral_ops[{extra}]'."
+            f"{who} needs {_NAMES.get(module, module)}, which is not installed; {install(extra)}."
         ) from error
 
 
@@ -41,5 +49,5 @@ def missing(extra: str, *modules: str) -> str:
         try:
             import_module(module)
         except ImportError:
-            return f"{_NAMES.get(module, module)} is not installed; run pip install 'bilateral_ops[{extra}]'"
+            return f"{_NAMES.get(module, module)} is not installed; run {install(extra)}"
     return ""

@@ -20,6 +20,7 @@ from typing import Any
 
 def _parser() -> argparse.ArgumentParser:
     from .. import __version__
+    from .._core.missing import install
 
     parser = argparse.ArgumentParser(
         prog="bilateral-ops",
@@ -66,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="where the model computes; cuda takes CuPy or PyTorch, whichever is installed, as with pip install "
-        "'bilateral_ops[cupy]' (default: %(default)s)",
+        help="where the model computes; cuda takes CuPy or PyTorch, whichever is installed, as with "
+        f"{install('cupy')} (default: %(default)s)",
     )
     enhance.add_argument(
         "--strength",
@@ -137,13 +138,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_export(commands: Any) -> None:
+    from .._core.missing import install
+
     parser = commands.add_parser(
         "export",
         help="write a trained model for other runtimes",
         description="Write a trained model for runtimes that do not have this package: all of it, from an image to the "
         "image enhanced, of any size, or with --split its network and its full-resolution part as two files. "
         "docs/deployment.md says which form is for which runtime.",
-        epilog="Formats: onnx (standard operators; needs bilateral_ops[onnx]).",
+        epilog=f"Formats: onnx (standard operators; needs {install('onnx')}).",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model file (default: the model in this package)")
     parser.add_argument("--to", choices=("onnx",), required=True, metavar="FORMAT", help="onnx")

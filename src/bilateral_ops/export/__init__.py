@@ -1,6 +1,6 @@
 """The operations in other runtimes' formats, to run where this package does not.
 
-:mod:`bilateral_ops.export.onnx` writes graphs of standard ONNX operators; it needs the extra ``bilateral_ops[onnx]``.
+:mod:`bilateral_ops.export.onnx` writes graphs of standard ONNX operators; it needs the extra ``onnx``.
 :mod:`bilateral_ops.export.glsl` writes shaders, for browsers and phones.
 :func:`decompositions` lowers PyTorch's exported programs to PyTorch's own operators. Importing this package imports no
 format's library.

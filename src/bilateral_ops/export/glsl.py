@@ -23,7 +23,7 @@ In any language that calls OpenGL ES 3:
     …
     glDrawArrays(GL_TRIANGLES, 0, 3);                       // no vertex arrays: VERTEX makes one triangle
 
-All but :func:`save` and :func:`web` need NumPy alone; these write the network as ONNX (``bilateral_ops[onnx]``).
+All but :func:`save` and :func:`web` need NumPy alone; these write the network as ONNX (the extra ``onnx``).
 """
 
 from __future__ import annotations

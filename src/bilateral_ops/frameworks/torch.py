@@ -40,7 +40,7 @@ import numpy as np
 
 from .. import ops
 from .._core.checks import FLOATS, INTEGERS
-from .._core.missing import needed
+from .._core.missing import install, needed
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from ..ops._guide_luma import LumaGuide
@@ -58,9 +58,7 @@ with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
 __all__ = ["CurvesGuideModule", "NNGuideModule", "SliceApplyModule"]
 
 if not hasattr(torch.library, "register_autograd"):
-    raise RuntimeError(
-        f"bilateral_ops needs PyTorch 2.4 or newer, got {torch.__version__}; pip install 'bilateral_ops[torch]'."
-    )
+    raise RuntimeError(f"bilateral_ops needs PyTorch 2.4 or newer, got {torch.__version__}; {install('torch')}.")
 
 ARRAY = torch.Tensor
 
@@ -175,8 +173,7 @@ def _bfloat16(call: Any, tensor: Any) -> Any:
         dtype = _numpy.to_dtype("bfloat16")
     except ImportError:
         raise RuntimeError(
-            f"{call.op}: bfloat16 on the CPU needs ml_dtypes, which is not installed; pip install "
-            f"'bilateral_ops[bfloat16]'."
+            f"{call.op}: bfloat16 on the CPU needs ml_dtypes, which is not installed; {install('bfloat16')}."
         ) from None
     return tensor.view(torch.int16).numpy().view(dtype)
 

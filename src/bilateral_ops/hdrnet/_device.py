@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._core.checks import brief
+from .._core.missing import install
 from ..frameworks import _dlpack
 from ._predict import Predictor
 
@@ -66,9 +67,7 @@ def on_device(predictor: Predictor, device: str) -> Predictor | OnDevice:
             raise RuntimeError(f"kernels for this device ({brief(error, str).rstrip('.')})") from error
         return found
     if not reasons:
-        raise RuntimeError(
-            "CuPy or PyTorch, and neither is installed; run pip install 'bilateral_ops[cupy]' or 'bilateral_ops[torch]'"
-        )
+        raise RuntimeError(f"CuPy or PyTorch, and neither is installed; run {install('cupy')}, or the same for torch")
     raise RuntimeError(f"a CUDA device, and {'; '.join(reasons).rstrip('.')}")
 
 

@@ -15,6 +15,7 @@ import bilateral_ops
 
 from ... import _cpu
 from ..._core.checks import brief
+from ..._core.missing import install
 from ..._core.settings import MOST_THREADS
 from .. import CommandError
 from . import (
@@ -72,7 +73,7 @@ def run(size: str, threads: int | None, file: str | None) -> bool:
         if reason := missing(name):
             print(f"Not timed: {reason}.")
     if missing("tqdm"):
-        print("No progress bar: tqdm is not installed (pip install 'bilateral_ops[bench]').")
+        print(f"No progress bar: tqdm is not installed ({install('bench')}).")
     if file is not None:
         _write(file, json.dumps({**facts, "calls": rows}, indent=1) + "\n")
     return True
