@@ -13,6 +13,7 @@ from typing import Any
 
 import backends
 import cases
+import numpy as np
 import pytest
 
 import bilateral_ops
@@ -27,6 +28,7 @@ QUICK = {
     "test_gradients.py": "float32|wrt|out",
     "test_layouts.py": r"-float32\]|itself",
     "test_luma.py": r"-float32-(plain|wide)\]",
+    "test_packaging.py": "",
     "test_reference.py": "",
     "test_special_values.py": "float32|uint8",
     "test_threads.py": "changes_no_bit.*image|in_order|at_once|a_child",
@@ -68,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+        if not cases.HAS_BF16 and any(map(_is_bfloat16, _params(item).values())):
+            item.add_marker(pytest.mark.skip(reason="bfloat16 needs ml_dtypes, which is not installed"))
     if config.getoption("--quick"):
         if missing := [name for name in QUICK if not (Path(__file__).parent / name).exists()]:
             raise pytest.UsageError(f"--quick: conftest.py names files that are not there: {', '.join(missing)}")
@@ -84,10 +88,19 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
 def _isa(item: pytest.Item) -> str | None:
     """The instruction set or device that a test runs on."""
-    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return params.get("isa") or params.get("backend")
+    return _params(item).get("isa") or _params(item).get("backend")
+
+
+def _is_bfloat16(param: Any) -> bool:
+    if isinstance(param, cases.Dtypes):
+        return cases.BF16 in param
+    return param == "bfloat16" if isinstance(param, str) else isinstance(param, np.dtype) and param == cases.BF16
 
 
 def _is_quick(item: pytest.Item) -> bool:

@@ -61,6 +61,7 @@ def test_the_sources_are_part_of_the_question(asked: list[Any], monkeypatch: pyt
 
 
 def test_half_an_answer_is_none(asked: list[Any], tmp_path: Path) -> None:
+    pytest.importorskip("ml_dtypes")
     given = arguments("slice", Dtypes(BF16, BF16, BF16))
     ask(asked, "slice", given)
     (file,) = (tmp_path / "answers").iterdir()

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from cases import (
@@ -25,6 +24,7 @@ from cases import (
     arrays,
     assert_same_bits,
     backward,
+    finfo,
     forward,
     operation,
     random_like,
@@ -517,7 +517,7 @@ def test_sentence_says(subject: str, changes: dict[str, Any], error: Any, parts:
 
 @pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=str)
 def test_a_number_is_refused_where_it_would_become_infinite(dtype: Any) -> None:
-    info = ml_dtypes.finfo(dtype)
+    info = finfo(dtype)
     halfway = float(info.max) + 0.5 * float(2 ** (info.maxexp - 1 - info.nmant))  # to the next power of two
 
     def call_with(value: float) -> Any:

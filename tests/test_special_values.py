@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from cases import (
@@ -28,6 +27,7 @@ from cases import (
     assert_same_bits,
     backward,
     dtypes_of,
+    finfo,
     forward,
     operation,
     random_like,
@@ -246,7 +246,7 @@ def test_a_bad_pixel_spoils_no_other_pixels_gradient(subject: str, name: str, si
 @pytest.mark.parametrize("subject", ["slice", "slice_apply", "splat"])
 @FLOATS
 def test_far_coordinates_clamp(subject: str, dtype: Any, depth: int, align_corners: bool) -> None:
-    top = float(ml_dtypes.finfo(dtype).max)
+    top = float(finfo(dtype).max)
     sizes = {"H": 2, "W": 35, "Gh": 2 if depth > 1 else 1, "Gw": 3, "Gd": depth}
     for name in ("guide", "xy"):
         given = arguments(subject, Dtypes(dtype, dtype, dtype), **sizes, xy=name == "xy")
