@@ -46,6 +46,19 @@ def quick(session: nox.Session) -> None:
     session.run("pytest", "--quick", *session.posargs)
 
 
+#: What wheels are built for; t: free-threaded.
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15", "3.15t")
+
+
+@nox.session(python=PYTHONS)
+def core(session: nox.Session) -> None:
+    """Install the package for every Python that is found, or for one (core-3.14t), and run what `quick` does."""
+    session.install(WHEN_IMPORTED, ".", "hypothesis", "pytest", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    # Where it has a wheel; without, tests of bfloat16 are skipped.
+    session.install("--only-binary=:all:", "ml_dtypes", success_codes=[0, 1], silent=True)
+    session.run("pytest", "--quick", *session.posargs, env=AND_KEPT)
+
+
 #: The tests that need frameworks …
 WITH_FRAMEWORKS = (
     *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "exporters", "frameworks", "glsl")),

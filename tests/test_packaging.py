@@ -1,0 +1,93 @@
+"""Can the package be had as its pages and its metadata say?"""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cases import python
+
+import bilateral_ops
+from bilateral_ops._core.missing import PACKAGE
+
+ROOT = Path(__file__).parent.parent
+in_the_sources = pytest.mark.skipif(not (ROOT / "csrc").exists(), reason="needs the sources")
+SHOWN = re.compile(r"(!?)\[[^]\[]*\]\(([^)\s]+)\)")  # Markdown's pictures and links
+
+
+@pytest.fixture
+def project() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def pages() -> list[Path]:
+    """What a user reads, where it says how something is installed."""
+    found = [*ROOT.glob("*.md")]
+    for folder in ("docs", "examples", "src", "training"):
+        found += [path for path in (ROOT / folder).rglob("*") if path.suffix in (".md", ".py", ".ipynb")]
+    return found
+
+
+@in_the_sources
+def test_extras_are_installed_by_commands_of_one_form(project: dict[str, Any]) -> None:
+    """One that works: until there is a release, that of the sources. `missing.install` makes those of messages."""
+    extras = set(project["project"]["optional-dependencies"])
+    count = 0
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        for package, names in re.findall(r"pip install [^`\n]*?['\"]([\w.-]+)\[([\w, -]+)\]", text):
+            if package != "cuda-toolkit":
+                count += 1
+                assert package == PACKAGE, page
+                assert set(names.split(",")) <= extras, page
+        assert page.name == "missing.py" or "bilateral_ops[" not in text, page
+    assert count > 5
+
+
+@in_the_sources
+def test_the_page_on_pypi_has_no_relative_links(project: dict[str, Any]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = {target for _, target in SHOWN.findall(text) if ":" not in target and target[0] != "#"}
+    assert relative
+    for rule in project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    source = project["project"]["urls"]["Source"]
+    raw = source.replace("//github.com", "//raw.githubusercontent.com")
+    leading_to = set()
+    for picture, target in SHOWN.findall(text):
+        assert target.startswith("https://"), target
+        base = f"{raw}/main/" if picture else f"{source}/blob/main/"
+        if target.startswith(base):
+            leading_to.add(path := target.removeprefix(base))
+            assert (ROOT / path.partition("#")[0]).exists(), target
+    assert leading_to == relative
+
+
+@in_the_sources
+def test_the_version_stands_the_same_everywhere(project: dict[str, Any]) -> None:
+    version = project["project"]["version"]
+    for file, pattern in {
+        "CHANGELOG.md": rf"^## {re.escape(version)} \(",
+        "CITATION.cff": rf"^version: {re.escape(version)}$",
+        "recipe/recipe.yaml": rf"^  version: {re.escape(version)}$",
+    }.items():
+        assert re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), file
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded Python")
+@pytest.mark.parametrize("module", ["_cpu", "_cuda"])
+def test_the_gil_stays_off(module: str) -> None:
+    if module == "_cuda" and not list(Path(bilateral_ops.__file__).parent.glob("_cuda.*")):
+        pytest.skip("this build has no CUDA")
+    finished = python(f"import sys, bilateral_ops.{module}; print(sys._is_gil_enabled())", PYTHONWARNINGS="error")
+    assert finished.stdout.split() == ["False"], finished.stderr
+
+
+def test_it_runs_where_the_classifiers_say(project: dict[str, Any]) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"Programming Language :: Python :: {version}" in project["project"]["classifiers"]
