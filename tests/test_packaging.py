@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -77,6 +79,42 @@ def test_the_version_stands_the_same_everywhere(project: dict[str, Any]) -> None
         "recipe/recipe.yaml": rf"^  version: {re.escape(version)}$",
     }.items():
         assert re.search(pattern, (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), file
+
+
+@in_the_sources
+@pytest.mark.skipif(sys.platform == "win32", reason="the programs that are played are shell scripts")
+@pytest.mark.parametrize(
+    ("visible", "environment", "built"),
+    [
+        ("8.9", {}, "89-real"),
+        ("9.0\n9.0\n8.0", {}, "90-real;80-real"),
+        ("8.9", {"CUDAARCHS": "87;110"}, "87;110"),
+        ("7.0", {}, "75-virtual"),
+        ("9.0\n10.0", {}, "75-virtual"),  # of which this nvcc does not know one
+        ("No devices were found", {}, "75-virtual"),
+        (None, {}, "75-virtual"),
+    ],
+)
+def test_a_source_build_is_for_the_gpus_that_are_seen(
+    visible: str | None, environment: dict[str, str], built: str, tmp_path: Path
+) -> None:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("cmake was not found")
+    for name, said in {"nvcc": "compute_75\ncompute_80\ncompute_89\ncompute_90", "nvidia-smi": visible}.items():
+        if said is not None:
+            program = tmp_path / name
+            program.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
+            program.chmod(0o755)
+    path = f"{tmp_path}:/bin:/usr/bin" if visible is not None else str(tmp_path)
+    finished = subprocess.run(
+        [cmake, f"-DCMAKE_CUDA_COMPILER={tmp_path / 'nvcc'}", "-P", ROOT / "csrc" / "cuda" / "architectures.cmake"],
+        env={"PATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert finished.stdout == f"-- CUDA kernels for {built}\n"
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded Python")
