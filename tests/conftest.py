@@ -61,6 +61,8 @@ def _keep_answers(folder: Path) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if collection_path.name == "cuda" and not cases.HAS_BF16:
+        return True  # the interpreter computes bfloat16 by ml_dtypes
     if config.getoption("--quick") and collection_path.suffix == ".py" and collection_path.name not in QUICK:
         return True
     return None
@@ -100,6 +102,8 @@ def _isa(item: pytest.Item) -> str | None:
 def _is_bfloat16(param: Any) -> bool:
     if isinstance(param, cases.Dtypes):
         return cases.BF16 in param
+    if isinstance(param, dict):
+        return any(map(_is_bfloat16, param.values()))
     return param == "bfloat16" if isinstance(param, str) else isinstance(param, np.dtype) and param == cases.BF16
 
 

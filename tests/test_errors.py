@@ -259,9 +259,9 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     (
         "slice_apply",
-        {"dtypes": HALF, "grid": to(BF16)},
+        {"dtypes": Dtypes(BF16, F32, F32), "grid": to(F16)},
         TypeError,
-        "grid must be float16 or float32 to match image, got bfloat16.",
+        "grid must be bfloat16 or float32 to match image, got float16.",
     ),
     (
         "slice_apply",
