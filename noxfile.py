@@ -17,12 +17,13 @@ import nox
 nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "venv"
 # Where nvcc is found: one architecture, as what is tested does not depend on how many …
-CUDA = "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=90"
+CUDA = "--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=90"
 # … or what tests/cuda runs without a GPU: two architectures' PTX, which is compiled faster than either's machine code.
 CUDA_TEST = (
-    "-Ccmake.define.BILATERAL_OPS_CUDA_TEST=ON",
-    "-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=75-virtual;90-virtual",
+    "--config-settings=cmake.define.BILATERAL_OPS_CUDA_TEST=ON",
+    "--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=75-virtual;90-virtual",
 )
+WITHOUT_CUDA = "--config-settings=cmake.define.BILATERAL_OPS_CUDA=off"  # -C is for pip 23.1 and newer
 # On all cores; a process that is done takes tests over that are next to one another, and so share what is computed.
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 # Few threads in each of them: those of PyTorch would take ten times as long waiting for one another.
@@ -42,7 +43,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(reuse_venv=True)
 def quick(session: nox.Session) -> None:
     """Build what has changed and run a part of the tests, on one instruction set, in less than a minute."""
-    session.install(".[test]", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.install(".[test]", WITHOUT_CUDA)
     session.run("pytest", "--quick", *session.posargs)
 
 
@@ -53,7 +54,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15", "3.15t")
 @nox.session(python=PYTHONS)
 def core(session: nox.Session) -> None:
     """Install the package for every Python that is found, or for one (core-3.14t), and run what `quick` does."""
-    session.install(WHEN_IMPORTED, ".", "hypothesis", "pytest", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.install(WHEN_IMPORTED, "--only-binary=hypothesis,numpy", ".", "hypothesis", "pytest", WITHOUT_CUDA)
     # Where it has a wheel; without, tests of bfloat16 are skipped.
     session.install("--only-binary=:all:", "ml_dtypes", success_codes=[0, 1], silent=True)
     session.run("pytest", "--quick", *session.posargs, env=AND_KEPT)
@@ -94,7 +95,7 @@ def files(session: nox.Session) -> None:
     """What `enhance` writes, read by ExifTool and ffprobe, and 5,000 damaged files in one process."""
     if missing := [tool for tool in ("exiftool", "ffprobe") if not shutil.which(tool)]:
         session.error(f"{' and '.join(missing)} not found: apt-get install libimage-exiftool-perl ffmpeg")
-    session.install(".[test]", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.install(".[test]", WITHOUT_CUDA)
     tests = (f"tests/test_{name}.py" for name in ("device", "enhance", "metadata", "unchanged", "video"))
     session.run("pytest", *PARALLEL, "--slow", *tests, *session.posargs, env=FEW_THREADS)
 
@@ -105,7 +106,7 @@ def web(session: nox.Session) -> None:
     if missing := [tool for tool in ("chromium", "node", "npm") if not shutil.which(tool)]:
         session.error(f"{' and '.join(missing)} not found: apt-get install chromium nodejs npm")
     session.run("npm", "install", "--prefix", "examples/web", "--no-audit", "--no-fund", external=True)
-    session.install(".[test,onnx]", "onnxruntime", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.install(".[test,onnx]", "onnxruntime", WITHOUT_CUDA)
     screenshot = str(Path("docs", "images", "web.jpg").resolve())
     tests = ("tests/test_glsl.py", "tests/test_web.py")
     session.run("pytest", *tests, *session.posargs, env={**FEW_THREADS, "BILATERAL_OPS_SCREENSHOT": screenshot})
@@ -132,10 +133,10 @@ def sanitize(session: nox.Session) -> None:
         ".[bfloat16,fit]",
         "hypothesis",
         "pytest",
-        "-Ccmake.define.BILATERAL_OPS_SANITIZE=ON",
-        "-Ccmake.define.BILATERAL_OPS_WARNINGS=ON",
-        "-Ccmake.define.BILATERAL_OPS_CUDA=off",
-        "-Cinstall.strip=false",
+        "--config-settings=cmake.define.BILATERAL_OPS_SANITIZE=ON",
+        "--config-settings=cmake.define.BILATERAL_OPS_WARNINGS=ON",
+        WITHOUT_CUDA,
+        "--config-settings=install.strip=false",
     )
     libraries = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
