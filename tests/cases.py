@@ -14,6 +14,7 @@ import os
 import pickle
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ F16, BF16, F32, F64 = map(np.dtype, (np.float16, bfloat16, np.float32, np.float6
 HAS_BF16 = BF16.fields is None
 U8, U16 = map(np.dtype, (np.uint8, np.uint16))
 
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 #: Whether this is `nox -s sanitize`.
 SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
 
