@@ -33,6 +33,7 @@ from cases import (
     BF16,
     DIFFERENTIABLE,
     F32,
+    HAS_BF16,
     SUBJECTS,
     arguments,
     arrays,
@@ -505,7 +506,7 @@ def test_pytorch_tensors_of_any_strides() -> None:
 
 def test_pytorch_numbers_and_parameters() -> None:
     torch = pytest.importorskip("torch")
-    for dtype in (np.float32, BF16):
+    for dtype in (np.float32, *[BF16] * HAS_BF16):
         given = {**example("guide_nn"), "b2": 0.3}
         given = {name: a.astype(dtype) if isinstance(a, np.ndarray) else a for name, a in given.items()}
         want = forward(bilateral_ops, "guide_nn", given)
