@@ -33,7 +33,6 @@ from cases import (
     BF16,
     DIFFERENTIABLE,
     F32,
-    HAS_BF16,
     SUBJECTS,
     arguments,
     arrays,
