@@ -264,8 +264,8 @@ def hdrnet(
         The model in this package by default.
     part : "whole", "network" or "render"
         ``"whole"``: an image → the image enhanced; reduce, network, guide, slice and apply. ``"network"``: the image
-        reduced by areas, ``low`` → ``grid`` (:meth:`Predictor.grid`). ``"render"``: ``grid`` and an image → the image
-        enhanced (:meth:`Predictor.render`), whose grid is the other's.
+        reduced by areas, ``low`` → ``grid`` (:meth:`.Predictor.grid`). ``"render"``: ``grid`` and an image → the image
+        enhanced (:meth:`.Predictor.render`), whose grid is the other's.
     form, layout, image, opset
         As given to :func:`enhance`; ``layout`` is that of ``low``, too.
     window : bool
@@ -284,7 +284,7 @@ def hdrnet(
     Raises
     ------
     ValueError
-        A choice that is none of those above; errors of model files are those of :func:`read_model`.
+        A choice that is none of those above; errors of model files are those of :func:`.read_model`.
 
     Notes
     -----

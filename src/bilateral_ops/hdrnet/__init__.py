@@ -1,7 +1,7 @@
 """HDRnet: a network that predicts a bilateral grid for a photograph, and the photograph rendered by it.
 
 :class:`Predictor` enhances images by this package's kernels, in NumPy alone or in the image's framework;
-:class:`HDRNet` is the same network in PyTorch, to be trained, and is imported where it is asked for. A model is a
+:class:`.HDRNet` is the same network in PyTorch, to be trained, and is imported where it is asked for. A model is a
 safetensors file with its :class:`Config`.
 
     from bilateral_ops.hdrnet import Predictor

@@ -39,7 +39,7 @@ _MOST_DIGITS = 20
 
 @dataclass(frozen=True)
 class Config:
-    """The architecture: what a model file says beside its weights, and all that :class:`HDRNet` is built from.
+    """The architecture: what a model file says beside its weights, and all that :class:`.HDRNet` is built from.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Config:
         Whether layers are normalised by batch, all but the first, the last of each path and the prediction.
     guide : "curves", "nn", "luma" or "custom"
         The guide: HDRnet's learned curves, its pointwise network (normalised by batch), luma, not learned, or a module
-        of one's own, which :class:`HDRNet` is given.
+        of one's own, which :class:`.HDRNet` is given.
     guide_complexity : int
         Knots of the curves, or features of the pointwise network.
     scales : 1 or 3
@@ -170,7 +170,7 @@ class Config:
 
     @property
     def predicted_shape(self) -> tuple[int, int, int, int, int]:
-        """Of what the last layer predicts, with its axes as :attr:`grid_axes` says."""
+        """Of what the last layer predicts, with its axes as ``grid_axes`` says."""
         return (*self.cells, self.luma_bins, self.rows, 4)
 
     @property
@@ -242,7 +242,7 @@ def parse_json(text: str) -> Any:
 class Layer:
     """A layer of the network: where its weights are, and what it does with its input.
 
-    ``name`` is its module's in :class:`HDRNet`, ``size`` the side of its kernel, or 0 for a fully connected layer.
+    ``name`` is its module's in :class:`.HDRNet`, ``size`` the side of its kernel, or 0 for a fully connected layer.
     """
 
     name: str

@@ -57,7 +57,7 @@ class Predictor:
     ----------
     config : Config
     weights : mapping
-        Name → array, the ``state_dict`` of a :class:`HDRNet`; what :func:`read_model` returns.
+        Name → array, the ``state_dict`` of a :class:`.HDRNet`; what :func:`read_model` returns.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class Predictor:
     Notes
     -----
     This is inference. PyTorch records no gradients, whether or not the image requires one, and autocast changes
-    nothing: :class:`HDRNet` has gradients. ``jax.jit(predictor)`` compiles all of it, with the weights as constants.
+    nothing: :class:`.HDRNet` has gradients. ``jax.jit(predictor)`` compiles all of it, with the weights as constants.
 
     Of one image the frameworks' grids differ by the rounding of float32: sums are made in another order. Weights are
     sent to a device once, and stay there as long as the predictor. Later calls wait for no device, but those of a model

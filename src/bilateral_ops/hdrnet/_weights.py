@@ -54,7 +54,7 @@ def read_model(file: str | os.PathLike[str]) -> tuple[Config, dict[str, NDArray[
     -------
     config : Config
     weights : dict
-        Name → array, float32, as in the ``state_dict`` of :class:`HDRNet`.
+        Name → array, float32, as in the ``state_dict`` of :class:`.HDRNet`.
     metadata : dict
         What else the file says, strings by name.
 
@@ -180,7 +180,7 @@ def write_model(
         It appears whole or not at all.
     config : Config
     weights : mapping
-        Name → array or tensor: the ``state_dict`` of a :class:`HDRNet`.
+        Name → array or tensor: the ``state_dict`` of a :class:`.HDRNet`.
     metadata : mapping, optional
         What else the file is to say, strings by name.
     dtype : float16 or float32

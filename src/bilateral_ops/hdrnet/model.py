@@ -144,7 +144,7 @@ class HDRNet(Module):
         metadata: Mapping[str, str] | None = None,
         dtype: DTypeLike = "float32",
     ) -> None:
-        """Write a model file: :func:`write_model` of this network."""
+        """Write a model file: :func:`.write_model` of this network."""
         write_model(file, self.config, self._arrays(), metadata=metadata, dtype=dtype)
 
     @classmethod
@@ -156,7 +156,7 @@ class HDRNet(Module):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> HDRNet:
-        """The network of a model file, in training mode; errors are those of :func:`read_model`."""
+        """The network of a model file, in training mode; errors are those of :func:`.read_model`."""
         config, weights, _ = read_model(file)
         model = cls(config, guide=guide)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})

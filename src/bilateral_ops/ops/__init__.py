@@ -26,7 +26,7 @@ from . import (
 class Operation(NamedTuple):
     """An operation: its name, forward and VJP (None: it has none), its array arguments in order, and what it takes.
 
-    ``enhance`` has no VJP, and a signature for each kind of guide: :data:`_enhance.SIGNATURES`.
+    ``enhance`` has no VJP, and a signature for each kind of guide: ``_enhance.SIGNATURES``.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Training: ``bilateral-ops train``, and :func:`train` for Python.
+"""Training: ``bilateral-ops train``, and :func:`.train` for Python.
 
     from bilateral_ops.hdrnet.train import train
 

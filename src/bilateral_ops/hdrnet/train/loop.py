@@ -98,7 +98,7 @@ def train(
     config : Config, optional
         The architecture; by default ``init``'s, or ``Config()``.
     guide : callable, optional
-        Makes a guide of one's own, with ``Config(guide="custom")``: see :class:`HDRNet`.
+        Makes a guide of one's own, with ``Config(guide="custom")``: see :class:`.HDRNet`.
     **options
         Fields of :class:`Options`; ``bilateral-ops train --help`` explains them.
 

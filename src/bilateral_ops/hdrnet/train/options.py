@@ -30,7 +30,7 @@ def _option(default: Any, kind: type, help: str, metavar: str | None = None, **m
 
 @dataclass(frozen=True)
 class Options:
-    """All options of a training but its folder, its model file and the network's :class:`Config`.
+    """All options of a training but its folder, its model file and the network's :class:`.Config`.
 
     Raises
     ------
