@@ -1,7 +1,8 @@
-"""Draw the figures of docs/how-it-works.md from a photograph and a model: what each step of the pipeline makes of it.
+"""Draw the figures of docs/how-it-works.md, from a photograph and a model: what each step of the pipeline makes of it.
 
     python docs/figures.py photographs/heldout/input/sunset.jpg        # the model in the package
     python docs/figures.py PHOTO --model FILE --out FOLDER
+    python docs/figures.py --tutorials                                 # those of docs/gallery.md, from the tutorials
 
 Needs PyTorch, Matplotlib and Pillow. Without PHOTO the figures are of a photograph that scikit-image bundles.
 """
@@ -9,6 +10,7 @@ Needs PyTorch, Matplotlib and Pillow. Without PHOTO the figures are of a photogr
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,29 @@ FIGURES: dict[str, Callable[[Pipeline], Any]] = {
 }
 
 
+#: Of docs/gallery.md: the tutorial, and which of its figures.
+TUTORIALS = {
+    "edge-aware-filter": ("edge-aware-filter", 0),
+    "spread-colours": ("edge-aware-filter", 2),
+    "learned-guide": ("learn-a-guide", 0),
+    "exposures": ("radiance-fields", 0),
+}
+
+
+def draw_tutorials(out: Path) -> None:
+    pages = Path(__file__).parent / "tutorials"
+    for tutorial in sorted({tutorial for tutorial, _ in TUTORIALS.values()}):
+        text = (pages / f"{tutorial}.md").read_text(encoding="utf-8")
+        cells = re.findall(r"^```\{code-cell\}.*?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        exec(compile("".join(cells), tutorial, "exec"), {"__name__": tutorial})
+        for name, (source, number) in TUTORIALS.items():
+            if source == tutorial:
+                figure = plt.figure(plt.get_fignums()[number])
+                figure.savefig(out / f"{name}.jpg", dpi=90, pil_kwargs={"quality": 88})
+                print(out / f"{name}.jpg")
+        plt.close("all")
+
+
 def panels(rows: int, columns: int, shape: Any, width: float) -> Any:
     """A figure whose axes have the photograph's proportions."""
     height = width * shape[0] / shape[1] + 0.35
@@ -160,7 +185,11 @@ def main() -> None:
     parser.add_argument("photo", type=Path, nargs="?", help="an image file (default: scikit-image's coffee)")
     parser.add_argument("--model", type=Path, default=SHIPPED, help="a model file (default: the one in the package)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="default: %(default)s")
+    parser.add_argument("--tutorials", action="store_true", help="draw docs/images from the tutorials instead")
     options = parser.parse_args()
+    if options.tutorials:
+        draw_tutorials(Path(__file__).parent / "images")
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     it = Pipeline(read(options.photo), options.model)
     plt.rcParams.update({"figure.constrained_layout.use": True, "font.size": 12, "axes.titlesize": 12})
