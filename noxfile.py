@@ -63,7 +63,7 @@ def core(session: nox.Session) -> None:
 #: The tests that need frameworks …
 WITH_FRAMEWORKS = (
     *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "exporters", "frameworks", "glsl")),
-    *(f"tests/test_{name}.py" for name in ("hdrnet", "jax", "lut", "radiance_fields", "readme", "torch")),
+    *(f"tests/test_{name}.py" for name in ("hdrnet", "jax", "lut", "pages", "radiance_fields", "torch")),
     *(f"tests/test_{name}.py" for name in ("train", "types")),
     *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
     "tests/cuda/test_cuda_xla.py",
