@@ -1,6 +1,7 @@
 """What commands of the documentation find instead of pip and nox: `python programs.py pip install '.[demo]'`.
 
-They say whether what is asked for is there: 0, 1 with a sentence, or ABSENT where it is an extra that is not installed.
+They say whether what is asked for is there: 0, 1 with a sentence, or ABSENT where it is an extra that is not installed,
+or where the tests were taken along without what is asked about.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ else:  # pytest brings it
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
+NOXFILE = ROOT / "noxfile.py"
 ABSENT = 77
 
 
@@ -31,7 +33,7 @@ def extras() -> dict[str, list[str]]:
 def sessions() -> set[str]:
     """The names of nox's sessions."""
     found = set()
-    for node in ast.parse((ROOT / "noxfile.py").read_text(encoding="utf-8")).body:
+    for node in ast.parse(NOXFILE.read_text(encoding="utf-8")).body:
         for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
             names = [word.value.value for word in getattr(decorator, "keywords", ()) if word.arg == "name"]
             found.add(names[0] if names else node.name)
@@ -69,6 +71,8 @@ def _installed(extra: str) -> bool:
 
 def nox(*arguments: str) -> int:
     """`nox -s NAMES [-- …]`: the sessions must be there."""
+    if not NOXFILE.exists():
+        return ABSENT
     named = arguments[: arguments.index("--")] if "--" in arguments else arguments
     missing = [name for name in named if not name.startswith("-") and name not in sessions()]
     if missing:

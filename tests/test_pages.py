@@ -200,12 +200,12 @@ def spans() -> list[tuple[str, str]]:
 def test_commands_that_are_named_are_there(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = shlex.split(command, comments=True)
     if program == "nox":
-        assert programs.nox(*arguments) == 0
+        assert programs.nox(*arguments) in (0, programs.ABSENT)
     elif program == "pip":
         assert programs.pip(*arguments) in (0, programs.ABSENT)
     elif program == "python":
         script = arguments[0]
-        assert script.startswith("-") or (ROOT / script).exists() or not (ROOT / "docs").exists()
+        assert script.startswith("-") or (ROOT / script).exists()
     else:
         with pytest.raises(SystemExit) as asked:
             _parser().parse_args([arguments[0], "--help"])
@@ -233,9 +233,12 @@ def test_blocks_are_found() -> None:
 
 
 def test_programs_refuse_what_is_not_there() -> None:
-    assert programs.pip("install", ".[nothing]") == programs.nox("-s", "nothing") == 1
-    assert programs.pip("install", ".") == programs.nox("-s", "tests", "--", "-k", "slice") == 0
-    assert {"tests", "bench-cuda"} <= programs.sessions()
+    assert programs.pip("install", ".[nothing]") == 1
+    assert programs.pip("install", ".") == 0
+    if not programs.NOXFILE.exists():
+        pytest.skip("needs noxfile.py")
+    assert programs.nox("-s", "nothing") == 1
+    assert programs.nox("-s", "tests", "bench-cuda", "--", "-k", "slice") == 0
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax", "bilateral_ops.compat.lib_bilagrid", "onnxruntime"])

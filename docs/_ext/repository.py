@@ -84,7 +84,8 @@ class Links(SphinxTransform):
         node.replace_self(made)
 
     def mend_image(self, node: nodes.image) -> None:
-        within = re.match(r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[^/]+/(.+)", node["uri"])
+        raw = r"https://(?:raw\.githubusercontent\.com/[^/]+/[^/]+|github\.com/[^/]+/[^/]+/raw)/[^/]+/(.+)"
+        within = re.match(raw, node["uri"])
         if within and (ROOT / within[1]).exists():
             node["uri"] = "/" + os.path.relpath(ROOT / within[1], self.env.srcdir)
 
