@@ -51,7 +51,7 @@ class Links(SphinxTransform):
         reference = isinstance(node, nodes.reference)
         target = node.get("refuri" if reference else "reftarget", "")
         path, _, fragment = target.partition("#")
-        if reference or target.startswith("https://"):
+        if reference:
             within = re.match(rf"{re.escape(URL)}/(?:blob|tree)/[^/]+/(.+)", path) if URL else None
             if not within:
                 return
@@ -65,7 +65,8 @@ class Links(SphinxTransform):
         else:
             return
         if not file.exists():
-            logger.warning("there is no %s", target, location=node, type="repository")
+            if reference:  # MyST complains of the others
+                logger.warning("there is no %s", target, location=node, type="repository")
             return
         inside = node.deepcopy().children
         name = file.relative_to(ROOT).as_posix()
