@@ -15,7 +15,7 @@ from ._core import settings as _settings
 from ._core.settings import available_isas, get_num_threads, set_isa, set_num_threads, show_config
 from ._fit import fit
 from ._gradcheck import GradcheckReport, gradcheck
-from .frameworks import _dynamo
+from .frameworks import _dynamo, _pytrees
 from .ops._apply import apply, apply_vjp
 from .ops._enhance import enhance
 from .ops._guide_curves import CurvesGuide, guide_curves, guide_curves_vjp
@@ -64,3 +64,4 @@ __all__ = [
 
 _settings.apply_environment()
 _dynamo.await_compiler()
+_pytrees.await_jax()

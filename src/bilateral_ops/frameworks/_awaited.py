@@ -1,0 +1,47 @@
+"""What other packages are told of this one when they are imported, by whomever and whenever.
+
+To import them for that would take seconds, which few programs want to spend.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+
+class _Awaited:
+    """Finds a module as others do, and has something done as soon as it is loaded.
+
+    It is no ``MetaPathFinder`` by name: importing that takes as long as most of this package.
+    """
+
+    def __init__(self, module: str, then: Callable[[], None]) -> None:
+        self._module, self._then = module, then
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != self._module:
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            # Whoever looks for a module may not load it.
+            def exec_module(module: Any) -> None:
+                load(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                self._then()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def when_imported(module: str, then: Callable[[], None]) -> None:
+    """Do this once the module is there, which may be now."""
+    if module in sys.modules:
+        then()
+    else:
+        sys.meta_path.insert(0, _Awaited(module, then))
