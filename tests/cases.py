@@ -731,6 +731,12 @@ def environment(**changes: str) -> dict[str, str]:
     return {**ours, "PYTHONPATH": path, **changes}
 
 
+def indexed(subject: str) -> list[dict[str, Any]]:
+    """Of grids picked by index, of either kind, for an image and for a pixel."""
+    kinds = [{"N": 2, "index": "images"}, {"N": 2, "index": "pixels", "xy": True}][: 1 + (subject != "total_variation")]
+    return kinds if subject in WITH_GRID and "enhance" not in subject else []
+
+
 def python(code: str, *, timeout: float = 180, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a fresh interpreter that sees this folder; a script that hangs fails."""
     command = [sys.executable, "-c", code]

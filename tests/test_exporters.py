@@ -16,7 +16,6 @@ from cases import (
     SUBJECTS,
     U8,
     WINDOWED,
-    WITH_GRID,
     Dtypes,
     arguments,
     as_float64,
@@ -29,6 +28,7 @@ from cases import (
     fields,
     forward,
     forward_example,
+    indexed,
     operation,
     reference,
     result_dtype,
@@ -47,12 +47,6 @@ EACH = pytest.mark.parametrize("subject", SUBJECTS)
 def small_cases(subject: str) -> dict[str, Any]:
     long = ("large", "one long", "wide", "width", "guide on knots")
     return {case: options for case, options in cases_of(subject).items() if not case.startswith(long)}
-
-
-def indexed(subject: str) -> list[dict[str, Any]]:
-    """Of grids picked by index, of either kind, for an image and for a pixel."""
-    kinds = [{"N": 2, "index": "images"}, {"N": 2, "index": "pixels", "xy": True}][: 1 + (subject != "total_variation")]
-    return kinds if subject in WITH_GRID and "enhance" not in subject else []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -341,6 +335,55 @@ def test_jax_exports_gradients_of_symbolic_sizes(jax: Any) -> None:
     for name, got in zip(("grid", "guide", "image"), made.call(given), strict=True):
         want = getattr(example.gradients, name)
         assert_gradient(np.asarray(got), want, example.contributions[name], F32, name)
+
+
+def test_jax_exports_what_is_symbolic_all_over(jax: Any) -> None:
+    """Batches, grids, windows; gradients and tangents, taken before and after."""
+    from jax import export
+
+    N, H, W, Gh, Gw, Gd = export.symbolic_shape("N, H, W, Gh, Gw, Gd")
+    given = flat(arguments("slice_apply", ALL_F32, N=2, H=5, W=6))
+    arrays = tuple(given.values())
+    described = [
+        jax.ShapeDtypeStruct(shape, F32) for shape in ((N, Gh, Gw, Gd, *arrays[0].shape[4:]), (N, H, W), (N, H, W, 3))
+    ]
+
+    def windowed(grid: Any, guide: Any, image: Any) -> Any:
+        _, height, width = guide.shape
+        return bilateral_ops.slice_apply(grid, guide, image, window=(1, 2, height + 3, width + 2))
+
+    def gradients(*arrays: Any) -> Any:
+        return jax.grad(lambda *a: (bilateral_ops.slice_apply(*a) ** 2).sum(), (0, 1, 2))(*arrays)
+
+    for function in (
+        bilateral_ops.slice_apply,
+        jax.vmap(bilateral_ops.slice_apply),
+        windowed,
+        gradients,
+        lambda *a: jax.jvp(bilateral_ops.slice_apply, a, a),
+        lambda grid, *_: bilateral_ops.total_variation(grid),
+    ):
+        made = export.export(jax.jit(function))(*described)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), made.call(*arrays), function(*arrays)
+        )
+    packed = export.export(jax.jit(bilateral_ops.slice_apply))(*described).serialize(vjp_order=1)
+    read = export.deserialize(packed)
+    again = jax.grad(lambda *a: (read.call(*a) ** 2).sum(), (0, 1, 2))(*arrays)
+    for got, want in zip(again, gradients(*arrays)):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="must hold the image"):  # the difference of two symbols is known
+        export.export(jax.jit(lambda *a: bilateral_ops.slice_apply(*a, window=(4, 0, H + 3, W))))(*described)
+
+
+def test_jax_exports_kernels_that_are_named(jax: Any) -> None:
+    from jax import export
+
+    given = flat(arguments("slice_apply", ALL_F32))
+    checks = [export.DisabledSafetyCheck.custom_call("bilateral_ops_slice_apply_forward")]
+    made = export.export(jax.jit(bilateral_ops.slice_apply), disabled_checks=checks)(*given.values())
+    read = export.deserialize(made.serialize())
+    assert np.array_equal(read.call(*given.values()), bilateral_ops.slice_apply(**given))
 
 
 def test_jax_exports_the_packaged_network(jax: Any) -> None:

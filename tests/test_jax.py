@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -31,6 +33,7 @@ from cases import (
     dtypes_of,
     fields,
     forward,
+    indexed,
     python,
     random_like,
     tolerance,
@@ -168,6 +171,116 @@ def test_numbers_and_results() -> None:
     assert isinstance(bilateral_ops.guide_nn(**given), jax.Array)
 
 
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_numpys_arrays_beside_jaxs(subject: str) -> None:
+    """Each argument alone is JAX's, an array or what `jit` traces; all others are NumPy's."""
+    for options in [{"xy": True} if subject in SAMPLED else {}, *indexed(subject)]:
+        given = arguments(subject, ALL_F32, **options)
+        values, function = split(subject, ALL_F32, **options)
+        plain = {name: np.asarray(a) for name, a in values.items()}
+        want = forward(bilateral_ops, subject, given)
+        for name, array in values.items():
+            got = function({**plain, name: array})
+            assert isinstance(got, jax.Array)
+            assert_same_bits(got, want)
+            alone = jax.jit(lambda a, name=name, plain=plain, function=function: function({**plain, name: a}))
+            assert_same_bits(alone(plain[name]), want)
+        if subject in DIFFERENTIABLE:
+            found = backward(bilateral_ops, subject, given, jnp.asarray(want))
+            expected = backward(bilateral_ops, subject, given, want)
+            for name in expected._fields:
+                assert_same_bits(getattr(found, name), getattr(expected, name), name)
+                assert isinstance(getattr(found, name), (jax.Array, type(None)))
+
+
+def test_numpys_dtypes_are_what_jax_makes_of_them() -> None:
+    given = arguments("slice_apply", ALL_F32)
+    double = given["guide"].astype(F64)
+    sent = jnp.asarray(given["image"])
+    for _ in range(2):  # what was found of a call with 64 bits holds for that call alone
+        with pytest.raises(TypeError, match="guide must be float32 to match image, got float64"):
+            bilateral_ops.slice_apply(given["grid"], double, sent)
+        jax.config.update("jax_enable_x64", False)
+        assert_same_bits(bilateral_ops.slice_apply(given["grid"], double, sent), bilateral_ops.slice_apply(**given))
+        jax.config.update("jax_enable_x64", True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Guides are pytrees
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def guide_of(subject: str, dtypes: Dtypes = ALL_F32) -> tuple[Any, Any, Any]:
+    """A guide record, and a grid and an image for it, of NumPy."""
+    given = arguments(subject, dtypes, **TINY)
+    return given["guide"], given["grid"], given["image"]
+
+
+@pytest.mark.parametrize("subject", GUIDES)
+def test_guides_through_jit_vmap_and_trees(subject: str) -> None:
+    guide, grid, image = guide_of(subject)
+    want = bilateral_ops.enhance(grid, guide, image)
+    assert_same_bits(jax.jit(bilateral_ops.enhance)(grid, guide, image), want)
+    assert_same_bits(jax.jit(lambda guide, image: guide(image))(guide, image), guide(image))
+    sent = jax.tree.map(jnp.asarray, guide)
+    assert type(sent) is type(guide)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(sent))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(guide)]
+    assert paths == [f".{name}" for name in fields(guide)]
+    many = jax.tree.map(lambda a: jnp.stack([jnp.asarray(a)] * 2), guide)
+    if paths:
+        got = jax.vmap(bilateral_ops.enhance, in_axes=(None, 0, None))(grid, many, image)
+        assert_same_bits(got, np.stack([want] * 2))
+
+
+@pytest.mark.parametrize("subject", GUIDES)
+def test_a_guide_learns(subject: str) -> None:
+    """Its gradient is a record like it, which a tree's arithmetic takes a step by."""
+    guide, _, image = guide_of(subject, ALL_F64)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(guide: Any) -> Any:
+        return ((guide(image) - 0.3) ** 2).mean()
+
+    before, gradient = loss(guide)
+    assert type(gradient) is type(guide)
+    stepped = jax.tree.map(lambda a, g: a - 1e-2 * g, guide, gradient)
+    assert loss(stepped)[0] < before or not fields(guide)
+    if fields(guide):
+        check_grads(lambda guide: guide(image), (jax.tree.map(jnp.asarray, guide),), order=1, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtypes", [ALL_F32, dtypes_of("enhance(curves)")[0], Dtypes(U8, F32, F32)], ids=str)
+@pytest.mark.parametrize("number", [0, 0.25])
+def test_a_number_of_a_guide_that_is_traced(dtypes: Dtypes, number: float) -> None:
+    """With 64 bits it comes as float64 or int64, and as one that may be any."""
+    guide, grid, image = guide_of("enhance(curves)", dtypes)
+    guide = dataclasses.replace(guide, mix_bias=number)
+    assert_same_bits(jax.jit(bilateral_ops.enhance)(grid, guide, image), bilateral_ops.enhance(grid, guide, image))
+    strong = dataclasses.replace(guide, mix_bias=np.float64(number) if guide.ccm.dtype != F64 else np.float32(number))
+    with pytest.raises(TypeError, match="mix_bias must be float"):
+        jax.jit(bilateral_ops.enhance)(grid, strong, image)
+
+
+@pytest.mark.parametrize("order", ["bilateral_ops, jax", "jax, bilateral_ops", "bilateral_ops, importlib.util"])
+def test_guides_are_trees_whoever_is_imported_first(order: str) -> None:
+    code = f"""
+import sys, importlib.util
+import {order}
+if "util" in {order!r}:  # who looks for it does not load it
+    importlib.util.find_spec("jax")
+    assert "jax" not in sys.modules
+    import jax
+assert not [finder for finder in sys.meta_path if getattr(finder, "_module", "") == "jax"]
+guide = bilateral_ops.NNGuide(1.0, 2.0, 3.0, 4.0)
+assert jax.tree.leaves(guide) == [1, 2, 3, 4], jax.tree.leaves(guide)
+assert "bilateral_ops.frameworks.jax" not in sys.modules
+"""
+    finished = python(code)
+    assert finished.returncode == 0, finished.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Compiled
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,10 +337,133 @@ def form(subject: str) -> dict[str, Any]:
     return {**TINY, "xy": True} if subject in SAMPLED else TINY
 
 
+def plain_of(subject: str) -> Callable[..., Any]:
+    """The plain formulation, as a function of arrays by name."""
+    keywords = {name: v for name, v in arguments(subject, **form(subject)).items() if name in NUMBERS}
+
+    def plain(values: Any) -> Any:
+        named = [values[name] for name in OPERATIONS[subject].arguments if name in values]
+        return _formulas.FORMULAS[subject](jnp, *named, **keywords)
+
+    return plain
+
+
 @pytest.mark.parametrize("subject", DIFFERENTIABLE)
 def test_gradients_of_both_orders(subject: str) -> None:
     values, function = split(subject, **form(subject))
-    check_grads(jax.jit(function), (values,), order=2, modes=["rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
+    check_grads(jax.jit(function), (values,), order=2, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5, eps=1e-6)
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_reverse_mode_is_the_vjps_kernels(subject: str) -> None:
+    """Its bits, and nothing of the formulas; of the wanted arguments alone."""
+    values, function = split(subject, ALL_F32, **form(subject))
+    given = arguments(subject, ALL_F32, **form(subject))
+    grad = random_like(function(values).shape, F32)
+    want = backward(bilateral_ops, subject, given, grad)
+
+    def total(values: Any) -> Any:
+        return (function(values) * grad).sum()
+
+    for derive in (jax.grad(total), jax.jit(jax.grad(total)), lambda v: jax.vjp(function, v)[1](jnp.asarray(grad))[0]):
+        for name, got in derive(values).items():
+            assert_same_bits(got, getattr(want, name), name)
+    text = jax.jit(jax.grad(total)).lower(values).as_text()
+    assert FORMULAS_USE.isdisjoint(text.split()), text
+    for name in values:
+        one = jax.jit(jax.grad(lambda a, name=name: total({**values, name: a})))
+        assert_same_bits(one(values[name]), getattr(want, name), name)
+        called = re.findall(r'arrays = "([-ns]*)\|[^}]*_vjp"', one.lower(values[name]).as_text())
+        assert [sum(kind != "-" for kind in written) for written in called] == [1], called
+
+
+#: What formulas look a grid up by, sum by and compare by.
+FORMULAS_USE = {
+    "stablehlo.gather",
+    '"stablehlo.gather"',
+    '"stablehlo.scatter"',
+    "stablehlo.select",
+    "stablehlo.dot_general",
+}
+
+
+def test_the_formulas_would_be_seen() -> None:
+    values, function = split("slice_apply", ALL_F32, **TINY)
+    text = jax.jit(lambda v: jax.jvp(function, (v,), (v,))).lower(values).as_text()
+    assert not FORMULAS_USE.isdisjoint(text.split())
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_forward_mode(subject: str) -> None:
+    """Of some arguments and of all, mapped or not, in either order: what the plain formulation has."""
+    values, function = split(subject, **form(subject))
+    plain = plain_of(subject)
+    rng = np.random.default_rng(3)
+    moves = {name: jnp.asarray(rng.standard_normal(a.shape)) for name, a in values.items()}
+
+    def tangent(f: Any, values: Any, moves: Any) -> Any:
+        return jax.jvp(lambda some: f({**values, **some}), ({n: values[n] for n in moves},), (moves,))
+
+    tree_close(jax.linearize(function, values)[1](moves), tangent(plain, values, moves)[1])
+    for names in {tuple(values)[:1], tuple(values)[-1:]}:
+        some = {name: moves[name] for name in names}
+        tree_close(tangent(function, values, some), tangent(plain, values, some))
+        many = stacked(some, names, (3,))
+
+        def mapped(f: Any, some: Any = some, many: Any = many) -> Any:
+            by_member = {n: 0 if n in some else None for n in values}
+            inside = jax.vmap(lambda v, m: tangent(f, v, m), (dict.fromkeys(values), 0))(values, many)
+            outside = tangent(jax.vmap(f, (by_member,)), {**values, **many}, many)
+            return inside, outside
+
+        tree_close(jax.jit(lambda: mapped(function))(), jax.jit(lambda: mapped(plain))())
+
+
+@pytest.mark.parametrize("subject", DIFFERENTIABLE)
+def test_both_modes_within_each_other(subject: str) -> None:
+    values, function = split(subject, **form(subject))
+    (name,), (other,) = [*values][:1], [*values][-1:]
+
+    def second(outer: Any, inner: Any, f: Any) -> Any:
+        def energy(a: Any, b: Any) -> Any:
+            return jnp.sin(f({**values, name: a, other: b} if name != other else {name: a})).sum()
+
+        return jax.jit(outer(inner(energy, len(values) > 1), 0))(values[name], values[other])
+
+    want = second(jax.jacfwd, jax.jacfwd, plain_of(subject))
+    for outer, inner in ((jax.jacfwd, jax.jacrev), (jax.jacrev, jax.jacfwd), (jax.jacfwd, jax.jacfwd)):
+        tree_close(second(outer, inner, function), want)
+
+
+def test_hessian_and_its_products() -> None:
+    values, function = split("slice_apply", **TINY)
+    guide = values["guide"]
+
+    def energy(guide: Any) -> Any:
+        return (function({**values, "guide": guide}) ** 2).sum()
+
+    hessian = jax.jit(jax.hessian(energy))(guide)
+    move = jnp.asarray(np.random.default_rng(4).standard_normal(guide.shape))
+    for product in (
+        jax.jvp(jax.grad(energy), (guide,), (move,))[1],
+        jax.grad(lambda g: jnp.vdot(jax.grad(energy)(g), move))(guide),
+        jax.vmap(lambda m: jax.jvp(jax.grad(energy), (guide,), (m,))[1])(move[None])[0],
+    ):
+        tree_close(product, jnp.tensordot(hessian, move, 2))
+
+
+def test_the_transpose_of_a_tangent_with_zeros() -> None:
+    """Linear in one tangent while another is an array of zeros: not the same as none."""
+    values, function = split("apply", **TINY)
+    names = [*values]
+
+    def tangent(move: Any) -> Any:
+        moves = {names[0]: move, names[1]: jnp.zeros_like(values[names[1]])}
+        return jax.jvp(function, (values,), (moves,))[1]
+
+    cotangent = jnp.ones(function(values).shape)
+    (got,) = jax.linear_transpose(tangent, values[names[0]])(cotangent)
+    tree_close(got, jax.vjp(function, values)[1](cotangent)[0][names[0]])
 
 
 def test_a_wrong_gradient_is_seen() -> None:
@@ -251,11 +487,7 @@ def test_a_wrong_gradient_is_seen() -> None:
 def test_the_plain_formulation_agrees(subject: str) -> None:
     """Forward and gradient; the gradient of the gradient is the formulation's own."""
     values, function = split(subject, **form(subject))
-    keywords = {name: v for name, v in arguments(subject, **form(subject)).items() if name in NUMBERS}
-
-    def plain(values: Any) -> Any:
-        named = [values[name] for name in OPERATIONS[subject].arguments if name in values]
-        return _formulas.FORMULAS[subject](jnp, *named, **keywords)
+    plain = plain_of(subject)
 
     def both(f: Any) -> Any:
         return jax.jit(lambda values: (f(values), jax.grad(lambda v: jnp.sin(f(v)).sum())(values)))
@@ -442,8 +674,8 @@ def test_sentences_come_when_a_call_is_traced() -> None:
         jax.jit(bilateral_ops.guide_luma)(given["image"].astype("int32"))
     with pytest.raises(TypeError, match=r"guide_luma: image must be float16, .* got key"):
         bilateral_ops.guide_luma(jax.random.key(0))
-    with pytest.raises(TypeError, match="guide must belong to the framework of the other arrays"):
-        bilateral_ops.slice(given["grid"], np.asarray(given["guide"]))
+    with pytest.raises(TypeError, match="guide must be float32 to match grid, got byte-swapped float32"):
+        bilateral_ops.slice(given["grid"], np.asarray(given["guide"]).astype(">f4"))
 
 
 def test_tracers_are_recognised() -> None:
@@ -577,6 +809,9 @@ for f in (mapped, bilateral_ops.slice_apply):
     d = jax.jit(jax.grad(lambda *a: f(*a).sum(), argnums=(0, 1, 2)))(*divided)
     for got, name in zip(d, ("grid", "guide", "image")):
         assert_same_bits(np.asarray(got), getattr(grads, name))
+    got, moved = jax.jit(lambda *a: jax.jvp(f, a, a))(*divided)
+    one = jax.jvp(bilateral_ops.slice_apply, tuple(given.values()), tuple(given.values()))[1]
+    np.testing.assert_allclose(moved, one, rtol=1e-4, atol=1e-5)
 parameters = arguments("guide_nn", ALL_F32, N=4)  # the same on both devices
 weights = {k: a for k, a in parameters.items() if k != "image"}
 guide = shard_map(

@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import FLOATS, INDICES, INTEGERS, NUMBERS, brief, integers, listed, real, shape_text, type_text
+from ..frameworks import _numpy
+from .checks import (
+    FLOATS,
+    INDICES,
+    INTEGERS,
+    NUMBERS,
+    brief,
+    integers,
+    is_negative,
+    is_symbol,
+    listed,
+    real,
+    shape_text,
+    type_text,
+)
 from .declaration import Argument, KernelCall, fixed_size
 from .dispatch import framework_of
 
@@ -106,16 +120,25 @@ class Call:
 
     def _find_framework(self) -> None:
         self.framework: Any = None
+        #: Whether arrays or numbers were made others, of which the next call of this kind is no more told.
+        self.adopted = False
+        found = []
         for a in self._arrays:
             value = self.values[a.name]
             if not a.axes and not hasattr(value, "dtype"):
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
             framework = framework_of(self.op, a.name, value)
-            if self.framework is None:
+            found.append((a.name, value, framework))
+            if self.framework is None or (framework.adopt and self.framework is _numpy):
                 self.framework, self._array_type = framework, type(value)
-            elif framework is not self.framework:
+        for name, value, framework in found:
+            if framework is self.framework:
+                continue
+            if framework is not _numpy or not self.framework.adopt:
                 both = f"{type_text(type(value))} beside {type_text(self._array_type)}"
-                raise TypeError(f"{self.op}: {a.name} must belong to the framework of the other arrays, got {both}.")
+                raise TypeError(f"{self.op}: {name} must belong to the framework of the other arrays, got {both}.")
+            self.values[name] = self.framework.adopt(value)
+            self.adopted = True
 
     def _find_device(self) -> None:
         """Where all arrays are, and the result will be."""
@@ -168,6 +191,9 @@ class Call:
             if not a.axes and isinstance(value, NUMBERS):
                 self.values[a.name] = value = self._number(a.name, value, parameter_dtype)
                 self.numbers[a.name] = parameter_dtype
+            elif not a.axes and getattr(value, "weak_type", False):  # a number that JAX has made an array, or traces
+                self.values[a.name] = value = value.astype(parameter_dtype)
+                self.adopted = True
             dtype = dtype_of(value)
             if dtype not in allowed and dtype in FLOATS and (casts := self.framework.casts) and casts(self.device):
                 self.mixed = True
@@ -198,7 +224,8 @@ class Call:
             if self.shape(a.name)[-1] - self.sizes["Ci"] not in (0, 1):
                 self._refuse(a)
         for axis in ("Gh", "Gw", "Gd"):
-            if axis in self.sizes and not 1 <= self.sizes[axis] <= _MOST_CELLS:
+            size = self.sizes.get(axis, 1)
+            if not is_symbol(size) and not 1 <= size <= _MOST_CELLS:
                 got = tuple(self.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
                 raise ValueError(
                     f"{self.op}: {self.owners[axis]} must have 1 to {_MOST_CELLS} cells on every grid axis, "
@@ -210,7 +237,7 @@ class Call:
         sized = [(a.name, a.axes) for a in self._given] + [("the result", self.signature.result)]
         for name, names in sized:
             numbers = math.prod(self._size(axis) for axis in names if axis not in ("N", "M", "H", "W", "h", "w"))
-            if numbers > _MOST_NUMBERS:
+            if is_negative(_MOST_NUMBERS - numbers):
                 raise ValueError(
                     f"{self.op}: {name} must have at most {_MOST_NUMBERS} numbers beside N, H and W, got {numbers}."
                 )
@@ -222,12 +249,13 @@ class Call:
         if self.sizes["M"] == 0 and math.prod(self.shape(index.name)):
             raise IndexError(f"{self.op}: {index.name} must name a grid, of which there are none.")
 
-    def _size(self, axis: str) -> int:
+    def _size(self, axis: str) -> Any:
         if axis == "*C":
             return math.prod(self.sizes["*C"])
         if axis == "Ci[+1]":
             return int(self.sizes["Ci"]) + 1
-        return int(fixed_size(axis) or self.sizes[axis])
+        size = fixed_size(axis) or self.sizes[axis]
+        return size if is_symbol(size) else int(size)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.values[name].shape)
@@ -326,12 +354,12 @@ class Call:
         )
         H, W = self.sizes["H"], self.sizes["W"]
         whole = (top, left, height, width)
-        if top < 0 or left < 0 or top + H > height or left + W > width:
+        if any(map(is_negative, (top, left, height - (top + H), width - (left + W)))):
             raise ValueError(
                 f"{self.op}: window (top, left, full_height, full_width) = {whole} must hold the image of "
                 f"{H} × {W} pixels."
             )
-        if max(height, width) > _MOST_PIXELS:
+        if any(is_negative(_MOST_PIXELS - size) for size in (height, width)):
             raise ValueError(
                 f"{self.op}: window must be of an image of at most {_MOST_PIXELS} pixels a side, got {whole}."
             )

@@ -35,15 +35,25 @@ def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
     return " ".join(said.split()) if "\n" in said else said
 
 
+def is_symbol(size: Any) -> bool:
+    """Whether it is a size that JAX's exporter only has a name for, so that no comparison need have an answer."""
+    return not isinstance(size, int) and type(size).__module__.startswith("jax.")
+
+
+def is_negative(size: Any) -> bool:
+    """Whether a size, or a difference of two, is known to be below 0."""
+    return not is_symbol(size) and bool(size < 0)
+
+
 def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int, ...]:
     """Check an argument that is ``count`` integers; ``what`` says so."""
     try:
-        numbers = tuple(operator.index(v) for v in value)
+        numbers = tuple(v if is_symbol(v) else operator.index(v) for v in value)
     except TypeError:
         raise TypeError(f"{op}: {name} must be {what}, got {brief(value)}.") from None
     if len(numbers) != count:
         raise ValueError(f"{op}: {name} must be {what}, got {brief(value)}.")
-    if any(number.bit_length() > 62 for number in numbers):
+    if any(number.bit_length() > 62 for number in numbers if not is_symbol(number)):
         raise ValueError(f"{op}: {name} must be {what} of less than 63 bits, got {brief(value)}.")
     return numbers
 

@@ -36,6 +36,10 @@ lend: Any = None
 #: ``casts(device)``: whether ``record`` casts floats of different dtypes to one, now. None: it never does.
 casts: Any = None
 
+#: ``adopt(array)`` returns an array of NumPy's that is beside the framework's own as one of these, or as it is where
+#: none has its dtype. None: such calls are refused.
+adopt: Any = None
+
 
 def dtype_of(array: Any) -> str:
     """Name of the array's dtype; of an unsupported one too, for the error sentence."""

@@ -1,11 +1,14 @@
 """JAX arrays and tracers: the kernels as XLA's foreign functions (csrc/xla.h), inside ``jit``, without a copy or a host
 callback, on the CPU and on CUDA devices.
 
-A forward call is a ``custom_vjp`` whose gradients are the kernels'; the gradients are another, whose own gradients are
-JAX's of the plain formulas (``reference/_formulas.py``), and so are all of higher order. ``vmap`` puts its axis in
-front of every array, as one of size 1 where an array is the same along it; the handlers go through such axes, as part
-of the batch where that can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind,
-that is a copy of its making.
+A forward call's tangent is a primitive, linear in the arguments' tangents, whose transpose is the VJP's kernels: so
+reverse mode runs these, and forward mode (``jvp``, ``jacfwd``, ``linearize``, ``hessian``) the plain formulas
+(``reference/_formulas.py``), as do all derivatives of higher order. ``vmap`` puts its axis in front of every array, as
+one of size 1 where an array is the same along it; the handlers go through such axes, as part of the batch where that
+can be. XLA lays the arrays out row by row before it calls; where it had another layout in mind, that is a copy of its
+making.
+
+NumPy's arrays beside JAX's are taken as ``jax.numpy`` takes them; guide records are pytrees.
 
 Where a size is a symbol, as in ``jax.export``, a call is its plain formula: a foreign function must know its sizes.
 
@@ -16,14 +19,19 @@ is opaque, and it gathers the arrays first.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from .. import _cpu
-from .._core.checks import INTEGERS
+from .._core.checks import FLOATS, INDICES, INTEGERS
 from ..reference._formulas import FORMULAS, stored
 from . import _dlpack, _numpy
 
@@ -51,7 +59,7 @@ with contextlib.suppress(ImportError):  # locate() says so where it matters
 
 def locate(op: str, name: str, array: Any) -> None:
     """Refuse an array on a device that there are no kernels for. Where arrays are is otherwise for JAX to say."""
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, (jax.core.Tracer, _numpy.ARRAY)):
         return
     for device in array.devices():
         if device.platform == "gpu":
@@ -61,6 +69,11 @@ def locate(op: str, name: str, array: Any) -> None:
                 f"{op}: {name} is on {device}, and this version computes on cpu and cuda; pass "
                 f"jax.device_put({name}, jax.devices('cpu')[0])."
             )
+
+
+def adopt(array: Any) -> Any:
+    """As ``jax.numpy`` takes it: float64 is float32 unless JAX has 64 bits."""
+    return jnp.asarray(array) if dtype_of(array) in (*FLOATS, *INTEGERS, *INDICES) else array
 
 
 def guides_by_luma(device: Any) -> bool:
@@ -115,7 +128,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
 
 def _variation(array: Any) -> tuple[str, Any]:
     """JAX's name of how an array varies over the devices of a ``shard_map``, which changed in 0.10, and how it does."""
-    aval = getattr(array, "aval", None)
+    aval = getattr(array, "aval", array)  # which may be all there is of it
     name = "manual_axis_type" if hasattr(aval, "manual_axis_type") else "vma"
     return name, getattr(aval, name, None)
 
@@ -146,7 +159,7 @@ def _result(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     """What a handler returns: varying from device to device as its arguments do."""
     if not _axes_of(like):
         return _described(shape, dtype)
-    sharding = jax.sharding.NamedSharding(like.aval.sharding.mesh, _partition())
+    sharding = jax.sharding.NamedSharding(getattr(like, "aval", like).sharding.mesh, _partition())
     return _described(shape, dtype, sharding=sharding, **dict([_variation(like)]))
 
 
@@ -216,54 +229,152 @@ def _formula(static: _Static, arrays: Sequence[Any]) -> Any:
     return store(jnp, result, static.dtype) if static.dtype in INTEGERS else result
 
 
+def _along(static: _Static, arguments: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
+    """The formula as a function of the wanted arguments alone, and these."""
+    given = dict(zip(static.names, arguments))
+
+    def f(*wanted: Any) -> Any:
+        return FORMULAS[static.signature.name](jnp, **{**given, **dict(zip(static.wanted, wanted))}, **static_keywords)
+
+    static_keywords = dict(static.keywords)
+    return f, [given[name] for name in static.wanted]
+
+
+def _formula_tangent(static: _Static, *operands: Any) -> Any:
+    """The result's tangent, of the arguments and then the tangents of those that are wanted."""
+    count = len(static.names)
+    f, wanted = _along(static, operands[:count])
+    return jax.jvp(f, wanted, list(operands[count:]))[1]
+
+
 def _formula_backward(static: _Static, *arrays: Any) -> tuple[Any, ...]:
     """The gradients by the formula, which JAX differentiates further."""
     *arguments, grad = arrays
-    given = dict(zip(static.names, arguments))
     if not static.wanted:
         return ()
-
-    def f(*wanted: Any) -> Any:
-        replaced = {**given, **dict(zip(static.wanted, wanted))}
-        return FORMULAS[static.signature.name](jnp, **replaced, **dict(static.keywords))
-
-    _, pull = jax.vjp(f, *(given[name] for name in static.wanted))
-    return tuple(pull(grad))
+    f, wanted = _along(static, arguments)
+    return tuple(jax.vjp(f, *wanted)[1](grad))
 
 
-def _floats(arrays: Sequence[Any]) -> list[bool]:
-    return [jnp.issubdtype(a.dtype, jnp.floating) for a in arrays]
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, (ad.Zero, SymbolicZero)) or tangent.dtype == jax.dtypes.float0
 
 
-def _backward_bwd(static: _Static, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
-    floats = _floats(arrays)
+def _derived(f: Callable[..., Any], operands: Sequence[Any], tangents: Sequence[Any]) -> Any:
+    """The tangent of f's result, along the operands that have one."""
+    moving = [place for place, tangent in enumerate(tangents) if not _is_zero(tangent)]
 
-    def f(*changed: Any) -> Any:
-        values = iter(changed)
-        return _formula_backward(static, *(next(values) if is_float else a for a, is_float in zip(arrays, floats)))
+    def along(*values: Any) -> Any:
+        given = list(operands)
+        for place, value in zip(moving, values):
+            given[place] = value
+        return f(*given)
 
-    _, pull = jax.vjp(f, *(a for a, is_float in zip(arrays, floats) if is_float))
-    found = iter(pull(tuple(cotangents)))
-    return tuple(next(found) if is_float else None for is_float in floats)
-
-
-def _forward_bwd(static: _Static, arrays: Any, grad: Any) -> tuple[Any, ...]:
-    if grad.dtype == jax.dtypes.float0:  # of integers, along which nothing has a slope
-        return (None,) * len(arrays)
-    wanted = tuple(name for name, is_float in zip(static.names, _floats(arrays)) if is_float)
-    found = dict(zip(wanted, _backward(static._replace(op=f"{static.op}_vjp", wanted=wanted), *arrays, grad)))
-    return tuple(found.get(name) for name in static.names)
+    return jax.jvp(along, [operands[place] for place in moving], [tangents[place] for place in moving])[1]
 
 
-def _differentiable(compute: Callable[..., Any], bwd: Callable[..., Any]) -> Any:
-    """``compute(static, *arrays)``, compiled, with what ``bwd(static, arrays, cotangent)`` returns for gradients."""
-    function = jax.custom_vjp(compute, nondiff_argnums=(0,))
-    function.defvjp(lambda static, *arrays: (function(static, *arrays), arrays), bwd)  # differentiable itself
-    return jax.jit(function, static_argnums=0)
+class _Tangent(NamedTuple):
+    """A forward call's tangent: a function of its arguments and, linear in these, of the tangents of the wanted ones.
+
+    ``levels`` has each ``vmap`` around it, the innermost first: its size, and the operands' axes along it.
+    """
+
+    static: _Static
+    levels: tuple[tuple[Any, tuple[int | None, ...]], ...] = ()
+
+    def compute(self, *operands: Any) -> Any:
+        f: Callable[..., Any] = functools.partial(_formula_tangent, self.static)
+        for _, axes in self.levels:
+            f = jax.vmap(f, in_axes=axes)
+        return f(*operands)
+
+    def transpose(self, *arrays: Any) -> tuple[Any, ...]:
+        """The cotangents of the tangents, of the arguments and the result's cotangent."""
+        count = len(self.static.names)
+        f: Callable[..., Any] = functools.partial(_backward, self.static._replace(op=f"{self.static.op}_vjp"))
+        for _, axes in self.levels:
+            f = _summed(f, (*axes[:count], 0), axes[count:])
+        return f(*arrays)
+
+    def only(self, kept: Sequence[int]) -> _Tangent:
+        """Along these tangents only, by their places."""
+        count = len(self.static.names)
+        levels = [(size, (*axes[:count], *(axes[count + k] for k in kept))) for size, axes in self.levels]
+        wanted = tuple(self.static.wanted[k] for k in kept)
+        return _Tangent(self.static._replace(wanted=wanted), tuple(levels))
 
 
-_forward = _differentiable(_compute_forward, _forward_bwd)
-_backward = _differentiable(_compute_backward, _backward_bwd)
+def _summed(f: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: tuple[Any, ...]) -> Callable[..., Any]:
+    """``vmap``, whose results are summed along the new axis where that is None."""
+    mapped = jax.vmap(f, in_axes=in_axes, out_axes=tuple(axis or 0 for axis in out_axes))
+
+    def g(*arrays: Any) -> tuple[Any, ...]:
+        return tuple(r.sum(0) if axis is None else r for r, axis in zip(mapped(*arrays), out_axes))
+
+    return g
+
+
+_tangent: Any = Primitive("bilateral_ops_tangent")
+_compute_tangent: Any = jax.jit(_Tangent.compute, static_argnums=0)
+
+
+def _tangent_described(*operands: Any, of: _Tangent) -> Any:
+    shape = (*(size for size, _ in reversed(of.levels)), *of.static.shape)
+    described = _result(shape, _numpy.to_dtype(of.static.dtype), operands[0])
+    how = {} if described.sharding is None else {"sharding": described.sharding, **dict([_variation(operands[0])])}
+    return jax.core.ShapedArray(described.shape, described.dtype, **how)
+
+
+def _tangent_batched(operands: Sequence[Any], axes: Sequence[Any], *, of: _Tangent) -> tuple[Any, int]:
+    size = next(a.shape[axis] for a, axis in zip(operands, axes) if axis is not None)
+    return _tangent.bind(*operands, of=of._replace(levels=(*of.levels, (size, tuple(axes))))), 0
+
+
+def _tangent_jvp(operands: Sequence[Any], tangents: Sequence[Any], *, of: _Tangent) -> tuple[Any, Any]:
+    """Along its tangents it is linear, and stays what kernels transpose; along the arguments, the formula's."""
+    count = len(of.static.names)
+    arrays, moves = operands[:count], tangents[count:]
+    parts = []
+    if kept := [k for k, move in enumerate(moves) if not _is_zero(move)]:
+        parts.append(_tangent.bind(*arrays, *(moves[k] for k in kept), of=of.only(kept)))
+    if not all(map(_is_zero, tangents[:count])):
+        parts.append(_derived(lambda *a: of.compute(*a, *operands[count:]), arrays, tangents[:count]))
+    return _tangent.bind(*operands, of=of), sum(parts[1:], parts[0])
+
+
+def _tangent_transposed(cotangent: Any, *operands: Any, of: _Tangent) -> list[Any]:
+    count = len(of.static.names)
+    found: list[Any] = [None] * len(operands)
+    if not isinstance(cotangent, ad.Zero):
+        unknown = [k for k, operand in enumerate(operands[count:]) if ad.is_undefined_primal(operand)]
+        for k, part in zip(unknown, of.only(unknown).transpose(*operands[:count], cotangent)):
+            found[count + k] = part
+    return found
+
+
+_tangent.def_impl(lambda *operands, of: _compute_tangent(of, *operands))
+_tangent.def_abstract_eval(_tangent_described)
+mlir.register_lowering(_tangent, mlir.lower_fun(lambda *operands, of: of.compute(*operands), multiple_results=False))
+batching.primitive_batchers[_tangent] = _tangent_batched
+ad.primitive_jvps[_tangent] = _tangent_jvp
+ad.primitive_transposes[_tangent] = _tangent_transposed
+if not hasattr(jax, "shard_map"):  # whose types say how an array varies over devices
+    shard_map: Any = import_module("jax.experimental.shard_map")
+    shard_map.register_standard_check(_tangent)
+    shard_map.register_standard_rewrite(_tangent)
+
+
+def _forward_jvp(static: _Static, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    out = _forward(static, *arrays)
+    moving = [(name, t) for name, t in zip(static.names, tangents) if not _is_zero(t)]
+    if static.dtype in INTEGERS:  # along which nothing has a slope
+        return out, zero_from_primal(out, symbolic_zeros=True)
+    names, moves = zip(*moving)
+    return out, _tangent.bind(*arrays, *moves, of=_Tangent(static._replace(wanted=names)))
+
+
+def _backward_jvp(static: _Static, arrays: Any, tangents: Any) -> tuple[Any, Any]:
+    return _backward(static, *arrays), _derived(functools.partial(_formula_backward, static), arrays, tangents)
 
 
 def _no_slopes(static: _Static, *_: Any) -> Any:
@@ -273,6 +384,13 @@ def _no_slopes(static: _Static, *_: Any) -> Any:
     )
 
 
-_without_slopes = jax.custom_jvp(_compute_forward, nondiff_argnums=(0,))
-_without_slopes.defjvp(_no_slopes)
-_inference = jax.jit(_without_slopes, static_argnums=0)
+def _differentiable(compute: Callable[..., Any], jvp: Callable[..., Any]) -> Any:
+    """``compute(static, *arrays)``, compiled, with the tangents that ``jvp(static, arrays, tangents)`` returns."""
+    function = jax.custom_jvp(compute, nondiff_argnums=(0,))
+    function.defjvp(jvp, symbolic_zeros=True)
+    return jax.jit(function, static_argnums=0)
+
+
+_forward = _differentiable(_compute_forward, _forward_jvp)
+_backward = _differentiable(_compute_backward, _backward_jvp)
+_inference = _differentiable(_compute_forward, _no_slopes)

@@ -61,6 +61,7 @@ if not hasattr(torch.library, "register_autograd"):
     raise RuntimeError(f"bilateral_ops needs PyTorch 2.4 or newer, got {torch.__version__}; {install('torch')}.")
 
 ARRAY = torch.Tensor
+adopt = _numpy.adopt
 
 _DTYPES = {name: getattr(torch, name) for name in (*FLOATS, *INTEGERS)}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

@@ -93,7 +93,9 @@ def stored(xp, result, dtype):
 
 def _constant(xp, value, like):
     """A number beside an array: of a ``where`` of numbers PyTorch's exporter loses the gradient."""
-    return like.new_full((), value) if _is_torch(xp) else float(value)
+    if _is_torch(xp):
+        return like.new_full((), value)
+    return float(value) if isinstance(value, (int, float)) else xp.asarray(value, like.dtype)
 
 
 def _clamp(xp, v, low, high):
@@ -147,7 +149,7 @@ class _Axis(NamedTuple):
 
 
 def _axis(xp, u, size, align_corners, dtype):
-    arrays = np if isinstance(u, np.ndarray) else xp
+    arrays = np if isinstance(u, np.ndarray) and isinstance(size, int) else xp
     cell, fraction, slope = locate(arrays, u, size, align_corners)
     above = arrays.where(cell + 1 < size, cell + 1, cell)  # whose weight is 0 at the last cell
     below_weight, above_weight, slope = (_cast(xp, a, dtype) for a in (1 - fraction, fraction, slope))
@@ -340,8 +342,8 @@ def total_variation(xp, grid, index=None):
     for axis in (1, 2, 3):
         below = cells[(np.s_[:],) * axis + (np.s_[:-1],)]
         above = cells[(np.s_[:],) * axis + (np.s_[1:],)]
-        count = _at_least_one(xp, math.prod(below.shape[1:]))
-        total = total + flat((above - below) ** 2, 1).sum(-1) / count
+        count = math.prod(_at_least_one(xp, size) for size in below.shape[1:])
+        total = total + ((above - below) ** 2).sum(tuple(range(1, cells.ndim))) / count
     return _delivered(xp, total, grid)
 
 
