@@ -358,7 +358,9 @@ mlir.register_lowering(_tangent, mlir.lower_fun(lambda *operands, of: of.compute
 batching.primitive_batchers[_tangent] = _tangent_batched
 ad.primitive_jvps[_tangent] = _tangent_jvp
 ad.primitive_transposes[_tangent] = _tangent_transposed
-if not hasattr(jax, "shard_map"):  # whose types say how an array varies over devices
+#: Whether a ``shard_map`` takes rules that are told which tangents are none. It knows from types how arrays vary then.
+_TELLS_ZEROS = hasattr(jax, "shard_map")
+if not _TELLS_ZEROS:
     shard_map: Any = import_module("jax.experimental.shard_map")
     shard_map.register_standard_check(_tangent)
     shard_map.register_standard_rewrite(_tangent)
@@ -368,7 +370,7 @@ def _forward_jvp(static: _Static, arrays: Any, tangents: Any) -> tuple[Any, Any]
     out = _forward(static, *arrays)
     moving = [(name, t) for name, t in zip(static.names, tangents) if not _is_zero(t)]
     if static.dtype in INTEGERS:  # along which nothing has a slope
-        return out, zero_from_primal(out, symbolic_zeros=True)
+        return out, zero_from_primal(out, symbolic_zeros=_TELLS_ZEROS)
     names, moves = zip(*moving)
     return out, _tangent.bind(*arrays, *moves, of=_Tangent(static._replace(wanted=names)))
 
@@ -387,7 +389,7 @@ def _no_slopes(static: _Static, *_: Any) -> Any:
 def _differentiable(compute: Callable[..., Any], jvp: Callable[..., Any]) -> Any:
     """``compute(static, *arrays)``, compiled, with the tangents that ``jvp(static, arrays, tangents)`` returns."""
     function = jax.custom_jvp(compute, nondiff_argnums=(0,))
-    function.defjvp(jvp, symbolic_zeros=True)
+    function.defjvp(jvp, symbolic_zeros=_TELLS_ZEROS)
     return jax.jit(function, static_argnums=0)
 
 
