@@ -53,7 +53,8 @@ def test_all_is_complete() -> None:
     names = set(bilateral_ops.__all__)
     assert len(names) == len(bilateral_ops.__all__)
     promised = {*NAMES, *(f"{name}_vjp" for name in NAMES if name != "enhance"), "CurvesGuide", "NNGuide", "LumaGuide"}
-    promised |= {"set_num_threads", "get_num_threads", "set_isa", "available_isas", "show_config", "gradcheck", "fit"}
+    promised |= {"set_num_threads", "get_num_threads", "set_isa", "available_isas", "show_config", "fit"}
+    promised |= {"gradcheck", "assert_gradients"}
     assert promised <= names
     visible = {
         name
@@ -162,7 +163,7 @@ def test_docstrings(name: str) -> None:
     assert "(N," in text, f"{name} names no shapes"
 
 
-@pytest.mark.parametrize("name", ["CurvesGuide", "NNGuide", "LumaGuide", "fit", "gradcheck"])
+@pytest.mark.parametrize("name", ["CurvesGuide", "NNGuide", "LumaGuide", "fit", "gradcheck", "assert_gradients"])
 def test_other_public_names_are_documented(name: str) -> None:
     text = inspect.getdoc(getattr(bilateral_ops, name))
     assert text

@@ -301,6 +301,247 @@ def test_a_random_function_fails_with_the_reason():
     assert report.rows[0].verdict == "FAIL: f gives another result when called again"
 
 
+# --- float32 only
+
+
+def single(function: Any) -> Any:
+    """The function as most kernels are: of float32 and nothing else."""
+
+    @functools.wraps(function)
+    def f(*arguments, **keywords):
+        for array in (*arguments, *keywords.values()):
+            if getattr(array, "dtype", np.float32) == np.float64:
+                raise TypeError("expected float32")
+        return function(*arguments, **keywords)
+
+    return f
+
+
+def test_an_operation_of_float32_only():
+    assert gradcheck(single(layer), layer_arguments(), vjp=single(layer_vjp), dtype="float32")
+    report = gradcheck(single(layer), layer_arguments(40, 30), vjp=single(layer_vjp), dtype=np.float32)
+    assert report, str(report)
+    assert str(report).endswith("all gradients agree to 7e-04")
+    raises(
+        TypeError,
+        "f must take float64 arguments, got TypeError (expected float32); as it takes float32, pass dtype='float32'.",
+        *(single(layer), layer_arguments()),
+        vjp=layer_vjp,
+    )
+    with pytest.raises(TypeError, match=r"got float32; where it computes in nothing else pass dtype='float32'\."):
+        gradcheck(lambda x: x.astype(np.float32), (np.ones(2),), vjp=lambda x, g: g)
+
+    def refuses_all(x):
+        raise ValueError("never")
+
+    with pytest.raises(ValueError, match=r"^never$"):
+        gradcheck(refuses_all, (np.ones(2),), vjp=lambda x, g: g)
+
+
+SINGLE = {
+    "one in a hundred": lambda g: Gradients(g.matrix * np.float32(1.01), g.vector),
+    "a term dropped": lambda g: Gradients(g.matrix * (np.arange(g.matrix.size) != 3).reshape(g.matrix.shape), g.vector),
+    **{name: WRONG[name] for name in ("zero", "shifted by one", "strides swapped", "sign", "not a number")},
+}
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (40, 30)], ids=["every coordinate", "sampled"])
+@pytest.mark.parametrize("fault", SINGLE)
+def test_a_fault_is_seen_in_float32(fault, rows, columns):
+    wrong = single(lambda *a: SINGLE[fault](layer_vjp(*a)))
+    report = gradcheck(single(layer), layer_arguments(rows, columns), vjp=wrong, dtype="float32")
+    assert verdicts(report) == {"matrix": False, "vector": True}, str(report)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_every_operation_passes_in_float32_and_an_error_of_one_in_a_hundred_fails(name):
+    operation = OPERATIONS[name]
+    xy = "xy" in operation.arguments
+    arguments = _samples.arguments(name, H=4, W=5, Gh=2, Gw=3, Gd=3, xy=xy)
+    floats = [key for key in operation.arguments if key in arguments]
+    for seed in range(5):
+        report = gradcheck(operation.function, arguments, dtype="float32", seed=seed)
+        assert report, str(report)
+    for wrong in floats:
+
+        def vjp(grad, wrong=wrong, **given):
+            given = {name: value for name, value in given.items() if name not in NUMBERS}
+            found = operation.vjp(**given, grad=grad)._asdict()
+            return {**found, wrong: np.asarray(found[wrong] * 1.01, np.float32)}
+
+        report = gradcheck(operation.function, arguments, vjp=vjp, dtype="float32")
+        assert verdicts(report) == {key: key != wrong for key in floats}, str(report)
+
+
+@pytest.mark.parametrize("name", ["sum of squares", "softmax", "logarithm", "long sum", "offset"])
+def test_right_gradients_pass_in_float32(name):
+    """Of what float32 makes hard: sums of many terms, terms that cancel, steep slopes."""
+    rng = np.random.default_rng(5)
+    x = rng.uniform(0.2, 2, 3000 if name == "long sum" else 60)
+    f, vjp = {
+        "sum of squares": (lambda x: (x * x).sum(), lambda x, g: 2 * x * g),
+        "softmax": (lambda x: np.exp(x) / np.exp(x).sum(), softmax_vjp),
+        "logarithm": (np.log, lambda x, g: g / x),
+        "long sum": (lambda x: np.sin(x).mean(), lambda x, g: np.cos(x) * g / np.float32(x.size)),
+        "offset": (lambda x: 10 + x, lambda x, g: g),
+    }[name]
+    for seed in range(10):
+        report = gradcheck(single(f), (x,), vjp=single(vjp), dtype="float32", seed=seed)
+        assert report, str(report)
+        assert not gradcheck(single(f), (x,), vjp=single(lambda x, g: vjp(x, g) * np.float32(1.01)), dtype="float32")
+
+
+def softmax_vjp(x, grad):
+    y = np.exp(x) / np.exp(x).sum()
+    return y * (grad - (grad * y).sum())
+
+
+def test_the_step_and_the_tolerance_that_follows_from_it():
+    x = np.linspace(0.5, 2, 9)
+    report = gradcheck(np.sin, (x,), vjp=lambda x, g: np.cos(x) * g, eps=1e-2)
+    assert report
+    assert report.rtol == pytest.approx(16e-4)
+    assert gradcheck(np.sin, (x,), vjp=lambda x, g: np.cos(x) * g, dtype="float32", eps=2.0**-6).rtol > 3e-3
+    assert not gradcheck(np.sin, (x,), vjp=lambda x, g: 1.01 * np.cos(x) * g, eps=1e-2)
+    assert gradcheck(np.sin, (x,), vjp=lambda x, g: 1.01 * np.cos(x) * g, rtol=0.02)
+
+
+def test_frameworks_in_float32():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+
+    def only(x, kind):
+        assert x.dtype == kind
+        return x
+
+    x = np.linspace(0.5, 2, 9)
+    assert gradcheck(lambda x: torch.sin(only(x, torch.float32)), (torch.tensor(x),), dtype="float32")
+    assert gradcheck(lambda x: torch.sin(only(x, torch.float32)), (torch.tensor(x),), dtype=torch.float32)
+    assert gradcheck(lambda x: jax.numpy.sin(only(x, np.float32)), (jax.numpy.asarray(x),), dtype="float32")
+    assert not gradcheck(lambda x: torch.sin(x) + 0.01 * torch.exp(x.detach()), (torch.tensor(x),), dtype="float32")
+    with pytest.raises(TypeError, match="pass dtype='float32'"):
+        gradcheck(lambda x: torch.sin(x) + torch.zeros(9).addmv(torch.ones(9, 9), x), (torch.tensor(x),))
+
+
+# --- containers and modules
+
+
+def test_containers():
+    x, y, z = np.linspace(0.1, 1, 4), np.linspace(1, 2, 4), np.float64(0.5)
+    tree = {"scales": [x, (y,)], "options": {"power": 2.0, "name": "f"}}
+
+    def f(tree, z):
+        assert tree["options"] == {"power": 2.0, "name": "f"}
+        assert type(tree["scales"][1]) is tuple
+        return {"product": tree["scales"][0] * tree["scales"][1][0] ** tree["options"]["power"] * z}
+
+    def vjp(tree, z, grad):
+        (x, (y,)), grad = tree["scales"], grad["product"]
+        return {"scales": [y**2 * z * grad, (2 * x * y * z * grad,)], "options": None}, (x * y**2 * grad).sum()
+
+    report = gradcheck(f, (tree, z), vjp=vjp)
+    assert verdicts(report) == {"tree['scales'][0]": True, "tree['scales'][1][0]": True, "z": True}
+    assert gradcheck(f, {"tree": tree, "z": z}, vjp=lambda **a: dict(zip(("tree", "z"), vjp(**a))))
+
+    def wrong(tree, z, grad):
+        found, own = vjp(tree, z, grad)
+        found["scales"][1] = (1.001 * found["scales"][1][0],)
+        return found, own
+
+    assert verdicts(gradcheck(f, (tree, z), vjp=wrong)) == {
+        "tree['scales'][0]": True,
+        "tree['scales'][1][0]": False,
+        "z": True,
+    }
+    only = gradcheck(f, (tree, z), vjp=vjp, wrt="tree")
+    assert [row.argument for row in only.rows] == ["tree['scales'][0]", "tree['scales'][1][0]"]
+    assert len(gradcheck(f, (tree, z), vjp=vjp, wrt=["tree['scales'][0]"]).rows) == 1
+    with pytest.raises(ValueError, match=r"must return a gradient for tree\['scales'\]\[0\], got None"):
+        gradcheck(f, (tree, z), vjp=lambda tree, z, grad: (None, 0.0))
+
+
+def test_pytrees_of_jax():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    jnp = jax.numpy
+    drawn = _samples.arguments("guide_nn", H=3, W=4)
+    image = jnp.asarray(drawn.pop("image"))
+    guide = bilateral_ops.NNGuide(**{name: jnp.asarray(a) for name, a in drawn.items()})
+
+    def f(parameters, image):
+        return parameters["guide"](image) * parameters["scale"]
+
+    report = gradcheck(f, ({"guide": guide, "scale": jnp.ones(())}, image))
+    assert report, str(report)
+    assert [row.argument for row in report.rows] == [
+        *(f"parameters['guide'].{name}" for name in ("w1", "b1", "w2", "b2")),
+        *("parameters['scale']", "image"),
+    ]
+    assert gradcheck(f, ({"guide": guide, "scale": jnp.ones(())}, image), dtype="float32")
+
+    @jax.custom_vjp
+    def wrong(x):
+        return jnp.sin(x)
+
+    wrong.defvjp(lambda x: (jnp.sin(x), x), lambda x, grad: (1.00001 * jnp.cos(x) * grad,))
+    report = gradcheck(lambda p: wrong(p["a"]) + jnp.sin(p["b"]), ({"a": jnp.ones(3), "b": jnp.ones(3)},))
+    assert verdicts(report) == {"p['a']": False, "p['b']": True}
+
+
+def test_modules_of_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    framework = pytest.importorskip("bilateral_ops.frameworks.torch")
+
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(x, weight)
+            return x * weight
+
+        @staticmethod
+        def backward(ctx, grad):
+            x, weight = ctx.saved_tensors
+            return weight * grad, 1.00001 * x * grad
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, multiply):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.rand(3))
+            self.register_buffer("offset", torch.rand(3))
+            self.multiply = multiply
+
+        def forward(self, image):
+            return self.multiply(image, self.weight) + self.offset**2
+
+    image = torch.rand(2, 4, 3)
+    module = Scaled(torch.mul)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert verdicts(gradcheck(module, (image,))) == {"image": True, "weight": True}
+    assert verdicts(gradcheck(Scaled(Wrong.apply), (image,))) == {"image": True, "weight": False}
+    assert verdicts(gradcheck(module, {"image": image}, wrt=("offset", "weight"))) == {"offset": True, "weight": True}
+    assert gradcheck(module, (image,), dtype="float32")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert module.weight.grad is None
+    nn = torch.nn
+    for seed in range(6):
+        torch.manual_seed(seed)
+        inside = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh())  # whose first bias changes nothing
+        for dtype in ("float64", "float32"):
+            report = gradcheck(inside, (torch.rand(5, 3),), dtype=dtype)
+            assert verdicts(report) == dict.fromkeys(("input", "0.weight", "0.bias", "1.weight", "1.bias"), True)
+            assert report.rows[2].verdict == "ok (zero within rounding)"
+    assert gradcheck(framework.NNGuideModule(features=3), (image,), seed=1)
+
+
+def test_assert_gradients():
+    matrix, vector = layer_arguments()
+    bilateral_ops.assert_gradients(layer, (matrix, vector), vjp=layer_vjp)
+    bilateral_ops.assert_gradients(bilateral_ops.guide_luma, {"image": np.ones((2, 3, 3), np.float32)})
+    with pytest.raises(AssertionError, match=r"do not agree with differences\nargument +size(.|\n)*confirmed: matrix$"):
+        bilateral_ops.assert_gradients(layer, (matrix, vector), vjp=lambda *a: WRONG["sign"](layer_vjp(*a)))
+    with pytest.raises(ValueError, match="rtol must be between"):
+        bilateral_ops.assert_gradients(layer, (matrix, vector), vjp=layer_vjp, rtol=0)
+
+
 # --- arguments and what a VJP returns
 
 
@@ -408,6 +649,10 @@ def test_sentences():
         vjp=layer_vjp,
     )
     raises(ValueError, "rtol must be between 0 and 1, got 0.", layer, pair, vjp=layer_vjp, rtol=0)
+    raises(ValueError, "eps must be between 0 and 1, got -1.", layer, pair, vjp=layer_vjp, eps=-1)
+    raises(
+        ValueError, "dtype must be 'float64' or 'float32', got 'float16'.", layer, pair, vjp=layer_vjp, dtype="float16"
+    )
     raises(
         ValueError, "wrt must name arguments of f (matrix, vector), got 'x'.", layer, pair, vjp=layer_vjp, wrt=("x",)
     )

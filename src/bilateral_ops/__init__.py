@@ -14,7 +14,7 @@ from . import _cpu
 from ._core import settings as _settings
 from ._core.settings import available_isas, get_num_threads, set_isa, set_num_threads, show_config
 from ._fit import fit
-from ._gradcheck import GradcheckReport, gradcheck
+from ._gradcheck import GradcheckReport, assert_gradients, gradcheck
 from .frameworks import _dynamo, _pytrees
 from .ops._apply import apply, apply_vjp
 from .ops._enhance import enhance
@@ -36,6 +36,7 @@ __all__ = [
     "NNGuide",
     "apply",
     "apply_vjp",
+    "assert_gradients",
     "available_isas",
     "enhance",
     "fit",

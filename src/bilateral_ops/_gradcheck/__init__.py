@@ -1,22 +1,24 @@
 """Hold a vector-Jacobian product against finite differences, for the package's operations and for anyone's own.
 
-``call`` has a function, its arguments and its VJP, of any framework; ``comparison`` takes differences; ``report`` is
-what they say, and its table.
+``call`` has a function, its arguments and its VJP, of any framework (``trees``: arrays in containers); ``comparison``
+takes differences; ``report`` is what they say, and its table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from .._core.checks import dtype_name
 from .._core.types import Array
 from .call import Call
-from .comparison import Comparison
+from .comparison import Comparison, Precision
 from .report import GradcheckReport, GradcheckRow, table
 
-__all__ = ["GradcheckReport", "GradcheckRow", "check_operations", "gradcheck", "table"]
+__all__ = ["GradcheckReport", "GradcheckRow", "assert_gradients", "check_operations", "gradcheck", "table"]
 
 #: What a function returns, one of these or several; and its VJP, for an argument.
 _Result: TypeAlias = Array[object] | float
@@ -41,15 +43,17 @@ def check_operations(
 
 
 def gradcheck(
-    f: Callable[..., _Result | Sequence[_Result]],
+    f: Callable[..., _Result | Sequence[_Result] | Mapping[str, Any]],
     arguments: tuple[object, ...] | list[Any] | Mapping[str, object],
     *,
-    vjp: Callable[..., _Result | Sequence[_Result | None] | Mapping[str, _Result | None]] | None = None,
+    vjp: Callable[..., _Result | tuple[Any, ...] | list[Any] | Mapping[str, Any]] | None = None,
     wrt: str | Iterable[str] | None = None,
-    rtol: float = 1e-6,
+    dtype: Literal["float64", "float32"] | DTypeLike = "float64",
+    eps: float | None = None,
+    rtol: float | None = None,
     seed: int = 0,
 ) -> GradcheckReport:
-    """Compare a vector-Jacobian product with central differences in float64.
+    """Compare a vector-Jacobian product with central differences, in float64 or, where ``f`` has no other, float32.
 
         g = Jᵀu;  every coordinate i:  g_i = ⟨u, (f(x + h·e_i) − f(x − h·e_i)) / 2h⟩
         every direction v:  ⟨v, Jᵀu⟩ = ⟨Jv, u⟩,  Jv = (f(x + h·v) − f(x − h·v)) / 2h
@@ -60,22 +64,34 @@ def gradcheck(
     Parameters
     ----------
     f : callable
-        Takes the arguments, returns a float array or a tuple of them. Never given the caller's own arrays.
+        Takes the arguments, returns a float array or a container of them. Never given the caller's own arrays. Of a
+        PyTorch module the parameters are arguments, too, by their names, and so are buffers where ``wrt`` names them.
     arguments : tuple, list or mapping
         A sequence is passed by position, a mapping by keyword. Float arrays and scalars (NumPy, PyTorch, JAX,
-        CuPy; Python floats) are cast to float64 and differentiated; integers and everything else are passed on.
+        CuPy; Python floats) are cast to ``dtype`` and differentiated; integers and everything else are passed on.
+        An argument may be a container of arrays: dicts, lists and tuples within each other, and any pytree in JAX. Its
+        arrays are named ``params['weights'][0]``; numbers in it are passed on.
     vjp : callable, optional
         ``vjp(*arguments, grad)``, or ``vjp(**arguments, grad=grad)`` for a mapping; ``grad`` is shaped as ``f``'s
-        result. It returns the gradients: a mapping or named tuple is matched by name (a named tuple none of whose
-        fields is an argument of ``f``, by position); a plain tuple by position, one for every float argument or one
-        for every argument (``None`` where there is none); one array where there is one float argument.
+        result. It returns the gradients, that of a container as one like it: a mapping or named tuple is matched by
+        name (a named tuple none of whose fields is an argument of ``f``, by position); a plain tuple by position, one
+        for every float argument or one for every argument (``None`` where there is none); one array where there is one
+        float argument.
         By default ``f``'s own where ``f`` is one of this package's operations, ``functools.partial`` of one included,
         else PyTorch's or JAX's autograd for their arrays.
     wrt : str or iterable of str, optional
-        The arguments to check, by ``f``'s own names (``args[0]``, … where ``f`` names none). Default: every float one.
-    rtol : float
-        How far a gradient may be off, as a share of the argument's largest. Rounding in ``f`` is allowed for beside
-        it, and named in the verdict where it is what limits the check.
+        The arguments to check, by ``f``'s own names (``args[0]``, … where ``f`` names none); a container's name is all
+        that is in it. Default: every float one.
+    dtype : "float64" or "float32"
+        Of arguments and cotangents. An operation that refuses float64 is checked in float32, more coarsely.
+    eps : float, optional
+        The step h, a share of each element's size or, where that is larger, of the argument's largest up to 1.
+        Default: 2⁻¹⁷ for float64 and 2⁻⁸ for float32, near ε^⅓ with ε the spacing of the dtype's numbers at 1.
+    rtol : float, optional
+        How far a gradient may be off, as a share of the argument's largest. Default: ``max(1e-6, 16·(ε/h + h²))``, the
+        rounding of ``f`` in a difference and the truncation of its series: 1e-6 for float64, 7e-4 for float32. Rounding
+        in ``f`` is allowed for beside it, by the size of its results, and named in the verdict where it is what limits
+        the check.
     seed : int
         Of the random cotangents, directions and samples.
 
@@ -92,13 +108,45 @@ def gradcheck(
     ------
     ValueError, TypeError
         One line each: no VJP to be found, a missing gradient or one of the wrong shape, an unknown name in ``wrt``,
-        a result that is not float64.
+        a result of another dtype, an ``f`` that takes float32 only where ``dtype`` does not say so.
     """
     if not callable(f):
         raise TypeError(f"gradcheck: f must be callable, got {type(f).__name__}.")
-    if not (isinstance(rtol, (int, float, np.floating)) and 0 < rtol < 1):
-        raise ValueError(f"gradcheck: rtol must be between 0 and 1, got {rtol!r}.")
-    call = Call(f, arguments)
+    for name, value in (("rtol", rtol), ("eps", eps)):
+        if value is not None and not (isinstance(value, (int, float, np.floating)) and 0 < value < 1):
+            raise ValueError(f"gradcheck: {name} must be between 0 and 1, got {value!r}.")
+    if (kind := dtype_name(dtype)) not in ("float64", "float32"):
+        raise ValueError(f"gradcheck: dtype must be 'float64' or 'float32', got {kind!r}.")
+    call = Call(f, arguments, kind)
     wanted = call.wanted(wrt, by_autograd=vjp is None)
-    with call.framework.scope():
-        return Comparison(call, call.pullback(vjp), float(rtol), np.random.default_rng(seed)).report(wanted)
+    precision = Precision(kind, eps, rtol)
+    with call.framework.scope(kind):
+        return Comparison(call, call.pullback(vjp, wanted), precision, np.random.default_rng(seed)).report(wanted)
+
+
+def assert_gradients(
+    f: Callable[..., _Result | Sequence[_Result] | Mapping[str, Any]],
+    arguments: tuple[object, ...] | list[Any] | Mapping[str, object],
+    **options: Any,
+) -> None:
+    """``gradcheck``, for tests: an ``AssertionError`` whose message is the table, unless all gradients agree.
+
+        def test_gradients():
+            assert_gradients(my_operation, (x, y), vjp=my_vjp)
+
+    Parameters
+    ----------
+    f, arguments, **options
+        As of :func:`gradcheck`.
+
+    Raises
+    ------
+    AssertionError
+        A gradient does not agree.
+    ValueError, TypeError
+        As :func:`gradcheck`.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test
+    report = gradcheck(f, arguments, **options)
+    if not report:
+        raise AssertionError(f"gradients do not agree with differences\n{report}")

@@ -9,13 +9,14 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._core.checks import brief
+from .trees import leaves, with_leaves
 
-# --- Frameworks: how a float64 NumPy array becomes an argument, and back. None is imported that the caller doesn't use
+# --- Frameworks: how a NumPy array becomes an argument, and back. None is imported that the caller doesn't use
 
 
 class _NumPy:
@@ -28,7 +29,7 @@ class _NumPy:
     def __init__(self) -> None:
         self.module: Any = import_module(self.name)
 
-    def scope(self) -> contextlib.AbstractContextManager[Any]:
+    def scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
     def is_float(self, value: Any) -> bool:
@@ -39,15 +40,15 @@ class _NumPy:
     def to_numpy(self, value: Any) -> Any:
         return np.asarray(value)
 
-    def make(self, array: Any, like: Any) -> Any:
+    def make(self, array: Any, like: Any, dtype: str) -> Any:
         """An argument for ``f`` of the kind of ``like``; always a copy, so that ``f`` may scribble on it."""
-        return float(array) if isinstance(like, (float, np.generic)) else np.array(array)
+        return float(array) if isinstance(like, (float, np.generic)) else np.array(array, dtype)
 
     def copy(self, value: Any) -> Any:
         return value.copy() if isinstance(value, np.ndarray) else value
 
-    def gradients(self, call: Call, arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
-        """Those of ``call.own`` by the framework itself."""
+    def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
+        """Those of some arguments, arrays of the framework, by the framework itself."""
         raise NotImplementedError
 
 
@@ -56,7 +57,7 @@ class _Torch(_NumPy):
     has_autograd = True
 
     @contextlib.contextmanager
-    def scope(self) -> Iterator[None]:
+    def scope(self, dtype: str) -> Iterator[None]:
         # The caller may want no gradients recorded; autograd is what is asked here.
         with self.module.inference_mode(False), self.module.enable_grad():
             yield
@@ -68,14 +69,14 @@ class _Torch(_NumPy):
         value = value.detach().cpu()
         return (value.double() if value.dtype in (self.module.bfloat16, self.module.float16) else value).numpy()
 
-    def make(self, array: Any, like: Any) -> Any:
-        return self.module.tensor(np.asarray(array), dtype=self.module.float64, device=like.device)
+    def make(self, array: Any, like: Any, dtype: str) -> Any:
+        return self.module.tensor(np.asarray(array), dtype=getattr(self.module, dtype), device=like.device)
 
     def copy(self, value: Any) -> Any:
         return value.detach().clone()
 
-    def gradients(self, call: Call, arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
-        leaves = [arguments[key].requires_grad_() for key in call.own]
+    def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
+        leaves = [arguments[key].requires_grad_() for key in keys]
         results = zip(call.outputs(arguments), cotangents)
         pairs = [(r, c) for r, c in results if isinstance(r, self.module.Tensor) and r.requires_grad]
         if not pairs:
@@ -88,7 +89,9 @@ class _Jax(_NumPy):
     name, array = "jax", "Array"
     has_autograd = True
 
-    def scope(self) -> contextlib.AbstractContextManager[Any]:
+    def scope(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+        if dtype != "float64":
+            return contextlib.nullcontext()
         experimental: Any = import_module("jax.experimental")
         where = experimental if hasattr(experimental, "enable_x64") else self.module  # in later versions
         scope: contextlib.AbstractContextManager[Any] = where.enable_x64(True)
@@ -97,22 +100,20 @@ class _Jax(_NumPy):
     def is_float(self, value: Any) -> bool:
         return bool(self.module.numpy.issubdtype(value.dtype, self.module.numpy.floating))
 
-    def make(self, array: Any, like: Any) -> Any:
-        made = self.module.device_put(np.array(array), next(iter(like.devices())))
-        if made.dtype != np.float64:
-            raise RuntimeError(
-                "gradcheck: JAX keeps to float32 here, and differences in float32 are too coarse; set JAX_ENABLE_X64=1."
-            )
+    def make(self, array: Any, like: Any, dtype: str) -> Any:
+        made = self.module.device_put(np.array(array, dtype), next(iter(like.devices())))
+        if made.dtype != dtype:
+            raise RuntimeError("gradcheck: JAX keeps to float32 here; set JAX_ENABLE_X64=1, or pass dtype='float32'.")
         return made
 
     def copy(self, value: Any) -> Any:
         return value
 
-    def gradients(self, call: Call, arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
+    def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
         def traced(*leaves: Any) -> Any:
-            return call.outputs({**arguments, **dict(zip(call.own, leaves))})
+            return call.outputs({**arguments, **dict(zip(keys, leaves))})
 
-        return list(self.module.vjp(traced, *(arguments[key] for key in call.own))[1](cotangents))
+        return list(self.module.vjp(traced, *(arguments[key] for key in keys))[1](cotangents))
 
 
 class _CuPy(_NumPy):
@@ -124,8 +125,8 @@ class _CuPy(_NumPy):
     def to_numpy(self, value: Any) -> Any:
         return self.module.asnumpy(value)
 
-    def make(self, array: Any, like: Any) -> Any:
-        return self.module.array(array)
+    def make(self, array: Any, like: Any, dtype: str) -> Any:
+        return self.module.array(np.asarray(array, dtype))
 
     def copy(self, value: Any) -> Any:
         return value.copy()
@@ -141,38 +142,69 @@ def _framework_of(value: Any) -> type[_NumPy]:
     return _NumPy
 
 
-# --- The call: names, float64 copies of the arguments, the flat result, and the gradients by argument
+# --- The call: names, copies of the arguments in the dtype of the check, the flat result, and the gradients by argument
+
+
+class _Key(NamedTuple):
+    """An argument, or an array in one that is a container: ``argument`` is a keyword or a position."""
+
+    argument: Any
+    path: str = ""
+
+
+#: What a module's parameters and buffers are the argument of, beside the caller's.
+_STATE = object()
 
 
 class Call:
-    """``f`` and its arguments; ``values`` maps a key (a keyword, or a position) to the caller's value."""
+    """``f`` and its arguments; ``values`` maps a key to the caller's value, ``names`` to how it is called."""
 
-    def __init__(self, f: Callable[..., Any], arguments: Any) -> None:
-        self.f = f
+    def __init__(self, f: Callable[..., Any], arguments: Any, dtype: str = "float64") -> None:
+        self.f, self.dtype = f, dtype
         self.by_name = isinstance(arguments, Mapping)
+        torch: Any = sys.modules.get("torch")
+        self.module = f if torch is not None and isinstance(f, torch.nn.Module) else None
         if self.by_name:
-            self.values: dict[Any, Any] = dict(arguments)
-            self.names: dict[Any, str] = {key: str(key) for key in self.values}
+            self.given: dict[Any, Any] = dict(arguments)
+            names: dict[Any, str] = {key: str(key) for key in self.given}
         elif isinstance(arguments, (tuple, list)):
-            self.values = dict(enumerate(arguments))
-            self.names = dict(enumerate(_parameter_names(f, len(arguments))))
+            self.given = dict(enumerate(arguments))
+            names = dict(enumerate(_parameter_names(self.module.forward if self.module else f, len(arguments))))
         else:
             raise TypeError(
                 f"gradcheck: arguments must be a tuple, a list or a mapping of f's arguments, "
                 f"got {type(arguments).__name__}."
             )
+        self.values: dict[_Key, Any] = {}
+        self.names: dict[_Key, str] = {}
+        for argument, value in self.given.items():
+            for path, leaf in leaves(value):
+                self.values[_Key(argument, path)] = leaf
+                self.names[_Key(argument, path)] = names[argument] + path
+        buffers: set[str] = set()
+        if self.module is not None:
+            buffers = {name for name, _ in self.module.named_buffers()}
+            for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+                self.values[_Key(_STATE, name)] = tensor
+                self.names[_Key(_STATE, name)] = f"self.{name}" if name in names.values() else name
         frameworks = {_framework_of(value) for value in self.values.values()} - {_NumPy}
         if len(frameworks) > 1:
             both = " and ".join(sorted(framework.name for framework in frameworks))
             raise TypeError(f"gradcheck: arguments must be of one framework, got {both}.")
         self.framework = frameworks.pop()() if frameworks else _NUMPY
-        self.floats = [key for key, value in self.values.items() if self.of(value).is_float(value)]
-        #: The float arguments that autograd knows: its framework's own arrays.
+        # A number in a container is one of its options, as an integer is.
+        self.floats = [
+            key
+            for key, value in self.values.items()
+            if self.of(value).is_float(value) and not (key.path and isinstance(value, (float, np.generic)))
+        ]
+        #: The float arguments that autograd knows: its framework's own arrays. A module may write to its buffers.
         self.own = [key for key in self.floats if self.of(self.values[key]) is self.framework]
-        self.point = {key: np.array(self.to_numpy(self.values[key]), np.float64, order="C") for key in self.floats}
-        self.several = False
-        self.shapes: list[tuple[int, ...]] = []
+        self.states = [key for key in self.own if key.argument is _STATE and key.path in buffers]
+        self.point = {key: np.array(self.to_numpy(self.values[key]), dtype).astype(float) for key in self.floats}
+        self.result: Any = None
         self.templates: list[Any] = []
+        self.shapes: list[tuple[int, ...]] = []
 
     def of(self, value: Any) -> _NumPy:
         """Who knows what to do with a value: the framework with its own arrays, NumPy with others and numbers."""
@@ -181,39 +213,54 @@ class Call:
     def to_numpy(self, value: Any) -> Any:
         return self.of(value).to_numpy(value)
 
-    def wanted(self, wrt: Any, by_autograd: bool) -> list[Any]:
+    def wanted(self, wrt: Any, by_autograd: bool) -> list[_Key]:
         have = ", ".join(self.names.values()) or "none"
         if wrt is None:
             if not self.floats:
                 raise ValueError(f"gradcheck: arguments must have a float array or scalar among them, got {have}.")
             # A Python number among tensors is passed on where autograd is asked.
-            return self.own if by_autograd and self.own else self.floats
-        keys = {name: key for key, name in self.names.items()}
+            wanted = self.own if by_autograd and self.own else self.floats
+            return [key for key in wanted if key not in self.states]
         wanted = []
         for name in (wrt,) if isinstance(wrt, str) else wrt:
-            if not isinstance(name, str) or name not in keys:
+            keys = [key for key, called in self.names.items() if called == name]
+            if not keys:  # all that is in a container
+                keys = [key for key, called in self.names.items() if key.path and called == f"{name}{key.path}"]
+            if not isinstance(name, str) or not keys:
                 raise ValueError(f"gradcheck: wrt must name arguments of f ({have}), got {brief(name)}.")
-            if keys[name] not in self.floats:
-                value = self.values[keys[name]]
+            floats = [key for key in keys if key in self.floats]
+            if not floats:
+                value = self.values[keys[0]]
                 found = getattr(value, "dtype", type(value).__name__)
                 raise TypeError(f"gradcheck: wrt must name float arguments, got {name!r}, which is {found}.")
-            if keys[name] not in wanted:
-                wanted.append(keys[name])
+            wanted += [key for key in floats if key not in wanted]
         if not wanted:
             raise ValueError("gradcheck: wrt must name at least one argument, got none.")
         return wanted
 
-    def arguments(self, point: Mapping[Any, Any]) -> dict[Any, Any]:
+    def arguments(self, point: Mapping[Any, Any]) -> dict[_Key, Any]:
         """Fresh arguments at ``point``."""
         return {
-            key: self.of(value).make(point[key], value) if key in point else self.of(value).copy(value)
+            key: self.of(value).make(point[key], value, self.dtype) if key in point else self.of(value).copy(value)
             for key, value in self.values.items()
         }
 
-    def outputs(self, arguments: dict[Any, Any]) -> list[Any]:
-        result = self.f(**arguments) if self.by_name else self.f(*arguments.values())
-        self.several = isinstance(result, (tuple, list))
-        return list(result) if self.several else [result]
+    def as_given(self, arguments: Mapping[_Key, Any]) -> dict[Any, Any]:
+        """Arguments as ``f`` takes them: in containers."""
+        return {
+            argument: with_leaves(value, iter([a for key, a in arguments.items() if key.argument == argument]))
+            for argument, value in self.given.items()
+        }
+
+    def outputs(self, arguments: dict[_Key, Any]) -> list[Any]:
+        given = self.as_given(arguments)
+        f = self.f
+        if self.module is not None:
+            state = {key.path: value for key, value in arguments.items() if key.argument is _STATE}
+            call = import_module("torch.func").functional_call
+            f = functools.partial(_called_with, call, self.module, state)
+        self.result = f(**given) if self.by_name else f(*given.values())
+        return [leaf for _, leaf in leaves(self.result)]
 
     def __call__(self, point: Mapping[Any, Any]) -> Any:
         """``f`` at ``point`` as one flat float64 array."""
@@ -221,53 +268,85 @@ class Call:
         self.templates = results
         arrays = [self.to_numpy(result) for result in results]
         for array in arrays:
-            if array.dtype != np.float64:
-                raise TypeError(f"gradcheck: f must return float64 for float64 arguments, got {array.dtype}.")
+            if array.dtype not in (np.float64, self.dtype):
+                advice = "" if array.dtype != np.float32 else "; where it computes in nothing else pass dtype='float32'"
+                raise TypeError(
+                    f"gradcheck: f must return {self.dtype} for {self.dtype} arguments, got {array.dtype}{advice}."
+                )
         self.shapes = [array.shape for array in arrays]
-        return np.concatenate([array.ravel() for array in arrays]) if arrays else np.zeros(0)
+        return np.concatenate([array.ravel() for array in arrays]).astype(float) if arrays else np.zeros(0)
+
+    def first(self) -> Any:
+        """``f`` at the point; where it takes float32 and not float64, the error says so."""
+        try:
+            return self(self.point)
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            if self.dtype != "float64" or str(error).startswith("gradcheck: "):
+                raise
+            single = Call(self.f, self.given if self.by_name else tuple(self.given.values()), "float32")
+            try:
+                single(single.point)
+            except Exception:
+                raise error from None
+            raise TypeError(
+                f"gradcheck: f must take float64 arguments, got {type(error).__name__} ({brief(error, str)}); as it "
+                f"takes float32, pass dtype='float32'."
+            ) from error
 
     def parts(self, flat: Any) -> list[Any]:
         """A flat array cut into ``f``'s results."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes], dtype=int)
         return [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), self.shapes)]
 
-    def pullback(self, vjp: Callable[..., Any] | None) -> Callable[[Any], dict[Any, Any]]:
+    def pullback(self, vjp: Callable[..., Any] | None, wanted: list[_Key]) -> Callable[[Any], dict[_Key, Any]]:
         """``u → {key: Jᵀu}`` at the point; ``u`` flat."""
         pull = _own_vjp(self.f) if vjp is None else _called(vjp)
         if pull is None and not self.framework.has_autograd:
             raise ValueError("gradcheck: vjp must be given where f is not an operation of this package.")
+        keys = [key for key in wanted if key in self.own]
 
-        def gradients(u: Any) -> dict[Any, Any]:
+        def gradients(u: Any) -> dict[_Key, Any]:
             arguments = self.arguments(self.point)
-            grads = [self.of(like).make(part, like) for part, like in zip(self.parts(u), self.templates)]
+            grads = [self.of(like).make(part, like, self.dtype) for part, like in zip(self.parts(u), self.templates)]
             if pull is not None:
-                return self.aligned(pull(self.by_name, arguments, tuple(grads) if self.several else grads[0]))
-            found = zip(self.own, self.framework.gradients(self, arguments, grads))
+                grad = with_leaves(self.result, iter(grads))
+                return self.aligned(pull(self.by_name, self.as_given(arguments), grad))
+            found = zip(keys, self.framework.gradients(self, keys, arguments, grads))
             # Autograd says None for an argument that f does not use: a gradient of zero.
             return {key: np.zeros_like(self.point[key]) if value is None else value for key, value in found}
 
         return gradients
 
-    def aligned(self, found: Any) -> dict[Any, Any]:
+    def aligned(self, found: Any) -> dict[_Key, Any]:
         """What a VJP returned, by argument."""
-        keys = {name: key for key, name in self.names.items()}
+        names = {
+            self.names[key].removesuffix(key.path): key.argument for key in self.values if key.argument in self.given
+        }
+        floats = dict.fromkeys(key.argument for key in self.floats)
         fields = getattr(found, "_fields", None) if isinstance(found, tuple) else None
-        if isinstance(found, Mapping) or (fields is not None and (self.by_name or set(fields) & set(keys))):
+        if isinstance(found, Mapping) or (fields is not None and (self.by_name or set(fields) & set(names))):
             named = dict(found) if isinstance(found, Mapping) else dict(zip(fields or (), found))
             # A package VJP has fields for arguments that were not passed: their None is no gradient.
-            unknown = [name for name in named if name not in keys and named[name] is not None]
+            unknown = [name for name in named if name not in names and named[name] is not None]
             if unknown:
-                raise ValueError(f"gradcheck: vjp must name arguments of f ({', '.join(keys)}), got {unknown[0]!r}.")
-            return {keys[name]: value for name, value in named.items() if name in keys}
+                raise ValueError(f"gradcheck: vjp must name arguments of f ({', '.join(names)}), got {unknown[0]!r}.")
+            return self._by_leaf({names[name]: value for name, value in named.items() if name in names})
         several = list(found) if isinstance(found, (tuple, list)) else [found]
-        if len(several) == len(self.floats):
-            return dict(zip(self.floats, several))
-        if len(several) == len(self.values):
-            return dict(zip(self.values, several))
+        if len(several) == len(floats):
+            return self._by_leaf(dict(zip(floats, several)))
+        if len(several) == len(self.given):
+            return self._by_leaf(dict(zip(self.given, several)))
+        called = {argument: name for name, argument in names.items()}
         raise ValueError(
-            f"gradcheck: vjp must return one gradient for each of the {len(self.floats)} float arguments "
-            f"({', '.join(self.names[k] for k in self.floats)}) or of all {len(self.values)}, got {len(several)}."
+            f"gradcheck: vjp must return one gradient for each of the {len(floats)} float arguments "
+            f"({', '.join(called[argument] for argument in floats)}) or of all {len(self.given)}, got {len(several)}."
         )
+
+    def _by_leaf(self, found: Mapping[Any, Any]) -> dict[_Key, Any]:
+        """Gradients of arguments, those of containers as containers, by array."""
+        alone = {_Key(argument): value for argument, value in found.items() if _Key(argument) in self.values}
+        inside = {a: tree for a, tree in found.items() if _Key(a) not in alone}
+        return alone | {_Key(a, path): leaf for a, tree in inside.items() for path, leaf in leaves(tree)}
 
     def gradient(self, gradients: Mapping[Any, Any], key: Any) -> Any:
         """One gradient as float64, its shape checked."""
@@ -281,6 +360,10 @@ class Call:
         if array.shape != shape:
             raise ValueError(f"gradcheck: vjp must return shape {shape} for {name}, got {array.shape}.")
         return array.astype(np.float64)
+
+
+def _called_with(call: Any, module: Any, state: Any, *args: Any, **keywords: Any) -> Any:
+    return call(module, state, args, keywords)
 
 
 def _parameter_names(f: Callable[..., Any], count: int) -> list[str]:

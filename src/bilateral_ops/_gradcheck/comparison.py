@@ -17,14 +17,25 @@ MAX_COORDINATES = 200
 #: Random directions per argument.
 DIRECTIONS = 3
 
-_EPS = float(np.finfo(np.float64).eps)
-#: The base step, near eps^(1/3) and a power of two, so that x + h is mostly exact.
-_STEP = 2.0**-17
-#: Other steps, as multiples: tried where the base step has not settled (shorter) or drowns in rounding (longer).
-_SHORTER = (2.0**-5, 2.0**-10, 2.0**-15)
-_LONGER = (2.0**5, 2.0**10)
 #: One-sided differences of a smooth function halve their disagreement with the step; at a kink it stays.
 _KINK_RATIO = 0.7
+
+
+class Precision:
+    """What differences of a dtype can tell: the machine's epsilon, the steps, and how far a gradient may be off.
+
+    The error of a central difference is what rounding does to f, ε/h, and what is left of the series, h²: as shares of
+    f and of its third derivative. 16 is for f that adds up many terms, and for a third derivative above the first.
+    """
+
+    def __init__(self, dtype: str, step: float | None = None, rtol: float | None = None) -> None:
+        self.eps = float(np.finfo(dtype).eps)
+        #: The base step: the power of two near ε^(1/3), so that x + h is mostly exact.
+        self.step = step or 2.0 ** round(math.log2(self.eps) / 3)
+        self.rtol = rtol or max(1e-6, 16 * (self.eps / self.step + self.step**2))
+        #: Other steps: tried where the base step has not settled (shorter) or drowns in rounding (longer).
+        self.shorter = tuple(2.0 ** round(math.log2(self.step) * power) for power in (1.3, 1.6, 1.9))
+        self.longer = tuple(2.0 ** round(math.log2(self.step) * power) for power in (0.7, 0.4))
 
 
 @dataclass
@@ -61,7 +72,7 @@ class _Line:
 
     def __init__(self, at: Comparison, key: Any, direction: Any = None, index: int = -1, length: float = 1.0) -> None:
         self.comparison, self.key, self.direction, self.index, self.length = at, key, direction, index, length
-        self.best = self.slope(_STEP)
+        self.best = self.slope(at.precision.step)
 
     def at(self, t: float) -> Any:
         call = self.comparison.call
@@ -74,7 +85,7 @@ class _Line:
             return call({**call.point, self.key: moved})
 
     def slope(self, h: float) -> _Slope:
-        f0, level = self.comparison.f0, self.comparison.level
+        f0, level, precision = self.comparison.f0, self.comparison.level, self.comparison.precision
         right, left, near_right, near_left = self.at(h), self.at(-h), self.at(h / 2), self.at(-h / 2)
         finite = all(bool(np.isfinite(values).all()) for values in (right, left, near_right, near_left))
         with np.errstate(all="ignore"):
@@ -85,9 +96,9 @@ class _Line:
             moved = (right != f0) | (left != f0) | (near_right != f0) | (near_left != f0)
             # Rounding of f is that of the terms it adds up: an element may be far smaller than they are. That of x + h
             # is a share of x, which is no longer than the line's unit, and moves f by as much times the slope.
-            noise = np.where(moved, _EPS * (np.maximum(np.abs(f0), level) + np.abs(derivative)) / h, 0.0)
+            noise = np.where(moved, precision.eps * (np.maximum(np.abs(f0), level) + np.abs(derivative)) / h, 0.0)
             strong = np.maximum(np.abs(derivative), jump).max(initial=0.0)
-            kink = (jump > _KINK_RATIO * wide_jump) & (jump > 32 * noise) & (jump > 2e-8 * strong)
+            kink = (jump > _KINK_RATIO * wide_jump) & (jump > 32 * noise) & (jump > 0.02 * precision.rtol * strong)
         return _Slope(derivative, np.abs(derivative - wide), noise, np.where(kink, jump, 0.0), moved, finite)
 
     @property
@@ -97,25 +108,28 @@ class _Line:
 
     def settle(self, tolerance: float) -> bool:
         """Choose the best step for a coordinate; true where it is a kink at every step."""
-        u = self.comparison.u
+        u, precision = self.comparison.u, self.comparison.precision
 
         def broken(slope: _Slope) -> bool:
             return float(np.abs(u) @ slope.jump) > 0.25 * tolerance
 
+        for step in precision.longer:
+            if not self.best.moved.any() and (longer := self.slope(step)).finite:  # a change that rounding hides
+                self.best = longer
         if broken(self.best):
             # A kink within the step but not at the point is gone with a shorter one, unless that drowns it in rounding.
-            shorter = self.slope(_STEP * _SHORTER[0])
+            shorter = self.slope(precision.shorter[0])
             hidden = shorter.rounding(u) >= 0.1 * float(np.abs(u) @ self.best.jump)
             if not shorter.finite or broken(shorter) or hidden:
                 return True
             self.best = shorter
         candidates: tuple[float, ...] = ()
         if abs(float(u @ self.best.change)) > 0.1 * tolerance + self.best.rounding(u):
-            candidates = _SHORTER
+            candidates = precision.shorter
         elif self.best.rounding(u) > 0.5 * tolerance:
-            candidates = _LONGER
-        for factor in candidates:
-            other = self.slope(_STEP * factor)
+            candidates = precision.longer
+        for step in candidates:
+            other = self.slope(step)
             if other.finite and not broken(other) and other.error(u) < self.best.error(u):
                 self.best = other
             if self.best.error(u) <= 0.1 * tolerance:
@@ -127,10 +141,15 @@ class Comparison:
     """Of what ``pullback`` says of a call's arguments, u → {key: Jᵀu}, with differences of the call itself."""
 
     def __init__(
-        self, call: Call, pullback: Callable[[Any], dict[Any, Any]], rtol: float, rng: np.random.Generator
+        self,
+        call: Call,
+        pullback: Callable[[Any], dict[Any, Any]],
+        precision: Precision,
+        rng: np.random.Generator,
     ) -> None:
-        self.call, self.pullback, self.rtol, self.rng = call, pullback, rtol, rng
-        self.f0 = call(call.point)
+        self.call, self.pullback, self.precision, self.rng = call, pullback, precision, rng
+        self.rtol = precision.rtol
+        self.f0 = call.first()
         self.u: Any = None
         #: The size of the terms that an element of the result is made of: that of the result it belongs to.
         self.level: Any = None
@@ -156,7 +175,8 @@ class Comparison:
 
     def signs(self, shape: Any) -> Any:
         """Random numbers of either sign, none near zero: no element of the gradient goes unweighed."""
-        return self.rng.uniform(0.5, 1.5, shape) * self.rng.choice((-1.0, 1.0), shape)
+        found = self.rng.uniform(0.5, 1.5, shape) * self.rng.choice((-1.0, 1.0), shape)
+        return np.asarray(found, self.call.dtype).astype(float)  # as a VJP is given them
 
     def row(self, key: Any, gradient: Any) -> GradcheckRow:
         x, u, rtol = self.call.point[key], self.u, self.rtol
@@ -184,6 +204,9 @@ class Comparison:
         scale = max([largest, *(abs(line.derivative) for line in lines if not line.best.jump.any())])
         compared = [line for line in lines if not line.settle(rtol * scale * line.length)]
         scale = max([largest, *(abs(line.derivative) for line in compared)])
+        if compared and self.vanishes(compared, largest, scale):
+            counts = x.size, len(compared), len(lines) - len(compared)
+            return GradcheckRow(self.call.names[key], *counts, math.nan, math.nan, True, "ok (zero within rounding)")
 
         error, limit, worst, wrong = math.nan, 0.0, None, False
         for line in compared:
@@ -218,6 +241,19 @@ class Comparison:
         counts = x.size, len(compared), len(lines) - len(compared)
         return GradcheckRow(self.call.names[key], *counts, error, dot_error, verdict.startswith("ok"), verdict)
 
+    def vanishes(self, lines: list[_Line], largest: float, scale: float) -> bool:
+        """Whether an argument's whole gradient is what rounding in f makes of zero, with the longest step too."""
+        size = 16 * self.precision.eps * float(np.linalg.norm(self.u * np.maximum(np.abs(self.f0), self.level)))
+        shortest = min(line.length for line in lines)
+        if scale > size / (self.precision.step * shortest):
+            return False
+        step = self.precision.longer[-1]
+        slopes = [line.slope(step) for line in lines]
+        if not all(slope.finite for slope in slopes):
+            return False
+        far = [abs(float(self.u @ slope.derivative)) / line.length for slope, line in zip(slopes, lines)]
+        return max([largest, *far]) <= size / (step * shortest)
+
     def dot(self, key: Any, v: Any, u: Any, smooth: Any) -> tuple[float, bool, bool] | None:
         """⟨Jv, u⟩ against ⟨v, Jᵀu⟩: (error as a share, too large, finite).
 
@@ -233,13 +269,13 @@ class Comparison:
         line = _Line(self, key, v)
         slope = line.best
         steady = slope.steady(self.rtol)
-        factors: tuple[float, ...] = ()
+        steps: tuple[float, ...] = ()
         if not steady.all():
-            factors = _SHORTER
+            steps = self.precision.shorter
         elif slope.rounding(u) > 0.5 * self.rtol * float(np.linalg.norm(u * slope.derivative)):
-            factors = _LONGER
-        for factor in factors:
-            other = line.slope(_STEP * factor)
+            steps = self.precision.longer
+        for step in steps:
+            other = line.slope(step)
             better = other.steady(self.rtol)
             if (better.sum(), -other.error(better * u)) > (steady.sum(), -slope.error(steady * u)):
                 slope, steady = other, better
