@@ -14,7 +14,7 @@ from suite import PEERS
 
 import bilateral_ops
 from bilateral_ops import _cpu as _core
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 #: Seconds that the rounds of one benchmark may take; slow peers get three rounds whatever they take.
 SECONDS = 0.6

@@ -25,7 +25,7 @@ import numpy as np
 from suite import SIZES, TINY, assert_close
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 REPORT = Path(__file__).parent.parent / "docs" / "benchmarks" / "cuda.md"
 PEERS = {"cupy": "CuPy", "torch": "PyTorch"}
@@ -125,7 +125,7 @@ def contenders(device: Any, given: _bench.Problem) -> dict[str, Callable[[], Any
     if device.reference is not None:
         functions["cupy"] = there.call(device.reference)
     if not _bench.missing("torch"):
-        prepared = import_module("bilateral_ops.cli.bench.torch").prepare(given, 1, device.torch_device)
+        prepared = import_module("bilateral_ops.bench._torch").prepare(given, 1, device.torch_device)
         if prepared is not None:
             functions["torch"] = prepared
     for function in functions.values():

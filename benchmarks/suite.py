@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (3000, 4000)}
 #: What the package is measured beside, where it is installed.

@@ -9,7 +9,7 @@ import pytest
 from suite import SIZES, TINY, assert_close
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 hdrnet = pytest.importorskip("peers.hdrnet")

@@ -10,7 +10,7 @@ import pytest
 from suite import assert_close
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 

@@ -14,8 +14,8 @@ import pytest
 import suite
 from suite import PEERS, TINY, assert_close, require_memory, sizes
 
-from bilateral_ops.cli import bench as _bench
-from bilateral_ops.cli.bench import Problem
+from bilateral_ops.bench import _suite as _bench
+from bilateral_ops.bench._suite import Problem
 from bilateral_ops.reference import numpy as reference
 
 #: Peers that take seconds are left out at some sizes.

@@ -10,7 +10,7 @@ import pytest
 from suite import SIZES, TINY, require_memory
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 MEGAPIXELS = (0.1, 0.3, 1, 3, 10, 30, 100)
 SCANNED = (("slice", False), ("slice_apply", False), ("slice_apply", True), ("enhance", False))

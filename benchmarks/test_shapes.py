@@ -12,8 +12,8 @@ import pytest
 from suite import assert_close, sizes
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
-from bilateral_ops.cli.bench import GRID
+from bilateral_ops.bench import _suite as _bench
+from bilateral_ops.bench._suite import GRID
 
 SIZES = {"64x64": (64, 64), "640x480": (480, 640)}
 AS_IMAGE = "as image"  # a grid, or a result, as large as the image

@@ -13,7 +13,7 @@ from suite import SIZES, TINY, assert_close
 from test_memory import READABLE
 
 import bilateral_ops
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 training = pytest.importorskip("peers.training")

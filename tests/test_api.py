@@ -16,7 +16,7 @@ from cases import ALL_F32, GUIDES, NUMBERS, OPERATIONS, arguments, arrays, backw
 
 import bilateral_ops
 from bilateral_ops._core.missing import install
-from bilateral_ops.cli import bench as _bench
+from bilateral_ops.bench import _suite as _bench
 from bilateral_ops.frameworks import _dlpack
 from bilateral_ops.reference import numpy as reference
 

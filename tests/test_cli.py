@@ -19,7 +19,7 @@ from bilateral_ops import _gradcheck
 from bilateral_ops import cli as _cli
 from bilateral_ops._core.missing import install
 from bilateral_ops.cli import CommandError
-from bilateral_ops.cli.bench import short
+from bilateral_ops.cli import bench as short
 from bilateral_ops.hdrnet import Predictor
 from bilateral_ops.ops import OPERATIONS
 

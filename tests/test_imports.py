@@ -18,6 +18,7 @@ BELOW = {
     "frameworks": {"_core", "_cpu", "_cuda", "frameworks", "ops", "reference"},
     "ops": {"_core", "frameworks", "ops"},
     "reference": {"_core", "ops", "reference"},
+    "bench": {"", "_core", "_cpu", "_gradcheck", "_samples", "bench", "ops", "reference"},
     "compat": {"_core", "compat", "frameworks", "ops"},
     "export": {"_core", "_cpu", "export", "frameworks", "hdrnet", "ops"},
     "hdrnet": {"", "_core", "compat", "frameworks", "hdrnet", "ops", "photo"},

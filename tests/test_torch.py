@@ -374,7 +374,7 @@ def test_a_plain_call_stays_away_from_the_dispatcher(monkeypatch: pytest.MonkeyP
     "subject", ["slice", "slice_apply", "guide_curves", "guide_nn", "guide_luma", "total_variation"]
 )
 def test_the_formulation_with_grid_sample_agrees(subject: str) -> None:
-    peer = pytest.importorskip("bilateral_ops.cli.bench.torch")._FORWARD[subject]
+    peer = pytest.importorskip("bilateral_ops.bench._torch")._FORWARD[subject]
     options = {"N": 2} if subject == "total_variation" else {}
     example = backward_example(subject, "batched" if options else "plain", ALL_F64)
     names = list(example.arguments)

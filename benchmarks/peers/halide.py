@@ -16,7 +16,7 @@ from typing import Any
 import halide as hl
 import numpy as np
 
-from bilateral_ops.cli.bench import Problem, elapsed
+from bilateral_ops.bench._suite import Problem, elapsed
 
 #: (pixels unrolled, image rows a task)
 SCHEDULES = ((16, 8), (16, 32), (32, 8))

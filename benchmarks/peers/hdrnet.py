@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bilateral_ops.cli.bench import problem
-from bilateral_ops.cli.bench.torch import _enhance
+from bilateral_ops.bench._suite import problem
+from bilateral_ops.bench._torch import _enhance
 from bilateral_ops.hdrnet import Config, Predictor
 from bilateral_ops.hdrnet.model import HDRNet
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bilateral_ops.cli.bench import Problem
+from bilateral_ops.bench._suite import Problem
 
 
 def prepare(given: Problem, threads: int) -> Callable[[], Any] | None:

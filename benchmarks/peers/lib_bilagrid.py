@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import grid_sample
 
-from bilateral_ops.cli.bench import problem
+from bilateral_ops.bench._suite import problem
 from bilateral_ops.compat.lib_bilagrid import BilateralGrid, slice, total_variation_loss
 
 _VIEWS, _VIEW, _ROUGHNESS = 8, 5, 10.0

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import bilateral_ops
-from bilateral_ops.cli.bench import problem
-from bilateral_ops.cli.bench.torch import _guide_curves, _slice_apply, _tensor
+from bilateral_ops.bench._suite import problem
+from bilateral_ops.bench._torch import _guide_curves, _slice_apply, _tensor
 
 #: What of a tiny image is timed: a result that nothing records, or one and all its gradients by autograd.
 TINY = ("result", "gradients")

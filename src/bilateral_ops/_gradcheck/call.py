@@ -300,7 +300,7 @@ class Call:
 
     def pullback(self, vjp: Callable[..., Any] | None, wanted: list[_Key]) -> Callable[[Any], dict[_Key, Any]]:
         """``u → {key: Jᵀu}`` at the point; ``u`` flat."""
-        pull = _own_vjp(self.f) if vjp is None else _called(vjp)
+        pull = own_vjp(self.f) if vjp is None else called(vjp)
         if pull is None and not self.framework.has_autograd:
             raise ValueError("gradcheck: vjp must be given where f is not an operation of this package.")
         keys = [key for key in wanted if key in self.own]
@@ -378,17 +378,17 @@ def _parameter_names(f: Callable[..., Any], count: int) -> list[str]:
 
 
 #: A VJP of arguments by key, of which ``by_name`` says whether they are keywords.
-_VJP = Callable[[bool, dict[Any, Any], Any], Any]
+VJP = Callable[[bool, dict[Any, Any], Any], Any]
 
 
-def _called(vjp: Callable[..., Any]) -> _VJP:
+def called(vjp: Callable[..., Any]) -> VJP:
     def given(by_name: bool, arguments: dict[Any, Any], grad: Any) -> Any:
         return vjp(**arguments, grad=grad) if by_name else vjp(*arguments.values(), grad)
 
     return given
 
 
-def _own_vjp(f: Callable[..., Any]) -> _VJP | None:
+def own_vjp(f: Callable[..., Any]) -> VJP | None:
     """The VJP of one of this package's operations, called with the arguments and keywords of ``f`` that it takes."""
     bound_args: tuple[Any, ...] = ()
     bound_keywords: dict[str, Any] = {}

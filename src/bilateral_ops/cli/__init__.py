@@ -124,11 +124,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench = commands.add_parser(
         "bench",
-        help="time every operation on this machine (under a minute)",
+        help="time every operation on this machine (under a minute), or a function of yours beside one",
         description="Time every operation beside the streaming bound (a loop that only reads and writes as many "
         "bytes), and the main ones beside Numba loops and PyTorch, where these are installed. Prints milliseconds, "
-        "gigabytes per second and ratios: medians of calls made in turn.",
+        "gigabytes per second and ratios: medians of calls made in turn. With FUNCTION time that, with the arguments "
+        "of the operation that it is like, beside this operation and these peers, and compare the results.",
+        epilog="In Python: bilateral_ops.bench.compare.",
     )
+    bench.add_argument("function", nargs="?", metavar="FUNCTION", help="module:function or file.py:function")
+    bench.add_argument(
+        "--like", metavar="OPERATION", help="which operation FUNCTION is like (default: that of its name)"
+    )
+    bench.add_argument(
+        "--arrays",
+        choices=("numpy", "torch", "jax", "cupy"),
+        default="numpy",
+        help="whose arrays FUNCTION takes (default: %(default)s)",
+    )
+    bench.add_argument("--device", metavar="NAME", help="where PyTorch's are, such as cuda (default: cpu)")
+    bench.add_argument(
+        "--gradients",
+        action="store_true",
+        help="also time gradients: by FUNCTION_vjp where there is one, else PyTorch's or JAX's own",
+    )
+    bench.add_argument("--plot", metavar="FILE", help="also draw FUNCTION's comparison into a picture")
     bench.add_argument(
         "--size", default="1920x1080", metavar="WIDTHxHEIGHT", help="pixels of the image (default: %(default)s)"
     )
@@ -366,9 +385,16 @@ def _gradcheck(_: argparse.Namespace) -> bool:
 
 
 def _bench(options: argparse.Namespace) -> bool:
-    from .bench.short import run
+    from .bench import run, run_one
 
-    return run(options.size, options.threads, options.json)
+    common = options.size, options.threads, options.json
+    if options.function is not None:
+        choices = options.like, options.arrays, options.device, options.gradients
+        return run_one(options.function, *choices, *common, options.plot)
+    for name in ("like", "device", "gradients", "plot"):
+        if getattr(options, name):
+            raise CommandError(f"bench: --{name} needs a FUNCTION.")
+    return run(*common)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], bool]] = {

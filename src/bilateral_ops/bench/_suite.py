@@ -1,4 +1,4 @@
-"""Timing side by side: what ``bilateral-ops bench`` and the suite in ``benchmarks/`` share.
+"""Timing side by side: problems, peers and the streaming bound, of ``bilateral-ops bench`` and ``benchmarks/``.
 
 How times are compared. Everything runs in one process on the same number of threads. A *round* calls the package, the
 streaming bound and a peer one after the other, so that whatever slows the machine down meets all of them, and none
@@ -25,8 +25,8 @@ import numpy as np
 
 import bilateral_ops
 
-from ..._samples import arguments
-from ...ops import OPERATIONS
+from .._samples import arguments
+from ..ops import OPERATIONS
 
 #: 16 × 16 × 8 cells of 3 × 4 matrices; curves of 16 knots, networks of 16 features; images reduced to 256 × 256.
 GRID: dict[str, Any] = {"Gh": 16, "Gw": 16, "Gd": 8, "Co": 3, "Ci": 3, "K": 16, "F": 16, "size": (256, 256)}
@@ -174,9 +174,9 @@ def peer(name: str, given: Problem) -> Callable[[], Any] | None:
     if name in ("numpy", "numba"):
         module = import_module(f"bilateral_ops.reference.{name}")
         return given.call(module, given.out() if name == "numba" else None)
-    from . import torch
+    from . import _torch
 
-    return torch.prepare(given, bilateral_ops.get_num_threads())
+    return _torch.prepare(given, bilateral_ops.get_num_threads())
 
 
 def missing(name: str) -> str | None:

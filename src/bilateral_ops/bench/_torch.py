@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-from . import Problem
+from ._suite import Problem
 
 PIXELWISE = ("image", "coefficients", "values", "grad")
 
