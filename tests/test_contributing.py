@@ -21,7 +21,7 @@ SUBJECTS = {
     "a framework": ("_cupy", "cupy", ("src/bilateral_ops/_core/dispatch.py", "tests/backends.py")),
 }
 #: Files that use an operation, or a library, as users do.
-USERS = ("cli/", "compat/", "_fit.py", "missing.py")
+USERS = ("bench/", "cli/", "compat/", "_fit.py", "missing.py")
 
 
 def listed(subject: str, name: str) -> list[str]:
