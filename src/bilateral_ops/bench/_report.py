@@ -68,7 +68,7 @@ class Report:
     def plot(self, file: str | os.PathLike[str]) -> None:
         """Draw medians and quartiles as bars, the streaming bound as a line, into a file of any format of Matplotlib's.
 
-        Needs Matplotlib: ``bilateral_ops[bench]``.
+        Needs Matplotlib: ``pip install '.[bench]'``.
         """
         with needed("bench.Report.plot", "matplotlib", "bench"):
             from matplotlib.figure import Figure
