@@ -439,6 +439,64 @@ def test_gather_has_few_axes_and_plain_operators() -> None:
     assert max(ranks.values()) <= 4
 
 
+#: What TensorRT's parser documents (onnx-tensorrt, docs/operators.md, 10.15): the operators that models have, and of
+#: which types their inputs may be. Integers of 8 bits are inputs and outputs of a model alone, which `Cast` reads and
+#: writes; a `GridSample` has four axes; `Resize` interpolates linearly by one of five rules, without antialiasing.
+_NUMBERS = {"FLOAT", "FLOAT16", "INT32", "INT64"}
+_FLOATS = {"FLOAT", "FLOAT16"}
+_ANY = {*_NUMBERS, "BOOL"}
+TENSORRT = {
+    **dict.fromkeys(("Add", "Div", "Equal", "Max", "Min", "Mul", "Range", "Sub"), _NUMBERS),
+    **dict.fromkeys(("Concat", "Gather", "Identity", "Reshape", "Shape", "Slice", "Squeeze", "Transpose"), _ANY),
+    **dict.fromkeys(("Unsqueeze", "Where"), _ANY),
+    **dict.fromkeys(("Clip", "Conv", "Floor", "GridSample", "MatMul", "Relu", "Resize", "Round", "Sigmoid"), _FLOATS),
+    "Cast": {*_NUMBERS, "UINT8", "BOOL"},
+    "Not": {"BOOL"},
+}
+
+
+def refused_by_tensorrt(made: Any) -> set[str]:
+    """The operators of a model that TensorRT's documentation does not have so."""
+    inferred = onnx.shape_inference.infer_shapes(made, data_prop=True).graph
+    values = [*inferred.input, *inferred.output, *inferred.value_info]
+    types = {value.name: onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type) for value in values}
+    types |= {value.name: onnx.TensorProto.DataType.Name(value.data_type) for value in inferred.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    constants = {value.name for value in inferred.initializer}
+    refused = set()
+    for node in inferred.node:
+        names = [name for name in node.input if name]
+        given = {types[name] for name in names}
+        axes = {"Squeeze": 1, "Unsqueeze": 1, "Slice": 3}.get(node.op_type)
+        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        fits = given <= TENSORRT.get(node.op_type, set()) | ({"INT64"} if node.op_type == "Resize" else set())
+        fits &= axes is None or node.input[axes] in constants
+        fits &= not (node.op_type == "GridSample" and ranks[names[0]] != 4)
+        if node.op_type == "Cast":
+            fits &= onnx.TensorProto.DataType.Name(attributes["to"]) in TENSORRT["Cast"]
+        if node.op_type == "Resize":
+            fits &= attributes["mode"] == b"linear"
+            fits &= attributes["coordinate_transformation_mode"] in (b"half_pixel", b"asymmetric", b"align_corners")
+            fits &= not {"axes", "antialias", "keep_aspect_ratio_policy"} & attributes.keys()
+        if not fits:
+            refused.add(node.op_type)
+    return refused
+
+
+@pytest.mark.parametrize("image", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("name", ["packaged", "scales", "local", "as a port's", "wide"])
+def test_gather_has_what_tensorrt_documents(name: str, layout: str, image: str) -> None:
+    options: Any = {"layout": layout, "image": image}
+    assert not refused_by_tensorrt(export.hdrnet(predictor_of(name), **options))
+    assert not refused_by_tensorrt(export.enhance((3, 4, 5, 3, 4), bilateral_ops.LumaGuide(), form="Gather", **options))
+
+
+def test_what_tensorrt_does_not_have() -> None:
+    assert refused_by_tensorrt(export.hdrnet(form="GridSample")) == {"Expand", "GridSample"}
+    assert "Cast" in refused_by_tensorrt(export.hdrnet(image="uint16"))
+
+
 @FORM
 def test_without_what_nan_takes(form: str) -> None:
     made = export.hdrnet(form=form, nan=False)

@@ -542,9 +542,11 @@ class _Model:
             top = float(np.iinfo(dtype).max)
             value = g("Where", g.is_nan(value), 0.0, value)
             value = g("Clip", g("Round", g("Mul", value, top)), 0.0, top)
-        if dtype != "float32":
-            value = g.cast(value, dtype)
-        g("Identity", g.arranged(value, self.pixels.axes, LAYOUTS[self.layout]), output="out")
+        value = g.arranged(value, self.pixels.axes, LAYOUTS[self.layout])
+        if dtype == "float32":
+            g("Identity", value, output="out")
+        else:  # last: some runtimes have integers of 8 bits as inputs and outputs alone
+            g("Cast", value, to=DTYPES[dtype], output="out")
 
     def finished(self, shape: Sequence[int], grid_axes: str, guide: Any, output: Any) -> onnx.ModelProto:
         g, name = self.g, self.op.rpartition(".")[2]
