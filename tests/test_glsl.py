@@ -99,7 +99,7 @@ def test_a_model_for_the_page(tmp_path: Path) -> None:
     from bilateral_ops.hdrnet import Predictor
 
     predictor = Predictor.load()
-    session = runtime.InferenceSession(glsl.web(predictor, tmp_path / "new"))
+    session = runtime.InferenceSession(glsl.web(predictor, tmp_path / "new") / "model.onnx")
     low = np.random.default_rng(0).random((2, 256, 256, 3), np.float32)
     (grid,) = session.run(None, {"low": low})
     want = predictor.grid(low)
@@ -142,7 +142,7 @@ def test_networks_of_other_configurations(tmp_path: Path, options: Any) -> None:
     weights = {name: np.float32(rng.uniform(0.1, 0.5, shape)) for name, shape in shapes(config).items()}
     predictor = Predictor(config, weights)
     low = rng.random((1, 32, 32, 3), np.float32)
-    (grid,) = runtime.InferenceSession(glsl.web(predictor, tmp_path)).run(None, {"low": low})
+    (grid,) = runtime.InferenceSession(glsl.web(predictor, tmp_path) / "model.onnx").run(None, {"low": low})
     want = predictor.grid(low)
     np.testing.assert_allclose(grid.reshape(want.shape), want, rtol=0, atol=1e-5 * np.abs(want).max())
 

@@ -1,6 +1,6 @@
-"""Do the shaders of ``export.glsl``, and the page in ``examples/web``, compute what the package does?
+"""Do the shaders of ``export.glsl``, and the page with them, compute what the package does?
 
-In headless Chromium, whose WebGL 2 runs on SwiftShader, and the network in Node, too: what `nox -s web` runs.
+In headless Chromium, whose WebGL 2 runs on SwiftShader, and ONNX Runtime in Node, too: what `nox -s web` runs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import pytest
 from shaders import CASES, made
 
 import bilateral_ops as bo
+from bilateral_ops.cli import main
 from bilateral_ops.export import glsl
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "examples" / "web"
+NPM = ROOT / "examples" / "web"
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 BROWSER = pytest.mark.skipif(
-    not (CHROMIUM and shutil.which("node") and (PAGE / "node_modules").exists()),
+    not (CHROMIUM and shutil.which("node") and (NPM / "node_modules").exists()),
     reason="needs Chromium, Node and `npm install` in examples/web",
 )
 
@@ -54,7 +55,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "out").mkdir()
     (folder / "blank.html").write_text("<!doctype html><link rel=icon href='data:,'>")
     (folder / "no-model.onnx").write_bytes(b"\x08\x08 no model")
-    glsl.web(None, folder)
+    assert main(["export", "--to", "web", "--out", str(folder / "page")]) == 0
     photograph().tofile(folder / "photo.bin")
     pillow.fromarray(photograph()).save(folder / "photo.png")
     predictor().low_resolution(photograph()).tofile(folder / "low.bin")
@@ -83,12 +84,53 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for halves in (False, True):
             shaders.append({"name": f"{name}-{halves}", "facts": facts, **image, "halves": halves})
     for name in MODELS:
-        glsl.web(predictor(name), folder / name).rename(folder / f"{name}.onnx")
-    (folder / "cases.json").write_text(json.dumps({"shaders": shaders, "models": list(MODELS)}))
-    command = ["node", ROOT / "tests" / "web" / "browser.mjs", PAGE, folder, CHROMIUM]
+        shutil.copyfile(glsl.web(predictor(name), folder / name) / "model.onnx", folder / f"{name}.onnx")
+    cases = {"shaders": shaders, "models": list(MODELS), "runs": [written(name, folder) for name in RUNS]}
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = ["node", ROOT / "tests" / "web" / "browser.mjs", NPM, folder, CHROMIUM]
     done = subprocess.run(command, capture_output=True, text=True, timeout=540)
     assert not done.returncode, done.stdout + done.stderr
     return folder / "out"
+
+
+#: What ONNX Runtime computes by itself, in WebAssembly: the model in the package, `enhance`, a lookup table.
+RUNS = [
+    f"{what}-{form}-{image}"
+    for what, images in {"hdrnet": ("float32", "uint8"), "enhance": ("float32", "uint8"), "lut": ("float32",)}.items()
+    for form in ("Gather", "GridSample")
+    for image in images
+]
+
+
+def run_of(name: str) -> tuple[Any, dict[str, Any], Any]:
+    """A model, its inputs, and what it is to make of them."""
+    from bilateral_ops.export import onnx
+
+    what, form, image = name.split("-")
+    given = photograph()[None, :133, :90]
+    given = given if image == "uint8" else given / np.float32(255)
+    options: Any = {"form": form, "opset": {"Gather": 13, "GridSample": 20}[form]}
+    if what == "hdrnet":
+        return onnx.hdrnet(image=image, **options), {"image": given}, predictor()(given)
+    if what == "lut":
+        table = np.random.default_rng(2).random((1, 9, 8, 7, 3), np.float32)
+        made = onnx.slice(table.shape[1:], xy="array", align_corners=True, **options)
+        feeds = {"grid": table, "guide": given[..., 2], "xy": np.ascontiguousarray(given[..., :2])}
+        return made, feeds, bo.slice(table, feeds["guide"], xy=feeds["xy"], align_corners=True)
+    grid, guide = predictor().grid(predictor().low_resolution(given)), predictor()._model.guides[0]["float32"]
+    feeds = {"grid": grid, "image": given}
+    return onnx.enhance(grid.shape[1:], guide, image=image, **options), feeds, bo.enhance(grid, guide, given)
+
+
+def written(name: str, folder: Path) -> dict[str, Any]:
+    """Such a model and its inputs as files."""
+    from bilateral_ops.export import onnx
+
+    made, feeds, _ = run_of(name)
+    onnx.save(made, folder / f"{name}.onnx")
+    for key, array in feeds.items():
+        array.tofile(folder / f"{name}.{key}")
+    return {"name": name, "inputs": {key: [str(array.dtype), array.shape] for key, array in feeds.items()}}
 
 
 #: Models of other configurations, drawn at random.
@@ -182,6 +224,15 @@ def test_the_network_in_node(ran: Path) -> None:
 
 
 @BROWSER
+@pytest.mark.parametrize("where", ["node", "chromium"])
+@pytest.mark.parametrize("name", RUNS)
+def test_onnx_runtime_in_webassembly(ran: Path, name: str, where: str) -> None:
+    want = run_of(name)[2]
+    got = np.fromfile(ran / f"{name}.{where}", want.dtype).reshape(want.shape)
+    assert np.abs(got.astype(float) - want).max() <= (1 if want.dtype == np.uint8 else 1e-5)
+
+
+@BROWSER
 @pytest.mark.parametrize(("form", "levels"), [("exact", 1), ("beside", 1), ("fast", 1), ("strength-0", 0)])
 def test_what_the_page_saves(ran: Path, form: str, levels: int) -> None:
     """Of 255; the filter of SwiftShader has more than 8 bits of fraction, so that half floats are all that differs."""
@@ -205,7 +256,7 @@ def test_a_model_of_ones_own(ran: Path, name: str) -> None:
 
 @BROWSER
 def test_the_page_says_what_is_wrong(ran: Path) -> None:
-    assert "bilateral_ops.export.glsl.web" in (ran / "message.txt").read_text()
+    assert "bilateral-ops export MODEL --to web" in (ran / "message.txt").read_text()
     assert json.loads((ran / "failures.json").read_text()) == []
 
 

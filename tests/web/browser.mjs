@@ -1,6 +1,6 @@
-// What test_web.py has Node and headless Chromium compute: `node browser.mjs PAGE CASES CHROMIUM`.
+// What test_web.py has Node and headless Chromium compute: `node browser.mjs NPM CASES CHROMIUM`.
 //
-// PAGE is examples/web with its node_modules, CASES a folder with cases.json, the arrays that it names, and `out`, for
+// NPM is the folder with node_modules, CASES one with the page, cases.json, the arrays that it names, and `out`, for
 // what comes out. Everything is served from this process, so that nothing needs a network.
 
 import { createReadStream, existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -9,18 +9,34 @@ import { createRequire } from "node:module";
 import { extname, join, normalize } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const [page, folder, chromium] = process.argv.slice(2);
-const installed = createRequire(join(page, "package.json"));
+const [npm, folder, chromium] = process.argv.slice(2);
+const page = join(folder, "page");
+const installed = createRequire(join(npm, "package.json"));
 const cases = JSON.parse(readFileSync(join(folder, "cases.json"), "utf8"));
 const floats = (name) => new Float32Array(new Uint8Array(readFileSync(join(folder, name))).buffer);
-const write = (name, values) => writeFileSync(join(folder, "out", name), Buffer.from(values.buffer));
+const write = (name, { buffer, byteOffset, byteLength }) =>
+  writeFileSync(join(folder, "out", name), new Uint8Array(buffer, byteOffset, byteLength));
 
 // --- The network in Node
 
 const { Model } = await import(pathToFileURL(join(page, "model.js")));
 const ort = await import(pathToFileURL(installed.resolve("onnxruntime-web")));
-const model = await Model.load(ort, new Uint8Array(readFileSync(join(folder, "model.onnx"))));
+const model = await Model.load(ort, new Uint8Array(readFileSync(join(page, "model.onnx"))));
 write("network.bin", await model.grid(floats("low.bin")));
+
+// --- Models by themselves: here, and in the browser
+
+const run = async (ort, { name, inputs }, read) => {
+  const session = await ort.InferenceSession.create(new Uint8Array(await read(`${name}.onnx`)));
+  const feeds = {};
+  for (const [key, [type, shape]] of Object.entries(inputs)) {
+    const bytes = await read(`${name}.${key}`);
+    feeds[key] = new ort.Tensor(type, new (type === "uint8" ? Uint8Array : Float32Array)(bytes), shape);
+  }
+  return (await session.run(feeds)).out.data;
+};
+const read = (name) => new Uint8Array(readFileSync(join(folder, name))).buffer;
+for (const each of cases.runs) write(`${each.name}.node`, await run(ort, each, read));
 
 // --- The page and the cases, served: GET from either folder, PUT into the second's
 
@@ -35,7 +51,7 @@ const server = createServer(async (request, response) => {
     writeFileSync(join(folder, "out", path), Buffer.concat(parts));
     return response.end();
   }
-  const file = [join(page, path), join(folder, path)].find(existsSync);
+  const file = [page, npm, folder].map((place) => join(place, path)).find(existsSync);
   response.writeHead(file ? 200 : 404, { "Content-Type": kinds[extname(path)] ?? "application/octet-stream" });
   return file ? createReadStream(file).pipe(response) : response.end();
 });
@@ -86,6 +102,17 @@ try {
       if (renderer.gl.getError()) throw new Error(`${name}: an error of WebGL`);
     }
   }, cases.shaders);
+  const inTheBrowser = async ({ list, source }) => {
+    const folder = `${location.origin}/node_modules/onnxruntime-web/dist/`;
+    const ort = await import(`${folder}ort.wasm.bundle.min.mjs`);
+    ort.env.wasm.wasmPaths = folder;
+    const run = (0, eval)(source);
+    const read = async (name) => (await fetch(`/${name}`)).arrayBuffer();
+    for (const each of list) {
+      await fetch(`/${each.name}.chromium`, { method: "PUT", body: await run(ort, each, read) });
+    }
+  };
+  await tab.evaluate(inTheBrowser, { list: cases.runs, source: run.toString() });
 
   // --- The page, as someone uses it
   const state = (name, value) => tab.waitForSelector(`body[data-${name}="${value}"]`, { timeout: 60000 });
@@ -100,7 +127,7 @@ try {
   await tab.waitForSelector("#message:not([hidden])");
   write("message.txt", new TextEncoder().encode(await tab.textContent("#message")));
   failures.splice(0); // that the model is missing, and is none, are errors of the console
-  await tab.setInputFiles("#file", join(folder, "model.onnx"));
+  await tab.setInputFiles("#file", join(page, "model.onnx"));
   await tab.waitForFunction(() => document.getElementById("model").textContent.includes("×"));
   await tab.setInputFiles("#file", join(folder, "photo.png"));
   await state("drawn", "exact");
@@ -108,7 +135,7 @@ try {
   await tab.mouse.move(0, 0);
   await tab.screenshot({ path: join(folder, "out", "page.png") });
   for (const name of [...cases.models, "model"]) {
-    await tab.setInputFiles("#file", join(folder, `${name}.onnx`));
+    await tab.setInputFiles("#file", join(name === "model" ? page : folder, `${name}.onnx`));
     await tab.waitForFunction((text) => document.getElementById("message").textContent.includes(text), `${name}.onnx`);
     if (name !== "model") await saved(`${name}.png`);
   }

@@ -2,7 +2,7 @@
 
 :func:`shader` writes the fragment shader of a guide and a grid's sizes, :func:`texture` packs a grid for it, and
 :data:`VERTEX` is the vertex shader. :func:`resize_area` is the shader that reduces an image for a network that predicts
-the grid. :func:`save` writes a whole model as files, and :func:`web` writes it for the page in ``examples/web``.
+the grid. :func:`save` writes a whole model as files, and :func:`web` writes a page that runs it in the browser.
 
 Two forms look the grid up, of one and the same layout of the texture:
 
@@ -31,6 +31,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -386,26 +387,33 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
 
 
 def web(model: Predictor | str | os.PathLike[str] | None, folder: str | os.PathLike[str]) -> Path:
-    """Write a model for the page in ``examples/web``: one file, the network with the shaders in its metadata.
+    """Write a page that enhances photographs and a camera's picture in the browser, for any static server.
 
     Parameters
     ----------
     model : Predictor, or the path of a model file, optional
         Without one, the model in the package. Its network must have one scale.
     folder : path
-        Where to write ``model.onnx``; made where missing. In the page's own folder it is what the page begins with;
-        any other such file can be dropped onto the page.
+        Made where missing; files of the same names are replaced.
 
     Returns
     -------
     Path
-        The file's: the network of :func:`save`, whose metadata ``bilateral_ops.web`` is JSON: the sizes, and the texts
-        of :data:`VERTEX`, :func:`resize_area` and :func:`shader` in both forms.
+        The folder, with
+
+        - ``index.html``, ``style.css``, ``app.js``, ``renderer.js`` and ``model.js``: the page, without a build step
+        - ``model.onnx``: the network of :func:`save`, whose metadata ``bilateral_ops.web`` is JSON: the sizes, and the
+          texts of :data:`VERTEX`, :func:`resize_area` and :func:`shader` in both forms. Such a file can also be dropped
+          onto a page that has another.
 
     Raises
     ------
     ValueError
         As :func:`save` does.
+
+    Notes
+    -----
+    The page has ONNX Runtime from a CDN, or from where ``?ort=`` says: examples/web/README.md.
     """
     from . import onnx
 
@@ -413,9 +421,11 @@ def web(model: Predictor | str | os.PathLike[str] | None, folder: str | os.PathL
     made = onnx.hdrnet(predictor, part="network", **_NETWORK)
     entry = made.metadata_props.add()
     entry.key, entry.value = "bilateral_ops.web", json.dumps(facts)
-    path = Path(folder, "model.onnx")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(made, path)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    onnx.save(made, path / "model.onnx")
+    for file in resources.files(__package__).joinpath("page").iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
     return path
 
 
