@@ -63,8 +63,8 @@ def core(session: nox.Session) -> None:
 #: The tests that need frameworks …
 WITH_FRAMEWORKS = (
     *(f"tests/test_{name}.py" for name in ("compat", "examples", "export", "exporters", "frameworks", "glsl")),
-    *(f"tests/test_{name}.py" for name in ("hdrnet", "jax", "lut", "pages", "radiance_fields", "torch")),
-    *(f"tests/test_{name}.py" for name in ("train", "types")),
+    *(f"tests/test_{name}.py" for name in ("hdrnet", "jax", "lut", "pages", "radiance_fields", "runtimes")),
+    *(f"tests/test_{name}.py" for name in ("torch", "train", "types")),
     *(f"tests/test_gradcheck.py::test_{name}" for name in ("frameworks_do_not_mix", "jax", "pytorch")),
     "tests/cuda/test_cuda_xla.py",
 )
@@ -81,13 +81,28 @@ def frameworks(session: nox.Session) -> None:
     """The tests that need PyTorch, JAX, CuPy, Dask or a runtime of ONNX models, which are too large for everyone."""
     packages = ("accelerate", "onnxruntime", "onnxscript", "openvino", "safetensors", "tensorboard", "torch==2.13.0")
     session.install(WHEN_IMPORTED, ".[test,cupy,jax,onnx,dask,train]", *packages, *CUDA_TEST)
-    # MNN by itself: it needs another version of protobuf than onnx. The test finds it on the PATH.
+    tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
+    session.run("pytest", *PARALLEL, *tests, *session.posargs, env={**AND_KEPT, **_with_mnn(session)})
+
+
+@nox.session
+def runtimes(session: nox.Session) -> None:
+    """Exported models in OpenVINO, MNN, ncnn and LiteRT, by their converters, which take gigabytes (six minutes)."""
+    session.install(
+        WHEN_IMPORTED,
+        ".[test,ncnn,onnx,tflite]",
+        *("ncnn", "onnxruntime", "openvino", "torch==2.13.0"),
+        "-Ccmake.define.BILATERAL_OPS_CUDA=off",
+    )
+    session.run("pytest", "tests/test_runtimes.py", *session.posargs, env={**AND_KEPT, **_with_mnn(session)})
+
+
+def _with_mnn(session: nox.Session) -> dict[str, str]:
+    """A PATH whose last folder has MNN, by itself: it needs another version of protobuf than onnx."""
     programs = Path(session.create_tmp(), "mnn", "bin").resolve()
     session.run("python", "-m", "venv", str(programs.parent))
     session.run(str(programs / "pip"), "install", "-q", "MNN", "numpy", external=True)
-    env = {**AND_KEPT, "PATH": os.pathsep.join([*(session.bin_paths or ()), os.environ["PATH"], str(programs)])}
-    tests = (*WITH_FRAMEWORKS, *(f"--deselect={name}" for name in WITHOUT))
-    session.run("pytest", *PARALLEL, *tests, *session.posargs, env=env)
+    return {"PATH": os.pathsep.join([*(session.bin_paths or ()), os.environ["PATH"], str(programs)])}
 
 
 @nox.session
@@ -102,7 +117,7 @@ def files(session: nox.Session) -> None:
 
 @nox.session
 def web(session: nox.Session) -> None:
-    """The shaders and examples/web in headless Chromium, the network in Node; writes the README's screenshot."""
+    """The shaders and the page in headless Chromium, ONNX Runtime there and in Node; writes the README's screenshot."""
     if missing := [tool for tool in ("chromium", "node", "npm") if not shutil.which(tool)]:
         session.error(f"{' and '.join(missing)} not found: apt-get install chromium nodejs npm")
     session.run("npm", "install", "--prefix", "examples/web", "--no-audit", "--no-fund", external=True)

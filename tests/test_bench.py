@@ -112,7 +112,7 @@ def test_a_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     report = compare({"ours": bilateral_ops.slice_apply})
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"bench.Report.plot needs Matplotlib.*bilateral_ops\[bench\]"):
+    with pytest.raises(ImportError, match=r"bench.Report.plot needs Matplotlib.*pip install .\.\[bench\]"):
         report.plot("times.png")
 
 

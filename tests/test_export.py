@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from cases import (
     assert_forward,
     assert_same_bits,
     cases_of,
-    environment,
     forward,
     forward_example,
     python,
@@ -499,8 +496,11 @@ def test_what_tensorrt_does_not_have() -> None:
 
 @FORM
 def test_without_what_nan_takes(form: str) -> None:
+    shape = (3, 4, 5, 3, 4)
     made = export.hdrnet(form=form, nan=False)
-    assert not {node.op_type for node in made.graph.node} & {"Equal", "Not", "Where", "IsNaN", "Pad"}
+    others = [export.slice_apply(shape, form=form, nan=False), export.slice(shape[:4], form=form, nan=False)]
+    for each in (made, export.enhance(shape, bilateral_ops.LumaGuide(), form=form, nan=False), *others):
+        assert not {node.op_type for node in each.graph.node} & {"Equal", "Not", "Where", "IsNaN", "Pad"}
     image = PHOTOGRAPH / F32.type(255)
     assert np.abs(session(made).run(None, {"image": image})[0] - Predictor.load()(image)).max() <= 1e-5
 
@@ -512,40 +512,6 @@ def test_what_hdrnet_refuses() -> None:
     ):
         with pytest.raises(ValueError, match=rf"^onnx\.hdrnet: {re.escape(sentence)}$"):
             export.hdrnet(**options)
-
-
-@pytest.mark.parametrize("image", ["float32", "uint8"])
-def test_openvino(image: str, tmp_path: Path) -> None:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    export.save(export.hdrnet(image=image, opset=13), tmp_path / "model.onnx")
-    given = PHOTOGRAPH if image == "uint8" else PHOTOGRAPH / F32.type(255)
-    exactly = {"INFERENCE_PRECISION_HINT": "f32"}
-    out = openvino.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", exactly)(given)[0]
-    want = Predictor.load()(given)
-    assert np.abs(out.astype(F32) - want.astype(F32)).max() <= (1 if image == "uint8" else 1e-5)
-
-
-@FORM
-def test_mnn(form: str, tmp_path: Path) -> None:
-    """In an environment of its own, as MNN's package and onnx's need different versions of protobuf."""
-    if (convert := shutil.which("mnnconvert")) is None:
-        pytest.skip("MNN's mnnconvert is not on the PATH")
-    export.save(export.hdrnet(form=form, opset={"GridSample": 20, "Gather": 13}[form]), tmp_path / "model.onnx")
-    image, want = PHOTOGRAPH[:1] / F32.type(255), Predictor.load()(PHOTOGRAPH[:1] / F32.type(255))
-    np.save(tmp_path / "image.npy", image)
-    run = functools.partial(
-        subprocess.run, check=True, capture_output=True, cwd=tmp_path, env=environment(PYTHONPATH="")
-    )
-    run([convert, "-f", "ONNX", "--modelFile", "model.onnx", "--MNNModel", "model.mnn", "--bizCode", "b"])
-    code = """
-import numpy as np, MNN.expr as expr, MNN.nn as nn
-image = np.load("image.npy")
-given = expr.const(image, list(image.shape), expr.NCHW, expr.float)
-out = expr.convert(nn.load_module_from_file("model.mnn", ["image"], ["out"]).forward(given), expr.NCHW)
-np.save("out.npy", np.array(out.read()).reshape(out.shape))
-"""
-    run([Path(convert).with_name("python"), "-c", code])
-    assert np.abs(np.load(tmp_path / "out.npy") - want).max() <= 1e-5
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -632,8 +598,44 @@ def test_the_command_writes_what_the_function_makes(tmp_path: Path, capsys: Any)
     ]
 
 
+def test_the_command_writes_folders(tmp_path: Path, capsys: Any) -> None:
+    own = tmp_path / "own.safetensors"
+    write_model(own, predictor_of("local").config, weights_of(predictor_of("local").config))
+    folders = [tmp_path / name for name in ("glsl", "web")]
+    for folder in folders:
+        assert main(["export", str(own), "--to", folder.name, "--out", str(folder)]) == 0
+    assert capsys.readouterr().out.split() == list(map(str, folders))
+    names = {"network.onnx", "triangle.vert", "resize_area.frag", "exact.frag", "fast.frag", "model.json"}
+    assert {file.name for file in folders[0].iterdir()} == names
+    pages = {"index.html", "style.css", "app.js", "renderer.js", "model.js", "model.onnx"}
+    assert {file.name for file in folders[1].iterdir()} == pages
+    networks = [onnx.load(folder / name).graph for folder, name in zip(folders, ("network.onnx", "model.onnx"))]
+    assert networks[0] == networks[1] == export.hdrnet(predictor_of("local"), part="network", opset=13).graph
+
+
 def test_sentences_of_the_command(tmp_path: Path, capsys: Any) -> None:
     nowhere = tmp_path / "nowhere" / "model.onnx"
+    own = tmp_path / "scales.safetensors"
+    write_model(own, predictor_of("scales").config, weights_of(predictor_of("scales").config))
+    for to, options, sentence in (
+        ("web", ["--form", "Gather"], "export: --form is for onnx, and not for web."),
+        ("onnx", ["--size", "9x9"], "export: --size is for tflite, ncnn, and not for onnx."),
+        ("ncnn", [], "export: --size is needed, as ncnn files are for images of one size: --size 1920x1080."),
+        (
+            "tflite",
+            ["--size", "9x9", "--image", "float16"],
+            "export: tflite.save: image must be one of float32, uint8,",
+        ),
+        ("tflite", ["--size", "9x0"], "argument --size: must be WIDTHxHEIGHT such as 1920x1080, got '9x0'"),
+        ("glsl", [str(own)], "export: glsl.save: model must have one scale, got 3; these shaders have no pyramid."),
+        ("web", ["--out", str(own)], f"export: cannot open {own} (File exists)."),
+    ):
+        try:
+            code = main(["export", "--to", to, "--out", str(tmp_path / "model"), *options])
+        except SystemExit as stop:
+            code = stop.code
+        assert code == 2
+        assert sentence in capsys.readouterr().err
     for options, sentence in (
         (["--out", str(nowhere)], f"export: cannot open {nowhere} (No such file or directory)."),
         (["nothing", "--out", "model.onnx"], "export: cannot open nothing (No such file or directory)."),

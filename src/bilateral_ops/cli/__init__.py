@@ -10,8 +10,9 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -161,47 +162,92 @@ def _add_export(commands: Any) -> None:
 
     parser = commands.add_parser(
         "export",
-        help="write a trained model for other runtimes",
-        description="Write a trained model for runtimes that do not have this package: all of it, from an image to the "
-        "image enhanced, of any size, or with --split its network and its full-resolution part as two files. "
-        "docs/deployment.md says which form is for which runtime.",
-        epilog=f"Formats: onnx (standard operators; needs {install('onnx')}).",
+        help="write a trained model for other runtimes: onnx, tflite, ncnn, glsl, web",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.dedent("""\
+            Write a trained model for where this package is not: all of it, from an image to the image enhanced, or
+            with --split its network and its full-resolution part by themselves, so that the one may run on another
+            processor, or less often, than the other.
+
+            formats:
+              onnx    standard operators, images of any size: ONNX Runtime, OpenVINO, TensorRT, MNN, browsers
+              tflite  for LiteRT on phones; one size of images
+              ncnn    a .param file and its .bin; one size of images
+              glsl    a folder: the network as ONNX, the rest as fragment shaders of GLSL ES 3.00
+              web     a folder: a page for any static server that enhances photographs and the camera's picture"""),
+        epilog=textwrap.dedent(f"""\
+            examples:
+              bilateral-ops export --to onnx --out hdrnet.onnx
+              bilateral-ops export mine.safetensors --to onnx --out mine.onnx --split --image uint8
+              bilateral-ops export mine.safetensors --to tflite --out mine.tflite --size 1920x1080
+              bilateral-ops export mine.safetensors --to ncnn --out mine.param --size 1920x1080
+              bilateral-ops export mine.safetensors --to web --out page; python -m http.server -d page
+
+            onnx, glsl and web need {install('onnx')}, tflite {install('tflite')},
+            ncnn {install('ncnn')}.
+            docs/deployment.md says what was run where, and how a file is used."""),
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model file (default: the model in this package)")
-    parser.add_argument("--to", choices=("onnx",), required=True, metavar="FORMAT", help="onnx")
+    parser.add_argument("--to", choices=tuple(_FORMATS), required=True, metavar="FORMAT", help=", ".join(_FORMATS))
     parser.add_argument(
         "--out",
         required=True,
-        metavar="FILE",
-        help="the file to write; with --split FILE's name with .network and .render before its ending",
+        metavar="PATH",
+        help="the file to write, or for glsl and web the folder, made where missing; with --split the file's name with "
+        ".network and .render before its ending",
     )
-    parser.add_argument(
-        "--split", action="store_true", help="write the network and the full-resolution part by themselves"
+    options = parser.add_argument_group("options", "each of the formats that it names")
+    options.add_argument(
+        "--split",
+        action="store_const",
+        const=True,
+        help="(onnx, tflite, ncnn) write the network and the full-resolution part by themselves",
     )
-    parser.add_argument(
-        "--form",
-        choices=("GridSample", "Gather"),
-        default="Gather",
-        help="how the grid is looked up: by Gather with four axes at most, which most runtimes have, or by GridSample "
-        "of three dimensions (default: %(default)s)",
+    options.add_argument(
+        "--size",
+        type=_width_and_height,
+        metavar="WIDTHxHEIGHT",
+        help="(tflite, ncnn) pixels of the images, such as 1920x1080",
     )
-    parser.add_argument(
-        "--layout", choices=("NHWC", "NCHW"), default="NHWC", help="axes of images (default: %(default)s)"
-    )
-    parser.add_argument(
+    options.add_argument(
         "--image",
         choices=("float32", "float16", "uint8", "uint16"),
-        default="float32",
-        help="numbers of images; floats are in [0, 1] (default: %(default)s)",
+        help="(onnx; tflite: float32, uint8) numbers of images; floats are in [0, 1] (default: float32)",
     )
-    parser.add_argument(
+    options.add_argument("--layout", choices=("NHWC", "NCHW"), help="(onnx) axes of images (default: NHWC)")
+    options.add_argument(
+        "--form",
+        choices=("GridSample", "Gather"),
+        help="(onnx) how the grid is looked up: by Gather with four axes at most, which most runtimes have, or by "
+        "GridSample of three dimensions (default: Gather)",
+    )
+    options.add_argument(
         "--no-nan",
-        action="store_true",
-        help="leave out that a NaN changes its own pixel alone, and with it operators that ncnn does not have",
+        action="store_const",
+        const=True,
+        help="(onnx) leave out that a NaN changes its own pixel alone, and the operators that takes",
     )
-    parser.add_argument(
-        "--opset", type=int, metavar="N", help="of ONNX's operators (default: 20 for GridSample, 13 for Gather)"
+    options.add_argument(
+        "--opset", type=int, metavar="N", help="(onnx) of operators (default: 20 for GridSample, 13 for Gather)"
     )
+
+
+#: The formats of `export`, which options each takes, and the extra that brings what it needs with its modules.
+_FORMATS: dict[str, tuple[set[str], str, tuple[str, ...]]] = {
+    "onnx": ({"split", "form", "layout", "image", "no_nan", "opset"}, "onnx", ("onnx",)),
+    "tflite": ({"split", "size", "image"}, "tflite", ("torch", "litert_torch")),
+    "ncnn": ({"split", "size"}, "ncnn", ("onnx", "pnnx")),
+    "glsl": (set(), "onnx", ("onnx",)),
+    "web": (set(), "onnx", ("onnx",)),
+}
+
+
+def _width_and_height(text: str) -> tuple[int, int]:
+    """(H, W) of WIDTHxHEIGHT."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT such as 1920x1080, got {text!r}")
+    return int(found[2]), int(found[1])
 
 
 def _add_train(commands: Any) -> None:
@@ -299,28 +345,56 @@ def _train(options: argparse.Namespace) -> bool:
 def _export(options: argparse.Namespace) -> bool:
     from .._core.missing import missing
 
-    if lacking := missing("onnx", "onnx"):
+    to, out = options.to, Path(options.out)
+    taken, extra, modules = _FORMATS[to]
+    said = {name: value for name, value in _said(options).items() if value is not None}
+    for name in said.keys() - taken - {"model", "to", "out"}:
+        formats = ", ".join(other for other, (its, *_) in _FORMATS.items() if name in its)
+        raise CommandError(f"export: --{name.replace('_', '-')} is for {formats}, and not for {to}.")
+    if "size" in taken and "size" not in said:
+        raise CommandError(f"export: --size is needed, as {to} files are for images of one size: --size 1920x1080.")
+    if lacking := missing(extra, *modules):
         raise CommandError(f"export: {lacking}.")
-    from ..export import onnx
-    from ..hdrnet import Predictor
-
-    out = Path(options.out)
-    names: dict[Any, Path] = {"whole": out}
-    if options.split:
-        names = {part: out.with_name(f"{out.stem}.{part}{out.suffix}") for part in ("network", "render")}
-    opset = options.opset or {"GridSample": 20, "Gather": 13}[options.form]
-    choices: Any = {"form": options.form, "layout": options.layout, "image": options.image}
-    choices |= {"nan": not options.no_nan, "opset": opset}
     try:
-        predictor = Predictor.load(options.model)
-        for part, file in names.items():
-            onnx.save(onnx.hdrnet(predictor, part=part, **choices), file)
-            print(file)
+        with redirect_stdout(sys.stderr):  # what converters say of their progress
+            files = [*_written(to, options.model, out, said)]
     except OSError as error:
         raise CommandError(f"export: cannot open {error.filename} ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise CommandError(f"export: {error}") from None
+    print(*files, sep="\n")
     return True
+
+
+def _written(to: str, model: str | None, out: Path, said: dict[str, Any]) -> Iterator[Path]:
+    """The files or folders as they are written."""
+    if to in ("glsl", "web"):
+        from ..export import glsl
+
+        yield (glsl.web if to == "web" else glsl.save)(model, out)
+        return
+    parts: dict[Any, Path] = {"whole": out}
+    if "split" in said:
+        parts = {part: out.with_name(f"{out.stem}.{part}{out.suffix}") for part in ("network", "render")}
+    for part, file in parts.items():
+        if to == "onnx":
+            from ..export import onnx
+            from ..hdrnet import Predictor
+
+            form = said.get("form", "Gather")
+            choices: Any = {name: said[name] for name in ("layout", "image") if name in said}
+            choices |= {"form": form, "nan": "no_nan" not in said}
+            choices["opset"] = said.get("opset", {"GridSample": 20, "Gather": 13}[form])
+            onnx.save(onnx.hdrnet(Predictor.load(model), part=part, **choices), file)
+            yield file
+        elif to == "tflite":
+            from ..export import tflite
+
+            yield tflite.save(model, file, size=said["size"], part=part, image=said.get("image", "float32"))
+        else:
+            from ..export import ncnn
+
+            yield from ncnn.save(model, file, size=said["size"], part=part)
 
 
 def _demo(options: argparse.Namespace) -> bool:

@@ -94,6 +94,7 @@ def enhance(
     xy: PixelRule | None = None,
     window: bool = False,
     align_corners: bool = False,
+    nan: bool = True,
     opset: int = 20,
 ) -> onnx.ModelProto:
     """Make the model of :func:`bilateral_ops.enhance`: guide, slice and apply.
@@ -126,6 +127,9 @@ def enhance(
         image of which ``image`` is a tile.
     align_corners : bool
         The sampling rule, as in :func:`bilateral_ops.slice`.
+    nan : bool
+        Whether a NaN in the guide gives NaN in its pixel alone. False leaves that to the runtime, and ``Equal``,
+        ``Not`` and ``Where`` out, which ncnn does not have.
     opset : int
         The version of ONNX's operators: at least 20 for ``"GridSample"``, 13 for ``"Gather"``.
 
@@ -148,7 +152,7 @@ def enhance(
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
     record, channels = checked_guide("onnx.enhance", guide)
-    model = _Model("onnx.enhance", form, layout, image, grid, xy, window, align_corners, opset)
+    model = _Model("onnx.enhance", form, layout, image, grid, xy, window, align_corners, opset, nan)
     return model.applying(grid_shape, grid_axes, channels, record)
 
 
@@ -164,6 +168,7 @@ def slice_apply(
     xy: PixelRule | None = None,
     window: bool = False,
     align_corners: bool = False,
+    nan: bool = True,
     opset: int = 20,
 ) -> onnx.ModelProto:
     """Make the model of :func:`bilateral_ops.slice_apply`: for a guide that something else computes.
@@ -172,7 +177,7 @@ def slice_apply(
 
     Parameters
     ----------
-    grid_shape, form, layout, grid_axes, image, grid, xy, window, align_corners, opset
+    grid_shape, form, layout, grid_axes, image, grid, xy, window, align_corners, nan, opset
         As given to :func:`enhance`.
     Ci : int
         The image's channels.
@@ -191,7 +196,7 @@ def slice_apply(
     -----
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """
-    model = _Model("onnx.slice_apply", form, layout, image, grid, xy, window, align_corners, opset)
+    model = _Model("onnx.slice_apply", form, layout, image, grid, xy, window, align_corners, opset, nan)
     return model.applying(grid_shape, grid_axes, Ci, None)
 
 
@@ -205,6 +210,7 @@ def slice(
     xy: PixelRule | Literal["array"] | None = None,
     window: bool = False,
     align_corners: bool = False,
+    nan: bool = True,
     opset: int = 20,
 ) -> onnx.ModelProto:
     """Make the model of :func:`bilateral_ops.slice`: of a bilateral grid, or of a 3-D lookup table.
@@ -215,7 +221,7 @@ def slice(
     ----------
     grid_shape : (Gh, Gw, Gd, C)
         The grid's cells and channels.
-    form, grid, window, align_corners, opset
+    form, grid, window, align_corners, nan, opset
         As given to :func:`enhance`.
     layout : "NHWC" or "NCHW"
         The axes of the result.
@@ -241,7 +247,7 @@ def slice(
     -----
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """
-    model = _Model("onnx.slice", form, layout, "float32", grid, xy, window, align_corners, opset)
+    model = _Model("onnx.slice", form, layout, "float32", grid, xy, window, align_corners, opset, nan)
     return model.slicing(grid_shape, grid_axes)
 
 
@@ -266,14 +272,10 @@ def hdrnet(
         ``"whole"``: an image → the image enhanced; reduce, network, guide, slice and apply. ``"network"``: the image
         reduced by areas, ``low`` → ``grid`` (:meth:`.Predictor.grid`). ``"render"``: ``grid`` and an image → the image
         enhanced (:meth:`.Predictor.render`), whose grid is the other's.
-    form, layout, image, opset
+    form, layout, image, nan, opset
         As given to :func:`enhance`; ``layout`` is that of ``low``, too.
     window : bool
         As given to :func:`enhance`, of ``"render"`` and a model of one scale.
-    nan : bool
-        Whether a NaN in the guide gives NaN in its pixel alone. False leaves that to the runtime, and ``Equal``,
-        ``Not`` and ``Where`` out, which ncnn does not have.
-
     Returns
     -------
     onnx.ModelProto
