@@ -62,6 +62,24 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+#: Lookup tables: their shapes, and the rule.
+LUTS: dict[str, dict[str, Any]] = {
+    "lut": {"shape": (17, 17, 17, 3)},
+    "lut-oblong": {"shape": (3, 9, 5, 4)},
+    "lut-of-one": {"shape": (1, 2, 1, 1)},
+    "lut-unaligned": {"shape": (5, 4, 6, 2), "align_corners": False},
+}
+
+
+def lut(name: str) -> tuple[Any, Any, dict[str, Any]]:
+    """A table, an image whose colours reach beyond it, and the rule."""
+    rng = np.random.default_rng(len(name))
+    image = np.float32(rng.uniform(-0.1, 1.1, (21, 33, 3)))
+    image[0, :5] = [[0, 0, 0], [1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    options = dict(LUTS[name])
+    return np.float32(rng.uniform(-1, 1, options.pop("shape"))), image, options
+
+
 def made(name: str) -> tuple[Any, Any, Any, dict[str, Any]]:
     """The guide, the grid, the image of a case, and how they are sampled."""
     case, seed = CASES[name], list(CASES).index(name)

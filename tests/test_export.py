@@ -621,11 +621,6 @@ def test_sentences_of_the_command(tmp_path: Path, capsys: Any) -> None:
         ("web", ["--form", "Gather"], "export: --form is for onnx, and not for web."),
         ("onnx", ["--size", "9x9"], "export: --size is for tflite, ncnn, and not for onnx."),
         ("ncnn", [], "export: --size is needed, as ncnn files are for images of one size: --size 1920x1080."),
-        (
-            "tflite",
-            ["--size", "9x9", "--image", "float16"],
-            "export: tflite.save: image must be one of float32, uint8,",
-        ),
         ("tflite", ["--size", "9x0"], "argument --size: must be WIDTHxHEIGHT such as 1920x1080, got '9x0'"),
         ("glsl", [str(own)], "export: glsl.save: model must have one scale, got 3; these shaders have no pyramid."),
         ("web", ["--out", str(own)], f"export: cannot open {own} (File exists)."),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shaders import CASES, guide_of, made
+from shaders import CASES, LUTS, guide_of, lut, made
 
 from bilateral_ops import LumaGuide
 from bilateral_ops.export import glsl
@@ -78,6 +78,21 @@ def test_uniforms_are_declared_and_used(name: str) -> None:
 def test_what_a_shader_cannot_be(guide: Any, shape: Any, options: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=f"glsl.shader: .*{sentence}"):
         glsl.shader(guide, shape, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "sentence"),
+    [
+        ((17, 17, 3), {}, "shape must be four integers"),
+        ((17, 17, 257, 3), {}, "at most 256"),
+        ((17, 17, 17, 5), {}, "C at most 4"),
+        ((17, 0, 17, 3), {}, "at least 1"),
+        ((17, 17, 17, 3), {"form": "nearest"}, "exact, fast"),
+    ],
+)
+def test_what_a_lookup_table_cannot_be(shape: Any, options: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"glsl.lut: .*{sentence}"):
+        glsl.lut(shape, **options)
 
 
 def test_what_is_not_finite_is_refused() -> None:
@@ -166,20 +181,49 @@ def test_other_models_are_refused(tmp_path: Path, options: Any, sentence: str) -
         glsl.web(Predictor(config, weights), tmp_path)
 
 
-@pytest.mark.skipif(not shutil.which("glslangValidator"), reason="needs glslangValidator (Debian: glslang-tools)")
-def test_khronos_compiler_takes_all_shaders(tmp_path: Path) -> None:
+def all_shaders() -> dict[str, str]:
+    """Every text that there is, by a file name."""
     texts = {"triangle.vert": glsl.VERTEX, "resize_area.frag": glsl.resize_area()}
-    for name, case in CASES.items():
-        guide, grid, _, rule = made(name)
-        parameters = case.get("parameters", "constants")
-        for form in ("exact", "fast"):
+    for form in ("exact", "fast"):
+        for name, case in CASES.items():
+            guide, grid, _, rule = made(name)
+            parameters = case.get("parameters", "constants")
             text = glsl.shader(guide, grid.shape, form=form, parameters=parameters, **rule)
             texts[f"{name}-{form}.frag"] = text
+        for name in LUTS:
+            table, _, rule = lut(name)
+            texts[f"{name}-{form}.frag"] = glsl.lut(table.shape, form=form, **rule)
+    return texts
+
+
+def written(texts: dict[str, str], folder: Path) -> list[str]:
     for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    done = subprocess.run(["glslangValidator", *texts], cwd=tmp_path, capture_output=True, text=True)
-    assert not done.returncode, done.stdout
+        (folder / name).write_text(text)
+    return list(texts)
+
+
+def tool(folder: Path, *command: str) -> str:
+    """What one of Khronos's programs says."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"needs {command[0]} (Debian: glslang-tools, spirv-cross)")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
     assert "WARNING" not in done.stdout
+    return done.stdout
+
+
+def test_khronos_compiler_takes_all_shaders(tmp_path: Path) -> None:
+    tool(tmp_path, "glslangValidator", *written(all_shaders(), tmp_path))
+
+
+def test_shaders_become_metal(tmp_path: Path) -> None:
+    """As docs/deployment-glsl.md says; nothing here compiles Metal's language."""
+    texts = {name: text.replace("300 es", "310 es", 1) for name, text in all_shaders().items() if "frag" in name}
+    for name in written(texts, tmp_path):
+        tool(tmp_path, "glslangValidator", "-G", "--auto-map-locations", "--auto-map-bindings", "-o", "a.spv", name)
+        metal = tool(tmp_path, "spirv-cross", "--msl", "a.spv")
+        assert "fragment" in metal
+        assert ("texture3d<float>" in metal) == (name != "resize_area.frag")
 
 
 def test_shaders_need_no_library() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shaders import CASES, made
+from shaders import CASES, LUTS, lut, made
 
 import bilateral_ops as bo
 from bilateral_ops.cli import main
@@ -77,6 +77,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files = {"image": f"{name}.image", "grid": f"{name}.grid", "bytes": bool(case.get("bytes"))}
         size, window = image.shape[1::-1], case.get("window")
         shaders.append({"name": name, "facts": facts, **files, "values": values, "size": size, "window": window})
+    for name in LUTS:
+        table, image, rule = lut(name)
+        table.tofile(folder / f"{name}.grid")
+        padded(image).tofile(folder / f"{name}.image")
+        texts = {form: glsl.lut(table.shape, form=form, **rule) for form in ("exact", "fast")}
+        shape = (*table.shape[:3], 1, table.shape[3])
+        facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": texts, "grid_shape": shape}
+        files = {"image": f"{name}.image", "grid": f"{name}.grid", "values": {}, "size": image.shape[1::-1]}
+        shaders.append({"name": name, "facts": facts, **files})
     for name, (height, width, side) in REDUCED.items():
         padded(reduced(name)).tofile(folder / f"{name}.image")
         facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": {}, "net_input": side}
@@ -203,6 +212,22 @@ def test_fast(ran: Path, name: str) -> None:
     steps = sum(np.abs(np.diff(grid, axis=axis)).max(initial=0) for axis in range(3))
     each = steps / 512 + np.abs(grid).max() * 2**-11
     np.testing.assert_allclose(got, want, rtol=0, atol=each * grid.shape[-1])
+
+
+@BROWSER
+@pytest.mark.parametrize("form", ["exact", "fast"])
+@pytest.mark.parametrize("name", LUTS)
+def test_lookup_tables(ran: Path, name: str, form: str) -> None:
+    table, image, rule = lut(name)
+    want = bo.slice(table, image[..., 2], xy=image[..., :2], **{"align_corners": True, **rule})
+    got = result(ran, f"{name}.{form}", (*image.shape[:2], 4))
+    channels, each = table.shape[-1], 1e-6
+    if form == "fast":
+        each = sum(np.abs(np.diff(table, axis=i)).max(initial=0) for i in range(3)) / 512 + np.abs(table).max() * 2**-11
+    np.testing.assert_allclose(got[..., :channels], want, rtol=0, atol=each * (2 if form == "exact" else 1))
+    if channels < 4:
+        np.testing.assert_array_equal(got[..., channels:3], 0)
+        np.testing.assert_array_equal(got[..., 3], 0.5)
 
 
 @BROWSER

@@ -2,7 +2,8 @@
 
 :func:`shader` writes the fragment shader of a guide and a grid's sizes, :func:`texture` packs a grid for it, and
 :data:`VERTEX` is the vertex shader. :func:`resize_area` is the shader that reduces an image for a network that predicts
-the grid. :func:`save` writes a whole model as files, and :func:`web` writes a page that runs it in the browser.
+the grid, and :func:`lut` the one that looks colours up in a 3-D table. :func:`save` writes a whole model as files, and
+:func:`web` a page that runs it in the browser.
 
 Two forms look the grid up, of one and the same layout of the texture:
 
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from ..hdrnet import Predictor
 
-__all__ = ["VERTEX", "resize_area", "save", "shader", "texture", "uniforms", "web"]
+__all__ = ["VERTEX", "lut", "resize_area", "save", "shader", "texture", "uniforms", "web"]
 
 _Form: TypeAlias = Literal["exact", "fast"]
 _Parameters: TypeAlias = Literal["constants", "uniforms"]
@@ -190,11 +191,10 @@ ivec2 position(int i, int n, int cells) {{{single}
   return ivec2(clamp(({step}) * ({scale}){shift}, 0, 2 * n * (cells - 1)), 2 * n);
 }}
 
-{_LOOKUP[form].format(Gh=Gh, Gw=Gw, Gd=Gd, layers=Co * Gd)}
+{_LOCATE[form].format(Gh=Gh, Gw=Gw, Gd=Gd)}
+{_LOOKUP[form].format(Gw=Gw, Gh=Gh, layers=Co * Gd)}
 void main() {{
-  ivec2 size = textureSize(image, 0), at = ivec2(gl_FragCoord.xy);
-  if (flipped) at.y = size.y - 1 - at.y;
-  vec4 pixel = texelFetch(image, at, 0);
+{_PIXEL}
   ivec2 full = window.z > 0 ? window.wz : size;
   ivec2 x = position(at.x + window.y, full.x, {Gw}), y = position(at.y + window.x, full.y, {Gh});
   float u = clamp(guide(pixel.{"xyzw"[:channels]}), 0.0, 1.0);
@@ -205,7 +205,80 @@ void main() {{
 """
 
 
-_LOOKUP = {
+def lut(shape: Sequence[int], *, form: _Form = "exact", align_corners: bool = True) -> str:
+    """Write the fragment shader that looks colours up in a 3-D table: ``slice`` at a pixel's own colour.
+
+        out = slice(table, image[..., 2], xy=image[..., :2], align_corners=align_corners)
+
+    Parameters
+    ----------
+    shape : (G, R, B, C)
+        The table's, ``table[g, r, b]``: at most 256 entries along each axis, and C at most 4.
+    form : "exact" or "fast"
+        How the table is looked up: see the module's description.
+    align_corners : bool
+        True, as ``.cube`` files are meant: 0 is the first entry and 1 the last. The sampling rule, as in
+        :func:`bilateral_ops.slice`.
+
+    Returns
+    -------
+    str
+        GLSL ES 3.00. Its uniforms are ``sampler2D image``, ``sampler3D grid`` and ``bool flipped``, as of
+        :func:`shader`; ``grid`` is what :func:`texture` packs of ``table[..., None, :]``. Colours are clamped to
+        [0, 1]. Its result is ``vec4 result``: C channels, then 0 and, as the last one, the image's alpha.
+
+    Raises
+    ------
+    ValueError
+        A shape, or a choice that is none of those above.
+
+    Notes
+    -----
+    Positions are in float32. *Fast* is off by up to 1/512 of the difference of neighbouring entries along each axis,
+    and by half floats: good where what follows has 8 bits.
+    """
+    op = "glsl.lut"
+    if form not in _FORMS:
+        raise ValueError(f"{op}: form must be one of {', '.join(_FORMS)}, got {form!r}.")
+    sizes = integers(op, "shape", "four integers (G, R, B, C)", 4, shape)
+    if min(sizes) < 1 or sizes[3] > _MOST or max(sizes) > _LAYERS:
+        raise ValueError(
+            f"{op}: shape must be (G, R, B, C), all of them at least 1 and at most {_LAYERS}, C at most {_MOST}, got "
+            f"{sizes}."
+        )
+    G, R, B, C = sizes
+    last = f"vec3({R - 1}.0, {G - 1}.0, {B - 1}.0)"
+    place = (
+        f"colour * {last}" if align_corners else f"clamp(colour * vec3({R}.0, {G}.0, {B}.0) - 0.5, vec3(0.0), {last})"
+    )
+    channels = [f"found.{name}" for name in "xyzw"[:C]] + ["0.0"] * (_MOST - 1 - C) + ["pixel.a"] * (C < _MOST)
+    return f"""{_HEAD}
+// A table of (G, R, B, C) = {(G, R, B, C)}; {form}; align_corners={bool(align_corners)}
+uniform sampler2D image;
+uniform sampler3D grid;  // {R} by {G}, {B} layers: red, green and blue
+uniform bool flipped;
+out vec4 result;
+
+{_PLACE[form].format(Gh=G, Gw=R, Gd=B)}
+{_LOOKUP[form].format(Gw=R, Gh=G, layers=B)}
+void main() {{
+{_PIXEL}
+  vec3 colour = clamp(pixel.rgb, 0.0, 1.0);
+  locate({place});
+  vec4 found = row(0);
+  result = vec4({", ".join(channels)});
+}}
+"""
+
+
+#: How a shader begins: the pixel of the image that it is for.
+_PIXEL = """\
+  ivec2 size = textureSize(image, 0), at = ivec2(gl_FragCoord.xy);
+  if (flipped) at.y = size.y - 1 - at.y;
+  vec4 pixel = texelFetch(image, at, 0);"""
+
+#: Where a pixel falls between cells, of fractions of whole numbers along rows and columns …
+_LOCATE = {
     "exact": """\
 ivec3 below, above;  // the cells around a pixel
 vec3 t;  // and where it is between them
@@ -215,7 +288,38 @@ void locate(ivec2 x, ivec2 y, float z) {{
   above = min(below + 1, ivec3({Gw}, {Gh}, {Gd}) - 1);
   t = vec3(float(x.x - below.x * x.y) / float(x.y), float(y.x - below.y * y.y) / float(y.y), z - float(below.z));
 }}
+""",
+    "fast": """\
+vec3 place;  // in texels, from the first one's edge
 
+void locate(ivec2 x, ivec2 y, float z) {{
+  place = vec3(float(x.x) / float(x.y), float(y.x) / float(y.y), z) + 0.5;
+}}
+""",
+}
+#: … or of floats.
+_PLACE = {
+    "exact": """\
+ivec3 below, above;  // the entries around a colour
+vec3 t;  // and where it is between them
+
+void locate(vec3 p) {{
+  below = ivec3(p);
+  above = min(below + 1, ivec3({Gw}, {Gh}, {Gd}) - 1);
+  t = p - vec3(below);
+}}
+""",
+    "fast": """\
+vec3 place;  // in texels, from the first one's edge
+
+void locate(vec3 p) {{
+  place = p + 0.5;
+}}
+""",
+}
+#: The grid there.
+_LOOKUP = {
+    "exact": """\
 // a + t * (b - a): exactly a where a = b, which mix() is not
 vec4 between(vec4 a, vec4 b, float t) {{
   return a + t * (b - a);
@@ -234,12 +338,6 @@ vec4 row(int first) {{
 }}
 """,
     "fast": """\
-vec3 place;  // in texels, from the first one's edge
-
-void locate(ivec2 x, ivec2 y, float z) {{
-  place = vec3(float(x.x) / float(x.y), float(y.x) / float(y.y), z) + 0.5;
-}}
-
 // A row of the matrix: the layers from `first` on, interpolated by the filter, which never leaves them.
 vec4 row(int first) {{
   return texture(grid, (place + vec3(0.0, 0.0, float(first))) / vec3({Gw}.0, {Gh}.0, {layers}.0));
