@@ -1,7 +1,7 @@
 """TFLite files, for LiteRT on Android, iOS and elsewhere: trained models, and PyTorch modules that call this package.
 
 :func:`save` writes a trained model, and :func:`converted` makes a TFLite model of a module of one's own. Google's
-``litert-torch`` converts; ``pip install 'bilateral_ops[tflite]'`` brings it.
+``litert-torch`` converts; ``pip install '.[tflite]'`` brings it.
 
 A file is for images of one size. Results are the package's to rounding: 4e-7 with the model in the package.
 
