@@ -91,6 +91,29 @@ PORTS = {
     "lcj1105/hdrnet.pytorch": Port(
         "lcj1105", "out in z", ("z", "y", "x"), align_corners=True, activation="tanh", net=256
     ),
+    # Code of 2019 with a PyTorch since 1.3, whose grid_sample does not align corners.
+    "creotiv/hdrnet-pytorch, 2019, newer PyTorch": Port(
+        "creotiv",
+        "out in z",
+        ("z", "y", "x"),
+        activation="tanh",
+        said={
+            "layout": "out_in_z",
+            "activation": "tanh",
+            "xy": "corners",
+            "align_corners": False,
+            "padding_mode": "zeros",
+            "grid_axes": "yzx",
+        },
+    ),
+    "lcj1105/hdrnet.pytorch, newer PyTorch": Port(
+        "lcj1105",
+        "out in z",
+        ("z", "y", "x"),
+        activation="tanh",
+        net=256,
+        said={"align_corners": False, "padding_mode": "zeros"},
+    ),
 }
 EACH = pytest.mark.parametrize("port", PORTS.values(), ids=list(PORTS))
 

@@ -1,6 +1,6 @@
 """ncnn's files, for phones: trained models, by Tencent's converter ``pnnx`` (``pip install '.[ncnn]'``).
 
-A model is for images of one size, channels first, and takes floats. In float32 results are within 2e-4 of the package's
+A model is for images of one size, channels first, and takes floats. In float32 results are within 3e-4 of the package's
 with the model in it, from the network's convolutions, which ncnn computes by Winograd's method; ncnn computes in half
 floats where its options are not told otherwise:
 
