@@ -38,11 +38,19 @@ def padded(image: Any) -> Any:
     return np.ascontiguousarray(np.concatenate([image, rest], -1))
 
 
-REDUCED = {"smaller": (37, 61, 16), "larger": (5, 7, 16), "equal": (16, 16, 16), "one": (1, 1, 4), "to-one": (31, 9, 1)}
+#: Images' rows and columns, and those that they are reduced to.
+REDUCED = {
+    "smaller": (37, 61, 16, 16),
+    "larger": (5, 7, 16, 16),
+    "equal": (16, 16, 16, 16),
+    "one": (1, 1, 4, 4),
+    "to-one": (31, 9, 1, 1),
+    "oblong": (40, 33, 7, 20),
+}
 
 
 def reduced(name: str) -> Any:
-    height, width, _ = REDUCED[name]
+    height, width, *_ = REDUCED[name]
     return np.random.default_rng(len(name)).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -86,9 +94,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": texts, "grid_shape": shape}
         files = {"image": f"{name}.image", "grid": f"{name}.grid", "values": {}, "size": image.shape[1::-1]}
         shaders.append({"name": name, "facts": facts, **files})
-    for name, (height, width, side) in REDUCED.items():
+    for name, (height, width, *size) in REDUCED.items():
         padded(reduced(name)).tofile(folder / f"{name}.image")
-        facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": {}, "net_input": side}
+        facts = {"vertex": glsl.VERTEX, "resize_area": glsl.resize_area(), "enhance": {}, "net_input": size}
         image = {"image": f"{name}.image", "bytes": True, "size": (width, height)}
         for halves in (False, True):
             shaders.append({"name": f"{name}-{halves}", "facts": facts, **image, "halves": halves})
@@ -146,6 +154,7 @@ def written(name: str, folder: Path) -> dict[str, Any]:
 MODELS: dict[str, dict[str, Any]] = {
     "nn": {"guide": "nn", "batch_norm": True, "guide_complexity": 5},
     "luma": {"guide": "luma", "global_path": False, "luma_bins": 3},
+    "wide": {"net_input": (32, 64), "spatial_bin": (4, 8)},
 }
 
 
@@ -235,8 +244,7 @@ def test_lookup_tables(ran: Path, name: str, form: str) -> None:
 @pytest.mark.parametrize("name", REDUCED)
 def test_resize_area(ran: Path, name: str, halves: bool) -> None:
     """Into floats; or into half floats, where a device renders into nothing better: rounded twice."""
-    side = REDUCED[name][2]
-    want = bo.resize_area(reduced(name), (side, side), dtype="float32")
+    want = bo.resize_area(reduced(name), REDUCED[name][2:], dtype="float32")
     got = result(ran, f"{name}-{halves}", want.shape)
     np.testing.assert_allclose(got, want, rtol=0, atol=2**-11 if halves else 1e-6)
     assert halves == bool(np.abs(got - want).max() > 1e-6)

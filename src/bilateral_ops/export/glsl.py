@@ -459,11 +459,11 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
     Path
         The folder, with
 
-        - ``network.onnx``: from ``low``, float32 (N, S, S, 3), to ``grid``, float32 (N, Gh, Gw, Gd·3·4), as
+        - ``network.onnx``: from ``low``, float32 (N, *net_input, 3), to ``grid``, float32 (N, Gh, Gw, Gd·3·4), as
           :func:`bilateral_ops.export.onnx.hdrnet` has it for ``"Gather"``
         - ``triangle.vert``, ``resize_area.frag``, ``exact.frag`` and ``fast.frag``: :data:`VERTEX`,
           :func:`resize_area` and both forms of :func:`shader`
-        - ``model.json``: ``net_input``, which is S, ``grid_shape`` and the kind of ``guide``
+        - ``model.json``: ``net_input``, the rows and columns of ``low``, ``grid_shape`` and the kind of ``guide``
 
     Raises
     ------
@@ -536,15 +536,12 @@ def _facts(op: str, predictor: Predictor) -> dict[str, Any]:
     config = predictor.config
     if config.scales != 1:
         raise ValueError(f"{op}: model must have one scale, got {config.scales}; these shaders have no pyramid.")
-    rows, columns = config.input_shape
-    if rows != columns:
-        raise ValueError(f"{op}: model must see a square, got {rows} × {columns} pixels.")
     if config.reduce != "area":
         raise ValueError(f"{op}: model must have reduce='area', got {config.reduce!r}; these shaders average.")
     guide = predictor._model.guides[0]["float32"]
     return {
-        "version": 1,
-        "net_input": rows,
+        "version": 2,
+        "net_input": config.input_shape,
         "grid_shape": config.grid_shape,
         "guide": config.guide,
         "vertex": VERTEX,

@@ -1,7 +1,7 @@
 // A model's file, as bilateral_ops.export.glsl.web writes it: the network as ONNX, sizes and shaders in its metadata.
 
 const KEY = "bilateral_ops.web";
-const VERSION = 1;
+const VERSION = 2;
 const METADATA = 14; // the field of ModelProto, of messages { key = 1, value = 2 }
 
 // The fields of a protobuf message, as [number, bytes], those that have a length alone.
@@ -57,10 +57,10 @@ export class Model {
     Object.assign(this, { ort, facts, session });
   }
 
-  // Float32Array S·S·3 → Float32Array, the grid
+  // Float32Array of the reduced image's pixels → Float32Array, the grid
   async grid(low) {
-    const side = this.facts.net_input;
-    const { grid } = await this.session.run({ low: new this.ort.Tensor("float32", low, [1, side, side, 3]) });
+    const shape = [1, ...this.facts.net_input, 3];
+    const { grid } = await this.session.run({ low: new this.ort.Tensor("float32", low, shape) });
     return grid.data;
   }
 }

@@ -48,24 +48,24 @@ export class Renderer {
     }
   }
 
-  // The image in S × S averages over areas: Float32Array, rows of RGB.
+  // The image in the network's averages over areas: Float32Array, rows of RGB.
   low() {
     const gl = this.gl;
-    const side = this.facts.net_input;
+    const [height, width] = this.facts.net_input;
     const rows = this.#texture(gl.TEXTURE_2D, gl.NEAREST);
     const averaged = this.#texture(gl.TEXTURE_2D, gl.NEAREST);
     const uniforms = (program, vertical) => {
       gl.uniform1i(gl.getUniformLocation(program, "vertical"), vertical);
-      gl.uniform1i(gl.getUniformLocation(program, "count"), side);
+      gl.uniform1i(gl.getUniformLocation(program, "count"), vertical ? height : width);
     };
-    this.#into(rows, side, this.size[1], () => this.#draw("resize", this.image, (program) => uniforms(program, 0)));
-    const rgba = this.#into(averaged, side, side, () => {
+    this.#into(rows, width, this.size[1], () => this.#draw("resize", this.image, (program) => uniforms(program, 0)));
+    const rgba = this.#into(averaged, width, height, () => {
       this.#draw("resize", rows, (program) => uniforms(program, 1));
-      return this.#read(side, side);
+      return this.#read(width, height);
     });
     gl.deleteTexture(rows);
     gl.deleteTexture(averaged);
-    const rgb = new Float32Array(side * side * 3);
+    const rgb = new Float32Array(width * height * 3);
     for (let from = 0, to = 0; to < rgb.length; ++from) if (from % 4 !== 3) rgb[to++] = rgba[from];
     return rgb;
   }
