@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import re
-import shutil
 import signal
 import struct
 import subprocess
@@ -32,6 +31,7 @@ from bilateral_ops.photo import job as _files
 from bilateral_ops.photo import tiff as _tiff
 from bilateral_ops.photo.images import Averages, ImageError, open_picture
 from bilateral_ops.photo.metadata import Metadata, turn
+from bilateral_ops.photo.video import Smoother
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed")
@@ -400,7 +400,7 @@ def test_averages_leave_out_what_is_no_number(predictor):
 
 
 def test_too_large_files_are_refused_with_the_remedy(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(_images.Picture, "memory", property(lambda self: 10**9))
+    monkeypatch.setattr(_formats.Whole, "memory", property(lambda self: 10**9))
     save(tmp_path / "a.png", picture())
     code, _, err = run(tmp_path / "a.png", "--out", tmp_path / "out", "--memory-limit", "500MB")
     assert code == 1
@@ -528,9 +528,6 @@ def test_damaged_files_are_named_and_the_others_go_on(run, tmp_path, name, damag
 def test_what_cannot_be_enhanced_says_why(run, tmp_path):
     cmyk = Image.new("CMYK", (20, 10))
     cmyk.save(tmp_path / "cmyk.jpg")
-    Image.new("RGB", (9, 9)).save(
-        tmp_path / "moves.webp", save_all=True, append_images=[Image.new("RGB", (9, 9), (255, 0, 0))]
-    )
     with tifffile.TiffWriter(tmp_path / "pages.tif") as writer:
         for _ in range(2):
             writer.write(picture(), photometric="rgb", metadata=None)
@@ -540,12 +537,11 @@ def test_what_cannot_be_enhanced_says_why(run, tmp_path):
     assert code == 1
     for words in (
         "cmyk.jpg' has CMYK colours; convert it to RGB first.",
-        "moves.webp' is animated; take it apart first, such as by ImageMagick's convert a.webp -coalesce a.png.",
         "pages.tif' has 2 pages; split it into files of one.",
         "int.tif' has int16 samples; uint8, uint16 or floating point can be enhanced.",
     ):
         assert words in err
-    assert out.startswith("1 of 5 files enhanced")
+    assert out.startswith("1 of 4 files enhanced")
 
 
 def patched(path, tag, value, part="value"):
@@ -638,7 +634,7 @@ def test_huge_sizes_without_their_data_are_refused_before_anything_is_allocated(
 
 #: What is said of a damaged picture, all of it.
 SENTENCES = re.compile(
-    r"(is (empty and has no pixels|truncated|no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file)"
+    r"(is (empty and has no pixels|truncated|no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file)"
     r"|is truncated: of its \d+ × \d+ pixels it has \d+ bytes"
     r"|is damaged: (its (pixels|header|directory|directories after the first) cannot be (decoded|read))"
     r"|is damaged: its EXIF or GPS directory cannot be read"
@@ -657,12 +653,15 @@ SENTENCES = re.compile(
     r"|has \d+ pages; split it into files of one"
     r"|has (\d+ × \d+ pixels|(strips of|tiles of \d+ ×) \d+ rows), which takes .* --memory-limit leaves .*"
     r"|cannot be read \(out of memory\)"
-    r"|has more than 8 bits a sample, which Pillow does not write; convert it to PNG first"
-    r"|has colours of other primaries than sRGB's and no profile; convert it to PNG first"
+    r"|has a profile, or a depth in which no library here writes its colours in JPEG XL; convert it first, .*"
+    r"|has more channels than colours and alpha; convert it to PNG or TIFF first"
+    r"|has colours that are multiplied by alpha; convert it to PNG or TIFF first"
+    r"|is damaged: its metadata cannot be read"
     r"|has (CMYK|\d+) colours; convert it to RGB first"
     r"|has \d+ bits a sample or is coded without loss, as few JPEG files; convert it first"
-    r"|is animated; (make a video of it|take it apart) first, such as by .*"
-    r"|has alpha, which Pillow does not write in BMP; convert it to PNG first)"
+    r"|is animated or has a preview; take it apart first, such as by djxl a.jxl a.apng"
+    r"|is animated in \d+ bits, of which Pillow has 8; make a video of it first"
+    r"|has \d+ frames of \d+ × \d+ pixels, which takes .* --memory-limit leaves .*)"
 )
 
 
@@ -682,7 +681,24 @@ def mutations(data, count, rng):
 
 
 WITH_EXIF = ("exif.tif", "exif.jpg", "exif.webp")
-MUTATED = (*FORMATS, "pyramid.tif", "palette.tif", "packed.tif", *WITH_EXIF, "a.avif", "a.bmp", "a.gif")
+MOVING = ("moving.png", "moving.webp", "moving.avif", "moving.gif")
+CODED = {  # by imagecodecs, of a depth
+    "deep.avif": lambda pixels: imagecodecs.avif_encode(pixels >> 6, 90, bitspersample=10),
+    "bare.jxl": lambda pixels: imagecodecs.jpegxl_encode((pixels >> 8).astype(np.uint8), 90),
+    "boxed.jxl": lambda pixels: imagecodecs.jpegxl_encode(pixels, lossless=True, usecontainer=True),
+}
+MUTATED = (
+    *FORMATS,
+    "pyramid.tif",
+    "palette.tif",
+    "packed.tif",
+    *WITH_EXIF,
+    "a.avif",
+    "a.bmp",
+    "a.gif",
+    *MOVING,
+    *CODED,
+)
 
 
 def write_small(path):
@@ -705,6 +721,11 @@ def write_small(path):
         )
     elif name == "palette.tif":
         Image.fromarray(picture(20, 28)).quantize(16).save(path)
+    elif name in MOVING:
+        frames = [Image.fromarray(np.roll(picture(20, 28), 3 * n, axis=1)) for n in range(3)]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    elif name in CODED:
+        path.write_bytes(CODED[name](picture(20, 28, dtype=np.uint16)))
     elif name in ("a.avif", "a.bmp", "a.gif"):
         Image.fromarray(picture(20, 28)).save(path)
     else:
@@ -811,9 +832,8 @@ def test_a_folder_tells_of_what_it_passes_over(run, tmp_path):
 
 
 UNREAD = {
-    "a.jxl": (b"\xff\x0a\xfa\x1f", "is JPEG XL, whose colour profile no library here reads; convert it to PNG"),
-    "a.cr3": (b"\0\0\0\x18ftypcrx ", "is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file"),
-    "a.psd": (b"8BPS\0\1", "is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file"),
+    "a.cr3": (b"\0\0\0\x18ftypcrx ", "is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file"),
+    "a.psd": (b"8BPS\0\1", "is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file"),
 }
 
 
@@ -860,33 +880,49 @@ def test_a_gif_becomes_a_png_and_that_is_said(run, tmp_path):
     assert "would both become" in err
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.gif"])
-def test_what_is_advised_for_animations_works(run, av, tmp_path, name):
-    frames = [Image.fromarray(np.roll(picture(), n, axis=1)) for n in range(3)]
-    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=40)
-    code, _, err = run(tmp_path / name, "--out", tmp_path / "out")
+def test_an_animation_is_enhanced_as_a_video_is(run, predictor, tmp_path):
+    """Each frame under its own grid, smoothed in time; the middle one is what is compared."""
+    frames = [picture() // 3 + np.uint8(6 * n) for n in range(3)] + [255 - picture() // 2]
+    first, *others = map(Image.fromarray, frames)
+    first.save(tmp_path / "a.png", save_all=True, append_images=others, duration=[300, 100, 100, 100])
+    code, _, err = run(tmp_path / "a.png", "--out", tmp_path / "out", "--smoothing", 0.2, "--compare")
+    assert (code, err) == (0, "")
+    smooth, made = Smoother(0.2), []
+    for frame, begins in zip(frames, (0, 0.3, 0.4, 0.5)):
+        low = predictor.low_resolution(frame)
+        made.append(predictor.render(smooth(predictor.grid(low), low, begins), frame))
+    with Image.open(tmp_path / "out" / "a.png") as file:
+        for n, expected in enumerate(made):
+            file.seek(n)
+            assert np.array_equal(np.asarray(file.convert("RGB")), expected)
+    assert not np.array_equal(made[1], predictor(frames[1])), "it is smoothed"
+    with Image.open(tmp_path / "out" / "a.png.compare.jpg") as file:
+        shown = np.asarray(file).astype(int)
+    assert np.abs(shown[:, :60] - frames[2]).mean() < 6
+    assert np.abs(shown[:, -60:] - made[2]).mean() < 6
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.webp", "a.avif"])
+def test_an_animation_that_ends_early_is_refused(run, tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), np.uint8)
+    first, *others = map(Image.fromarray, noise)
+    first.save(tmp_path / name, save_all=True, append_images=others, duration=40)
+    data = (tmp_path / name).read_bytes()
+    for share in (0.5, 0.9, 1):
+        (tmp_path / name).write_bytes(data[: int(len(data) * share) - 1])
+        code, _, err = run(tmp_path / name, "--out", tmp_path / "out")
+        assert code == 1
+        assert re.search(r"is (truncated|damaged: its (pixels|header) cannot be (decoded|read))\.\n$", err)
+
+
+def test_a_long_animation_is_refused_with_the_remedy(run, tmp_path, monkeypatch):
+    write_small(tmp_path / "moving.png")
+    monkeypatch.setattr(_formats.Whole, "memory", property(lambda self: 10**9))
+    code, _, err = run(tmp_path / "moving.png", "--out", tmp_path / "out", "--memory-limit", "500MB")
     assert code == 1
-    assert f"is animated; make a video of it first, such as by ffmpeg -i {name} a.mkv" in err
-    with av.open(str(tmp_path / name)) as given, av.open(str(tmp_path / "a.mkv"), "w") as made:
-        stream = made.add_stream("ffv1", rate=25)
-        (stream.width, stream.height), stream.pix_fmt = frames[0].size, "bgr0"
-        for frame in given.decode(video=0):
-            frame.pts = None
-            made.mux(stream.encode(frame.reformat(format="bgr0")))
-        made.mux(stream.encode(None))
-    assert run(tmp_path / "a.mkv", "--out", tmp_path / "out")[0] == 0
-    assert len(frames_of(av, tmp_path / "out" / "a.mkv")) == 3
-
-
-@pytest.mark.skipif(not shutil.which("convert"), reason="ImageMagick is not installed")
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has another convert")
-def test_what_is_advised_for_an_animated_webp_works(run, tmp_path):
-    frames = [Image.fromarray(np.roll(picture(), n, axis=1)) for n in range(3)]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
-    (advice,) = re.findall("convert a.webp -coalesce a.png", run(tmp_path / "a.webp", "--out", tmp_path / "out")[2])
-    subprocess.run(advice.split(), cwd=tmp_path, check=True)
-    assert run(tmp_path / "a-*.png", "--out", tmp_path / "out")[0] == 0
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert (
+        "has 3 frames of 28 × 20 pixels, which takes 1.0 GB of memory where --memory-limit leaves 250 MB; raise" in err
+    )
 
 
 def test_patterns_and_names_given_twice(run, tmp_path):
@@ -1161,7 +1197,7 @@ def test_a_video(run, av, predictor, tmp_path, suffix):
 
 
 def test_smoothing_and_cuts():
-    from bilateral_ops.photo.video import CUT, Smoother
+    from bilateral_ops.photo.video import CUT
 
     low, zero, one = np.zeros((4, 4, 3), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32)
     smooth = Smoother(0.5)
@@ -1174,8 +1210,6 @@ def test_smoothing_and_cuts():
 
 def test_a_video_is_smoothed_and_cut(run, av, predictor, tmp_path):
     """Brightness that flickers is smoothed; a cut is not."""
-    from bilateral_ops.photo.video import Smoother
-
     dark, light = picture(64, 64) // 3, 255 - picture(64, 64) // 2
     frames = [dark + np.uint8(8 * (n % 2)) for n in range(12)] + [light] * 12
     path = clip(av, tmp_path / "clip.mp4", frames)

@@ -396,11 +396,173 @@ def test_other_pictures(others_out, name):
     assert after.shape == before.shape
     if name.endswith(".avif"):
         file = io.BytesIO()
-        sampling = {"rgb": "4:2:0", "grey": "4:0:0"}.get(name.split(".")[0], "4:4:4")
-        upright.save(file, "AVIF", quality=90, subsampling=sampling)
+        sampling = {"rgb": "yuv420", "grey": "yuv400"}.get(name.split(".")[0], "yuv444")
+        given = np.asarray(upright.convert("L")) if name == "grey.avif" else before.astype(np.uint8)
+        said = {"primaries": 1, "transfer": 13, "matrix": 6}  # as Pillow has them
+        file.write(imagecodecs.avif_encode(given, 90, pixelformat=sampling, speed=6, **said))
         with Image.open(file) as alone:
             before = np.asarray(alone.convert(kind)).astype(int)
     assert np.abs(after - before).mean() < (0.5 if name.endswith(".jpg") else 1e-9)
+
+
+def gradients(channels):
+    y, x = np.mgrid[0:1:24j, 0:1:40j]
+    return np.stack([x, 0.5 * (x + y), 0.2 + 0.6 * y, 0.1 + 0.8 * x * y], axis=-1)[..., :channels]
+
+
+DEEP = [
+    f"{channels} {bits} {form}.avif" for channels in (3, 4) for bits in (8, 10, 12) for form in ("444", "422", "420")
+]
+DEEP += [f"1 {bits} 400.avif" for bits in (8, 10, 12)]
+JXLS = [
+    f"{channels} {kind} {how}.jxl"
+    for channels, kind, how in itertools.product(
+        (1, 2, 3, 4), ("uint8", "uint16", "float16", "float32"), ("lossless", "lossy")
+    )
+]
+
+
+def write_coded(path, name):
+    """Of JPEG XL's, those of 8 bits are in sRGB, and others in linear light, as imagecodecs has them."""
+    channels, kind, how = name.rsplit(".", 1)[0].split()
+    shades = gradients(int(channels))
+    if name.endswith(".avif"):
+        stored = np.rint(shades * ((1 << int(kind)) - 1)).astype(np.uint8 if kind == "8" else np.uint16)
+        said = {"primaries": 9, "transfer": 16, "matrix": 9}
+        path.write_bytes(
+            imagecodecs.avif_encode(stored.squeeze(), 90, bitspersample=int(kind), pixelformat=f"yuv{how}", **said)
+        )
+    else:
+        most = 1 if kind.startswith("f") else np.iinfo(kind).max
+        stored = (shades * most if most == 1 else np.rint(shades * most)).astype(kind)
+        options = {"lossless": True} if how == "lossless" else {"level": 90}
+        path.write_bytes(imagecodecs.jpegxl_encode(stored.squeeze(), **options))
+
+
+@pytest.fixture(scope="module")
+def coded_out(predictor, tmp_path_factory):
+    return unchanged(predictor, tmp_path_factory.mktemp("coded"), write_coded, DEEP + JXLS)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_avif(coded_out, name):
+    """Depth, sampling and colours as they were, and what the coder alone makes of the pixels."""
+    result = coded_out[name]
+    assert (result.error, result.lost) == (None, ())
+    _, bits, form = name[:-5].split()
+    given, made = (path.read_bytes() for path in (result.source, result.target))
+    for kind, size in ((b"av1C", 2), (b"colrnclx", 7)):  # profile, depth and sampling; primaries, curve, matrix, range
+        one, other = (data[data.index(kind) + len(kind) + (kind == b"av1C") :] for data in (given, made))
+        assert one[1:size] == other[1:size]
+    before, after = (imagecodecs.avif_decode(data) for data in (given, made))
+    said = {"primaries": 9, "transfer": 16, "matrix": 9}
+    alone = imagecodecs.avif_encode(before, 90, speed=6, bitspersample=int(bits), pixelformat=f"yuv{form}", **said)
+    assert np.array_equal(after, imagecodecs.avif_decode(alone))
+    assert np.abs(after.astype(float) - before).mean() / (1 << (int(bits) - 8)) < 1
+
+
+@pytest.mark.parametrize("name", JXLS)
+def test_jpeg_xl(coded_out, name):
+    result = coded_out[name]
+    assert (result.error, result.lost) == (None, ())
+    before, after = (imagecodecs.jpegxl_decode(path.read_bytes()) for path in (result.source, result.target))
+    assert (after.dtype, after.shape) == (before.dtype, before.shape)
+    if "lossless" in name:
+        assert np.array_equal(after, before)
+    else:
+        most = 1 if before.dtype.kind == "f" else np.iinfo(before.dtype).max
+        assert np.abs(after.astype(float) - before).mean() * 255 / most < 1.2
+
+
+def test_bmp_with_alpha(predictor, tmp_path):
+    """Written with a header that says so; libavcodec reads it as Pillow does."""
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    pixels = np.rint(gradients(4) * 255).astype(np.uint8)
+    header = struct.pack("<IiiHHIIiiII", 108, 40, 24, 1, 32, 3, pixels.size, 11811, 5906, 0, 0)
+    header += struct.pack("<4I4s48x", 0xFF000000, 0xFF0000, 0xFF00, 0xFF, b"BGRs")
+    stored = pixels[::-1, :, ::-1].tobytes()
+    (tmp_path / "a.bmp").write_bytes(struct.pack("<2sIII", b"BM", 122 + pixels.size, 0, 122) + header + stored)
+    (result,) = enhance_files([tmp_path / "a.bmp"], tmp_path / "out", model=predictor, strength=0)
+    assert (result.error, result.lost) == (None, ())
+    for path in (result.source, result.target):
+        with Image.open(path) as file:
+            assert np.array_equal(np.asarray(file), pixels)
+            assert file.info["dpi"] == pytest.approx((300, 150), abs=0.1)
+    with av.open(str(result.target)) as file:
+        (frame,) = file.decode(video=0)
+        assert np.array_equal(frame.to_ndarray(format="rgba"), pixels)
+
+
+MOVING = [
+    f"{channels} {how}{' of 256' if end == 'gif' else ''}.{end}"
+    for end, hows in (
+        ("png", ("for ever", "thrice", "apart")),
+        ("webp", ("for ever", "thrice", "lossy")),
+        ("gif", ("for ever", "thrice", "once")),
+        ("avif", ("lossy",)),
+    )
+    for channels, how in itertools.product((1, 3, 4), hows)
+    if channels != 1 or end in ("png", "gif")
+]
+SHOWN = [40, 110, 50, 1000]  # milliseconds
+
+
+def moving(name):
+    channels, how = int(name[0]), name[2:].split(".")[0].removesuffix(" of 256")
+    pixels = np.rint(gradients(channels) * 255).astype(np.uint8)
+    if channels == 4:
+        pixels[:7] = 0  # so clear that no coder keeps a colour there
+        if name.endswith(".gif"):
+            pixels[..., 3] = 255 * (pixels[..., 3] > 99)
+    return [np.roll(pixels, 5 * n, axis=1).squeeze() for n in range(len(SHOWN))], how
+
+
+def write_moving(path, name):
+    frames, how = moving(name)
+    first, *others = map(Image.fromarray, frames)
+    options = {"for ever": {"loop": 0}, "thrice": {"loop": 2 if name.endswith(".gif") else 3}}.get(how, {})
+    if name.endswith(".webp"):
+        options |= {"quality": 90} if how == "lossy" else {"lossless": True}
+    if name.endswith(".avif"):
+        options = {"quality": 90, "subsampling": "4:4:4"}
+    shown = SHOWN[1:] if how == "apart" else SHOWN
+    options |= {"default_image": True} if how == "apart" else {}
+    first.save(path, save_all=True, append_images=others, duration=shown, **options)
+
+
+@pytest.fixture(scope="module")
+def moving_out(predictor, tmp_path_factory):
+    pytest.importorskip("PIL.AvifImagePlugin", reason="Pillow has no AVIF")
+    return unchanged(predictor, tmp_path_factory.mktemp("moving"), write_moving, MOVING)
+
+
+def shown(path):
+    """The frames as they are seen, and for how long."""
+    with Image.open(path) as file:
+        frames, times = [], []
+        for n in range(file.n_frames):
+            file.seek(n)
+            pixels = np.asarray(file.convert("RGBA")).astype(int)
+            frames.append(np.concatenate([pixels[..., :3] * (pixels[..., 3:] > 0), pixels[..., 3:]], axis=-1))
+            times.append(file.info.get("duration", 0) if n or not file.info.get("default_image") else 0)
+        return frames, times, file.info.get("loop")
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_animations(moving_out, name):
+    """Every frame, for as long, and as often."""
+    result = moving_out[name]
+    assert result.error is None
+    assert result.lost == (("how often it is to be repeated",) if name.endswith(".avif") else ())
+    assert result.target.name == name.replace(".gif", ".png")
+    before, after = shown(result.source), shown(result.target)
+    assert len(after[0]) == len(before[0]) == len(SHOWN)
+    assert after[1] == pytest.approx(before[1], abs=1e-6)
+    assert sum(after[1]) == sum(SHOWN if "apart" not in name else SHOWN[1:])
+    loop = {"thrice": 3, "once": 1}.get(moving(name)[1], 0)
+    assert after[2] == (loop if not name.endswith(".avif") else None)
+    for one, other in zip(before[0], after[0]):
+        assert np.abs(one - other).mean() < (1.5 if "lossy" in name else 1e-9)
 
 
 # --- videos

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import io
 import struct
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._core.missing import missing
 from .images import DAMAGED, DEFLATED, DENSEST, JPEG, ImageError, Picture, Spare, check_data, check_size, reading
 from .metadata import Jpeg, Metadata, quantization, turn
 
@@ -28,6 +29,7 @@ class Whole(Picture):
     metadata: Metadata
     wrong = DAMAGED  # what is said where it cannot be decoded
     _decoded: Any = None
+    _moving: Moving | None = None
 
     def _shape(self, height: int, width: int, channels: int, dtype: Any) -> None:
         check_size(height, width, channels)
@@ -40,6 +42,14 @@ class Whole(Picture):
         if self._decoded is not None and self.spare:
             self.spare.give(self._decoded)
         self._decoded = None
+        if self._moving is not None:
+            self._moving.image.close()
+
+    @property
+    def memory(self) -> int:
+        if self._moving is None:
+            return 3 * self.nbytes
+        return self.frames * (2 * self.nbytes + 8 * self.pixels)  # Pillow has four bytes per pixel, twice
 
     def bands(self) -> Iterator[tuple[int, Any]]:
         if self._decoded is None:
@@ -49,11 +59,19 @@ class Whole(Picture):
                 self._decoded = pixels if plain else np.array(pixels, order="C")
         yield 0, self._decoded
 
+    def moving(self) -> Iterator[tuple[float, Any]]:
+        assert self._moving is not None
+        with reading(self.wrong):
+            for time, pixels in self._moving:
+                yield time, np.array(turn(pixels, self.metadata.orientation), order="C")
+
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
-        ((_, pixels),) = bands
-        pixels = np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels)
+        made = [np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels) for _, pixels in bands]
         with path.open("w+b") as file:
-            self._encode(pixels, quality, file)
+            if self.frames > 1:
+                self._encode_frames(made, quality, file)
+            else:
+                self._encode(made.pop(), quality, file)
 
     @abstractmethod
     def _decode(self) -> Any:
@@ -62,6 +80,53 @@ class Whole(Picture):
     @abstractmethod
     def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
         """Write the file. Pillow encodes without the GIL where this is one of the system's."""
+
+    def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
+        raise NotImplementedError
+
+
+class Moving:
+    """The frames of an animation, as Pillow lays them one over the other, and how long each is shown."""
+
+    def __init__(self, image: Any, mode: str) -> None:
+        self.image, self.mode = image, mode
+        self._begins: list[float] = []  # milliseconds, and when the last ends
+
+    def __iter__(self) -> Iterator[tuple[float, Any]]:
+        """When each begins, in seconds, and its pixels."""
+        self._begins, ends = [], 0.0
+        for number in range(self.image.n_frames):
+            self.image.seek(number)
+            pixels = pixels_of(self.image, self.mode)
+            begins = self.image.info.get("timestamp", ends)  # of WebP and AVIF, whose durations are rounded
+            self._begins.append(begins)
+            yield begins / 1000, pixels
+            if number or not self.image.info.get("default_image"):  # which an animated PNG shows where it does not move
+                ends = begins + self.image.info.get("duration", 0)
+        self._begins.append(ends)
+
+    def save(self, frames: list[Any], kind: str, file: Any, **options: Any) -> None:
+        """Write as many frames, shown as long, once :meth:`__iter__` has been through."""
+        from PIL import Image
+
+        first, *others = map(Image.fromarray, frames)
+        apart = bool(self.image.info.get("default_image"))
+        durations = [end - begin for begin, end in zip(self._begins, self._begins[1:])][apart:]
+        if kind == "PNG":
+            options |= {"default_image": apart, "disposal": 0, "blend": 0}
+        elif kind == "WEBP":
+            options["background"] = self.image.info["background"]
+        # Of GIF it is how often it is repeated, of the others how often it is shown; 0 is for ever.
+        loop = self.image.info.get("loop")
+        if self.image.format == "GIF":
+            loop = 1 if loop is None else loop and loop + 1
+        first.save(file, kind, save_all=True, append_images=others, duration=durations, loop=loop or 0, **options)
+
+
+def pixels_of(image: Any, mode: str) -> Any:
+    """The pixels of one of Pillow's images, (height, width, channels)."""
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels.reshape(*image.size[::-1], -1)
 
 
 # --- JPEG
@@ -176,7 +241,9 @@ def _zigzag(table: bytes) -> Iterable[int]:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 #: Chunks that describe how the pixels are stored, which is another way after writing.
-_PNG_STORAGE = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"bKGD", b"hIST", b"sBIT", b"sPLT"))
+_PNG_STORAGE = frozenset(
+    (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"bKGD", b"hIST", b"sBIT", b"sPLT", b"acTL", b"fcTL", b"fdAT")
+)
 _PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 
@@ -189,8 +256,6 @@ class PngFile(Whole):
         kinds = [kind for kind, _ in self._chunks]
         if kinds[:1] != [b"IHDR"]:
             raise ImageError("is damaged: it has no header")
-        if b"acTL" in kinds:
-            raise ImageError(_ANIMATED.format(kind="png"))
         if kinds[-1:] != [b"IEND"]:
             self.wrong = "is truncated"
         width, height, bits, colour = struct.unpack_from(">IIBB", self._chunks[0][1])
@@ -204,6 +269,22 @@ class PngFile(Whole):
         self.lost = tuple(self.metadata.lost)
         alpha = colour in (4, 6) or b"tRNS" in kinds
         self._shape(height, width, (3 if colour & 2 else 1) + alpha, np.uint16 if bits == 16 else np.uint8)
+        if b"acTL" in kinds:
+            self._open_frames(bits)
+
+    def _open_frames(self, bits: int) -> None:
+        from PIL import PngImagePlugin
+
+        image = sized(PngImagePlugin.PngImageFile)(self.path)
+        self.frames = image.n_frames
+        if self.frames == 1:
+            image.close()
+            return
+        self._moving = Moving(image, {1: "L", 3: "RGB"}.get(self.channels, "RGBA"))
+        if bits == 16:
+            self.close()
+            raise ImageError("is animated in 16 bits, of which Pillow has 8; make a video of it first")
+        self._shape(image.height, image.width, len(self._moving.mode), np.uint8)
 
     @property
     def icc(self) -> bytes | None:
@@ -223,7 +304,16 @@ class PngFile(Whole):
     def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
         import imagecodecs
 
-        encoded = imagecodecs.png_encode(pixels)
+        self._write(bytes(imagecodecs.png_encode(pixels)), file)
+
+    def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
+        encoded = io.BytesIO()
+        assert self._moving is not None
+        self._moving.save(frames, "PNG", encoded, icc_profile=None)
+        self._write(encoded.getvalue(), file)
+
+    def _write(self, encoded: bytes, file: Any) -> None:
+        """These pixels, with the file's other chunks."""
         header = len(PNG) + 25
         file.write(encoded[:header])
         for kind, data in self._chunks:
@@ -245,7 +335,7 @@ def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
         file.seek(len(PNG))
         while len(head := file.read(8)) == 8:
             size, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind == b"IDAT":
+            if kind in (b"IDAT", b"fdAT"):
                 file.seek(size + 4, 1)
                 yield kind, b""
             else:
@@ -258,9 +348,6 @@ def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
 # --- what Pillow has
 
 
-_ANIMATED = "is animated; make a video of it first, such as by ffmpeg -i a.{kind} a.mkv"
-
-
 class PillowFile(Whole):
     """What Pillow reads and writes.
 
@@ -270,31 +357,34 @@ class PillowFile(Whole):
     kind: str
 
     def __init__(self, path: Path, plugin: Any) -> None:
-        self.image = _sized(plugin)(path)
+        self.image = sized(plugin)(path)
         try:
-            if getattr(self.image, "is_animated", False):
-                raise ImageError(_ANIMATED.format(kind=path.suffix[1:]))
             info = self.image.info
             self.metadata = Metadata(info.get("exif"), info.get("xmp"))
             self.lost = tuple(self.metadata.lost)
             mode = self.image.mode
             mode = {"P": "RGBA" if "transparency" in info else "RGB", "1": "L", "RGBX": "RGB"}.get(mode, mode)
-            self._mode = "L" if mode == "RGB" and self._is_grey(path) else mode
+            self.frames = getattr(self.image, "n_frames", 1)
+            if self.frames > 1 and self.image.format == "GIF":
+                mode = "RGBA"  # frames may leave out what others have
+            self._mode = "L" if mode == "RGB" and self._is_grey() else mode
             channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(self._mode)
             if channels is None:
                 raise ImageError(f"has {mode} colours; convert it to RGB first")
             check_data(path.stat().st_size, DENSEST, self.image.height, self.image.width, 8 * channels)
             self._shape(self.image.height, self.image.width, channels, np.uint8)
+            if self.frames > 1:
+                self._moving = Moving(self.image, self._mode)
         except BaseException:
             self.image.close()
             raise
 
-    def _is_grey(self, path: Path) -> bool:
+    def _is_grey(self) -> bool:
         return False
 
     @property
     def memory(self) -> int:
-        return 2 * self.nbytes + 8 * self.pixels  # Pillow has four bytes per pixel, twice
+        return self.frames * (2 * self.nbytes + 8 * self.pixels)  # Pillow has four bytes per pixel, twice
 
     @property
     def icc(self) -> bytes | None:
@@ -305,8 +395,7 @@ class PillowFile(Whole):
         self.image.close()
 
     def _decode(self) -> Any:
-        image = self.image if self.image.mode == self._mode else self.image.convert(self._mode)
-        return np.asarray(image).reshape(*image.size[::-1], self.channels)
+        return pixels_of(self.image, self._mode)
 
     def _options(self, quality: int | None) -> dict[str, Any]:
         return {}
@@ -314,15 +403,21 @@ class PillowFile(Whole):
     def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
         from PIL import Image
 
+        Image.fromarray(pixels).save(file, self.kind, **self._said(quality))
+
+    def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
+        assert self._moving is not None
+        self._moving.save(frames, self.kind, file, **self._said(quality))
+
+    def _said(self, quality: int | None) -> dict[str, Any]:
         dpi = self.image.info.get("dpi")
         dpi = dpi[::-1] if dpi and self.metadata.orientation >= 5 else dpi
         known = {"icc_profile": self.icc, "exif": self.metadata.exif, "xmp": self.metadata.xmp, "dpi": dpi}
-        options = self._options(quality) | {name: value for name, value in known.items() if value}
-        Image.fromarray(pixels).save(file, self.kind, **options)
+        return self._options(quality) | {name: value for name, value in known.items() if value}
 
 
 @functools.cache
-def _sized(plugin: Any) -> Any:
+def sized(plugin: Any) -> Any:
     """The plugin, which itself only says of an image without pixels that it doesn't know it."""
 
     def _open(self: Any) -> None:
@@ -339,12 +434,9 @@ class WebPFile(PillowFile):
         from PIL import WebPImagePlugin
 
         chunks = list(_riff_chunks(path))
-        self._lossless = b"VP8L" in (kind for kind, _ in chunks)
-        if b"ANIM" in (kind for kind, _ in chunks):
-            raise ImageError(
-                "is animated; take it apart first, such as by ImageMagick's convert a.webp -coalesce a.png"
-            )
-        if 12 + sum(8 + size + size % 2 for _, size in chunks) > path.stat().st_size:
+        kinds = {kind for kind, _ in chunks}
+        self._lossless = b"VP8L" in kinds and b"VP8 " not in kinds
+        if 12 + sum(8 + size + size % 2 for kind, size in chunks if size >= 0) > path.stat().st_size:
             self.wrong = "is truncated"
         with reading(self.wrong):
             super().__init__(path, WebPImagePlugin.WebPImageFile)
@@ -354,91 +446,17 @@ class WebPFile(PillowFile):
 
 
 def _riff_chunks(path: Path) -> Iterator[tuple[bytes, int]]:
+    """The kind and size of each chunk; of what a frame is coded as, size −1."""
     with path.open("rb") as file:
         file.seek(12)
         while len(head := file.read(8)) == 8:
             kind, size = head[:4], int.from_bytes(head[4:], "little")
             yield kind, size
-            file.seek(size + size % 2, 1)
-
-
-class AvifFile(PillowFile):
-    """AVIF of 8 bits in sRGB or with a profile: Pillow has no others."""
-
-    kind = "AVIF"
-
-    def __init__(self, path: Path) -> None:
-        from PIL import features
-
-        if not features.check("avif"):
-            raise ImageError("is AVIF, which this Pillow was built without; install a newer one")
-        from PIL import AvifImagePlugin
-
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-        at = head.find(b"av1C")
-        stored = head[at + 6] if 0 <= at < len(head) - 6 else 0
-        self._grey, self._sampling = bool(stored & 16), {0: "4:4:4", 8: "4:2:2", 12: "4:2:0"}.get(stored & 12, "4:4:4")
-        if stored & 64:
-            raise ImageError("has more than 8 bits a sample, which Pillow does not write; convert it to PNG first")
-        at = head.find(b"colrnclx")
-        if at >= 0:
-            primaries, curve = struct.unpack_from(">HH", head, at + 8)
-            if primaries not in (0, 1, 2) or curve not in (0, 1, 2, 6, 13):
-                raise ImageError("has colours of other primaries than sRGB's and no profile; convert it to PNG first")
-        super().__init__(path, AvifImagePlugin.AvifImageFile)
-        if b"tmap" in head:
-            self.lost = (*self.lost, "its gain map")
-
-    def _is_grey(self, path: Path) -> bool:
-        return self._grey
-
-    def _options(self, quality: int | None) -> dict[str, Any]:
-        return {"quality": quality or QUALITY} | ({} if self._grey else {"subsampling": self._sampling})
-
-
-class HeicFile(Whole):
-    """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
-
-    def __init__(self, path: Path) -> None:
-        if missing("heif", "pillow_heif"):
-            raise ImageError("is HEIC; pip install pillow-heif, which reads and writes it")
-        import pillow_heif
-
-        pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
-        if len(pictures) > 1:
-            raise ImageError(f"has {len(pictures)} pictures; split it into files of one")
-        self._image = image = pictures[0]
-        self._info = info = dict(image.info)
-        channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0])
-        if channels is None or info["bit_depth"] > 10:
-            raise ImageError(f"has {image.mode} pixels of {info['bit_depth']} bits; convert it to PNG first")
-        width, height = image.size
-        check_data(path.stat().st_size, DENSEST, height, width, info["bit_depth"] * channels)
-        self.metadata = Metadata(info.get("exif"), info.get("xmp"))
-        self.metadata.orientation = 1
-        beside = {**info.get("aux", {}), **({"depth": 1} if info.get("depth_images") else {})}
-        lost = ["its gain map" if "gainmap" in name else "its depth map or mattes" for name in beside]
-        self.lost = tuple(dict.fromkeys((*self.metadata.lost, *lost)))
-        self._shape(height, width, channels, np.uint16 if ";16" in image.mode else np.uint8)
-
-    @property
-    def icc(self) -> bytes | None:
-        return self._info.get("icc_profile")
-
-    def _decode(self) -> Any:
-        pixels = np.asarray(self._image)
-        self._image = None
-        return pixels.reshape(*pixels.shape[:2], self.channels)
-
-    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
-        import pillow_heif
-
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}[self.channels] + (";16" if self.dtype == np.uint16 else "")
-        made = pillow_heif.from_bytes(mode, (self.width, self.height), pixels.tobytes())
-        kept = {name: self._info[name] for name in ("icc_profile", "nclx_profile") if self._info.get(name)}
-        made.info.update({**kept, "exif": self.metadata.exif, "xmp": self.metadata.xmp})
-        made.save(file, quality=quality or QUALITY, chroma=self._info.get("chroma") or 444)
+            at = file.tell()
+            if kind == b"ANMF":
+                inner = file.read(20)[16:]
+                yield (b"VP8 " if inner == b"ALPH" else inner), -1
+            file.seek(at + size + size % 2)
 
 
 class BmpFile(PillowFile):
@@ -448,19 +466,46 @@ class BmpFile(PillowFile):
         from PIL import BmpImagePlugin
 
         super().__init__(path, BmpImagePlugin.BmpImageFile)
-        if self.channels == 4:
-            self.close()
-            raise ImageError("has alpha, which Pillow does not write in BMP; convert it to PNG first")
+
+    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        if self.channels < 4:
+            super()._encode(pixels, quality, file)
+            return
+        # Pillow's header says nothing of alpha; one of version 4 does: masks for each channel, and sRGB.
+        density = (round(each / 0.0254) for each in self.image.info.get("dpi", (0, 0)))
+        pixels = pixels[::-1, :, [2, 1, 0, 3]]
+        header = struct.pack("<IiiHHIIiiII", 108, self.width, self.height, 1, 32, 3, pixels.size, *density, 0, 0)
+        header += struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs")
+        file.write(struct.pack("<2sIII", b"BM", 122 + pixels.size, 0, 122) + header + pixels.tobytes())
 
 
 class GifFile(PillowFile):
-    """GIF, which is written as PNG: it has no more than 256 colours."""
+    """GIF, which is written as PNG, of animations too: it has no more than 256 colours."""
 
     kind = "PNG"
 
     def __init__(self, path: Path) -> None:
         from PIL import GifImagePlugin
 
+        if not _ends(path.read_bytes()):
+            raise ImageError("is truncated")
         super().__init__(path, GifImagePlugin.GifImageFile)
         if self.image.info.get("comment"):
             self.lost = (*self.lost, "its comment")
+
+
+def _ends(data: bytes) -> bool:
+    """Whether a GIF has all its blocks: Pillow takes what is cut off for the end."""
+
+    def colours(flags: int) -> int:
+        return 3 << ((flags & 7) + 1) if flags & 128 else 0
+
+    with suppress(IndexError):
+        at = 13 + colours(data[10])
+        while data[at] in b"!,":
+            at += 2 if data[at] == 33 else 11 + colours(data[at + 9])
+            while size := data[at]:
+                at += size + 1
+            at += 1
+        return True  # at the end, or at what is no block
+    return False

@@ -138,6 +138,8 @@ class Picture(ABC):
     dtype: Any
     #: What of the file is not written again, each as the end of "without …".
     lost: tuple[str, ...] = ()
+    #: Of an animation; all others have one.
+    frames: int = 1
     #: Where its array may come from, and goes when it is closed.
     spare: Spare | None = None
 
@@ -164,6 +166,11 @@ class Picture(ABC):
 
         ``beside`` are the bytes that a pixel of a band takes while it is worked on.
         """
+        if self.memory > limit and self.frames > 1:
+            raise ImageError(
+                f"has {self.frames} frames of {self.width} × {self.height} pixels, which takes {size_of(self.memory)} "
+                f"of memory where --memory-limit leaves {size_of(limit)}; raise it, or make a video of it first"
+            )
         if self.memory > limit:
             raise ImageError(
                 f"has {self.width} × {self.height} pixels, which takes {size_of(self.memory)} of memory where "
@@ -180,9 +187,16 @@ class Picture(ABC):
     def bands(self) -> Iterator[tuple[int, Any]]:
         """The image from the top: the first row's number, and writable rows (h, width, channels)."""
 
+    def moving(self) -> Iterator[tuple[float, Any]]:
+        """The frames of an animation: when each begins, in seconds, and writable pixels, as a band has them."""
+        raise NotImplementedError
+
     @abstractmethod
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
-        """Write these rows as a file of the same kind, with the same metadata; quality 1–100 where it is lossy."""
+        """Write these rows as a file of the same kind, with the same metadata; quality 1–100 where it is lossy.
+
+        Of an animation these are its frames, after :meth:`moving` has told how long each is shown.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -191,7 +205,7 @@ class Picture(ABC):
 
 def open_picture(path: Path) -> Picture:
     """Open an image file by what it holds, whatever its name is; an :class:`ImageError` where it is none of ours."""
-    from . import formats
+    from . import boxed, formats
     from .tiff import Tiff
 
     kinds: dict[bytes, Callable[[Path], Picture]] = {
@@ -199,8 +213,9 @@ def open_picture(path: Path) -> Picture:
         formats.PNG: formats.PngFile,
         **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), Tiff),
         b"RIFF....WEBP": formats.WebPFile,
-        **dict.fromkeys((b"....ftypavif", b"....ftypavis"), formats.AvifFile),
-        **dict.fromkeys((b"....ftyphei", b"....ftypmif1"), formats.HeicFile),
+        **dict.fromkeys((b"....ftypavif", b"....ftypavis"), boxed.AvifFile),
+        **dict.fromkeys((b"....ftyphei", b"....ftypmif1"), boxed.HeicFile),
+        **dict.fromkeys((b"\xff\x0a", boxed.JXL), boxed.JxlFile),
         b"BM": formats.BmpFile,
         b"GIF8": formats.GifFile,
     }
@@ -211,9 +226,7 @@ def open_picture(path: Path) -> Picture:
         for start, kind in kinds.items():
             if _begins(head, start):
                 return kind(path)
-    if _begins(head, b"\xff\x0a") or _begins(head, b"\0\0\0\x0cJXL "):
-        raise ImageError("is JPEG XL, whose colour profile no library here reads; convert it to PNG or TIFF first")
-    raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file")
+    raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file")
 
 
 def _begins(head: bytes, start: bytes) -> bool:

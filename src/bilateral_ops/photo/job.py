@@ -41,7 +41,7 @@ from .images import (
     reduced,
     write_comparison,
 )
-from .video import VideoOptions, enhance_video
+from .video import Smoother, VideoOptions, enhance_video
 from .whole import whole
 
 __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
@@ -380,56 +380,74 @@ def _do(job: _Job, work: _Work) -> Enhanced:
 
 
 def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | None) -> tuple[int, tuple[str, ...]]:
-    predictor = work.predictor
-    margin = predictor.margin
-    beside = FLOATS if margin else 0
+    margin = work.predictor.margin
     with closing(open_picture(job.source)) as picture:
-        picture.fit(work.memory.limit, beside)
-        height, width = picture.height, picture.width
+        picture.fit(work.memory.limit, FLOATS if margin else 0)
+        size = picture.height, picture.width
         # In pieces it takes what there is; with a margin the result is another array.
         needed = picture.memory + bool(margin) * picture.nbytes if picture.whole else work.memory.limit
         picture.spare = work.memory.spare
+        shown = [Averages(*size, reduced(size, COMPARED)) for _ in range(2)] if comparison else []
         with work.memory.reserve(needed, work.stop), closing(picture):
-            if picture.whole:
-                ((_, pixels),) = picture.bands()
-                low = predictor.low_resolution(colours(picture, pixels))
-            else:
-                config = predictor.config
-                way = Averages if config.reduce == "area" else NearestPixels
-                network_input = way(height, width, config.input_shape)
-                for top, band in work.checked(ahead(picture.bands())):
-                    network_input.add(top, colours(picture, band))
-                    work.step(job, len(band) / height / 2)
-                low = network_input.result
-            grid = predictor.grid(low)
-            shown = (
-                [Averages(height, width, reduced((height, width), COMPARED)) for _ in range(2)] if comparison else []
-            )
-
-            def rendered() -> Iterator[tuple[int, Any]]:
-                bands = picture.bands()
-                if picture.whole and margin:
-                    bands = _cut(bands, max(margin, CUT // width))
-                for top, start, rows, stop in _surrounded(bands, margin):
-                    band = rows[start:stop]
-                    if shown:
-                        shown[0].add(top, colours(picture, band))
-                    result = _render(work, picture, grid, rows, (top - start, 0, height, width))[start:stop]
-                    if shown:
-                        shown[1].add(top, colours(picture, result))
-                    yield top, result
-                    work.step(job, len(band) / height / (1 if picture.whole else 2))
-
-            made = work.checked(rendered())
-            if not picture.whole:
-                made = ahead(made)
-            elif margin:
-                made = iter([(0, np.concatenate([rows for _, rows in made]))])
+            made = (_frames if picture.frames > 1 else _bands)(job, work, picture, shown)
             picture.write(target, made, work.quality)
             if comparison:
                 before, after = (part.result for part in shown)
                 write_comparison(comparison, before, after, picture.icc)
-        return picture.pixels, picture.lost
+        return picture.frames * picture.pixels, picture.lost
+
+
+def _bands(job: _Job, work: _Work, picture: Picture, shown: list[Averages]) -> Iterator[tuple[int, Any]]:
+    """The bands of a picture, rendered under its grid; before and after are added to ``shown``."""
+    predictor, height, width = work.predictor, picture.height, picture.width
+    margin = predictor.margin
+    if picture.whole:
+        ((_, pixels),) = picture.bands()
+        low = predictor.low_resolution(colours(picture, pixels))
+    else:
+        config = predictor.config
+        way = Averages if config.reduce == "area" else NearestPixels
+        network_input = way(height, width, config.input_shape)
+        for top, band in work.checked(ahead(picture.bands())):
+            network_input.add(top, colours(picture, band))
+            work.step(job, len(band) / height / 2)
+        low = network_input.result
+    grid = predictor.grid(low)
+
+    def rendered() -> Iterator[tuple[int, Any]]:
+        bands = picture.bands()
+        if picture.whole and margin:
+            bands = _cut(bands, max(margin, CUT // width))
+        for top, start, rows, stop in _surrounded(bands, margin):
+            band = rows[start:stop]
+            if shown:
+                shown[0].add(top, colours(picture, band))
+            result = _render(work, picture, grid, rows, (top - start, 0, height, width))[start:stop]
+            if shown:
+                shown[1].add(top, colours(picture, result))
+            yield top, result
+            work.step(job, len(band) / height / (1 if picture.whole else 2))
+
+    made = work.checked(rendered())
+    if not picture.whole:
+        return ahead(made)
+    return iter([(0, np.concatenate([rows for _, rows in made]))]) if margin else made
+
+
+def _frames(job: _Job, work: _Work, picture: Picture, shown: list[Averages]) -> Iterator[tuple[int, Any]]:
+    """The frames of an animation, whose grids change smoothly as a video's do; its middle one is added to ``shown``."""
+    smoother = Smoother(work.video.smoothing)
+    for number, (begins, frame) in enumerate(work.checked(picture.moving())):
+        middle = shown if number == picture.frames // 2 else ()
+        low = work.predictor.low_resolution(colours(picture, frame))
+        grid = smoother(work.predictor.grid(low), low, begins)
+        for part in middle[:1]:
+            part.add(0, colours(picture, frame))
+        result = _render(work, picture, grid, frame, (0, 0, picture.height, picture.width))
+        for part in middle[1:]:
+            part.add(0, colours(picture, result))
+        yield 0, result
+        work.step(job, 1 / picture.frames)
 
 
 def _render(work: _Work, picture: Picture, grid: Any, rows: Any, window: tuple[int, int, int, int]) -> Any:

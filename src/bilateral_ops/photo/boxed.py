@@ -1,0 +1,377 @@
+"""Pictures in boxes of ISO's base media file format, or whose metadata is: AVIF, HEIC, JPEG XL.
+
+A box is a length, four letters, and content, which may be boxes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._core.missing import missing
+from .formats import PROFILE, QUALITY, PillowFile, Whole
+from .images import DENSEST, ImageError, check_data, check_size, reading
+from .metadata import Metadata
+
+_CONTENTS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"iinf": 6, b"iref": 4, b"trak": 0, b"moov": 0}
+
+
+def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The kinds and contents of boxes that follow one another, up to what is none."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if size == 1 and at + 16 <= len(data):
+            (size,), head = struct.unpack_from(">Q", data, at + 8), 16
+        stop = len(data) if size == 0 else at + size
+        if not at + head <= stop <= len(data):
+            return
+        yield kind, data[at + head : stop]
+        at = stop
+
+
+def _inside(data: bytes, *path: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The boxes in the first of each of these kinds, one in the other."""
+    for kind in path:
+        data = next((content for found, content in boxes(data) if found == kind), b"")[_CONTENTS[kind] :]
+    return boxes(data)
+
+
+def _box(kind: bytes, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+# --- AVIF
+
+
+class AvifFile(PillowFile):
+    """AVIF: what it says and its 8 bits by Pillow, and by imagecodecs more bits, and colours of any kind."""
+
+    kind = "AVIF"
+
+    def __init__(self, path: Path) -> None:
+        from PIL import features
+
+        if not features.check("avif"):
+            raise ImageError("is AVIF, which this Pillow was built without; install a newer one")
+        from PIL import AvifImagePlugin
+
+        with path.open("rb") as file:
+            self._data = file.read()
+        properties = list(_inside(self._data, b"meta", b"iprp", b"ipco"))
+        # Sequences without a picture have none; 8 bits then, of which Pillow tells.
+        stored = [content[2] for kind, content in properties if kind == b"av1C" and len(content) > 2] or [0]
+        grey = all(each & 16 for each in stored)
+        sampled = next((each for each in stored if not each & 16), 0)
+        self._form = "yuv400" if grey else {12: "yuv420", 8: "yuv422"}.get(sampled & 12, "yuv444")
+        self._bits = max(8 + 2 * (each >> 6 & 1) + 2 * (each >> 5 & each >> 6 & 1) for each in stored)
+        said = next((c for kind, c in properties if kind == b"colr" and c[:4] == b"nclx" and len(c) > 9), None)
+        self._colours = struct.unpack_from(">3H", said, 4) if said else (2, 2, 6)
+        super().__init__(path, AvifImagePlugin.AvifImageFile)
+        if self._bits > 8 and self.frames == 1:
+            self.dtype = np.dtype(np.uint16)
+        with suppress(struct.error):
+            kinds = [content[8:12] for kind, content in _inside(self._data, b"meta", b"iinf") if kind == b"infe"]
+            if b"tmap" in kinds:
+                self.lost = (*self.lost, "its gain map")
+        if self.frames > 1:
+            if self._bits > 8:
+                self.close()
+                raise ImageError(f"is animated in {self._bits} bits, of which Pillow has 8; make a video of it first")
+            self.lost = (*self.lost, "how often it is to be repeated")
+
+    def _is_grey(self) -> bool:
+        return self._form == "yuv400"
+
+    def _decode(self) -> Any:
+        import imagecodecs
+
+        if self._bits == 8:
+            return super()._decode()
+        pixels = imagecodecs.avif_decode(self._data)
+        pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : self.channels]
+        return pixels << (16 - self._bits) | pixels >> (2 * self._bits - 16)  # as 16, white where it was
+
+    def _options(self, quality: int | None) -> dict[str, Any]:
+        form = {"yuv420": "4:2:0", "yuv422": "4:2:2", "yuv400": "4:0:0"}.get(self._form, "4:4:4")
+        return {"quality": quality or QUALITY, "subsampling": form}
+
+    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        import imagecodecs
+
+        if self._bits > 8:
+            most = np.uint32((1 << self._bits) - 1)
+            pixels = ((pixels * most + np.uint32(32767)) // np.uint32(65535)).astype(np.uint16)
+        primaries, transfer, matrix = self._colours
+        encoded = imagecodecs.avif_encode(
+            *(pixels, quality or QUALITY),
+            speed=6,
+            bitspersample=self._bits,
+            pixelformat=self._form,
+            primaries=primaries,
+            transfer=transfer,
+            matrix=matrix,
+        )
+        file.write(_with_items(bytes(encoded), self.metadata.exif, self.metadata.xmp, self.icc))
+
+
+def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes | None) -> bytes:
+    """A file of libavif's with these beside its picture: it writes ``ftyp``, ``meta`` and at the end ``mdat``."""
+    parts = dict(boxes(data))
+    meta = dict(boxes(parts[b"meta"][4:]))
+    (items,) = struct.unpack_from(">H", meta[b"iinf"], 4)
+    (picture,) = struct.unpack_from(">H", meta[b"pitm"], 4)
+    new = []
+    if exif:
+        exif = exif[6:] if exif.startswith(b"Exif\0\0") else exif
+        new.append((b"Exif", b"\0", b"\0\0\0\0" + exif))
+    if xmp:
+        new.append((b"mime", b"\0application/rdf+xml\0", xmp))
+    infos, references, places = b"", b"", b""
+    end = len(data)
+    for number, (kind, name, content) in enumerate(new, items + 1):
+        infos += _box(b"infe", b"\2\0\0\0", struct.pack(">HH", number, 0), kind, name)
+        references += _box(b"cdsc", struct.pack(">HHH", number, 1, picture))
+        places += struct.pack(">HHHII", number, 0, 1, end, len(content))
+        end += len(content)
+    count = struct.pack(">H", items + len(new))
+    meta[b"iinf"] = meta[b"iinf"][:4] + count + meta[b"iinf"][6:] + infos
+    meta[b"iref"] = meta.get(b"iref", b"\0\0\0\0") + references
+    if icc:
+        properties = dict(boxes(meta[b"iprp"]))
+        number = 1 + sum(1 for _ in boxes(properties[b"ipco"]))
+        properties[b"ipco"] += _box(b"colr", b"prof", icc)
+        said = properties[b"ipma"]
+        at = 8 + said[8:].index(struct.pack(">H", picture)) + 2  # the picture's comes first
+        said = said[:at] + bytes([said[at] + 1]) + bytes([number]) + said[at + 1 :]
+        properties[b"ipma"] = said
+        meta[b"iprp"] = b"".join(_box(*each) for each in properties.items())
+    meta[b"iloc"] = meta[b"iloc"][:6] + count + meta[b"iloc"][8:] + places
+    made = _box(b"meta", parts[b"meta"][:4], *(_box(*each) for each in meta.items()))
+    moved = len(made) - 8 - len(parts[b"meta"])
+    located = bytearray(meta[b"iloc"])
+    for at in range(8, len(located), 14):
+        struct.pack_into(">I", located, at + 6, struct.unpack_from(">I", located, at + 6)[0] + moved)
+    meta[b"iloc"] = bytes(located)
+    made = _box(b"meta", parts[b"meta"][:4], *(_box(*each) for each in meta.items()))
+    return _box(b"ftyp", parts[b"ftyp"]) + made + _box(b"mdat", parts[b"mdat"], *(content for _, _, content in new))
+
+
+# --- HEIC
+
+
+class HeicFile(Whole):
+    """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
+
+    def __init__(self, path: Path) -> None:
+        if missing("heif", "pillow_heif"):
+            raise ImageError("is HEIC; pip install pillow-heif, which reads and writes it")
+        import pillow_heif
+
+        pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
+        if len(pictures) > 1:
+            raise ImageError(f"has {len(pictures)} pictures; split it into files of one")
+        self._image = image = pictures[0]
+        self._info = info = dict(image.info)
+        channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0])
+        if channels is None or info["bit_depth"] > 10:
+            raise ImageError(f"has {image.mode} pixels of {info['bit_depth']} bits; convert it to PNG first")
+        width, height = image.size
+        check_data(path.stat().st_size, DENSEST, height, width, info["bit_depth"] * channels)
+        self.metadata = Metadata(info.get("exif"), info.get("xmp"))
+        self.metadata.orientation = 1
+        beside = {**info.get("aux", {}), **({"depth": 1} if info.get("depth_images") else {})}
+        lost = ["its gain map" if "gainmap" in name else "its depth map or mattes" for name in beside]
+        self.lost = tuple(dict.fromkeys((*self.metadata.lost, *lost)))
+        self._shape(height, width, channels, np.uint16 if ";16" in image.mode else np.uint8)
+
+    @property
+    def icc(self) -> bytes | None:
+        return self._info.get("icc_profile")
+
+    def _decode(self) -> Any:
+        pixels = np.asarray(self._image)
+        self._image = None
+        return pixels.reshape(*pixels.shape[:2], self.channels)
+
+    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        import pillow_heif
+
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[self.channels] + (";16" if self.dtype == np.uint16 else "")
+        made = pillow_heif.from_bytes(mode, (self.width, self.height), pixels.tobytes())
+        kept = {name: self._info[name] for name in ("icc_profile", "nclx_profile") if self._info.get(name)}
+        made.info.update({**kept, "exif": self.metadata.exif, "xmp": self.metadata.xmp})
+        made.save(file, quality=quality or QUALITY, chroma=self._info.get("chroma") or 444)
+
+
+# --- JPEG XL
+
+
+JXL = b"\0\0\0\x0cJXL \r\n\x87\n"
+_ENUM = ((0, 0), (1, 0), (2, 4), (18, 6))
+_SIDE = ((1, 9), (1, 13), (1, 18), (1, 30))
+
+
+class _Bits:
+    """The fields of a JPEG XL header, from the lowest bit of each byte up."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = int.from_bytes(data, "little")
+        self._count = 8 * len(data)
+
+    def __call__(self, count: int) -> int:
+        self._count -= count
+        if self._count < 0:
+            raise ImageError("is truncated")
+        value = self._left & ((1 << count) - 1)
+        self._left >>= count
+        return value
+
+    def one_of(self, *choices: tuple[int, int]) -> int:
+        """A number, of so many bits above the first of a pair."""
+        least, count = choices[self(2)]
+        return least + self(count)
+
+
+class _JxlHeader:
+    """What imagecodecs does not tell of a JPEG XL codestream (ISO/IEC 18181-1, annexes D and E)."""
+
+    def __init__(self, codestream: bytes) -> None:
+        bits = _Bits(codestream[2:600])
+        self.height, self.width = _jxl_size(bits)
+        self.floats, self.bits, self.alpha = False, 8, False
+        self.lossless, self.grey, self.colours = False, False, "sRGB"
+        if bits(1):  # all is as it mostly is
+            return
+        if bits(1):
+            if bits(3) >= 4:  # it is decoded upright
+                self.height, self.width = self.width, self.height
+            if bits(1):
+                _jxl_size(bits)
+            if bits(1) or bits(1):
+                raise ImageError("is animated or has a preview; take it apart first, such as by djxl a.jxl a.apng")
+        self.floats, self.bits = _jxl_depth(bits)
+        bits(1)
+        for _ in range(bits.one_of((0, 0), (1, 0), (2, 4), (1, 12))):
+            default = bits(1)
+            if self.alpha or (not default and bits.one_of(*_ENUM)):
+                raise ImageError("has more channels than colours and alpha; convert it to PNG or TIFF first")
+            self.alpha = True
+            if not default:
+                _jxl_depth(bits)
+                bits.one_of((0, 0), (3, 0), (4, 0), (1, 3))
+                bits(8 * bits.one_of((0, 0), (0, 4), (16, 5), (48, 10)))
+                if bits(1):
+                    raise ImageError("has colours that are multiplied by alpha; convert it to PNG or TIFF first")
+        self.lossless = not bits(1)
+        if bits(1):
+            return
+        profile, space = bits(1), bits.one_of(*_ENUM)
+        self.grey = space == 1
+        known = not profile and space < 2 and bits.one_of(*_ENUM) == 1 and (self.grey or bits.one_of(*_ENUM) == 1)
+        curve = bits.one_of(*_ENUM) if known and not bits(1) else 0
+        self.colours = {13: "sRGB", 8: "linear"}.get(curve, "others")
+
+
+def _jxl_size(bits: _Bits) -> tuple[int, int]:
+    small = bits(1)
+
+    def side() -> int:
+        return 8 * (1 + bits(5)) if small else bits.one_of(*_SIDE)
+
+    height, ratio = side(), bits(3)
+    if ratio == 0:
+        return height, side()
+    across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return height, height * across // down
+
+
+def _jxl_depth(bits: _Bits) -> tuple[bool, int]:
+    if not bits(1):
+        return False, bits.one_of((8, 0), (10, 0), (12, 0), (1, 6))
+    count = bits.one_of((32, 0), (16, 0), (24, 0), (1, 6))
+    bits(4)
+    return True, count
+
+
+class JxlFile(Whole):
+    """JPEG XL by imagecodecs, which neither reads nor writes colour profiles; metadata is in boxes."""
+
+    def __init__(self, path: Path) -> None:
+        self._data = path.read_bytes()
+        found = list(boxes(self._data)) if self._data.startswith(JXL) else [(b"jxlc", self._data)]
+        parts = [content if kind == b"jxlc" else content[4:] for kind, content in found if kind in (b"jxlc", b"jxlp")]
+        self._header = header = _JxlHeader(b"".join(parts)[:1024])
+        check_size(header.height, header.width)
+        if not self._writable(header):
+            raise ImageError(
+                "has a profile, or a depth in which no library here writes its colours in JPEG XL; convert it first, "
+                "such as by djxl a.jxl a.png"
+            )
+        said: dict[bytes, bytes] = {}
+        for kind, content in found:
+            if kind == b"brob":
+                kind, content = content[:4], _unpacked(content[4:])
+            said.setdefault(kind, content)
+        exif = said.get(b"Exif", b"")
+        self.metadata = Metadata(exif[4 + int.from_bytes(exif[:4], "big") :] or None, said.get(b"xml "))
+        self.metadata.orientation = 1
+        beside = {b"jhgm": "its gain map", b"jumb": "its content credentials"}
+        self.lost = (*self.metadata.lost, *(what for kind, what in beside.items() if kind in said))
+        self._lossless = header.lossless and b"jbrd" not in said  # which is what was a JPEG
+        channels = (1 if header.grey else 3) + header.alpha
+        check_data(len(self._data), DENSEST, header.height, header.width, header.bits * channels)
+        self._shape(header.height, header.width, channels, f"{'float' if header.floats else 'uint'}{header.bits}")
+
+    @staticmethod
+    def _writable(header: _JxlHeader) -> bool:
+        """Whether imagecodecs, which writes 8 bits in sRGB and all else in linear light, writes the same."""
+        return (header.floats, header.bits, header.colours) in (
+            (False, 8, "sRGB"),
+            (False, 16, "linear"),
+            (True, 16, "linear"),
+            (True, 32, "linear"),
+        )
+
+    @property
+    def memory(self) -> int:
+        return 3 * self.nbytes + 24 * self.channels * self.pixels  # libjxl has floats, and more of them
+
+    @property
+    def icc(self) -> bytes | None:
+        return None
+
+    def _decode(self) -> Any:
+        import imagecodecs
+
+        data, self._data = self._data, b""
+        pixels = imagecodecs.jpegxl_decode(data, numthreads=1)
+        return pixels.reshape(*pixels.shape[:2], self.channels).astype(self.dtype, copy=False)
+
+    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        import imagecodecs
+
+        how = {"lossless": True} if self._lossless and quality is None else {"level": quality or QUALITY}
+        made = bytes(imagecodecs.jpegxl_encode(pixels, **how))
+        exif, xmp = self.metadata.exif, self.metadata.xmp
+        if not made.startswith(JXL) and (exif or xmp):
+            made = JXL + _box(b"ftyp", b"jxl \0\0\0\0jxl ") + _box(b"jxlc", made)
+        file.write(made)
+        if exif:
+            file.write(_box(b"Exif", b"\0\0\0\0", exif))
+        if xmp:
+            file.write(_box(b"xml ", xmp))
+
+
+def _unpacked(data: bytes) -> bytes:
+    import imagecodecs
+
+    with reading("is damaged: its metadata cannot be read"):
+        return bytes(imagecodecs.brotli_decode(data, out=PROFILE))
