@@ -315,7 +315,10 @@ def test_sentences(run, image, demo, tmp_path, monkeypatch):
     assert sentence(tmp_path) == f"{must} {str(tmp_path)!r}, which is a folder."
     text = tmp_path / "text.png"
     text.write_text("not an image")
-    assert sentence(text) == f"{must} {str(text)!r}, which is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file."
+    assert (
+        sentence(text)
+        == f"{must} {str(text)!r}, which is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file."
+    )
     cut = tmp_path / "cut.png"
     cut.write_bytes(path.read_bytes()[:500])
     assert sentence(cut) == f"{must} {str(cut)!r}, which is truncated."

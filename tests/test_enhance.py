@@ -660,6 +660,7 @@ SENTENCES = re.compile(
     r"|has (CMYK|\d+) colours; convert it to RGB first"
     r"|has \d+ bits a sample or is coded without loss, as few JPEG files; convert it first"
     r"|is animated or has a preview; take it apart first, such as by djxl a.jxl a.apng"
+    r"|has frames that are larger than its canvas; make a video of it first"
     r"|is animated in \d+ bits, of which Pillow has 8; make a video of it first"
     r"|has \d+ frames of \d+ × \d+ pixels, which takes .* --memory-limit leaves .*)"
 )
@@ -913,6 +914,19 @@ def test_an_animation_that_ends_early_is_refused(run, tmp_path, name):
         code, _, err = run(tmp_path / name, "--out", tmp_path / "out")
         assert code == 1
         assert re.search(r"is (truncated|damaged: its (pixels|header) cannot be (decoded|read))\.\n$", err)
+
+
+def test_frames_that_are_larger_than_their_canvas_are_refused(run, tmp_path):
+    """As Pillow enlarges the picture then, and others don't."""
+    write_small(tmp_path / "moving.gif")
+    data = bytearray((tmp_path / "moving.gif").read_bytes())
+    data[6:10] = struct.pack("<HH", 14, 10)
+    first = data.index(b",\0\0\0\0" + struct.pack("<HH", 28, 20))
+    data[first + 5 : first + 9] = struct.pack("<HH", 14, 10)
+    (tmp_path / "moving.gif").write_bytes(data)
+    code, _, err = run(tmp_path / "moving.gif", "--out", tmp_path / "out")
+    assert code == 1
+    assert err.endswith("has frames that are larger than its canvas; make a video of it first.\n")
 
 
 def test_a_long_animation_is_refused_with_the_remedy(run, tmp_path, monkeypatch):

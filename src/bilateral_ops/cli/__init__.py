@@ -50,13 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     enhance = commands.add_parser(
         "enhance",
         help="enhance pictures and videos with a trained model",
-        description="Enhance pictures (JPEG, PNG, TIFF, WebP, AVIF, BMP, with pillow-heif HEIC; up to 16 bits a "
-        "channel, TIFF also floating point) and videos with the model in this package, or another. Results have their "
-        "inputs' names and kinds, and appear whole or not at all; GIF becomes PNG, MPEG program streams and WMV become "
-        "Matroska. Pictures are turned upright; metadata, ICC profiles and alpha are kept, grey stays grey, palettes "
-        "become RGB, samples of other than 8 or 16 bits the next of these. TIFF files larger than the memory limit are "
-        "read and written in pieces. Sound, subtitles, covers and attachments of videos are copied. What is not kept "
-        "is said; a file that can't be enhanced is named, and the others go on.",
+        description="Enhance pictures (JPEG, PNG, TIFF, WebP, AVIF, JPEG XL, BMP, with pillow-heif HEIC; up to 16 "
+        "bits a channel, TIFF and JPEG XL also floating point), animations and videos with the model in this package, "
+        "or another. Results have their inputs' names and kinds, and appear whole or not at all; GIF becomes PNG, MPEG "
+        "program streams and WMV become Matroska. Pictures are turned upright; metadata, ICC profiles and alpha are "
+        "kept, grey stays grey, palettes become RGB, samples of other than 8 or 16 bits the next of these. TIFF files "
+        "larger than the memory limit are read and written in pieces. Sound, subtitles, covers and attachments of "
+        "videos are copied. What is not kept is said; a file that can't be enhanced is named, and the others go on.",
         epilog="The exit code is 0, 1 where a file could not be enhanced, or 2 where nothing was begun.",
     )
     enhance.add_argument(
@@ -92,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         help="how much memory may be taken, such as 800MB or 4GB (default: %(default)s)",
     )
     enhance.add_argument(
-        "--quality", type=int, metavar="1-100", help="of JPEG and WebP (default: as a JPEG was stored, and 90 for WebP)"
+        "--quality",
+        type=int,
+        metavar="1-100",
+        help="of lossy pictures (default: as a JPEG was stored, and 90 of others)",
     )
     video = enhance.add_argument_group("videos")
     video.add_argument(
@@ -100,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.3,
         metavar="SECONDS",
-        help="time constant with which the edit follows the video; it begins anew at cuts (default: %(default)s)",
+        help="time constant with which the edit follows the video, or an animation; it begins anew at cuts "
+        "(default: %(default)s)",
     )
     video.add_argument(
         "--codec",

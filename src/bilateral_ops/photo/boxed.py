@@ -55,6 +55,7 @@ class AvifFile(PillowFile):
     """AVIF: what it says and its 8 bits by Pillow, and by imagecodecs more bits, and colours of any kind."""
 
     kind = "AVIF"
+    coder = 24
 
     def __init__(self, path: Path) -> None:
         from PIL import features
@@ -304,6 +305,8 @@ def _jxl_depth(bits: _Bits) -> tuple[bool, int]:
 class JxlFile(Whole):
     """JPEG XL by imagecodecs, which neither reads nor writes colour profiles; metadata is in boxes."""
 
+    coder = 32  # libjxl has floats
+
     def __init__(self, path: Path) -> None:
         self._data = path.read_bytes()
         found = list(boxes(self._data)) if self._data.startswith(JXL) else [(b"jxlc", self._data)]
@@ -339,10 +342,6 @@ class JxlFile(Whole):
             (True, 16, "linear"),
             (True, 32, "linear"),
         )
-
-    @property
-    def memory(self) -> int:
-        return 3 * self.nbytes + 24 * self.channels * self.pixels  # libjxl has floats, and more of them
 
     @property
     def icc(self) -> bytes | None:

@@ -28,6 +28,7 @@ class Whole(Picture):
 
     metadata: Metadata
     wrong = DAMAGED  # what is said where it cannot be decoded
+    coder = 0  # bytes per pixel that it takes beside arrays like these
     _decoded: Any = None
     _moving: Moving | None = None
 
@@ -47,9 +48,9 @@ class Whole(Picture):
 
     @property
     def memory(self) -> int:
-        if self._moving is None:
-            return 3 * self.nbytes
-        return self.frames * (2 * self.nbytes + 8 * self.pixels)  # Pillow has four bytes per pixel, twice
+        # Of an animation Pillow has four bytes per pixel of each frame, twice.
+        arrays = 3 * self.nbytes if self.frames == 1 else self.frames * (2 * self.nbytes + 8 * self.pixels)
+        return arrays + self.coder * self.pixels
 
     def bands(self) -> Iterator[tuple[int, Any]]:
         if self._decoded is None:
@@ -89,7 +90,7 @@ class Moving:
     """The frames of an animation, as Pillow lays them one over the other, and how long each is shown."""
 
     def __init__(self, image: Any, mode: str) -> None:
-        self.image, self.mode = image, mode
+        self.image, self.mode, self._size = image, mode, image.size
         self._begins: list[float] = []  # milliseconds, and when the last ends
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
@@ -97,6 +98,8 @@ class Moving:
         self._begins, ends = [], 0.0
         for number in range(self.image.n_frames):
             self.image.seek(number)
+            if self.image.size != self._size:
+                raise ImageError("has frames that are larger than its canvas; make a video of it first")
             pixels = pixels_of(self.image, self.mode)
             begins = self.image.info.get("timestamp", ends)  # of WebP and AVIF, whose durations are rounded
             self._begins.append(begins)
@@ -135,6 +138,8 @@ def pixels_of(image: Any, mode: str) -> Any:
 class JpegFile(Whole):
     """JPEG by libjpeg-turbo: in imagecodecs, which takes half of Pillow's time, where that has all it needs."""
 
+    coder = 8  # Pillow has four bytes per pixel, twice
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._data: Any = path.read_bytes()
@@ -149,10 +154,6 @@ class JpegFile(Whole):
         check_data(len(self._data), JPEG, height, width, 8 * channels)
         self.metadata, self.lost = markers.metadata, tuple(markers.lost)
         self._shape(height, width, channels, np.uint8)
-
-    @property
-    def memory(self) -> int:
-        return 2 * self.nbytes + 8 * self.pixels  # Pillow has four bytes per pixel, twice
 
     @property
     def icc(self) -> bytes | None:
@@ -355,6 +356,7 @@ class PillowFile(Whole):
     """
 
     kind: str
+    coder = 8  # Pillow has four bytes per pixel, twice
 
     def __init__(self, path: Path, plugin: Any) -> None:
         self.image = sized(plugin)(path)
@@ -381,10 +383,6 @@ class PillowFile(Whole):
 
     def _is_grey(self) -> bool:
         return False
-
-    @property
-    def memory(self) -> int:
-        return self.frames * (2 * self.nbytes + 8 * self.pixels)  # Pillow has four bytes per pixel, twice
 
     @property
     def icc(self) -> bytes | None:
@@ -487,9 +485,12 @@ class GifFile(PillowFile):
     def __init__(self, path: Path) -> None:
         from PIL import GifImagePlugin
 
-        if not _ends(path.read_bytes()):
+        data = path.read_bytes()
+        if not _ends(data):
             raise ImageError("is truncated")
         super().__init__(path, GifImagePlugin.GifImageFile)
+        beside = {b"XMP DataXMP": "its XMP", b"ICCRGBG1012": "its colour profile"}
+        self.lost = (*self.lost, *(what for name, what in beside.items() if b"!\xff\x0b" + name in data))
         if self.image.info.get("comment"):
             self.lost = (*self.lost, "its comment")
 

@@ -141,7 +141,7 @@ def enhance_files(
     memory_limit : int
         Bytes to stay within. TIFF files larger than that are read and written in pieces; others are refused.
     quality : int, optional
-        1–100, of JPEG and WebP; without it, a JPEG's own tables, and 90.
+        1–100, of what is coded with loss; without it, a JPEG's own tables, and 90.
     video : VideoOptions, optional
     progress : bool
         Show a bar on standard error, if that is a terminal.
@@ -162,8 +162,9 @@ def enhance_files(
     -----
     Grey pictures stay grey: the model sees them as RGB, and the luma of its result is written. Alpha is kept as it is;
     palettes become RGB; samples of fewer than 8 bits become 8, of 9 to 15 bits 16; GIF becomes PNG. Pictures are turned
-    upright, and say so; other metadata and the ICC profile are kept. Pixels with a NaN or an infinity stay. Videos keep
-    their depth, chroma, matrix and range: the first encoder that has them is taken.
+    upright, and say so; other metadata and the ICC profile are kept. Pixels with a NaN or an infinity stay. Animations
+    keep their times, but frames that are alike may become one. Videos keep their depth, chroma, matrix and range: the
+    first encoder that has them is taken.
     """
     if lacking := missing("enhance", "PIL", "tifffile", "imagecodecs", "tqdm"):
         raise EnhanceError(lacking)

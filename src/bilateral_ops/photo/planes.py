@@ -173,11 +173,11 @@ def write_planes(frame: Any, planes: Any, layout: Layout, bits: int, full: bool,
 
 
 def _averaged(plane: Any, down: int, across: int) -> Any:
-    size, kind = (plane.shape[0] // down, plane.shape[1] // across), np.uint16 if plane.dtype == np.uint8 else np.uint32
-    sums = np.full(size, down * across // 2, kind)
-    for y, x in itertools.product(range(down), range(across)):
-        sums += plane[y::down, x::across]
-    return sums // (down * across)
+    kind: Any = np.uint16 if plane.dtype == np.uint8 else np.uint32
+    sums = functools.reduce(np.add, (plane[y::down] for y in range(1, down)), plane[::down].astype(kind))  # contiguous
+    sums = functools.reduce(np.add, (sums[:, x::across] for x in range(1, across)), sums[:, ::across])
+    sums = sums + kind(down * across // 2)
+    return sums // kind(down * across)
 
 
 def _subsampled(layout: Layout) -> tuple[int, ...]:
