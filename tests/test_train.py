@@ -502,7 +502,7 @@ def test_all_bad_files_are_named_before_training_starts(pairs, tmp_path, run):
     assert sorted(line for line in lines[1:] if "a5" not in line) == [
         "PAIRS/input/a1.jpg: has no twin in PAIRS/target",
         "PAIRS/input/a3.png: has the name of a3.jpg",
-        "PAIRS/input/a4.jpg: is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF file",
+        "PAIRS/input/a4.jpg: is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file",
         "PAIRS/target/a2.png: has no twin in PAIRS/input",
         "PAIRS/target/a3.png: has 56 × 39 pixels, but a3.jpg 56 × 40",
     ]
