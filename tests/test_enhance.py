@@ -660,8 +660,9 @@ SENTENCES = re.compile(
     r"|has (CMYK|\d+) colours; convert it to RGB first"
     r"|has \d+ bits a sample or is coded without loss, as few JPEG files; convert it first"
     r"|is animated or has a preview; take it apart first, such as by djxl a.jxl a.apng"
+    r"|has a canvas of more than 16383 pixels a side, the most of a picture in WebP"
     r"|has frames that are larger than its canvas; make a video of it first"
-    r"|is animated in \d+ bits, of which Pillow has 8; make a video of it first"
+    r"|is animated in (16 bits, of which Pillow has 8|more than 8 bits or colours than sRGB's); make a video .*"
     r"|has \d+ frames of \d+ × \d+ pixels, which takes .* --memory-limit leaves .*)"
 )
 
@@ -682,7 +683,7 @@ def mutations(data, count, rng):
 
 
 WITH_EXIF = ("exif.tif", "exif.jpg", "exif.webp")
-MOVING = ("moving.png", "moving.webp", "moving.avif", "moving.gif")
+MOVING = ("moving.png", "moving.webp", "moving.avif", "leaping.gif")
 CODED = {  # by imagecodecs, of a depth
     "deep.avif": lambda pixels: imagecodecs.avif_encode(pixels >> 6, 90, bitspersample=10),
     "bare.jxl": lambda pixels: imagecodecs.jpegxl_encode((pixels >> 8).astype(np.uint8), 90),
@@ -918,15 +919,24 @@ def test_an_animation_that_ends_early_is_refused(run, tmp_path, name):
 
 def test_frames_that_are_larger_than_their_canvas_are_refused(run, tmp_path):
     """As Pillow enlarges the picture then, and others don't."""
-    write_small(tmp_path / "moving.gif")
-    data = bytearray((tmp_path / "moving.gif").read_bytes())
+    write_small(tmp_path / "leaping.gif")
+    data = bytearray((tmp_path / "leaping.gif").read_bytes())
     data[6:10] = struct.pack("<HH", 14, 10)
     first = data.index(b",\0\0\0\0" + struct.pack("<HH", 28, 20))
     data[first + 5 : first + 9] = struct.pack("<HH", 14, 10)
-    (tmp_path / "moving.gif").write_bytes(data)
-    code, _, err = run(tmp_path / "moving.gif", "--out", tmp_path / "out")
+    (tmp_path / "leaping.gif").write_bytes(data)
+    code, _, err = run(tmp_path / "leaping.gif", "--out", tmp_path / "out")
     assert code == 1
     assert err.endswith("has frames that are larger than its canvas; make a video of it first.\n")
+
+
+def test_an_older_imagecodecs_is_named(run, tmp_path, monkeypatch):
+    """One whose AVIF has no colours but sRGB's."""
+    write_small(tmp_path / "deep.avif")
+    monkeypatch.setattr(imagecodecs, "avif_encode", lambda data, level, speed, bitspersample, pixelformat: b"")
+    code, _, err = run(tmp_path / "deep.avif", "--out", tmp_path / "out")
+    assert code == 1
+    assert err.endswith("which AVIF of this imagecodecs has not; install a newer one.\n")
 
 
 def test_a_long_animation_is_refused_with_the_remedy(run, tmp_path, monkeypatch):

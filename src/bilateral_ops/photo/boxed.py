@@ -5,9 +5,10 @@ A box is a length, four letters, and content, which may be boxes.
 
 from __future__ import annotations
 
+import io
+import re
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from .._core.missing import missing
 from .formats import PROFILE, QUALITY, PillowFile, Whole
 from .images import DENSEST, ImageError, check_data, check_size, reading
 from .metadata import Metadata
-
-_CONTENTS = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"iinf": 6, b"iref": 4, b"trak": 0, b"moov": 0}
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -36,13 +35,6 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = stop
 
 
-def _inside(data: bytes, *path: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The boxes in the first of each of these kinds, one in the other."""
-    for kind in path:
-        data = next((content for found, content in boxes(data) if found == kind), b"")[_CONTENTS[kind] :]
-    return boxes(data)
-
-
 def _box(kind: bytes, *parts: bytes) -> bytes:
     content = b"".join(parts)
     return struct.pack(">I4s", 8 + len(content), kind) + content
@@ -52,7 +44,7 @@ def _box(kind: bytes, *parts: bytes) -> bytes:
 
 
 class AvifFile(PillowFile):
-    """AVIF: what it says and its 8 bits by Pillow, and by imagecodecs more bits, and colours of any kind."""
+    """AVIF by Pillow, but for more than 8 bits, and colours that are not sRGB's without a profile: by imagecodecs."""
 
     kind = "AVIF"
     coder = 24
@@ -66,26 +58,25 @@ class AvifFile(PillowFile):
 
         with path.open("rb") as file:
             self._data = file.read()
-        properties = list(_inside(self._data, b"meta", b"iprp", b"ipco"))
-        # Sequences without a picture have none; 8 bits then, of which Pillow tells.
-        stored = [content[2] for kind, content in properties if kind == b"av1C" and len(content) > 2] or [0]
+        head = self._data[: max(0, self._data.find(b"mdat")) or 1 << 16]  # pictures and sequences have these apart
+        stored = [found[1][0] for found in re.finditer(rb"av1C..(.)", head, re.DOTALL)] or [0]
         grey = all(each & 16 for each in stored)
         sampled = next((each for each in stored if not each & 16), 0)
         self._form = "yuv400" if grey else {12: "yuv420", 8: "yuv422"}.get(sampled & 12, "yuv444")
-        self._bits = max(8 + 2 * (each >> 6 & 1) + 2 * (each >> 5 & each >> 6 & 1) for each in stored)
-        said = next((c for kind, c in properties if kind == b"colr" and c[:4] == b"nclx" and len(c) > 9), None)
-        self._colours = struct.unpack_from(">3H", said, 4) if said else (2, 2, 6)
+        self._bits = max({0: 8, 2: 10, 3: 12}.get(each >> 5 & 3, 8) for each in stored)
+        said = re.search(rb"colrnclx(..)(..)(..)", head, re.DOTALL)
+        self._colours = tuple(int.from_bytes(each, "big") for each in said.groups()) if said else (2, 2, 6)
+        primaries, curve, _ = self._colours
+        self._by_pillow = self._bits == 8 and primaries in (0, 1, 2) and curve in (0, 1, 2, 6, 13)
         super().__init__(path, AvifImagePlugin.AvifImageFile)
         if self._bits > 8 and self.frames == 1:
             self.dtype = np.dtype(np.uint16)
-        with suppress(struct.error):
-            kinds = [content[8:12] for kind, content in _inside(self._data, b"meta", b"iinf") if kind == b"infe"]
-            if b"tmap" in kinds:
-                self.lost = (*self.lost, "its gain map")
+        if b"tmap" in head:
+            self.lost = (*self.lost, "its gain map")
         if self.frames > 1:
-            if self._bits > 8:
+            if not self._by_pillow:
                 self.close()
-                raise ImageError(f"is animated in {self._bits} bits, of which Pillow has 8; make a video of it first")
+                raise ImageError("is animated in more than 8 bits or colours than sRGB's; make a video of it first")
             self.lost = (*self.lost, "how often it is to be repeated")
 
     def _is_grey(self) -> bool:
@@ -105,22 +96,31 @@ class AvifFile(PillowFile):
         return {"quality": quality or QUALITY, "subsampling": form}
 
     def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        encoded = (self._encode8 if self._by_pillow else self._encode_any)(pixels, quality)
+        file.write(_with_items(encoded, self.metadata.exif, self.metadata.xmp, None if self._by_pillow else self.icc))
+
+    def _encode8(self, pixels: Any, quality: int | None) -> bytes:
+        from PIL import Image
+
+        file = io.BytesIO()  # Pillow would write EXIF anew, without its orientation
+        Image.fromarray(pixels).save(file, "AVIF", icc_profile=self.icc, **self._options(quality))
+        return file.getvalue()
+
+    def _encode_any(self, pixels: Any, quality: int | None) -> bytes:
         import imagecodecs
 
         if self._bits > 8:
             most = np.uint32((1 << self._bits) - 1)
             pixels = ((pixels * most + np.uint32(32767)) // np.uint32(65535)).astype(np.uint16)
-        primaries, transfer, matrix = self._colours
-        encoded = imagecodecs.avif_encode(
-            *(pixels, quality or QUALITY),
-            speed=6,
-            bitspersample=self._bits,
-            pixelformat=self._form,
-            primaries=primaries,
-            transfer=transfer,
-            matrix=matrix,
-        )
-        file.write(_with_items(bytes(encoded), self.metadata.exif, self.metadata.xmp, self.icc))
+        colours = dict(zip(("primaries", "transfer", "matrix"), self._colours))
+        options: dict[str, Any] = {"speed": 6, "bitspersample": self._bits, "pixelformat": self._form, **colours}
+        try:
+            return bytes(imagecodecs.avif_encode(pixels, quality or QUALITY, **options))
+        except TypeError:
+            raise ImageError(
+                "has more than 8 bits or other colours than sRGB's, which AVIF of this imagecodecs has not; install a "
+                "newer one"
+            ) from None
 
 
 def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes | None) -> bytes:
@@ -280,6 +280,18 @@ class _JxlHeader:
         curve = bits.one_of(*_ENUM) if known and not bits(1) else 0
         self.colours = {13: "sRGB", 8: "linear"}.get(curve, "others")
 
+    @property
+    def kind(self) -> str:
+        """Its samples, as NumPy calls them, and colours."""
+        return f"{'float' if self.floats else 'uint'}{self.bits} {self.colours}"
+
+
+def _jxl_boxes(data: bytes) -> tuple[list[tuple[bytes, bytes]], _JxlHeader]:
+    """The boxes of a file, one where it is a bare codestream, and the codestream's header."""
+    found = list(boxes(data)) if data.startswith(JXL) else [(b"jxlc", data)]
+    parts = [content if kind == b"jxlc" else content[4:] for kind, content in found if kind in (b"jxlc", b"jxlp")]
+    return found, _JxlHeader(b"".join(parts)[:1024])
+
 
 def _jxl_size(bits: _Bits) -> tuple[int, int]:
     small = bits(1)
@@ -309,11 +321,11 @@ class JxlFile(Whole):
 
     def __init__(self, path: Path) -> None:
         self._data = path.read_bytes()
-        found = list(boxes(self._data)) if self._data.startswith(JXL) else [(b"jxlc", self._data)]
-        parts = [content if kind == b"jxlc" else content[4:] for kind, content in found if kind in (b"jxlc", b"jxlp")]
-        self._header = header = _JxlHeader(b"".join(parts)[:1024])
+        found, self._header = _jxl_boxes(self._data)
+        header = self._header
         check_size(header.height, header.width)
-        if not self._writable(header):
+        # imagecodecs writes 8 bits in sRGB, and all else in linear light.
+        if header.kind not in ("uint8 sRGB", "uint16 linear", "float16 linear", "float32 linear"):
             raise ImageError(
                 "has a profile, or a depth in which no library here writes its colours in JPEG XL; convert it first, "
                 "such as by djxl a.jxl a.png"
@@ -331,17 +343,7 @@ class JxlFile(Whole):
         self._lossless = header.lossless and b"jbrd" not in said  # which is what was a JPEG
         channels = (1 if header.grey else 3) + header.alpha
         check_data(len(self._data), DENSEST, header.height, header.width, header.bits * channels)
-        self._shape(header.height, header.width, channels, f"{'float' if header.floats else 'uint'}{header.bits}")
-
-    @staticmethod
-    def _writable(header: _JxlHeader) -> bool:
-        """Whether imagecodecs, which writes 8 bits in sRGB and all else in linear light, writes the same."""
-        return (header.floats, header.bits, header.colours) in (
-            (False, 8, "sRGB"),
-            (False, 16, "linear"),
-            (True, 16, "linear"),
-            (True, 32, "linear"),
-        )
+        self._shape(header.height, header.width, channels, header.kind.split()[0])
 
     @property
     def icc(self) -> bytes | None:
@@ -359,6 +361,8 @@ class JxlFile(Whole):
 
         how = {"lossless": True} if self._lossless and quality is None else {"level": quality or QUALITY}
         made = bytes(imagecodecs.jpegxl_encode(pixels, **how))
+        if _jxl_boxes(made)[1].kind != self._header.kind:
+            raise ImageError("is JPEG XL whose colours this version of imagecodecs writes as others; install another")
         exif, xmp = self.metadata.exif, self.metadata.xmp
         if not made.startswith(JXL) and (exif or xmp):
             made = JXL + _box(b"ftyp", b"jxl \0\0\0\0jxl ") + _box(b"jxlc", made)

@@ -438,6 +438,9 @@ class WebPFile(PillowFile):
             self.wrong = "is truncated"
         with reading(self.wrong):
             super().__init__(path, WebPImagePlugin.WebPImageFile)
+        if max(self.height, self.width) > 16383:
+            self.close()
+            raise ImageError("has a canvas of more than 16383 pixels a side, the most of a picture in WebP")
 
     def _options(self, quality: int | None) -> dict[str, Any]:
         return {"exact": True} | ({"lossless": True} if self._lossless else {"quality": quality or QUALITY})
