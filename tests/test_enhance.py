@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -915,6 +916,30 @@ def test_an_animation_that_ends_early_is_refused(run, tmp_path, name):
         code, _, err = run(tmp_path / name, "--out", tmp_path / "out")
         assert code == 1
         assert re.search(r"is (truncated|damaged: its (pixels|header) cannot be (decoded|read))\.\n$", err)
+
+
+@pytest.mark.skipif(not (shutil.which("cjxl") and shutil.which("djxl")), reason="libjxl-tools is not installed")
+@pytest.mark.parametrize("kind", ["moving", "deep"])
+def test_what_is_advised_for_jpeg_xl_works(run, tmp_path, kind):
+    if kind == "moving":
+        write_small(tmp_path / "leaping.gif")
+        (tmp_path / "leaping.gif").rename(tmp_path / "given.gif")
+    else:
+        save(tmp_path / "given.png", picture(dtype=np.uint16))
+    (given,) = tmp_path.iterdir()
+    subprocess.run(["cjxl", given, "a.jxl", "-d", "0"], cwd=tmp_path, check=True, capture_output=True)
+    code, _, err = run(tmp_path / "a.jxl", "--out", tmp_path / "out")
+    assert code == 1
+    (advice,) = re.findall(r"such as by (djxl a.jxl a\.a?png)\.$", err.strip())
+    subprocess.run(advice.split(), cwd=tmp_path, check=True, capture_output=True)
+    made = tmp_path / "out" / advice.split()[-1]
+    assert run(tmp_path / made.name, "--out", tmp_path / "out", "--strength", 0)[0] == 0
+    if kind == "moving":
+        with Image.open(made) as file, Image.open(given) as before:
+            assert file.n_frames == before.n_frames == 3
+            assert np.array_equal(np.asarray(file.convert("RGB")), np.asarray(before.convert("RGB")))
+    else:
+        assert np.array_equal(pixels_of(made), picture(dtype=np.uint16))
 
 
 def test_frames_that_are_larger_than_their_canvas_are_refused(run, tmp_path):

@@ -18,7 +18,7 @@ from ..ops._resize_area import resize_area
 
 #: The endings by which a folder's pictures are found; of some it is only said why they are not enhanced.
 SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".avif", ".bmp", ".dib", ".gif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".tif", ".tiff", ".webp", ".avif", ".bmp", ".dib", ".gif"),
     *(".heic", ".heif", ".hif", ".jxl", ".jp2", ".psd", ".exr", ".hdr", ".tga"),
     *(".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
 )
