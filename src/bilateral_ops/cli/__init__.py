@@ -187,8 +187,8 @@ def _add_export(commands: Any) -> None:
               bilateral-ops export mine.safetensors --to ncnn --out mine.param --size 1920x1080
               bilateral-ops export mine.safetensors --to web --out page; python -m http.server -d page
 
-            onnx, glsl and web need {install('onnx')}, tflite {install('tflite')},
-            ncnn {install('ncnn')}.
+            onnx, glsl and web need {install("onnx")}, tflite {install("tflite")},
+            ncnn {install("ncnn")}.
             docs/deployment.md says what was run where, and how a file is used."""),
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model file (default: the model in this package)")

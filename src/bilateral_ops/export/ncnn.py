@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .._core.checks import integers
-from .._core.missing import MissingError
+from .._core.missing import MissingError, install
 from ._model import predictor_of
 
 if TYPE_CHECKING:
@@ -141,7 +141,5 @@ def _pnnx() -> str:
     """The program: beside this Python, or wherever programs are."""
     found = shutil.which("pnnx", path=sysconfig.get_path("scripts")) or shutil.which("pnnx")
     if found is None:
-        raise MissingError(
-            "bilateral_ops.export.ncnn needs pnnx, which is not installed; pip install 'bilateral_ops[ncnn]'."
-        )
+        raise MissingError(f"bilateral_ops.export.ncnn needs pnnx, which is not installed; {install('ncnn')}.")
     return found
