@@ -224,6 +224,40 @@ def test_heic(enhanced, tmp_path, bits, orientation):
     assert np.abs(difference).mean() < 2
 
 
+@pytest.mark.parametrize("with_exif", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_profiles_of_deep_avif(enhanced, tmp_path, channels, with_exif):
+    """Beside pictures of imagecodecs', which writes none; Pillow reads them, and the picture as before."""
+    from PIL import ImageCms
+
+    from bilateral_ops.photo.boxed import _with_items
+
+    pytest.importorskip("PIL.AvifImagePlugin", reason="Pillow has no AVIF")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pixels = np.dstack([shades(), shades()[..., :1]])[..., :channels].squeeze().astype(np.uint16) << 2
+    form = "yuv400" if channels == 1 else "yuv444"
+    bare = imagecodecs.avif_encode(pixels, 90, bitspersample=10, pixelformat=form)
+    exif = lying(6).tobytes() if with_exif else None
+    (tmp_path / "a.avif").write_bytes(_with_items(bare, exif, None, profile))
+    result = enhanced(tmp_path / "a.avif")
+    with Image.open(result.source) as given, Image.open(result.target) as made:
+        assert made.info["icc_profile"] == given.info["icc_profile"] == profile
+        assert made.size == (48, 30)  # in AVIF it is not EXIF that says how a picture lies
+        assert made.getexif().get(0x010F) == ("Maker" if with_exif else None)
+        assert made.getexif().get(0x0112, 1) == 1
+    after = imagecodecs.avif_decode(result.target.read_bytes()).astype(float)
+    assert np.abs(after - pixels).mean() < 4
+    plain = enhanced(save_bytes(tmp_path / "b.avif", bare)).target
+    with Image.open(plain) as made:
+        assert "icc_profile" not in made.info
+    assert plain.read_bytes().count(b"iref") == (channels == 4)
+
+
+def save_bytes(path, data):
+    path.write_bytes(data)
+    return path
+
+
 # --- by ExifTool
 
 

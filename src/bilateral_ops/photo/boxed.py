@@ -125,8 +125,11 @@ class AvifFile(PillowFile):
 
 def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes | None) -> bytes:
     """A file of libavif's with these beside its picture: it writes ``ftyp``, ``meta`` and at the end ``mdat``."""
+    if not (exif or xmp or icc):
+        return data
     parts = dict(boxes(data))
     meta = dict(boxes(parts[b"meta"][4:]))
+    assert meta[b"iloc"][:6] == b"\0\0\0\0\x44\0", "offsets and lengths of four bytes"
     (items,) = struct.unpack_from(">H", meta[b"iinf"], 4)
     (picture,) = struct.unpack_from(">H", meta[b"pitm"], 4)
     new = []
@@ -144,15 +147,15 @@ def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes |
         end += len(content)
     count = struct.pack(">H", items + len(new))
     meta[b"iinf"] = meta[b"iinf"][:4] + count + meta[b"iinf"][6:] + infos
-    meta[b"iref"] = meta.get(b"iref", b"\0\0\0\0") + references
+    if new:
+        meta[b"iref"] = meta.get(b"iref", b"\0\0\0\0") + references
     if icc:
         properties = dict(boxes(meta[b"iprp"]))
         number = 1 + sum(1 for _ in boxes(properties[b"ipco"]))
         properties[b"ipco"] += _box(b"colr", b"prof", icc)
         said = properties[b"ipma"]
         at = 8 + said[8:].index(struct.pack(">H", picture)) + 2  # the picture's comes first
-        said = said[:at] + bytes([said[at] + 1]) + bytes([number]) + said[at + 1 :]
-        properties[b"ipma"] = said
+        properties[b"ipma"] = said[:at] + bytes([said[at] + 1, number]) + said[at + 1 :]
         meta[b"iprp"] = b"".join(_box(*each) for each in properties.items())
     meta[b"iloc"] = meta[b"iloc"][:6] + count + meta[b"iloc"][8:] + places
     made = _box(b"meta", parts[b"meta"][:4], *(_box(*each) for each in meta.items()))
@@ -179,8 +182,9 @@ class HeicFile(Whole):
         pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
         if len(pictures) > 1:
             raise ImageError(f"has {len(pictures)} pictures; split it into files of one")
-        self._image = image = pictures[0]
-        self._info = info = dict(image.info)
+        image: Any = pictures[0]
+        self._image, self._info = image, dict(image.info)
+        info = self._info
         channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0])
         if channels is None or info["bit_depth"] > 10:
             raise ImageError(f"has {image.mode} pixels of {info['bit_depth']} bits; convert it to PNG first")
