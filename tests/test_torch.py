@@ -492,6 +492,120 @@ def test_hessians_are_symmetric(subject: str) -> None:
     torch.testing.assert_close(hessian, hessian.T)
 
 
+@EACH_DIFFERENTIABLE
+def test_derivatives_in_chunks(subject: str) -> None:
+    function, tensors = calling(subject, tensors_of(subject, N=2, H=2, W=2, Gh=2, Gw=2, Gd=2))
+    everything = tuple(range(len(tensors)))
+
+    def energy(*at: Any) -> Any:
+        return function(*at).square().sum()
+
+    assert_same(
+        torch.func.jacrev(function, everything, chunk_size=3)(*tensors),
+        torch.func.jacrev(function, everything)(*tensors),
+    )
+    whole = torch.func.hessian(energy, everything)(*tensors)
+    chunked = torch.func.jacrev(torch.func.jacrev(energy, everything), everything, chunk_size=5)(*tensors)
+    torch.testing.assert_close(chunked, whole)
+
+
+@EACH_DIFFERENTIABLE
+def test_batched_gradients(subject: str) -> None:
+    for options in options_of(subject):
+        function, tensors = calling(subject, tensors_of(subject, **options), **keywords(options))
+        leaves = requiring(tensors)
+        result = function(*leaves)
+        grads = torch.randn(3, *result.shape, dtype=result.dtype)
+        got = torch.autograd.grad(result, leaves, grads, is_grads_batched=True, retain_graph=True)
+        each = [torch.autograd.grad(result, leaves, grad, retain_graph=True) for grad in grads]
+        assert_same(list(got), [torch.stack(gradients) for gradients in zip(*each)])
+        again = torch.autograd.grad(result, leaves, grads, is_grads_batched=True, create_graph=True)
+        assert_same([gradient.detach() for gradient in again], list(got))
+        assert all(gradient.requires_grad for gradient in again) or len(leaves) == 1  # linear in the one
+    assert torch.autograd.gradcheck(function, leaves, check_batched_grad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, leaves, check_batched_grad=True, fast_mode=True)
+
+
+@EACH_DIFFERENTIABLE
+def test_vectorized_jacobians(subject: str) -> None:
+    function, tensors = calling(subject, tensors_of(subject, H=2, W=2, Gh=2, Gw=2, Gd=2))
+    at = tuple(tensors)
+    for strategy in ("reverse-mode", "forward-mode"):
+        got = torch.autograd.functional.jacobian(function, at, vectorize=True, strategy=strategy)
+        torch.testing.assert_close(got, torch.autograd.functional.jacobian(function, at))
+
+    def energy(*at: Any) -> Any:
+        return function(*at).square().sum()
+
+    hessian = torch.autograd.functional.hessian(energy, at, vectorize=True)
+    torch.testing.assert_close(hessian, torch.autograd.functional.hessian(energy, at))
+
+
+def test_batches_of_batches_of_gradients() -> None:
+    given = tensors_of("slice_apply", N=2)
+    leaves = requiring(split(given)[1])
+    result = bilateral_ops.slice_apply(*leaves)
+    grads = torch.randn(2, 3, *result.shape, dtype=result.dtype)
+
+    def pulled(outer: Any, inner: Any) -> Any:
+        found = torch.autograd.grad(result, leaves, outer * inner, retain_graph=True)
+        return tuple(gradient.sum(tuple(range(1, gradient.ndim))) for gradient in found)
+
+    def mapped(outer: Any) -> Any:
+        return torch._vmap_internals._vmap(lambda inner: pulled(outer, inner), 0)(grads[0])
+
+    got = torch._vmap_internals._vmap(mapped, 0)(grads[:, 0])
+    want = [[pulled(outer, inner) for inner in grads[0]] for outer in grads[:, 0]]
+    for i, gradient in enumerate(got):
+        torch.testing.assert_close(gradient, torch.stack([torch.stack([p[i] for p in row]) for row in want]))
+
+
+def test_out_is_refused_while_autograd_maps() -> None:
+    given = tensors_of("slice")
+    sentence = r"slice: out must be None while autograd maps the call, which can't follow"
+
+    def call(guide: Any) -> Any:
+        with pytest.raises(RuntimeError, match=sentence):
+            bilateral_ops.slice(given["grid"], guide, out=torch.empty(3, 4, 2))
+        return guide
+
+    torch._vmap_internals._vmap(call)(given["guide"][None])
+
+
+@EACH
+def test_functionalize(subject: str) -> None:
+    function, tensors = calling(subject, tensors_of(subject, N=2))
+    assert_same(torch.func.functionalize(function)(*tensors), function(*tensors))
+    stacked = [torch.stack([tensor, tensor]) for tensor in tensors]
+    mapped = torch.vmap(function)
+    assert_same(torch.func.functionalize(mapped)(*stacked), mapped(*stacked))
+    assert_same(torch.vmap(torch.func.functionalize(function))(*stacked), mapped(*stacked))
+    if subject in DIFFERENTIABLE:
+        gradient = torch.func.grad(lambda *at: function(*at).square().sum(), tuple(range(len(tensors))))
+        assert_same(torch.func.functionalize(gradient)(*tensors), gradient(*tensors))
+        traced = torch.fx.experimental.proxy_tensor.make_fx(torch.func.functionalize(gradient))(*tensors)
+        name = operation(subject)
+        assert f"bilateral_ops.{name}.default" in traced.code
+        assert f"bilateral_ops.{name}_vjp.default" in traced.code
+        assert_same(traced(*tensors), gradient(*tensors))
+
+
+def test_operators_are_transformed_as_the_functions_are() -> None:
+    """As torch.func finds them in exported programs."""
+    grid, guide = tensors_of("slice").values()
+    operator = torch.ops.bilateral_ops.slice
+    stacked = torch.stack([grid, 2 * grid])
+    assert_same(
+        torch.vmap(operator, (0, None))(stacked, guide), torch.vmap(bilateral_ops.slice, (0, None))(stacked, guide)
+    )
+    for f in (torch.func.grad, torch.func.jacrev, torch.func.hessian):
+        got, want = (
+            f(lambda *at, call=call: call(*at).square().sum(), (0, 1))(grid, guide)
+            for call in (operator, bilateral_ops.slice)
+        )
+        torch.testing.assert_close(got, want)
+
+
 def test_dual_numbers() -> None:
     function, tensors = calling("slice_apply", tensors_of("slice_apply"))
     assert torch.autograd.gradcheck(function, requiring(tensors), check_forward_ad=True, fast_mode=True)

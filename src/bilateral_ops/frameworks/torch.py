@@ -16,8 +16,9 @@ parameters[], kind)``, the guide record's fields and its kind. What they do:
 - *Gradients*: the first by the kernels; a VJP's own, and those of forward mode, by the formulas of
   ``reference/_formulas.py``, which keep an image's worth of numbers for each of the eight cells around a pixel.
 - *Fakes*: the operation's own checks, on shapes alone; so for ``meta`` tensors.
-- ``vmap``: the new axis is folded into the batch. Guide parameters have no batch axis: where they are mapped, or their
-  gradients are wanted, the operation runs once for each member of the axis.
+- ``vmap``, and autograd's own for batches of gradients (``is_grads_batched``): the new axis is folded into the batch.
+  Guide parameters have no batch axis: where they are mapped, or their gradients are wanted, the operation runs once for
+  each member of the axis.
 - *ONNX*: while ``torch.onnx.export`` runs, a call is its formula, in plain operators of PyTorch's.
 - *Autocast*: all floats are made of the widest dtype among them, float32 beside an integer image.
 
@@ -49,6 +50,7 @@ from . import _dlpack, _numpy
 
 with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
     import torch
+    from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd import forward_ad
     from torch.autograd.function import _SingleLevelFunction
     from torch.nn.parameter import is_lazy
@@ -70,7 +72,10 @@ _CPU, _STRIDED = torch.device("cpu"), torch.strided
 _is_wrapped, _level = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.maybe_current_level
 _dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
+_is_mapped_by_autograd = torch._C._functorch.is_legacy_batchedtensor
+_dispatches_to = torch._C._dispatch_tls_is_dispatch_key_included
 _REQUIRES_GRAD = attrgetter("requires_grad")
+_VMAP_OF_AUTOGRAD: Any = torch._C._parse_dispatch_key("VmapMode")
 _STANDS_IN = "one that only stands for its numbers, or whose storage was freed"
 
 #: ``device.type``, which PyTorch makes anew for everyone who asks.
@@ -304,6 +309,8 @@ def followed(values: Iterable[Any]) -> str:
     """Who follows what is done with tensors, if anyone; their numbers may not be there to be looked at then."""
     if _level() is not None:
         return "torch.func transforms the call"
+    if _dispatches_to(_VMAP_OF_AUTOGRAD):
+        return "autograd maps the call"
     if _dispatch_modes() or _tracing_state() is not None:
         return "the call is traced"
     for value in values:
@@ -340,6 +347,9 @@ _SAMPLING = ("SymInt[]? window=None", "bool align_corners=False", "str? rule=Non
 #: Where PyTorch can cast, and the dispatcher's layer that does.
 _AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
 
+#: The layer of torch.func's ``vmap``.
+_BATCHED = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchBatched)
+
 
 def _there(signature: Any, values: Mapping[str, Any], wrt: Any) -> list[str]:
     """Names of the arguments whose gradients a VJP returns, in order."""
@@ -375,21 +385,24 @@ class _Operator:
         self.compute = compute
         self.formula = formula
         self.signature_of = signature_of
-        #: The same for ``torch.func``, which does not see the gradients that operators have.
-        self.function: Any = None
+        #: The same, of tensors that require a gradient.
+        self.differentiate: Callable[..., Any] = _no_gradient
+        #: The same, of tensors that may carry tangents.
+        self.differentiate_forward: Callable[..., Any] = self._below_autograd
         #: The same for autograd alone, given the :class:`Call` as well: a tenth of the dispatcher's time.
         self.recorded: Any = None
         _operators[name] = self
         _library.define(f"{name}({', '.join(declared)}) -> {returns}", tags=torch.Tag.pt2_compliant_tag)
         self.op = getattr(torch.ops.bilateral_ops, name).default
+        self._defaults = [argument.default_value for argument in self.op._schema.arguments]
         for key in ("CPU", "CUDA"):
             _library.impl(name, self._kernel, key)
         for device, layer in _AUTOCAST.items():
             _library.impl(name, functools.partial(self._autocast, device), layer.name)
-        qualified = f"bilateral_ops::{name}"
-        torch.library.register_fake(qualified, self._fake, lib=_library)
-        if hasattr(torch.library, "register_vmap"):  # PyTorch ≥ 2.5; what ``function`` has serves 2.4, too
-            torch.library.register_vmap(qualified, self._vmap, lib=_library)
+        _library.impl(name, self._autograd, "Autograd")
+        _library.impl(name, self._vmap, "FuncTorchBatched")
+        _library.impl(name, self._vmap_of_autograd, "Batched")
+        torch.library.register_fake(f"bilateral_ops::{name}", self._fake, lib=_library)
 
     def differentiable(self, backward: Callable[..., Any]) -> None:
         """``backward(ctx, *gradients)`` finds tensors by name in ``ctx.saved``, and other arguments in ``ctx.rest``."""
@@ -400,23 +413,22 @@ class _Operator:
             ctx.save_for_backward(*(values[key] for key in ctx.saved))
             ctx.rest = {key: value for key, value in values.items() if key not in self.tensors}
 
-        torch.library.register_autograd(
-            f"bilateral_ops::{self.name}",
-            lambda ctx, grads: backward(ctx, *grads) if isinstance(grads, list) else backward(ctx, grads),
-            setup_context=prepare,
-            lib=_library,
-        )
-
         def forward(*given: Any) -> Any:
-            result = self.op(*given)
+            # A Function turns both off; the levels of torch.func below are to find them as they left them.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                result = self._below_autograd(*given)
             return tuple(result) if isinstance(result, list) else result
 
-        def vmap(info: Any, in_dims: Any, *given: Any) -> Any:
-            result, dims = self._vmap(info, in_dims, *given)
-            return (tuple(result), tuple(dims)) if isinstance(result, list) else (result, dims)
+        methods = {"forward": forward, "setup_context": prepare, "backward": backward}
+        function = _function_class(f"{self.name}_of_operators", methods)
 
-        methods = {"forward": forward, "setup_context": prepare, "backward": backward, "vmap": vmap}
-        self.function = _function_class(f"{self.name}_of_torch_func", methods)
+        def differentiate(*given: Any) -> Any:
+            with enable_single_level_autograd_function():
+                result = function.apply(*given, *self._defaults[len(given) :])
+            return list(result) if isinstance(result, tuple) else result
+
+        self.differentiate = differentiate
+        self.differentiate_forward = self.by_formula
 
         def compute(ctx: Any, *given: Any) -> Any:
             *inputs, call = given
@@ -429,18 +441,13 @@ class _Operator:
         def back(ctx: Any, *gradients: Any) -> Any:
             return (*backward(ctx, *gradients), None)
 
-        # Without what ``Function.apply`` does for torch.func first, which is asked for elsewhere.
-        methods = {"forward": compute, "backward": back}
-        self.recorded = _function_class(f"{self.name}_of_autograd", methods, _SingleLevelFunction).apply
+        self.recorded = _function_class(f"{self.name}_of_autograd", {"forward": compute, "backward": back}).apply
 
     def __call__(self, *given: Any) -> Any:
         """The operator as every caller here calls it."""
-        if self.function is None or _level() is None:
-            if torch.is_grad_enabled() or _beyond_autograd(given, given[0].device):
-                return self.op(*given)
-            return self._kernel(*given)
-        result = self.function.apply(*given)
-        return list(result) if isinstance(result, tuple) else result
+        if torch.is_grad_enabled() or _beyond_autograd(given, given[0].device):
+            return self.op(*given)
+        return self._kernel(*given)
 
     def named(self, given: Sequence[Any]) -> dict[str, Any]:
         """The arguments by name. The dispatcher leaves out trailing ones that have their default values."""
@@ -460,13 +467,52 @@ class _Operator:
         finally:
             _road.describes = describes
 
+    def _autograd(self, *given: Any) -> Any:
+        """What autograd does of a call, and every level of torch.func that differentiates."""
+        tensors = [value for value in _flat(given) if isinstance(value, torch.Tensor)]
+        if forward_ad._current_level >= 0 and any(map(_may_carry_a_tangent, tensors)) and not self._rounds(given):
+            return self.differentiate_forward(*given)
+        if torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors)):
+            return self.differentiate(*given)
+        return self._below_autograd(*given)
+
+    def _rounds(self, given: Sequence[Any]) -> bool:
+        """Whether results are integers, which have no slope."""
+        values = self.named(given)
+        signature = self.signature_of(values)
+        return "grad" not in values and _result_dtype(values, signature) in INTEGERS
+
+    def _below_autograd(self, *given: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.op(*given)
+
     def _autocast(self, device: str, *given: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_AUTOCAST[device])):
             return self.op(*_of_one_dtype(given))
 
-    def _vmap(self, info: Any, in_dims: Any, *given: Any) -> Any:
-        """``in_dims`` say which axis of each tensor is mapped; the results' is the first."""
-        size, dims, values = info.batch_size, self.named(in_dims), self.named(given)
+    def _vmap(self, *given: Any) -> Any:
+        """What torch.func's ``vmap`` does of a call."""
+        level: Any = _level()
+        with torch._C._ExcludeDispatchKeyGuard(_BATCHED):
+            values, dims = _in_front(given, lambda tensor: torch._C._functorch._unwrap_batched(tensor, level))
+            if not _is_mapped(dims):
+                return self.op(*given)
+            return _over_results(lambda r: torch._C._functorch._add_batch_dim(r, 0, level), self._mapped(values, dims))
+
+    def _vmap_of_autograd(self, *given: Any) -> Any:
+        """The same of the ``vmap`` for batches of gradients, whose tensors are of another kind."""
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        found = _in_front(given, functools.partial(_unwrapped, level))
+        while not _is_mapped(found[1]):  # within, but of tensors that are mapped further out
+            level -= 1
+            found = _in_front(given, functools.partial(_unwrapped, level))
+        return _over_results(lambda r: torch._add_batch_dim(r, 0, level), self._mapped(*found))
+
+    def _mapped(self, given: Sequence[Any], in_dims: Sequence[Any]) -> Any:
+        """``in_dims`` say which tensors are mapped, along their first axis; so are the results."""
+        size = next(len(value) for value, dim in zip(_flat(given), _flat(in_dims)) if dim == 0)
+        dims, values = self.named(in_dims), self.named(given)
         signature = self.signature_of(values)
         parameters = {*signature.parameters, "parameters"}
         mapped = {name for name in values if _is_mapped(dims[name])}
@@ -474,35 +520,51 @@ class _Operator:
         if parameters & mapped or not parameters.isdisjoint(summed) or values.get("index") is not None:
             # Of no members there is one of zeros, which says what shape results have.
             members = range(size) if size else (None,)
-            each = [self(*(_member(values[name], dims[name], i) for name in values)) for i in members]
-            stacked = _over_results(lambda *members: torch.stack(members)[:size], *each)
-            return stacked, _over_results(lambda r: 0, stacked)
+            each = [self.op(*(_member(values[name], dims[name], i) for name in values)) for i in members]
+            return _over_results(lambda *members: torch.stack(members)[:size], *each)
 
         lead = signature.lead_of(values)
-        shape = list(values[lead.name].shape)
-        if lead.name in mapped:
-            del shape[dims[lead.name]]
+        shape = values[lead.name].shape[lead.name in mapped :]
         batched = signature.always_batched or len(shape) == len(lead.axes)
 
         def folded(name: str) -> Any:
             value = values[name]
             if not isinstance(value, torch.Tensor) or name in parameters:
                 return value
-            value = value.movedim(dims[name], 0) if name in mapped else value.expand(size, *value.shape)
-            return value.flatten(0, 1) if batched else value
+            value = value if name in mapped else value.expand(size, *value.shape)
+            return value.reshape(size * shape[0], *value.shape[2:]) if batched else value
 
-        result = self(*map(folded, values))
-        if batched:
-            result = _over_results(lambda r: r.unflatten(0, (size, shape[0])), result)
-        return result, _over_results(lambda r: 0, result)
+        result = self.op(*map(folded, values))
+        return _over_results(lambda r: r.reshape(size, shape[0], *r.shape[1:]), result) if batched else result
 
 
-def _function_class(name: str, methods: Mapping[str, Any], base: Any = torch.autograd.Function) -> Any:
-    return type(base)(name, (base,), {name: staticmethod(method) for name, method in methods.items()})
+def _function_class(name: str, methods: Mapping[str, Any]) -> Any:
+    """A Function without what its ``apply`` does for torch.func first, which the dispatcher does for operators."""
+    kind: Any = type(_SingleLevelFunction)
+    return kind(name, (_SingleLevelFunction,), {name: staticmethod(method) for name, method in methods.items()})
+
+
+def _in_front(value: Any, unwrap: Callable[[Any], tuple[Any, int | None]]) -> tuple[Any, Any]:
+    """The mapped tensors of a value with that axis first, and 0 for each; other values as they are, and None."""
+    if isinstance(value, (list, tuple)):
+        parts = [_in_front(part, unwrap) for part in value]
+        return [part for part, _ in parts], [dim for _, dim in parts]
+    tensor, dim = unwrap(value) if isinstance(value, torch.Tensor) else (value, None)
+    return (value, None) if dim is None else (tensor.movedim(dim, 0), 0)
+
+
+def _unwrapped(level: int, tensor: Any) -> tuple[Any, int | None]:
+    """Of autograd's vmap: the tensor, and the axis that is mapped at this level, if one is."""
+    if _is_mapped_by_autograd(tensor):
+        # Of one that is not, PyTorch makes an axis of the size that is asked for.
+        empty, one = (torch._remove_batch_dim(tensor, level, size, 0) for size in (0, 1))
+        if len(empty) == len(one):
+            return one, 0
+    return tensor, None
 
 
 def _is_mapped(dim: Any) -> bool:
-    return any(d is not None for d in dim) if isinstance(dim, (list, tuple)) else dim is not None
+    return any(map(_is_mapped, dim)) if isinstance(dim, (list, tuple)) else dim is not None
 
 
 def _member(value: Any, dim: Any, index: int | None) -> Any:
@@ -511,9 +573,12 @@ def _member(value: Any, dim: Any, index: int | None) -> Any:
         return [_member(v, d, index) for v, d in zip(value, dim)]
     if dim is None:
         return value
-    if index is None:
-        return value.new_zeros(value.shape[:dim] + value.shape[dim + 1 :])
-    return value.select(dim, index)
+    return value.new_zeros(value.shape[1:]) if index is None else value[index]
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    """The values, lists' parts in their place."""
+    return [part for value in values for part in (value if isinstance(value, (list, tuple)) else (value,))]
 
 
 def _over_results(change: Callable[..., Any], *results: Any) -> Any:
@@ -523,8 +588,7 @@ def _over_results(change: Callable[..., Any], *results: Any) -> Any:
 
 def _of_one_dtype(given: Sequence[Any]) -> list[Any]:
     """The arguments with all floats of the widest dtype among them, float32 beside an integer image."""
-    flat = [v for value in given for v in (value if isinstance(value, (list, tuple)) else (value,))]
-    dtypes = {tensor.dtype for tensor in flat if isinstance(tensor, torch.Tensor)}
+    dtypes = {tensor.dtype for tensor in _flat(given) if isinstance(tensor, torch.Tensor)}
     floats = {dtype for dtype in dtypes if dtype.is_floating_point}
     widest = functools.reduce(torch.promote_types, floats or {torch.float32}) if floats == dtypes else torch.float32
 
@@ -563,11 +627,16 @@ def _keywords(signature: Any, values: Mapping[str, Any], given: Mapping[str, Any
     return keywords
 
 
+def _result_dtype(values: Mapping[str, Any], signature: Any) -> str:
+    """The result's dtype, where it is not a float that follows by itself."""
+    return (values.get("dtype") or dtype_of(values[signature.like])) if signature.keeps_integers else ""
+
+
 def _stored(values: Mapping[str, Any], signature: Any, result: Any) -> Any:
     """A formula's result as the operation's: integers beside an integer image."""
-    dtype = values.get("dtype") or dtype_of(values[signature.like])
+    dtype = _result_dtype(values, signature)
     store: Any = stored
-    return store(torch, result, dtype) if signature.keeps_integers and dtype in INTEGERS else result
+    return store(torch, result, dtype) if dtype in INTEGERS else result
 
 
 def _define(operation: Any) -> None:
@@ -634,8 +703,7 @@ def _define(operation: Any) -> None:
 
         pull = torch.func.vjp(gradients, *(values[key] for key in needed))[1]
         found = dict(zip(needed, pull(cotangents)))
-        # As many as were given: PyTorch takes no None for an argument that was left out.
-        return tuple(found.get(key) for key, _ in zip(vjp.parameters, ctx.needs_input_grad))
+        return tuple(map(found.get, vjp.parameters))
 
     forward.differentiable(backward)
     vjp.differentiable(backward_vjp)
@@ -653,7 +721,6 @@ def _define_enhance() -> None:
 
     declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
     _Operator("enhance", declared, "Tensor", compute, formula, lambda values: ENHANCE[values["kind"]])
-    torch.library.register_autograd("bilateral_ops::enhance", _no_gradient, setup_context=_no_gradient, lib=_library)
 
 
 def _no_gradient(*_: Any, **__: Any) -> Any:
