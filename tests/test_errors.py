@@ -84,6 +84,7 @@ _GRID = "(N, Gh, Gw, Gd, Co, Ci[+1])"
 _COEFFICIENTS = "(N, H, W, Co, Ci[+1])"
 _PIXELS = "must have at least one row and one column, got"
 _CELLS = "must have 1 to 8388608 cells on every grid axis, got (Gh, Gw, Gd) ="
+_ARRAY = "must be a NumPy, CuPy, PyTorch or JAX array"
 _WINDOW = "window (top, left, full_height, full_width) ="
 
 #: Subject, ``_vjp`` or not; what is changed; what is raised.
@@ -291,7 +292,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         "w1 must be float32 to match image, got float64.",
     ),
     # Dtypes of objects
-    ("slice", {"guide": [[1.0]]}, TypeError, "guide must be a NumPy, CuPy, PyTorch or JAX array, got list."),
+    ("slice", {"guide": [[1.0]]}, TypeError, f"guide {_ARRAY}, got list; pass np.asarray(guide, np.float32)."),
     ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
     ("slice_apply", {"image": 3.0}, TypeError, "image must be a NumPy, CuPy, PyTorch or JAX array, got float."),
     ("slice_apply_vjp", {"grad": None}, TypeError, "grad must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
@@ -412,7 +413,7 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("slice", {"out": zeros(5, 7, 3, 4)}, ValueError, "out must have shape (2, 5, 7, 3, 4), got (5, 7, 3, 4)."),
     ("slice", {"out": zeros(2, 5, 7, 3, 4, dtype="f8")}, TypeError, "out must be float32, got float64."),
     ("slice", {"out": zeros(2, 5, 7, 3, 4, dtype=">f4")}, TypeError, "out must be float32, got byte-swapped float32."),
-    ("slice", {"out": [1.0]}, TypeError, "out must be a NumPy, CuPy, PyTorch or JAX array, got list."),
+    ("slice", {"out": [1.0]}, TypeError, f"out {_ARRAY}, got list; pass np.asarray(out, np.float32)."),
     (
         "slice",
         {"out": np.broadcast_to(F32.type(0), (2, 5, 7, 3, 4))},

@@ -25,7 +25,8 @@ from .checks import (
     type_text,
 )
 from .declaration import Argument, KernelCall, fixed_size
-from .dispatch import framework_of
+from .dispatch import adopted, framework_of
+from .hints import DTYPES, SHAPES, Refused, hint
 
 if TYPE_CHECKING:
     from .signature import Signature
@@ -79,6 +80,8 @@ class Call:
         self._arrays = [a for a in given if a.axes or not isinstance(self.values[a.name], NUMBERS)]
         #: Arguments given as numbers, and the dtype that they are to have.
         self.numbers: dict[str, str] = {}
+        #: Arguments that came by DLPack.
+        self.adopted: list[str] = []
         self._find_framework()
         self._find_device()
         self._check_dtypes()
@@ -102,6 +105,10 @@ class Call:
         call.__dict__ = self.__dict__.copy()
         call.values = values
         if values:
+            for name in self.adopted:
+                if (array := adopted(call.op, name, values[name])) is None:
+                    framework_of(call.op, name, values[name])  # which refuses it, as it is on a device now
+                call.values[name] = array
             call._find_device()
             for name, dtype in self.numbers.items():
                 call.values[name] = self._number(name, values[name], dtype)
@@ -121,12 +128,15 @@ class Call:
     def _find_framework(self) -> None:
         self.framework: Any = None
         #: Whether arrays or numbers were made others, of which the next call of this kind is no more told.
-        self.adopted = False
+        self.converted = False
         found = []
         for a in self._arrays:
             value = self.values[a.name]
             if not a.axes and not hasattr(value, "dtype"):
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
+            if (array := adopted(self.op, a.name, value)) is not None:
+                self.values[a.name] = value = array
+                self.adopted.append(a.name)
             framework = framework_of(self.op, a.name, value)
             found.append((a.name, value, framework))
             if self.framework is None or (framework.adopt and self.framework is _numpy):
@@ -138,7 +148,7 @@ class Call:
                 both = f"{type_text(type(value))} beside {type_text(self._array_type)}"
                 raise TypeError(f"{self.op}: {name} must belong to the framework of the other arrays, got {both}.")
             self.values[name] = self.framework.adopt(value)
-            self.adopted = True
+            self.converted = True
 
     def _find_device(self) -> None:
         """Where all arrays are, and the result will be."""
@@ -193,13 +203,16 @@ class Call:
                 self.numbers[a.name] = parameter_dtype
             elif not a.axes and getattr(value, "weak_type", False):  # a number that JAX has made an array, or traces
                 self.values[a.name] = value = value.astype(parameter_dtype)
-                self.adopted = True
+                self.converted = True
             dtype = dtype_of(value)
             if dtype not in allowed and dtype in FLOATS and (casts := self.framework.casts) and casts(self.device):
                 self.mixed = True
             elif dtype not in allowed:
                 beside = f"an integer {first.name}" if integer else first.name
-                raise TypeError(f"{self.op}: {a.name} must be {listed(allowed)} to match {beside}, got {dtype}.")
+                remedy = hint(DTYPES, Refused(a.name, value))
+                raise TypeError(
+                    f"{self.op}: {a.name} must be {listed(allowed)} to match {beside}, got {dtype}{remedy}."
+                )
             dtypes[a.name] = dtype
             if a.role == "parameter":
                 parameter_dtype = dtype
@@ -214,7 +227,8 @@ class Call:
         if not self.batched and rank != len(lead.axes) - 1:
             axes = [fixed_size(axis) or axis for axis in lead.axes]
             both = f"{shape_text(axes[1:])} or {shape_text(axes)}"
-            raise ValueError(f"{self.op}: {lead.name} must have shape {both}, got {shape_text(self.shape(lead.name))}.")
+            got = f"{shape_text(self.shape(lead.name))}{self._remedy(lead.name, lead.axes)}"
+            raise ValueError(f"{self.op}: {lead.name} must have shape {both}, got {got}.")
         optional: list[Argument] = []
         for a in self._given:
             if not self._match(a, optional):
@@ -226,10 +240,10 @@ class Call:
         for axis in ("Gh", "Gw", "Gd"):
             size = self.sizes.get(axis, 1)
             if not is_symbol(size) and not 1 <= size <= _MOST_CELLS:
-                got = tuple(self.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
+                cells = tuple(self.sizes[axis] for axis in ("Gh", "Gw", "Gd"))
                 raise ValueError(
                     f"{self.op}: {self.owners[axis]} must have 1 to {_MOST_CELLS} cells on every grid axis, "
-                    f"got (Gh, Gw, Gd) = {got}."
+                    f"got (Gh, Gw, Gd) = {cells}."
                 )
 
         if "M" in self.sizes:
@@ -315,7 +329,10 @@ class Call:
         text += f", got {shape_text(shape) if shape else '()'}"
         if len(axes) < len(a.axes) and len(shape) > len(axes) + ("*C" in axes):
             text += f": {self.lead.name} has no batch axis"
-        raise ValueError(f"{text}.")
+        raise ValueError(f"{text}{self._remedy(a.name, self._axes(a.axes), known)}.")
+
+    def _remedy(self, name: str, axes: tuple[str, ...], sizes: Mapping[str, Any] = MappingProxyType({})) -> str:
+        return hint(SHAPES, Refused(name, self.values[name], axes, sizes, self.values))
 
     # --- keywords and results
 
@@ -386,7 +403,8 @@ class Call:
         if (locate := self.framework.locate) and (device := locate(self.op, label, out)) != self.device:
             raise ValueError(f"{self.op}: {label} must be on {self.device} as the arguments are, got {device}.")
         if tuple(out.shape) != shape:
-            raise ValueError(f"{self.op}: {label} must have shape {shape_text(shape)}, got {shape_text(out.shape)}.")
+            got = f"{shape_text(out.shape)}{hint(SHAPES, Refused(label, out, (), {}, self.values))}"
+            raise ValueError(f"{self.op}: {label} must have shape {shape_text(shape)}, got {got}.")
         if (got := self.framework.dtype_of(out)) != dtype:
             raise TypeError(f"{self.op}: {label} must be {dtype}, got {got}.")
         inputs = [(a.name, self.values[a.name]) for a in self._given]

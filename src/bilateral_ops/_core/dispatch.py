@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..frameworks import _numpy
+from .checks import brief
+from .hints import TYPES, Refused, hint
 
 #: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
 _FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "torch", "jax": "jax", "jaxlib": "jax"}
 _SERVED = "NumPy, CuPy, PyTorch and JAX arrays"
+#: The host, as DLPack numbers devices.
+_HOST = 1
 _cache: dict[type, Any] = {np.ndarray: _numpy}
 
 
@@ -29,15 +33,57 @@ def framework_of(op: str, name: str, value: Any) -> Any:
         pass
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
+    if framework := _framework_of_type(value):
+        return framework
+    if (device := _dlpack_device(value)) and device[0] != _HOST:
+        raise RuntimeError(
+            f"{op}: {name} is a {cls.__name__} on device {device}, and this version computes on {_SERVED}; hand it to "
+            f"one of these, for example with torch.from_dlpack."
+        )
+    remedy = hint(TYPES, Refused(name, value))
+    raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {cls.__name__}{remedy}.")
+
+
+def _framework_of_type(value: Any) -> Any:
+    cls = type(value)
     for root in dict.fromkeys(base.__module__.partition(".")[0] for base in cls.__mro__):
         if root in _FRAMEWORKS and sys.modules.get(root):
             framework = import_module(f"bilateral_ops.frameworks.{_FRAMEWORKS[root]}")
             if isinstance(value, framework.ARRAY):
                 _cache[cls] = framework
                 return framework
-    if hasattr(value, "__dlpack_device__") and not isinstance(value, np.generic):
+    return None
+
+
+def adopted(op: str, name: str, value: Any) -> Any:
+    """An array of no framework served here as NumPy's, in its memory, where that is the host's; None for all others.
+
+    It must not record what is done with it, as its framework would not know of it.
+    """
+    if type(value) in _cache or isinstance(value, np.ndarray) or _framework_of_type(value):
+        return None
+    if (device := _dlpack_device(value)) is None or device[0] != _HOST:
+        return None
+    if getattr(value, "requires_grad", False) is True or getattr(value, "stop_gradient", True) is False:
+        vjp = f"{op.removesuffix('_vjp')}_vjp"
         raise RuntimeError(
-            f"{op}: {name} is a {cls.__name__} on device {tuple(value.__dlpack_device__())}, and this version "
-            f"computes on {_SERVED}; hand it to one of these, for example with torch.from_dlpack."
+            f"{op}: {name} must be an array that records no gradients, got a {type(value).__name__} that does, of a "
+            f"framework that is not served; pass {name}.detach(), and its autograd {vjp}'s gradients."
         )
-    raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {cls.__name__}.")
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{op}: {name} must be an array that np.from_dlpack takes, got {type(value).__name__}: {_said(error)}."
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return brief(error, str).rstrip(".").replace(". ", "; ")
+
+
+def _dlpack_device(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, np.generic) or not hasattr(value, "__dlpack_device__"):
+        return None
+    kind, index = value.__dlpack_device__()
+    return int(kind), int(index)

@@ -150,7 +150,7 @@ class Signature:
         if checked is not None:
             return checked.again(values)
         call = Call(self, op, values, sizes, dtype)
-        if call.mixed or call.adopted:  # which hold for this call alone
+        if call.mixed or call.converted:  # which hold for this call alone
             return call
         if len(self._checked) >= _MOST_KNOWN:
             self._checked.clear()
