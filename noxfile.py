@@ -106,6 +106,15 @@ def _with_mnn(session: nox.Session) -> dict[str, str]:
 
 
 @nox.session
+def tensorflow(session: nox.Session) -> None:
+    """The tests of TensorFlow's tensors, by themselves: it wants versions of its own of much that others use."""
+    session.install(
+        WHEN_IMPORTED, ".[bfloat16,tensorflow]", "hypothesis", "pytest", "-Ccmake.define.BILATERAL_OPS_CUDA=off"
+    )
+    session.run("pytest", "tests/test_tensorflow.py", *session.posargs, env=FEW_THREADS)
+
+
+@nox.session
 def files(session: nox.Session) -> None:
     """What `enhance` writes, read by ExifTool and ffprobe, and 5,000 damaged files in one process."""
     if missing := [tool for tool in ("exiftool", "ffprobe") if not shutil.which(tool)]:

@@ -550,7 +550,10 @@ def test_a_predictor_refuses_other_arguments() -> None:
     config = VARIANTS["pyramid"]
     predictor, image = Predictor(config, weights_of(config)), image_of((8, 9))
     grid = predictor.grid(predictor.low_resolution(image))
-    with pytest.raises(TypeError, match=r"^Predictor: image must be a NumPy, CuPy, PyTorch or JAX array, got list.$"):
+    with pytest.raises(
+        TypeError,
+        match=r"^Predictor: image must be a NumPy, CuPy, PyTorch or JAX array, got list; pass np.asarray\(image, .*$",
+    ):
         predictor([[0, 0, 0]])
     with pytest.raises(
         ValueError, match=r"^Predictor: image must have shape \(H, W, 3\) or \(N, H, W, 3\), got \(8, 9, 4\).$"

@@ -221,7 +221,7 @@ class Call:
 
     def _check_shapes(self) -> None:
         self.lead = lead = self.signature.lead_of(self.values)
-        rank = len(self.values[lead.name].shape)
+        rank = len(self.shape(lead.name))
         indexed = any(a.role == "index" for a in self._given)
         self.batched = self.signature.always_batched or indexed or rank == len(lead.axes)
         if not self.batched and rank != len(lead.axes) - 1:
@@ -260,7 +260,7 @@ class Call:
         index = next(a for a in self._given if a.role == "index")
         if len(index.axes) > 1 and self.values.get("xy") is None:
             raise ValueError(f"{self.op}: xy must be given where {index.name} names a grid for each pixel, got None.")
-        if self.sizes["M"] == 0 and math.prod(self.shape(index.name)):
+        if not self.sizes["M"] and 0 not in self.shape(index.name):
             raise IndexError(f"{self.op}: {index.name} must name a grid, of which there are none.")
 
     def _size(self, axis: str) -> Any:
@@ -272,6 +272,8 @@ class Call:
         return size if is_symbol(size) else int(size)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        if shape_of := self.framework.shape_of:
+            return tuple(shape_of(self.op, name, self.values[name]))
         return tuple(self.values[name].shape)
 
     def _axes(self, axes: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,14 @@ from .checks import brief
 from .hints import TYPES, Refused, hint
 
 #: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
-_FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "torch", "jax": "jax", "jaxlib": "jax"}
+_FRAMEWORKS = {
+    "numpy": "_numpy",
+    "cupy": "_cupy",
+    "torch": "torch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "tensorflow": "tensorflow",
+}
 _SERVED = "NumPy, CuPy, PyTorch and JAX arrays"
 #: The host, as DLPack numbers devices.
 _HOST = 1

@@ -17,6 +17,7 @@ _NAMES = {
     "numba": "Numba",
     "scipy": "SciPy",
     "skimage": "scikit-image",
+    "tensorflow": "TensorFlow",
     "torch": "PyTorch",
 }
 

@@ -13,6 +13,7 @@ from . import _dlpack, _numpy
 ARRAY = cupy.ndarray
 dtype_of = _numpy.dtype_of  # CuPy's dtypes are NumPy's
 record, lend, casts, adopt = _numpy.record, _numpy.lend, _numpy.casts, _numpy.adopt
+shape_of = _numpy.shape_of
 
 
 class Device(NamedTuple):

@@ -24,6 +24,10 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 #: that neither type, dtype nor shape tells. None: no array is refused, and all are on the host.
 locate: Any = None
 
+#: ``shape_of(op, name, array)`` returns the array's shape, with sizes that stand for those not known yet. None: shapes
+#: are tuples of integers.
+shape_of: Any = None
+
 #: ``record(call, out, fields=None, wrt=None)`` returns what a framework makes of a whole checked call (a VJP's, where
 #: there are ``fields``), as when it takes gradients or compiles; or None, and the kernels are called. None: they always
 #: are.

@@ -39,6 +39,7 @@ __all__: list[str] = []  # nothing here is for users to call
 
 ARRAY = jax.Array  # tracers, too
 dtype_of = _numpy.dtype_of  # JAX's dtypes are NumPy's
+shape_of: Any = None
 casts: Any = None  # arrays of other dtypes are refused, as NumPy's are
 
 _TARGET = "bilateral_ops_"

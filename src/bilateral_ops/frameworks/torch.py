@@ -65,6 +65,8 @@ if not hasattr(torch.library, "register_autograd"):
 ARRAY = torch.Tensor
 adopt = _numpy.adopt
 
+shape_of: Any = None
+
 _DTYPES = {name: getattr(torch, name) for name in (*FLOATS, *INTEGERS)}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # Looked up once, as are the functions: every call asks for them, of every tensor.

@@ -159,11 +159,15 @@ class _JAX(Arrays):
         return made
 
 
-#: Root module of a framework's arrays → what is done beside them.
+#: A framework's module → what is done beside them.
 _KINDS: dict[str, type[Arrays]] = {"numpy": Arrays, "cupy": _CuPy, "torch": _Torch, "jax": _JAX}
 
 
 def beside(op: str, name: str, array: Any) -> Arrays:
     """What can be done beside an array; errors are those of ``framework_of``."""
     framework = framework_of(op, name, array)
-    return _KINDS[framework.ARRAY.__module__.partition(".")[0]](framework, array)
+    kind = _KINDS.get(framework.__name__.rpartition(".")[2].lstrip("_"))
+    if kind is None:
+        got = f"{type(array).__name__}; pass {name}.numpy()"
+        raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {got}.")
+    return kind(framework, array)
