@@ -1,8 +1,8 @@
 """TensorFlow tensors on the CPU, eagerly and in ``tf.function``; variables are read.
 
-Eagerly the kernels read the tensors where they lie, and write what becomes the result, by DLPack. In a graph a call is
-a ``tf.numpy_function`` with the shape that is known of its result: it runs in this process, so it is neither compiled
-by XLA nor saved in a model. Sizes that a graph leaves open are checked when it runs.
+Eagerly the kernels read the tensors where they lie, and write what becomes the result. In a graph a call is a
+``tf.numpy_function`` with the shape that is known of its result: it runs in this process, so it is neither compiled by
+XLA nor saved in a model. Sizes that a graph leaves open are checked when it runs.
 
 A call has the kernels' gradients by ``tf.custom_gradient``; these have none of their own, and say so.
 """
@@ -187,7 +187,7 @@ def _run(compute: Callable[..., list[Any]], tensors: Sequence[Any], results: Seq
 
 
 def _array(tensor: Any) -> Any:
-    return np.from_dlpack(tensor) if tensor.dtype.name in _EXCHANGED else tensor.numpy()
+    return np.asarray(memoryview(tensor)) if tensor.dtype.name in _EXCHANGED else tensor.numpy()
 
 
 def _tensor(array: Any) -> Any:
@@ -205,7 +205,7 @@ def _empty(shape: tuple[int, ...], dtype: str) -> Any:
     return memory[start : start + size].view(kind).reshape(shape)
 
 
-#: What NumPy takes and gives by DLPack.
+#: What NumPy and TensorFlow know each other's memory of.
 _EXCHANGED = ("float16", "float32", "float64", "uint8", "uint16")
 #: In bytes: the most of any build (EIGEN_MAX_ALIGN_BYTES).
 _ALIGNMENT = 64
