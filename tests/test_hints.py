@@ -89,6 +89,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: bilateral_ops.slice(rand(2, 3, 4, 5, 6), rand(2, 1, H, W)),
         "got (2, 1, 24, 40); pass guide[:, 0] for guide.",
     ),
+    "a guide in a batch, alone": (
+        lambda: call_slice_apply(guide=lambda g: g[None]),
+        "grid must have shape (N, Gh, Gw, Gd, Co, Ci[+1]), got (3, 4, 5, 3, 4); pass guide[0] for guide.",
+    ),
     "bytes for a guide": (
         lambda: call_slice_apply(guide=lambda g: (g * 255).astype(np.uint8)),
         "guide must be float32 to match image, got uint8; pass guide.astype(np.float32) / 255.",

@@ -267,6 +267,24 @@ def test_predictors_say_what_to_pass() -> None:
         beside("Predictor", "image", tf.zeros((64, 64, 3)))
 
 
+def in_a_graph(image: Any) -> Any:
+    guide = bilateral_ops.guide_luma(image)
+    guided = bilateral_ops.slice_apply(tf.zeros((2, 2, 2, 3, 4)), guide, image)
+    return bilateral_ops.guide_luma_vjp(guided, guide).image
+
+
+def test_autograph_leaves_the_operations_as_they_are() -> None:
+    """What it cannot rewrite, it says so of on the standard error."""
+    code = """
+import tensorflow as tf
+from test_tensorflow import in_a_graph
+print(tf.function(in_a_graph)(tf.zeros((4, 5, 3))).shape)
+"""
+    finished = python(code)
+    assert finished.stdout.strip() == "(4, 5, 3)", finished.stderr
+    assert "AutoGraph" not in finished.stderr, finished.stderr
+
+
 def test_tensorflow_is_imported_by_its_users_alone() -> None:
     code = "import sys, bilateral_ops; print('tensorflow' in sys.modules)"
     assert python(code).stdout.split() == ["False"]

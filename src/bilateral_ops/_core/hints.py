@@ -139,6 +139,13 @@ def _guide_with_channels(refused: Refused) -> str:
     return "pass guide[..., 0] for guide" if of_image or len(shape) == 4 else ""
 
 
+def _one_image_in_a_batch(refused: Refused) -> str:
+    """A guide (1, H, W) beside a grid, or an image, without a batch axis."""
+    guide, axes = _shape(refused.values.get("guide")), tuple(refused.axes)
+    alone = axes[:1] == ("N",) and "*C" not in axes and len(refused.shape) == len(axes) - 1
+    return "pass guide[0] for guide" if alone and len(guide) == 3 and guide[0] == 1 else ""
+
+
 def _flat_matrices(refused: Refused) -> str:
     """A grid of channels in place of matrices, (…, C·R), or (…, C·R, Gd, Gh, Gw)."""
     shape, channels = refused.shape, refused.channels
@@ -170,5 +177,6 @@ SHAPES: tuple[Hint, ...] = (
     _channels_of_the_image_first,
     _no_channels,
     _flat_matrices,
+    _one_image_in_a_batch,
     _transposed_matrices,
 )

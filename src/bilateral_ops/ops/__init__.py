@@ -60,3 +60,8 @@ OPERATIONS = _listed(
     _resize_area,
 )
 OPERATIONS["enhance"] = Operation("enhance", _enhance.enhance, None, ("grid", "image"), None)
+
+for _operation in OPERATIONS.values():
+    for _function in filter(None, (_operation.function, _operation.vjp)):
+        # TensorFlow's AutoGraph rewrites the functions that a tf.function calls, but those that have this name.
+        _function.autograph_info__ = None  # type: ignore[attr-defined]
