@@ -201,12 +201,7 @@ def test_the_remedies_help() -> None:
     grid, guide, image = map(rand_of, (GRID, GUIDE, IMAGE))
     want = bilateral_ops.slice_apply(grid, guide, image)
     ported = np.moveaxis(_port(grid), (-4, -3), (-1, -2)).reshape(*GRID)
-    for remedied in (
-        (ported, guide, image),
-        (grid.reshape(3, 4, 5, 12).reshape(*GRID), guide, image),
-        (grid, guide, np.moveaxis(planar(image), -3, -1)),
-        (np.swapaxes(grid, -1, -2).copy().swapaxes(-1, -2), guide, image),
-    ):
+    for remedied in ((ported, guide, image), (grid, guide, np.moveaxis(planar(image), -3, -1))):
         np.testing.assert_array_equal(bilateral_ops.slice_apply(*remedied), want)
 
 

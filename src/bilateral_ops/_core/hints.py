@@ -49,8 +49,18 @@ def hint(mistakes: Sequence[Hint], refused: Refused) -> str:
 def _moved(name: str, array: Any, source: Any, target: Any) -> str:
     if hasattr(array, "movedim"):
         return f"{name}.movedim({source}, {target})"
-    module = {"cupy": "cp", "jax": "jnp", "jaxlib": "jnp"}.get(type(array).__module__.partition(".")[0], "np")
-    return f"{module}.moveaxis({name}, {source}, {target})"
+    modules = {"cupy": "cp", "jax": "jnp", "jaxlib": "jnp", "tensorflow": "tf.experimental.numpy"}
+    return f"{modules.get(_root(array), 'np')}.moveaxis({name}, {source}, {target})"
+
+
+def _as_float(name: str, array: Any) -> str:
+    if hasattr(array, "movedim"):
+        return f"{name}.float()"
+    return f"tf.cast({name}, tf.float32)" if _root(array) == "tensorflow" else f"{name}.astype(np.float32)"
+
+
+def _root(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 # --- Objects that are no arrays
@@ -84,11 +94,11 @@ TYPES: tuple[Hint, ...] = (_a_list, _anothers_image, _exchangeable)
 
 
 def _integer_guide(refused: Refused) -> str:
-    kind = str(refused.value.dtype).rpartition(".")[2]
+    kind = getattr(refused.value.dtype, "name", str(refused.value.dtype).rpartition(".")[2])
     if refused.name != "guide" or not kind.startswith(("int", "uint")):
         return ""
     scaled = {"uint8": " / 255", "uint16": " / 65535"}.get(kind, ", scaled to [0, 1]")
-    return f"pass guide.{'float()' if hasattr(refused.value, 'movedim') else 'astype(np.float32)'}{scaled}"
+    return f"pass {_as_float('guide', refused.value)}{scaled}"
 
 
 DTYPES: tuple[Hint, ...] = (_integer_guide,)
