@@ -33,10 +33,15 @@ def extras() -> dict[str, list[str]]:
 def sessions() -> set[str]:
     """The names of nox's sessions."""
     found = set()
-    for node in ast.parse(NOXFILE.read_text(encoding="utf-8")).body:
+    nodes = ast.parse(NOXFILE.read_text(encoding="utf-8")).body
+    constants = {node.targets[0].id: node.value for node in nodes if isinstance(node, ast.Assign)}
+    for node in nodes:
         for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
-            names = [word.value.value for word in getattr(decorator, "keywords", ()) if word.arg == "name"]
-            found.add(names[0] if names else node.name)
+            words = {word.arg: word.value for word in getattr(decorator, "keywords", ())}
+            name = words["name"].value if "name" in words else node.name
+            pythons = words.get("python", ast.Tuple([]))
+            pythons = constants[pythons.id] if isinstance(pythons, ast.Name) else pythons
+            found |= {name, *(f"{name}-{python.value}" for python in pythons.elts)}
     return found
 
 

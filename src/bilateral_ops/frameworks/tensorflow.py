@@ -25,6 +25,7 @@ __all__: list[str] = []  # nothing here is for users to call
 
 ARRAY = (tf.Tensor, tf.Variable)
 
+adopt: Any = None  # NumPy's arrays are refused beside tensors
 casts: Any = None  # tensors of other dtypes are refused, as NumPy's arrays are
 
 
