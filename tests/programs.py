@@ -34,7 +34,8 @@ def sessions() -> set[str]:
     """The names of nox's sessions."""
     found = set()
     nodes = ast.parse(NOXFILE.read_text(encoding="utf-8")).body
-    constants = {node.targets[0].id: node.value for node in nodes if isinstance(node, ast.Assign)}
+    assigned = [(node.targets[0], node.value) for node in nodes if isinstance(node, ast.Assign)]
+    constants = {name.id: value for name, value in assigned if isinstance(name, ast.Name)}
     for node in nodes:
         for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
             words = {word.arg: word.value for word in getattr(decorator, "keywords", ())}
