@@ -452,15 +452,14 @@ def page(results: Results, elsewhere: dict[str, Results]) -> str:
     sizes = "\n\n".join(f"### {pretty(size)}\n\n{operations(results, size)}" for size in results.sizes())
     return f"""# Benchmarks
 
-Written by `benchmarks/report.py` from what `nox -s bench` measured; don't edit it by hand.
+Measured on {results.date}, of commit {machine["commit"]}{again}: later kernels are not in these figures. Written by
+`benchmarks/report.py` from what `nox -s bench` measured.
 
 | | |
 |---|---|
 | processor | {machine["cpu"]}, {machine["threads"]} threads, {machine["isa"]} |
 | system | {machine["system"]}, {machine["compiler"]} |
-| package | {machine["commit"]}{again} |
 | versions | {versions} |
-| date | {results.date} |
 {others(elsewhere)}
 ## How it is measured
 
