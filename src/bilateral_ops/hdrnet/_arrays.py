@@ -159,14 +159,15 @@ class _JAX(Arrays):
         return made
 
 
-#: A framework's module → what is done beside them.
+#: Root module of a framework's arrays → what is done beside them.
 _KINDS: dict[str, type[Arrays]] = {"numpy": Arrays, "cupy": _CuPy, "torch": _Torch, "jax": _JAX}
 
 
 def beside(op: str, name: str, array: Any) -> Arrays:
     """What can be done beside an array; errors are those of ``framework_of``."""
     framework = framework_of(op, name, array)
-    kind = _KINDS.get(framework.__name__.rpartition(".")[2].lstrip("_"))
+    types = framework.ARRAY
+    kind = _KINDS.get(types.__module__.partition(".")[0]) if isinstance(types, type) else None
     if kind is None:
         got = f"{type(array).__name__}; pass {name}.numpy()"
         raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {got}.")

@@ -16,6 +16,7 @@ from . import arrays, the_standin
 ARRAY = arrays.DeviceArray
 dtype_of = _numpy.dtype_of
 record, lend, casts = _numpy.record, _numpy.lend, _numpy.casts
+adopt, shape_of = _numpy.adopt, _numpy.shape_of
 
 
 class Device(NamedTuple):
