@@ -54,7 +54,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(torch|jax|numpy|np|typing|collections|path
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4  # as GitHub names them
 myst_links_external_new_tab = False
-nb_execution_mode = "cache"  # a notebook runs again when it has changed; those of a fresh environment always do
+nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 180
 nb_execution_show_tb = True
@@ -102,8 +102,9 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # --- public names
 
-#: Packages that are no part of the interface, and those whose modules are not.
-ROOMS = ("bilateral_ops.cli", "bilateral_ops.photo")
+#: Packages that are no part of the interface, a module that needs TensorFlow and has nothing to call; and those whose
+#: modules are no part of it.
+ROOMS = ("bilateral_ops.cli", "bilateral_ops.photo", "bilateral_ops.frameworks.tensorflow")
 CLOSED = ("bilateral_ops.hdrnet.train",)
 #: Modules that have every operation, and its VJP, without saying so in ``__all__``.
 REFERENCES = [f"bilateral_ops.reference.{name}" for name in ("numpy", "numba", "cupy")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ INCLUDED = {
 
 
 def address() -> str:
-    """The repository's, of ``[project.urls]``; Python 3.10 has no reader of TOML."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^(?:Repository|Source|"Source code")\s*=\s*"(https://[^"]+)"', text, re.M | re.I)
-    return found[1].rstrip("/") if found else ""
+    """The repository's, of ``[project.urls]``."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Repository"]).rstrip("/")
 
 
 URL = address()

@@ -4,8 +4,8 @@ Start with :func:`slice_apply`, or :func:`enhance` for a whole image in one pass
 :func:`fit` finds the grid that turns one image into another. ``bilateral_ops.reference.numpy`` says in plain NumPy what
 each operation means.
 
-Arrays are NumPy's, PyTorch's, JAX's or CuPy's; those of one call are of one framework and on one device, where its
-result is.
+Arrays are NumPy's, PyTorch's, JAX's, CuPy's or TensorFlow's; those of one call are of one framework and on one device,
+where its result is.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def save(
     Raises
     ------
     ValueError
-        A choice that is none of those above; errors of model files are those of :func:`read_model`.
+        A choice that is none of those above; errors of model files are those of :func:`.read_model`.
     RuntimeError
         Where ``pnnx`` is missing (an ImportError, too), or fails.
     """

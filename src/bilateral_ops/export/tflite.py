@@ -106,7 +106,7 @@ def save(
     Raises
     ------
     ValueError
-        A choice that is none of those above; errors of model files are those of :func:`read_model`.
+        A choice that is none of those above; errors of model files are those of :func:`.read_model`.
     ImportError
         Where litert-torch is missing.
 
