@@ -13,7 +13,7 @@ from cases import ALL_F32, arguments
 
 import bilateral_ops
 from bilateral_ops import bench
-from bilateral_ops.bench import _compare
+from bilateral_ops.bench import _compare, _report
 from bilateral_ops.reference import numpy as reference
 
 ARRAYS = tuple(arguments("slice_apply", ALL_F32, H=5, W=6).values())
@@ -261,3 +261,10 @@ def test_the_command_says_what_is_wrong(
     assert code == 2
     assert err.startswith(f"bilateral-ops bench: {sentence.replace('FILE', file)}")
     assert err.count("\n") == 1
+
+
+def test_a_nan_is_not_forgotten() -> None:
+    found, first = [np.array([np.nan]), np.array([1.0])], [np.array([1.0]), np.array([1.1])]
+    assert np.isnan(_report.difference(found, first))
+    row = bench.Row("ours", "forward", 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, float("inf"), 3)
+    assert json.loads(bench.Report((row,), {}).to_json())["rows"][0]["difference"] is None

@@ -787,3 +787,9 @@ def test_frameworks_do_not_mix():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     pair = (torch.ones(2), jax.numpy.ones(2))
     raises(TypeError, "arguments must be of one framework, got jax and torch.", lambda x, y: x, pair)
+
+
+def test_a_step_that_tells_nothing_is_refused() -> None:
+    x = np.random.default_rng(0).random(4) + 1
+    with pytest.raises(ValueError, match="eps must be a step that tells gradients to a tenth"):
+        gradcheck(lambda x: x**2, (x,), vjp=lambda x, grad: 5 * x * grad, eps=0.5)

@@ -297,3 +297,12 @@ def test_what_numpy_does_not_take_is_refused() -> None:
         bilateral_ops.guide_luma(Exchanged(rand(*IMAGE).astype(np.int32)))
     with pytest.raises(TypeError, match=r"out must be a NumPy, .*, got Exchanged; pass np\.from_dlpack\(out\)\."):
         bilateral_ops.guide_luma(rand(*IMAGE), out=Exchanged(rand(H, W)))
+
+
+def test_a_list_of_indices_is_to_be_of_integers() -> None:
+    grids = rand(2, *GRID)
+    with pytest.raises(TypeError, match=r"pass np\.asarray\(index, np\.int64\)"):
+        bilateral_ops.slice(grids, rand(2, H, W), index=[0, 1])
+    with pytest.raises(TypeError) as refused:
+        bilateral_ops.slice(rand(*GRID), rand(H, W), out=[0.0])
+    assert "np.asarray" not in str(refused.value)

@@ -761,6 +761,29 @@ def test_devices_without_kernels_are_named(monkeypatch: pytest.MonkeyPatch) -> N
         framework.locate("slice", "grid", Array())
 
 
+def test_a_weakly_typed_number_does_not_depend_on_calls_before() -> None:
+    image, w1 = (jnp.asarray(np.random.default_rng(0).random(s), jnp.float16) for s in ((6, 7, 3), (4, 3)))
+    zeros, grad, weak = jnp.zeros(4, jnp.float16), jnp.ones((6, 7), jnp.float16), jnp.asarray(0.1)
+
+    def gradient(b2: Any) -> Any:
+        return bilateral_ops.guide_nn_vjp(image, w1, zeros, zeros, b2, grad).b2
+
+    first = gradient(weak)
+    gradient(jnp.float32(0.1))
+    again = gradient(weak)
+    assert (first.dtype, float(first)) == (again.dtype, float(again))
+
+
+def test_a_refused_shape_with_symbols_is_a_sentence() -> None:
+    n, h, w = jax.export.symbolic_shape("n, h, w")
+    guide = jax.ShapeDtypeStruct((h, w), np.float32)
+    with pytest.raises(ValueError, match="guide_luma: image must have shape"):
+        jax.export.export(jax.jit(bilateral_ops.guide_luma))(guide)
+    grid, image = (jax.ShapeDtypeStruct(s, np.float32) for s in ((n, 4, 4, 4, 12), (n, h, w, 3)))
+    with pytest.raises(ValueError, match="slice_apply: "):
+        jax.export.export(jax.jit(bilateral_ops.slice_apply))(grid, jax.ShapeDtypeStruct((n, h, w), np.float32), image)
+
+
 def test_many_threads_at_once() -> None:
     values, function = split("slice_apply", ALL_F32, H=40, W=50)
     step = jax.jit(jax.grad(lambda v: function(v).sum()))

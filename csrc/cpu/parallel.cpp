@@ -20,8 +20,7 @@
 namespace bilateral_ops {
 namespace {
 
-// Waits for done() without sleeping, and returns what it says last: for a while that is about what it costs to be
-// woken, and other threads of this processor go first.
+// Polls done() for at most 50 µs, about what a wake-up costs, and yields between polls; returns whether it became true.
 template <class Done>
 bool await(const Done& done) {
   using Clock = std::chrono::steady_clock;
@@ -98,6 +97,7 @@ class Pool {
   void serve() {
     const FloatMode mode;
     std::unique_lock<std::mutex> lock(mutex_);
+    bool worked = false;  // since it last slept
     for (;;) {
       Job* job = nullptr;
       for (Job* candidate : jobs_) {
@@ -112,12 +112,16 @@ class Pool {
           return;
         }
         const int64_t known = news_;
-        lock.unlock();
-        await([&] { return news_ != known; });
-        lock.lock();
+        if (worked) {
+          lock.unlock();
+          await([&] { return news_ != known; });
+          lock.lock();
+        }
+        worked = false;
         if (news_ == known) wake_.wait(lock);
         continue;
       }
+      worked = true;
       --job->helpers_wanted;
       ++job->helpers_inside;
       lock.unlock();

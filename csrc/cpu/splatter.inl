@@ -53,9 +53,8 @@ struct OuterContributions {
 //     so that a pixel adds to contiguous memory. A group holds four channels at four corners, a vector or a few. One
 //     pixel after another is added in memory; or, where many have the same depth and would wait for one another, one
 //     depth after another in registers;
-//   the column's sums, over the image rows between the same two grid rows: per depth and channel there are four, one
-//   for
-//     each corner in y and x;
+//   the column's sums, over the image rows between the same two grid rows: four per depth and channel, for the corners
+//     in y and x;
 //   the band's sums, in double: a column's sums are added to them after kShortSum pixels.
 //
 // Without long spans, each pixel adds to its eight cells.

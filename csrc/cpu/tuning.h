@@ -40,8 +40,8 @@ constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 
 // --- Splatting (splatter.inl)
 
-// The pixels of a span that has d depths are crowded if there are at least kManyPixels·d²: one in d would wait for the
-// one before to be added.
+// The pixels of a span with d depths are crowded if there are at least kManyPixels·d²: on average every d-th pixel then
+// adds to the sums that the one before has just written.
 constexpr int64_t kManyPixels = 2;
 // Whether crowded pixels are added up depth by depth, where their contributions are made as they are added and not
 // given.

@@ -31,7 +31,7 @@ INCLUDED = {
 def address() -> str:
     """The repository's, of ``[project.urls]``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return str(project["urls"]["Repository"]).rstrip("/")
+    return str(project["urls"]["Source"]).rstrip("/")
 
 
 URL = address()

@@ -80,6 +80,8 @@ class Call:
         self._arrays = [a for a in given if a.axes or not isinstance(self.values[a.name], NUMBERS)]
         #: Arguments given as numbers, and the dtype that they are to have.
         self.numbers: dict[str, str] = {}
+        #: Arguments without axes that were given as arrays: JAX's may be weakly typed, which no key says.
+        self.scalars = tuple(a.name for a in self._arrays if not a.axes and a.name not in self.numbers)
         #: Arguments that came by DLPack.
         self.adopted: list[str] = []
         self._find_framework()
@@ -127,7 +129,7 @@ class Call:
 
     def _find_framework(self) -> None:
         self.framework: Any = None
-        #: Whether arrays or numbers were made others, of which the next call of this kind is no more told.
+        #: Whether an argument was converted: such a call is not remembered, as the next of its kind converts its own.
         self.converted = False
         found = []
         for a in self._arrays:

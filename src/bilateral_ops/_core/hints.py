@@ -32,7 +32,12 @@ class Refused(NamedTuple):
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    return tuple(getattr(value, "shape", ()))
+    """Empty where a graph leaves a size open, or has but a name for it."""
+    try:
+        shape = tuple(getattr(value, "shape", ()))
+    except ValueError:  # TensorFlow's, of unknown rank
+        return ()
+    return shape if all(isinstance(size, int) for size in shape) else ()
 
 
 Hint = Callable[[Refused], str]
@@ -73,7 +78,9 @@ _OF_PACKAGES = {
 
 
 def _a_list(refused: Refused) -> str:
-    return f"pass np.asarray({refused.name}, np.float32)" if isinstance(refused.value, (list, tuple)) else ""
+    if not isinstance(refused.value, (list, tuple)) or refused.name.startswith("out"):
+        return ""
+    return f"pass np.asarray({refused.name}, np.{'int64' if refused.name == 'index' else 'float32'})"
 
 
 def _anothers_image(refused: Refused) -> str:
@@ -114,8 +121,9 @@ def _channels_first(refused: Refused) -> str:
         return ""
     told = False
     for axis, size in zip(axes[-3:], (*shape[-2:], shape[-3])):
-        known = fixed_size(axis) or refused.sizes.get(axis)
-        if known is not None and int(known) != size:
+        fixed = fixed_size(axis)
+        known = int(fixed) if fixed else refused.sizes.get(axis)
+        if known is not None and known != size:
             return ""
         told |= known is not None
     return f"pass {_moved(refused.name, refused.value, -3, -1)}" if told else ""

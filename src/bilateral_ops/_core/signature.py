@@ -147,7 +147,7 @@ class Signature:
             checked = self._checked.get(known)
         except TypeError:  # of an argument that isn't one
             return Call(self, op, values, sizes, dtype)
-        if checked is not None:
+        if checked is not None and not any(getattr(values[name], "weak_type", False) for name in checked.scalars):
             return checked.again(values)
         call = Call(self, op, values, sizes, dtype)
         if call.mixed or call.converted:  # which hold for this call alone

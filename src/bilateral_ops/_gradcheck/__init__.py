@@ -120,6 +120,8 @@ def gradcheck(
     call = Call(f, arguments, kind)
     wanted = call.wanted(wrt, by_autograd=vjp is None)
     precision = Precision(kind, eps, rtol)
+    if rtol is None and precision.rtol > 0.1:
+        raise ValueError(f"gradcheck: eps must be a step that tells gradients to a tenth, got {eps!r}.")
     with call.framework.scope(kind):
         return Comparison(call, call.pullback(vjp, wanted), precision, np.random.default_rng(seed)).report(wanted)
 

@@ -58,7 +58,11 @@ class Report:
 
     def to_json(self) -> str:
         """Facts and rows as JSON, times in seconds."""
-        rows = [{key: value if value == value else None for key, value in asdict(row).items()} for row in self.rows]
+
+        def written(value: Any) -> Any:
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        rows = [{key: written(value) for key, value in asdict(row).items()} for row in self.rows]
         return json.dumps({**self.facts, "rows": rows}, indent=1) + "\n"
 
     def save(self, file: str | os.PathLike[str]) -> None:
@@ -103,5 +107,5 @@ def difference(found: list[Any], first: list[Any]) -> float:
             continue
         off, largest = float(abs(a - b).max()), float(abs(b).max())
         share = off / largest if largest else math.inf
-        worst = share if not share <= worst else worst
+        worst = worst if share <= worst or math.isnan(worst) else share
     return worst

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -28,12 +29,14 @@ class _Awaited:
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
-            # Whoever looks for a module may not load it.
+            # Whoever looks for a module may not load it, and a loader may serve several.
             def exec_module(module: Any) -> None:
                 load(module)
-                if self in sys.meta_path:
+                if module.__name__ == self._module and self in sys.meta_path:
                     sys.meta_path.remove(self)
-                self._then()
+                    # What is too old for this package says so where it is used with it, and not to whoever imports it.
+                    with suppress(ImportError, RuntimeError, AttributeError):
+                        self._then()
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

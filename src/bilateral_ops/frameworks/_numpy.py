@@ -28,9 +28,8 @@ locate: Any = None
 #: are tuples of integers.
 shape_of: Any = None
 
-#: ``record(call, out, fields=None, wrt=None)`` returns what a framework makes of a whole checked call (a VJP's, where
-#: there are ``fields``), as when it takes gradients or compiles; or None, and the kernels are called. None: they always
-#: are.
+#: ``record(call, out, wrt=None)`` returns what a framework makes of a whole checked call (a VJP's, where ``wrt`` is given),
+#: as when it takes gradients or compiles; or None, and the kernels are called. None: they always are.
 record: Any = None
 
 #: ``lend(call, arrays)`` returns what kernels are given for these arrays, some of which may be None; or None where only
@@ -75,12 +74,12 @@ def guides_by_luma(device: Any) -> bool:
 
 def number(value: float, dtype: str, device: Any) -> Any:
     """A number as an array of no axes."""
-    return np.asarray(value).astype(_DTYPES[dtype])
+    return np.asarray(value).astype(to_dtype(dtype))
 
 
 def empty(shape: tuple[int, ...], dtype: str, device: Any) -> Any:
     """A new array."""
-    return np.empty(shape, _DTYPES[dtype])
+    return np.empty(shape, to_dtype(dtype))
 
 
 def check_out(op: str, label: str, out: Any, inputs: Sequence[tuple[str, Any]], twin: Any) -> None:

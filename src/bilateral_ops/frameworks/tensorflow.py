@@ -143,6 +143,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
 def _forward(static: _Static, tensors: Sequence[Any]) -> Any:
     def function(*tensors: Any) -> Any:
         def pull(grad: Any) -> list[Any]:
+            grad = tf.convert_to_tensor(grad)  # of tf.gather it is IndexedSlices
             if static.signature.gradients is None:
                 raise RuntimeError(
                     f"{static.signature.name}: no tensor may be differentiated, as it has no gradients; call a guide_* "
