@@ -855,7 +855,7 @@ def test_heic_asks_for_its_library(run, tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     code, _, err = run(tmp_path / "a.heic", "--out", tmp_path / "out")
     assert code == 1
-    assert err.endswith("is HEIC; pip install pillow-heif, which reads and writes it.\n")
+    assert err.endswith(f"is HEIC, and pillow_heif is not installed; run {install('heif')}.\n")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")

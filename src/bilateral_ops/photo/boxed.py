@@ -58,7 +58,8 @@ class AvifFile(PillowFile):
 
         with path.open("rb") as file:
             self._data = file.read()
-        head = self._data[: max(0, self._data.find(b"mdat")) or 1 << 16]  # pictures and sequences have these apart
+        # What says what there is, of pictures and of sequences; it may follow what is said there.
+        head = b"".join(content for kind, content in boxes(self._data) if kind in (b"meta", b"moov"))
         stored = [found[1][0] for found in re.finditer(rb"av1C..(.)", head, re.DOTALL)] or [0]
         grey = all(each & 16 for each in stored)
         sampled = next((each for each in stored if not each & 16), 0)
@@ -88,7 +89,10 @@ class AvifFile(PillowFile):
         if self._bits == 8:
             return super()._decode()
         pixels = imagecodecs.avif_decode(self._data)
-        pixels = pixels.reshape(*pixels.shape[:2], -1)[..., : self.channels]
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        if pixels.shape[-1] == 2 and self.channels == 4:  # Pillow has no grey with alpha of AVIF
+            pixels = pixels[..., [0, 0, 0, 1]]
+        pixels = pixels[..., : self.channels]
         return pixels << (16 - self._bits) | pixels >> (2 * self._bits - 16)  # as 16, white where it was
 
     def _options(self, quality: int | None) -> dict[str, Any]:
@@ -174,9 +178,11 @@ def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes |
 class HeicFile(Whole):
     """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
 
+    coder = 24  # libheif's planes and x265's frames
+
     def __init__(self, path: Path) -> None:
-        if missing("heif", "pillow_heif"):
-            raise ImageError("is HEIC; pip install pillow-heif, which reads and writes it")
+        if lacking := missing("heif", "pillow_heif"):
+            raise ImageError(f"is HEIC, and {lacking}")
         import pillow_heif
 
         pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
@@ -337,7 +343,8 @@ class JxlFile(Whole):
         said: dict[bytes, bytes] = {}
         for kind, content in found:
             if kind == b"brob":
-                kind, content = content[:4], _unpacked(content[4:])
+                kind = content[:4]
+                content = _unpacked(content[4:]) if kind in (b"Exif", b"xml ") and kind not in said else b""
             said.setdefault(kind, content)
         exif = said.get(b"Exif", b"")
         self.metadata = Metadata(exif[4 + int.from_bytes(exif[:4], "big") :] or None, said.get(b"xml "))

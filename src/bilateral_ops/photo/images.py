@@ -222,9 +222,12 @@ def open_picture(path: Path) -> Picture:
     with reading("is damaged: its header cannot be read"):
         check_empty(path)
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(64)
         for start, kind in kinds.items():
             if _begins(head, start):
+                # The brand that comes first may be one of both, and those that are compatible tell.
+                if kind is boxed.HeicFile and b"avif" in head[16 : int.from_bytes(head[:4], "big")]:
+                    kind = boxed.AvifFile
                 return kind(path)
     raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file")
 
