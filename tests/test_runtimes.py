@@ -19,6 +19,7 @@ import pytest
 from cases import environment, weights_of
 
 import bilateral_ops as bo
+from bilateral_ops._core.missing import install
 from bilateral_ops.cli import main
 from bilateral_ops.hdrnet import Config, Predictor, write_model
 
@@ -309,6 +310,8 @@ def test_what_tflite_refuses(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=f"^tflite.save: {sentence}$"):
             tflite.save(None, tmp_path / "m.tflite", **{"size": (9, 9), **options})
+    with pytest.raises(TypeError, match=r"^tflite.save: model must be an HDRnet module .* got Predictor; pass"):
+        tflite.save(Predictor.load(), tmp_path / "m.tflite", size=(9, 9))
 
 
 def test_a_missing_converter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -317,14 +320,13 @@ def test_a_missing_converter_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    sentence = "which is not installed; pip install 'bilateral_ops[{}]'."
-    with pytest.raises(ImportError, match=re.escape(sentence.format("tflite"))):
+    with pytest.raises(ImportError, match=re.escape(f"which is not installed; {install('tflite')}.")):
         tflite.save(None, tmp_path / "m.tflite", size=(9, 9))
-    with pytest.raises(ImportError, match=re.escape(sentence.format("ncnn"))):
+    with pytest.raises(ImportError, match=re.escape(f"which is not installed; {install('ncnn')}.")):
         ncnn.save(None, tmp_path / "m.param", size=(9, 9))
     command = ["export", "--out", str(tmp_path / "m"), "--to"]
     assert main([*command, "tflite", "--size", "9x9"]) == 2
-    assert "litert_torch is not installed; run pip install 'bilateral_ops[tflite]'." in capsys.readouterr().err
+    assert f"litert_torch is not installed; run {install('tflite')}." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -468,7 +468,8 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
     Raises
     ------
     ValueError
-        A model of three scales, whose pyramid these shaders have not; or one whose guide is not finite.
+        A model of three scales, whose pyramid these shaders have not, or with ``reduce="nearest"``, as they average; or
+        one whose guide is not finite.
     """
     from . import onnx
 

@@ -33,7 +33,7 @@ with needed("bilateral_ops.export.tflite", "torch", "tflite"):
     import torch
     from torch.fx.experimental.const_fold import split_const_subgraphs
 
-from ..hdrnet import HDRNet
+from ..hdrnet import HDRNet, Predictor
 from . import decompositions
 
 __all__ = ["converted", "save"]
@@ -107,6 +107,8 @@ def save(
     ------
     ValueError
         A choice that is none of those above; errors of model files are those of :func:`.read_model`.
+    TypeError
+        A Predictor, unlike the other formats' functions.
     ImportError
         Where litert-torch is missing.
 
@@ -120,8 +122,13 @@ def save(
     for name, value, choice in (("part", part, ("whole", "network", "render")), ("image", image, ("float32", "uint8"))):
         if value not in choice:
             raise ValueError(f"tflite.save: {name} must be one of {', '.join(choice)}, got {value!r}.")
+    if isinstance(model, Predictor):  # which has no module
+        raise TypeError(
+            "tflite.save: model must be an HDRnet module (HDRNet) or the path of a model file, got Predictor; pass the "
+            "file it was loaded from."
+        )
     network = copy.deepcopy(model) if isinstance(model, HDRNet) else HDRNet.load(SHIPPED if model is None else model)
-    network.eval()
+    network.cpu().float().eval()
     given = {}
     if part == "network":
         given["low"] = torch.zeros(1, *network.config.input_shape, 3)

@@ -104,7 +104,7 @@ function show(source) {
 }
 
 async function enhance() {
-  if (!state.model) return say("There is no model: drop a model.onnx that `bilateral-ops export MODEL --to web` wrote.", true);
+  if (!state.model) return say("There is no model: drop a model.onnx that bilateral-ops export MODEL --to web wrote.", true);
   const start = performance.now();
   const low = state.renderer.low();
   const reduced = performance.now();

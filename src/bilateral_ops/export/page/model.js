@@ -43,7 +43,7 @@ export function factsOf(bytes) {
       return facts;
     }
   }
-  throw new Error("This is no model for the page: `bilateral-ops export MODEL --to web` writes them.");
+  throw new Error("This is no model for the page: bilateral-ops export MODEL --to web writes them.");
 }
 
 export class Model {
