@@ -638,3 +638,9 @@ def test_sentences_of_the_command(tmp_path: Path, capsys: Any) -> None:
     ):
         assert main(["export", "--to", "onnx", *options]) == 2
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no full device here")
+def test_the_command_says_what_it_cannot_write(capsys: Any) -> None:
+    assert main(["export", "--to", "onnx", "--out", "/dev/full"]) == 2
+    assert "export: cannot write /dev/full (No space left on device)." in capsys.readouterr().err

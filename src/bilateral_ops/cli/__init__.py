@@ -54,9 +54,10 @@ def _parser() -> argparse.ArgumentParser:
         "bits a channel, TIFF and JPEG XL also floating point), animations and videos with the model in this package, "
         "or another. Results have their inputs' names and kinds, and appear whole or not at all; GIF becomes PNG, MPEG "
         "program streams and WMV become Matroska. Pictures are turned upright; metadata, ICC profiles and alpha are "
-        "kept, grey stays grey, palettes become RGB, samples of other than 8 or 16 bits the next of these. TIFF files "
-        "larger than the memory limit are read and written in pieces. Sound, subtitles, covers and attachments of "
-        "videos are copied. What is not kept is said; a file that can't be enhanced is named, and the others go on.",
+        "kept, grey stays grey, palettes become RGB, samples of other than 8 or 16 bits the next of these (AVIF and "
+        "HEIC keep theirs). TIFF files larger than the memory limit are read and written in pieces. Sound, subtitles, "
+        "covers and attachments of videos are copied. What is not kept is said; a file that can't be enhanced is "
+        "named, and the others go on.",
         epilog="The exit code is 0, 1 where a file could not be enhanced, or 2 where nothing was begun.",
     )
     enhance.add_argument(
@@ -229,10 +230,13 @@ def _add_export(commands: Any) -> None:
         "--no-nan",
         action="store_const",
         const=True,
-        help="(onnx) leave out that a NaN changes its own pixel alone, and the operators that takes",
+        help="(onnx) drop the operators that keep a NaN within its own pixel",
     )
     options.add_argument(
-        "--opset", type=int, metavar="N", help="(onnx) of operators (default: 20 for GridSample, 13 for Gather)"
+        "--opset",
+        type=int,
+        metavar="N",
+        help="(onnx) version of ONNX's operators (default: 20 for GridSample, 13 for Gather)",
     )
 
 
@@ -363,7 +367,8 @@ def _export(options: argparse.Namespace) -> bool:
         with redirect_stdout(sys.stderr):  # what converters say of their progress
             files = [*_written(to, options.model, out, said)]
     except OSError as error:
-        raise CommandError(f"export: cannot open {error.filename} ({error.strerror}).") from None
+        what = f"open {error.filename}" if error.filename else f"write {out}"
+        raise CommandError(f"export: cannot {what} ({error.strerror}).") from None
     except (ValueError, RuntimeError) as error:
         raise CommandError(f"export: {error}") from None
     print(*files, sep="\n")

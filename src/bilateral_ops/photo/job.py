@@ -161,10 +161,10 @@ def enhance_files(
     Notes
     -----
     Grey pictures stay grey: the model sees them as RGB, and the luma of its result is written. Alpha is kept as it is;
-    palettes become RGB; samples of fewer than 8 bits become 8, of 9 to 15 bits 16; GIF becomes PNG. Pictures are turned
-    upright, and say so; other metadata and the ICC profile are kept. Pixels with a NaN or an infinity stay. Animations
-    keep their times, but frames that are alike may become one. Videos keep their depth, chroma, matrix and range: the
-    first encoder that has them is taken.
+    palettes become RGB; samples of fewer than 8 bits become 8, of 9 to 15 bits 16, but AVIF and HEIC keep theirs; GIF
+    becomes PNG. Pictures are turned upright, and say so; other metadata and the ICC profile are kept. Pixels with a NaN
+    or an infinity stay. Animations keep their times, but frames that are alike may become one. Videos keep their depth,
+    chroma, matrix and range: the first encoder that has them is taken.
     """
     if lacking := missing("enhance", "PIL", "tifffile", "imagecodecs", "tqdm"):
         raise EnhanceError(lacking)
