@@ -58,7 +58,7 @@ class AvifFile(PillowFile):
 
         with path.open("rb") as file:
             self._data = file.read()
-        # What says what there is, of pictures and of sequences; it may follow what is said there.
+        # What describes pictures, and sequences; it may come before or after their data.
         head = b"".join(content for kind, content in boxes(self._data) if kind in (b"meta", b"moov"))
         stored = [found[1][0] for found in re.finditer(rb"av1C..(.)", head, re.DOTALL)] or [0]
         grey = all(each & 16 for each in stored)
@@ -178,8 +178,6 @@ def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes |
 class HeicFile(Whole):
     """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
 
-    coder = 24  # libheif's planes and x265's frames
-
     def __init__(self, path: Path) -> None:
         if lacking := missing("heif", "pillow_heif"):
             raise ImageError(f"is HEIC, and {lacking}")
@@ -202,6 +200,9 @@ class HeicFile(Whole):
         lost = ["its gain map" if "gainmap" in name else "its depth map or mattes" for name in beside]
         self.lost = tuple(dict.fromkeys((*self.metadata.lost, *lost)))
         self._shape(height, width, channels, np.uint16 if ";16" in image.mode else np.uint8)
+        # libheif's planes and x265's frames, of alpha others: bounds of what was measured.
+        samples = {420: 1.5, 422: 2}.get(info.get("chroma"), 3) + 2 * (channels == 4)
+        self.coder = round(10 + (7 if self.dtype == np.uint8 else 11) * samples)
 
     @property
     def icc(self) -> bytes | None:
