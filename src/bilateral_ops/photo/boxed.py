@@ -201,7 +201,7 @@ class HeicFile(Whole):
         self.lost = tuple(dict.fromkeys((*self.metadata.lost, *lost)))
         self._shape(height, width, channels, np.uint16 if ";16" in image.mode else np.uint8)
         # libheif's planes and x265's frames, of alpha others: bounds of what was measured.
-        samples = {420: 1.5, 422: 2}.get(info.get("chroma"), 3) + 2 * (channels == 4)
+        samples = {420: 1.5, 422: 2}.get(info.get("chroma") or 444, 3) + 2 * (channels == 4)
         self.coder = round(10 + (7 if self.dtype == np.uint8 else 11) * samples)
 
     @property
