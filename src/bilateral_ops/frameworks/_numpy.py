@@ -28,8 +28,8 @@ locate: Any = None
 #: are tuples of integers.
 shape_of: Any = None
 
-#: ``record(call, out, wrt=None)`` returns what a framework makes of a whole checked call (a VJP's, where ``wrt`` is given),
-#: as when it takes gradients or compiles; or None, and the kernels are called. None: they always are.
+#: ``record(call, out, wrt=None)`` returns what a framework makes of a whole checked call (a VJP's, where ``wrt`` is
+#: given), as when it takes gradients or compiles; or None, and the kernels are called. None: they always are.
 record: Any = None
 
 #: ``lend(call, arrays)`` returns what kernels are given for these arrays, some of which may be None; or None where only
