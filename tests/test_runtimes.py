@@ -188,7 +188,7 @@ def test_ncnn(ncnn: Any, name: str, tmp_path: Path) -> None:
     for part, (arrays, result) in given.items():
         files = exporter.save(predictor, tmp_path / f"{part}.param", size=FLOATS.shape[1:3], part=part)
         out = run_ncnn(ncnn, files, *(array[0] for array in arrays))
-        assert np.abs(out - result[0]).max() <= 1e-3 * scale, part
+        assert np.abs(out - result[0]).max() <= 1e-5 * scale, part
 
 
 @pytest.mark.parametrize("kind", ["luma", "nn", "curves"])
