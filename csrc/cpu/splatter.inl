@@ -195,11 +195,13 @@ class Splatter {
       first_ = min_of(first_, first);
       end_ = max_of(end_, last + 1);
       const bool crowded = pixels >= kManyPixels * depths * depths;
-      if (kSplatsByDepth && Contributions::kMade && crowded && used) {
-        for (; used; used &= used - 1) add_depth(at.kz, begin, end, lowest_bit(used), contributions);
-      } else {
-        add_pixels_in_turn(at.kz, begin, end, contributions, crowded);
+      if constexpr (kSplatsByDepth && Contributions::kMade) {
+        if (crowded && used) {
+          for (; used; used &= used - 1) add_depth(at.kz, begin, end, lowest_bit(used), contributions);
+          return;
+        }
       }
+      add_pixels_in_turn(at.kz, begin, end, contributions, crowded);
     });
   }
 
