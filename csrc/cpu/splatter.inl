@@ -8,10 +8,31 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
+// The depths that sums have, from `first` to `end` − 1; the others are not initialised.
+struct Depths {
+  int64_t first, end;
+  // Extends the range to include `first_added` to `end_added` − 1. clear(z, count) must set the sums of `count` depths
+  // from z on to zero.
+  template <class Clear>
+  BO_INLINE_MEMBER void widen(int64_t first_added, int64_t end_added, const Clear& clear) {
+    if (end == 0) first = end = first_added;
+    if (first_added < first) {
+      clear(first_added, first - first_added);
+      first = first_added;
+    }
+    if (end_added > end) {
+      clear(end, end_added - end);
+      end = end_added;
+    }
+  }
+};
+
 // Where the sums of one band are: grid rows, [x][z][c], in double, or in the compute type with Lattice::short_sums.
-// Rows `top` to `split` − 1 are at `own`. Later rows are summed in the result itself, whose row 0 is at `result`.
+// Rows `top` to `split` − 1 are at `own`, and `depths` says what each of their columns has, [y][x]. Later rows are
+// summed in the result itself, whose row 0 is at `result`.
 struct BandSums {
   void *own, *result;
+  Depths* depths;
   int64_t top, split;
   template <class Sum>
   Sum* row(int64_t y, int64_t row_size) const {
@@ -106,7 +127,7 @@ class Splatter {
   }
 
   // Must be called after the last tile.
-  void flush() {
+  BO_NOINLINE_MEMBER void flush() {
     if (!g_.long_spans) return;
     add_span();
     for (int64_t x = 0; x < g_.Gw; ++x) add_column(x);
@@ -118,9 +139,10 @@ class Splatter {
   // the upper one; of a column left and right in the grid row below, then in the one above.
   static constexpr int64_t kGroup = 16;
   static constexpr int kVectors = kGroup / Vec<T>::kLanes;
-  // What a column has that is not in the band's sums: pixels, and the depths of its sums
+  // What a column has that is not in the band's sums
   struct Pending {
-    int64_t pixels, first, end;
+    int64_t pixels;
+    Depths depths;
   };
 
   template <class Sum>
@@ -159,7 +181,7 @@ class Splatter {
   }
 
   template <class Contributions>
-  void add_spans(const Tile& tile, const Positions<T>& at, const Contributions& contributions) {
+  BO_INLINE_MEMBER void add_spans(const Tile& tile, const Positions<T>& at, const Contributions& contributions) {
     const Vec<T> one = broadcast(T(1));
     for (int64_t i = 0; i < tile.count; i += Vec<T>::kLanes) {
       const Vec<T> tx = load(at.tx + i), tz = load(at.tz + i), left = one - tx, lower = one - tz;
@@ -196,53 +218,56 @@ class Splatter {
       end_ = max_of(end_, last + 1);
       const bool crowded = pixels >= kManyPixels * depths * depths;
       if constexpr (kSplatsByDepth && Contributions::kMade) {
-        if (crowded && used) {
-          for (; used; used &= used - 1) add_depth(at.kz, begin, end, lowest_bit(used), contributions);
-          return;
-        }
+        if (crowded) return add_by_depth(at.kz, begin, end, contributions);
       }
-      add_pixels_in_turn(at.kz, begin, end, contributions, crowded);
+      add_in_turn(at.kz, begin, end, contributions, crowded);
     });
   }
 
-  // Adds those pixels that have depth z, in registers.
+  // Adds one depth after another in registers, in the order of their first pixels.
   template <class Contributions>
-  void add_depth(const int32_t* kz, int64_t begin, int64_t end, int32_t z, const Contributions& contributions) {
-    uint64_t pixels[kTileWidth / 64];  // a bit for each
-    const Indices<float> wanted = broadcast_index(z, 0.0f);
-    for (int64_t part = 0; part < kTileWidth / 64; ++part) {
-      const int64_t first = begin + 64 * part, n = min_of<int64_t>(end - first, 64);
-      uint64_t bits = 0;
-      for (int64_t i = 0; i < n; i += Vec<float>::kLanes)
-        bits |= uint64_t(equal_bits(load_indices(kz + first + i, 0.0f), wanted)) << i;
-      if (n < 64) bits &= n > 0 ? (uint64_t(1) << n) - 1 : 0;
-      pixels[part] = bits;
+  void add_by_depth(const int32_t* kz, int64_t begin, int64_t end, const Contributions& contributions) {
+    for (int64_t part = begin; part < end; part += 64) {
+      const int64_t n = min_of<int64_t>(end - part, 64);
+      uint64_t rest = ~uint64_t(0) >> (64 - n);  // a bit for each pixel that is not yet added
+      do {
+        const int32_t z = kz[part + lowest_bit(rest)];
+        const Indices<float> wanted = broadcast_index(z, 0.0f);
+        uint64_t pixels = 0;
+        for (int64_t i = 0; i < n; i += Vec<float>::kLanes)
+          pixels |= uint64_t(equal_bits(load_indices(kz + part + i, 0.0f), wanted)) << i;
+        pixels &= rest;
+        add_depth(z, part, pixels, contributions);
+        rest ^= pixels;
+      } while (rest);
     }
+  }
+
+  // Adds the pixels first + i, for each bit i of `pixels`, which have depth z.
+  template <class Contributions>
+  void add_depth(int32_t z, int64_t first, uint64_t pixels, const Contributions& contributions) {
     constexpr int kAtOnce = kVectors > 2 ? 2 : 3;  // groups
     const int64_t groups = contributions.groups();
     T* const sums = depth_sums(z);
     int64_t n = 0;
-    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(pixels, begin, contributions, n, sums);
-    for (; n < groups; ++n) add_groups<1>(pixels, begin, contributions, n, sums);
+    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(first, pixels, contributions, n, sums);
+    for (; n < groups; ++n) add_groups<1>(first, pixels, contributions, n, sums);
   }
   template <int kCount, class Contributions>
-  BO_INLINE_MEMBER void add_groups(const uint64_t* pixels, int64_t begin, const Contributions& contributions, int64_t n,
+  BO_INLINE_MEMBER void add_groups(int64_t first, uint64_t pixels, const Contributions& contributions, int64_t n,
                                    T* to) const {
     to += n * kGroup;
     Vec<T> sums[kCount][kVectors];
     for (int g = 0; g < kCount; ++g)
       for (int v = 0; v < kVectors; ++v) sums[g][v] = load(to + g * kGroup + v * Vec<T>::kLanes);
-    for (int64_t part = 0; part < kTileWidth / 64; ++part) {
-      const int64_t first = begin + 64 * part;
-      for (uint64_t bits = pixels[part]; bits; bits &= bits - 1) {
-        const int64_t i = first + lowest_bit(bits);
-        Vec<T> weights[kVectors];
-        for (int v = 0; v < kVectors; ++v) weights[v] = spread4(weights_ + 4 * i, v);
-        contributions.weigh(i, weights);
-        for (int g = 0; g < kCount; ++g)
-          for (int v = 0; v < kVectors; ++v)
-            sums[g][v] = mul_add(weights[v], contributions.channels(i, n + g, v), sums[g][v]);
-      }
+    for (; pixels; pixels &= pixels - 1) {
+      const int64_t i = first + lowest_bit(pixels);
+      Vec<T> weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) weights[v] = spread4(weights_ + 4 * i, v);
+      contributions.weigh(i, weights);
+      for (int g = 0; g < kCount; ++g)
+        for (int v = 0; v < kVectors; ++v)
+          sums[g][v] = mul_add(weights[v], contributions.channels(i, n + g, v), sums[g][v]);
     }
     for (int g = 0; g < kCount; ++g)
       for (int v = 0; v < kVectors; ++v) store(to + g * kGroup + v * Vec<T>::kLanes, sums[g][v]);
@@ -251,50 +276,53 @@ class Splatter {
   // Adds pixels one after another; where they are crowded, odd ones to a copy of the sums, as they would wait for those
   // before them.
   template <class Contributions>
-  BO_INLINE_MEMBER void add_pixels_in_turn(const int32_t* kz, int64_t begin, int64_t end,
-                                           const Contributions& contributions, bool crowded) {
-    // Local copies, as the compiler must assume that stores to the sums change members.
-    const Contributions from = contributions;
-    const int64_t depth_size = depth_size_, groups = from.groups();
+  void add_in_turn(const int32_t* kz, int64_t begin, int64_t end, const Contributions& contributions, bool crowded) {
+    const int64_t depth_size = depth_size_;
+    odd_used_ |= crowded;
+    const auto add_pixel = pixel_adder(contributions);
+    T *const even = depth_sums(0), *const odd = crowded ? even + copy_size_ : even;
+    int64_t i = begin;
+    for (; i + 1 < end; i += 2) {
+      add_pixel(i, even + kz[i] * depth_size);
+      add_pixel(i + 1, odd + kz[i + 1] * depth_size);
+    }
+    if (i < end) add_pixel(i, even + kz[i] * depth_size);
+  }
+
+  // A function that adds pixel i to the sums of its depth. It has copies of what it uses, as the compiler must assume
+  // that stores to the sums change members.
+  template <class Contributions>
+  BO_INLINE_MEMBER auto pixel_adder(const Contributions& contributions) const {
+    const int64_t groups = contributions.groups();
     const bool rest = Contributions::kRest && g_.C % 4 > 0;
     const T* const corners = weights_;
-    const auto add_group = [](const Vec<T>* weights, const Vec<T>* channels, T* to) {
-      for (int v = 0; v < kVectors; ++v) {
-        T* const sum = to + v * Vec<T>::kLanes;
-        store(sum, mul_add(weights[v], channels[v], load(sum)));
-      }
-    };
-    const auto add_pixel = [=](int64_t i, T* sums) {
+    return [=, from = contributions](int64_t i, T* to) {
       Vec<T> weights[kVectors], channels[kVectors];
+      const auto add_group = [&] {
+        for (int v = 0; v < kVectors; ++v) {
+          T* const sum = to + v * Vec<T>::kLanes;
+          store(sum, mul_add(weights[v], channels[v], load(sum)));
+        }
+      };
       for (int v = 0; v < kVectors; ++v) weights[v] = spread4(corners + 4 * i, v);
       from.weigh(i, weights);
-      T* to = sums + kz[i] * depth_size;
       for (int64_t n = 0; n < groups; ++n, to += kGroup) {
         for (int v = 0; v < kVectors; ++v) channels[v] = from.channels(i, n, v);
-        add_group(weights, channels, to);
+        add_group();
       }
       if constexpr (Contributions::kRest) {
         if (!rest) return;
         for (int v = 0; v < kVectors; ++v) channels[v] = from.rest(i, v);
-        add_group(weights, channels, to);
+        add_group();
       }
     };
-    T* const sums = depth_sums(0);
-    const int64_t odd = crowded ? copy_size_ : 0;
-    odd_used_ |= crowded;
-    int64_t i = begin;
-    for (; i + 1 < end; i += 2) {
-      add_pixel(i, sums);
-      add_pixel(i + 1, sums + odd);
-    }
-    if (i < end) add_pixel(i, sums);
   }
 
   // Depth −1 is zeros.
   T* depth_sums(int64_t z) const { return span_ + (z + 1) * depth_size_; }
 
   // Adds the span's sums to its column's, and clears them.
-  void add_span() {
+  BO_NOINLINE_MEMBER void add_span() {
     if (first_ >= end_) return;
     // Local copies, as above.
     const int64_t depth_size = depth_size_, first = first_, end = min_of(end_ + 1, g_.Gd);
@@ -308,12 +336,8 @@ class Splatter {
       odd_used_ = false;
     }
     T* const column = columns_ + kx_ * g_.Gd * depth_size;
-    Pending& pending = pending_[kx_];
-    if (pending.end == 0) pending.first = pending.end = first;
-    clear(column + first * depth_size, (pending.first - first) * depth_size);
-    clear(column + pending.end * depth_size, (end - pending.end) * depth_size);
-    pending.first = min_of(pending.first, first);
-    pending.end = max_of(pending.end, end);
+    pending_[kx_].depths.widen(first, end,
+                               [=](int64_t z, int64_t n) { clear(column + z * depth_size, n * depth_size); });
     for (int64_t i = first * depth_size; i < end * depth_size; i += kGroup) {
       // Cell z is the lower corner of pixels with kz = z and the upper corner of those with kz = z − 1.
       const T *BO_RESTRICT lower = span + i, *BO_RESTRICT upper = lower - depth_size + 8;
@@ -336,23 +360,30 @@ class Splatter {
   }
 
   // Adds a column's sums to the band's: to the grid columns left and right of it, in two grid rows.
-  void add_column(int64_t x) {
-    Pending& pending = pending_[x];
-    if (pending.end == 0) return;
-    const int64_t C = g_.C, depth_size = depth_size_;
-    const int64_t left = x * g_.column_size, right = min_of(x + 1, g_.Gw - 1) * g_.column_size;
-    double *const below = grid_row<double>(ky_), *const above = grid_row<double>(min_of(ky_ + 1, g_.Gh - 1));
-    const T* sums = columns_ + (x * g_.Gd + pending.first) * depth_size;
-    for (int64_t z = pending.first; z < pending.end; ++z)
+  BO_NOINLINE_MEMBER void add_column(int64_t x) {
+    const Depths depths = pending_[x].depths;
+    if (depths.end == 0) return;
+    pending_[x] = {};
+    const int64_t C = g_.C, above = min_of(ky_ + 1, g_.Gh - 1), right = min_of(x + 1, g_.Gw - 1);
+    double* const cells[4] = {grid_column(ky_, x, depths), grid_column(ky_, right, depths),
+                              grid_column(above, x, depths), grid_column(above, right, depths)};
+    const T* sums = columns_ + (x * g_.Gd + depths.first) * depth_size_;
+    for (int64_t z = depths.first; z < depths.end; ++z)
       for (int64_t c = 0; c < C; c += 4, sums += kGroup) {
         // In sequence, as at the border both rows or both columns are the same.
         const int64_t cell = z * C + c, channels = min_of<int64_t>(C - c, 4);
-        add_to_cell(below + left + cell, sums, channels);
-        add_to_cell(below + right + cell, sums + 4, channels);
-        add_to_cell(above + left + cell, sums + 8, channels);
-        add_to_cell(above + right + cell, sums + 12, channels);
+        for (int corner = 0; corner < 4; ++corner) add_to_cell(cells[corner] + cell, sums + 4 * corner, channels);
       }
-    pending = {};
+  }
+  // A column of the band's sums, with initialised sums for the depths that will be added
+  double* grid_column(int64_t y, int64_t x, const Depths& added) const {
+    double* const column = grid_row<double>(y) + x * g_.column_size;
+    if (y < sums_.split) {
+      sums_.depths[(y - sums_.top) * g_.Gw + x].widen(added.first, added.end, [&](int64_t z, int64_t n) {
+        memset(column + z * g_.C, 0, static_cast<size_t>(n * g_.C) * sizeof(double));
+      });
+    }
+    return column;
   }
   static BO_INLINE_MEMBER void add_to_cell(double* to, const T* sums, int64_t channels) {
     if (channels == 4) return store_double4(to, mul_add(load_double4(sums), 1.0, load_double4(to)));
@@ -407,14 +438,18 @@ class GridSums {
       for (int64_t b = 0; b < bands_; ++b) place(b, 0, g.Gh, 0);
     }
     sums_ = memory_.template take<char>(rows_ * row_size_ * sum_size());
+    depths_ = depths_memory_.template take<Depths>(rows_ * g.Gw);
   }
 
   int64_t bands() const { return bands_; }
   int64_t first_tile(int64_t band) const { return tiles_ * band / bands_; }
-  // The sums of a band, set to zero; to be called once per band, by the thread that adds to it.
+  // The sums of a band, without depths or set to zero; to be called once per band, by the thread that adds to it.
   BandSums cleared(int64_t band) const {
     const BandSums sums = sums_of(band);
-    memset(sums.own, 0, static_cast<size_t>((split_[band] - top_[band]) * row_size_ * sum_size()));
+    const int64_t own_rows = split_[band] - top_[band];
+    const Depths depths = {0, g_.long_spans ? 0 : g_.Gd};
+    for (int64_t i = 0; i < own_rows * g_.Gw; ++i) sums.depths[i] = depths;
+    if (!g_.long_spans) memset(sums.own, 0, static_cast<size_t>(own_rows * row_size_ * sum_size()));
     for (int64_t y = split_[band]; y < bottom_[band]; ++y)
       memset(sums.row<T>(y, row_size_), 0, static_cast<size_t>(row_size_) * sizeof(T));
     return sums;
@@ -432,7 +467,8 @@ class GridSums {
 
  private:
   BandSums sums_of(int64_t band) const {
-    return {sums_ + start_[band] * row_size_ * sum_size(), to_, top_[band], split_[band]};
+    return {sums_ + start_[band] * row_size_ * sum_size(), to_, depths_ + start_[band] * g_.Gw, top_[band],
+            split_[band]};
   }
   int64_t sum_size() const { return g_.short_sums ? sizeof(T) : sizeof(double); }
   // Gives a band the rows from `top` to `bottom` − 1, those from `split` on in place.
@@ -447,13 +483,15 @@ class GridSums {
   template <class Sum>
   void store_row(int64_t y) const {
     const Sum* rows[kBands];  // this row's sums, of the bands that have it
+    const Depths* depths[kBands];
     int64_t count = 0;
     bool in_place = false;  // whether the last of these bands summed in the result
     for (int64_t b = 0; b < bands_; ++b)
       if (y >= top_[b] && y < bottom_[b]) {
         const BandSums sums = sums_of(b);
-        rows[count++] = sums.template row<Sum>(y, row_size_);
         in_place = y >= split_[b];
+        depths[count] = in_place ? nullptr : sums.depths + (y - top_[b]) * g_.Gw;
+        rows[count++] = sums.template row<Sum>(y, row_size_);
       }
     if (in_place && count == 1) return;
     Scratch memory, column_memory;
@@ -463,7 +501,8 @@ class GridSums {
       for (int64_t i = 0; i < g_.column_size; ++i) sum[i] = Sum(0);
       for (int64_t b = 0; b < count; ++b) {
         const Sum* BO_RESTRICT from = rows[b] + x * g_.column_size;
-        for (int64_t i = 0; i < g_.column_size; ++i) sum[i] += from[i];
+        const Depths all = {0, g_.Gd}, has = depths[b] ? depths[b][x] : all;
+        for (int64_t i = has.first * g_.C; i < has.end * g_.C; ++i) sum[i] += from[i];
       }
       for (int64_t i = 0; i < g_.column_size; ++i) column[i] = static_cast<T>(sum[i]);
       store_block(cells_, to_ + y * d_grid_.strides[1] + x * d_grid_.strides[2], g_.Gd, column);
@@ -478,8 +517,9 @@ class GridSums {
   const bool in_place_;
   int64_t bands_, rows_ = 0;
   int64_t top_[kBands], bottom_[kBands], split_[kBands], start_[kBands];
-  Scratch memory_;
+  Scratch memory_, depths_memory_;
   char* sums_;
+  Depths* depths_;
 };
 
 // Calls run(first, last, splatter) in parallel for ranges of tiles that make up all of them, and makes d_grid of what
