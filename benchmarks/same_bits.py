@@ -26,6 +26,7 @@ from cases import (
     F32,
     LAYOUTS,
     NUMBERS,
+    OPTIONAL,
     SUBJECTS,
     arguments,
     arrays,
@@ -65,12 +66,12 @@ def call(subject: str, given: Mapping[str, Any], grad: Any, keywords: Mapping[st
     found = OPERATIONS[name]
     if name == "total_variation" and grad is None:
         more = {}  # it takes no out
-    xy = {"xy": given["xy"]} if "xy" in given else {}
+    optional = {key: value for key, value in given.items() if key in OPTIONAL}
     if grad is None:
-        positional = [value for key, value in given.items() if key != "xy"]
-        return {"result": found.function(*positional, **xy, **keywords, **more)}
-    positional = [value for key, value in given.items() if key not in ("xy", *NUMBERS)]
-    gradients = found.vjp(*positional, grad, **xy, **keywords, **more)
+        positional = [value for key, value in given.items() if key not in OPTIONAL]
+        return {"result": found.function(*positional, **optional, **keywords, **more)}
+    positional = [value for key, value in given.items() if key not in (*OPTIONAL, *NUMBERS)]
+    gradients = found.vjp(*positional, grad, **optional, **keywords, **more)
     return {key: value for key, value in gradients._asdict().items() if value is not None}
 
 
