@@ -10,7 +10,7 @@ inline namespace BO_ISA {
 void enhance_forward(const EnhanceArgs& a) {
   with_compute_type(a.image.dtype, [&](auto t) {
     with_guide<decltype(t)>(a.guide, a.image.shape[3], false, [&](const auto& guide) {
-      sampled_apply(a.at, a.out, a.grid, a.image, ComputedGuide<decltype(t)>(guide));
+      sampled_apply(a.at, a.out, a.grid, a.image, GuideSource<decltype(t)>(guide));
     });
   });
 }

@@ -32,18 +32,24 @@ void slice_forward_as(const SliceArgs& a) {
 }
 
 template <class T>
+class SliceGradients final : public SampledGradients<T> {
+ public:
+  explicit SliceGradients(const Tensor& grad) : grad_(grad), channels_(block_of(grad, 2)) {}
+  const T* contribute(const Tile& tile, T* scratch) override {
+    return block_view(channels_, first_pixel(grad_, tile), tile.count, scratch);
+  }
+  void finish(const Tile&, const GuideSource<T>&, const T*, const T*) override {}
+
+ private:
+  const Tensor& grad_;
+  const Block channels_;
+};
+
+template <class T>
 void slice_backward_as(const SliceGradArgs& a) {
   const Lattice g = make_lattice(a.at, a.grid.data ? a.grid : a.d_grid, a.grad, a.d_xy.data != nullptr);
-  struct Worker {
-    const Tensor& grad;
-    const Block channels;
-    const T* contribute(const Tile& tile, T* scratch) const {
-      return block_view(channels, first_pixel(grad, tile), tile.count, scratch);
-    }
-    void finish(const Tile&, const GivenGuide<T>&, const T*, const T*) const {}
-  };
   sampled_backward(g, a.at, a.grid, a.d_grid, a.d_guide, a.d_xy, tile_width(2 * g.C), {false, false},
-                   GivenGuide<T>(a.at.guide), [&] { return Worker{a.grad, block_of(a.grad, 2)}; });
+                   GuideSource<T>(a.at.guide), [&] { return SliceGradients<T>(a.grad); });
 }
 
 void slice_forward(const SliceArgs& a) {

@@ -6,12 +6,12 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// Calls f with the policy of a guide array or, where there is none, of the luma.
+// Calls f with the guide array or, where there is none, the luma.
 template <class T, class F>
 void with_guide_or_luma(const Tensor& guide, F&& f) {
-  if (guide.data) return f(GivenGuide<T>(guide));
+  if (guide.data) return f(GuideSource<T>(guide));
   const Luma<T> luma;
-  f(ComputedGuide<T>(luma));
+  f(GuideSource<T>(luma));
 }
 
 void slice_apply_forward(const SliceApplyArgs& a) {
