@@ -522,13 +522,16 @@ class GridSums {
   Depths* depths_;
 };
 
-// Calls run(first, last, splatter) in parallel for ranges of tiles that make up all of them, and makes d_grid of what
-// the splatters collect. If d_grid is not wanted, splatter is null.
-template <class T, class Run>
-void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, const Tensor& d_grid, const Run& run) {
+template <class T>
+using SplatRun = void (*)(const void* context, int64_t first, int64_t last, Splatter<T>* splatter);
+// Calls run(context, first, last, splatter) in parallel for ranges of tiles that make up all of them, and makes d_grid
+// of what the splatters collect. If d_grid is not wanted, splatter is null.
+template <class T>
+void splat_ranges(const Lattice& g, const Sampling& at, const Tiling& tiling, const Tensor& d_grid, SplatRun<T> run,
+                  const void* context) {
   if (!d_grid.data) {
     for_tile_ranges(tiling.count, tiling.width,
-                    [&](int64_t first, int64_t last) { run(first, last, static_cast<Splatter<T>*>(nullptr)); });
+                    [&](int64_t first, int64_t last) { run(context, first, last, nullptr); });
     return;
   }
   const int64_t tiles = g.H * tiling.per_row;
@@ -536,7 +539,7 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
     GridSums<T> sums(g, at, tiling, d_grid, n);
     for_units(sums.bands(), [&](int64_t band) {
       Splatter<T> splatter(g, sums.cleared(band));
-      run(n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);
+      run(context, n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);
       splatter.flush();
     });
     sums.store();
@@ -546,6 +549,15 @@ void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, con
   } else {
     for (int64_t n = 0; n < g.N; ++n) splat_image(n);
   }
+}
+// The same for run(first, last, splatter), a function object: each is a small part of what is compiled above.
+template <class T, class Run>
+BO_INLINE void splat_tiles(const Lattice& g, const Sampling& at, const Tiling& tiling, const Tensor& d_grid,
+                           const Run& run) {
+  const auto call = [](const void* context, int64_t first, int64_t last, Splatter<T>* splatter) {
+    (*static_cast<const Run*>(context))(first, last, splatter);
+  };
+  splat_ranges<T>(g, at, tiling, d_grid, call, &run);
 }
 
 }  // namespace BO_ISA
