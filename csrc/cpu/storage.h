@@ -208,17 +208,19 @@ BO_INLINE void load_block_planes(const Block& b, const char* from, int64_t n, T*
       store_interleaved4(elements, v[0], v[1], v[2], v[3]);
       for (int64_t l = 0; l < kLanes; ++l) memcpy(to + (i + l) * channels + c, elements + 4 * l, 4 * sizeof(T));
     }
-    for (int j = 0; j < 4; ++j)
-      load_run_of<S>(plane[j] + whole * S::size, S::size, n - whole, to + whole * channels + c + j, channels);
   }
-  const int64_t begin = channels == 3 ? whole : 0;
-  for (int64_t i = 0; i < begin; i += kLanes) {
+  for (int64_t i = 0; channels == 3 && i < whole; i += kLanes) {
     Vec<T> v[3];
     for (int j = 0; j < 3; ++j) v[j] = S::load(from + b.channel(j) + i * S::size);
     store_interleaved3<Plain<T>>(reinterpret_cast<char*>(to + 3 * i), v);
   }
-  for (; c < channels; ++c)
-    load_run_of<S>(from + b.channel(c) + begin * S::size, S::size, n - begin, to + begin * channels + c, channels);
+  // What is left of these channels, and all of the others
+  if (channels == 3) c = 3;
+  for (int64_t rest = 0; rest < channels; ++rest) {
+    const int64_t begin = rest < c ? whole : 0;
+    load_run_of<S>(from + b.channel(rest) + begin * S::size, S::size, n - begin, to + begin * channels + rest,
+                   channels);
+  }
 }
 template <class S, class T>
 BO_INLINE void store_block_planes(const Block& b, char* to, int64_t n, const T* from) {
@@ -233,40 +235,50 @@ BO_INLINE void store_block_planes(const Block& b, char* to, int64_t n, const T* 
       load_interleaved4(from + i * channels + c, channels, v);
       for (int j = 0; j < 4; ++j) S::store(plane[j] + i * S::size, v[j]);
     }
-    for (int j = 0; j < 4; ++j)
-      store_run_of<S>(plane[j] + whole * S::size, S::size, n - whole, from + whole * channels + c + j, channels);
   }
-  const int64_t begin = channels == 3 ? whole : 0;
-  for (int64_t i = 0; i < begin; i += kLanes) {
+  for (int64_t i = 0; channels == 3 && i < whole; i += kLanes) {
     Vec<T> v[3];
     load_interleaved3<Plain<T>>(reinterpret_cast<const char*>(from + 3 * i), v);
     for (int j = 0; j < 3; ++j) S::store(to + b.channel(j) + i * S::size, v[j]);
   }
-  for (; c < channels; ++c)
-    store_run_of<S>(to + b.channel(c) + begin * S::size, S::size, n - begin, from + begin * channels + c, channels);
+  // What is left of these channels, and all of the others
+  if (channels == 3) c = 3;
+  for (int64_t rest = 0; rest < channels; ++rest) {
+    const int64_t begin = rest < c ? whole : 0;
+    store_run_of<S>(to + b.channel(rest) + begin * S::size, S::size, n - begin, from + begin * channels + rest,
+                    channels);
+  }
 }
 
+// The runs that n items are moved by, unless they are one: two loops around them, each with its steps in memory (bytes)
+// and in scratch (elements).
+struct BlockRuns {
+  struct Loop {
+    int64_t count, stride, step;
+  } outer, inner, run;
+};
+// Those that suit the strides
+BO_INLINE BlockRuns block_runs(const Block& b, int64_t n) {
+  const BlockRuns::Loop items = {n, b.stride, b.channels()}, first = {b.c1, b.stride1, b.c2},
+                        second = {b.c2, b.stride2, 1};
+  if (b.dense_items && b.channels() > 1) return {{1, 0, 0}, items, {b.channels(), element_size(b.dtype), 1}};
+  return b.c2 >= n ? BlockRuns{items, first, second} : BlockRuns{first, second, items};
+}
 // Moves n items in the way that suits their strides: as runs, by calls run(offset in memory, stride, count, offset in
 // scratch, step), or by one call planes().
 template <class S, class T, class Run, class Planes>
 BO_INLINE void for_block_runs(const Block& b, int64_t n, const Run& run, const Planes& planes) {
-  const int64_t channels = b.channels();
-  if (b.dense) {
-    run(0, S::size, n * channels, 0, 1);
-  } else if (b.dense_items && channels > 1) {
-    for (int64_t i = 0; i < n; ++i) run(i * b.stride, S::size, channels, i * channels, 1);
-  } else if (b.stride == S::size && n >= Vec<T>::kLanes) {
-    planes();
-  } else if (b.c2 >= n) {
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t c = 0; c < b.c1; ++c) run(i * b.stride + c * b.stride1, b.stride2, b.c2, i * channels + c * b.c2, 1);
-  } else {
-    for (int64_t c = 0; c < channels; ++c) run(b.channel(c), b.stride, n, c, channels);
-  }
+  if (b.stride == S::size && n >= Vec<T>::kLanes && !(b.dense_items && b.channels() > 1)) return planes();
+  const BlockRuns runs = block_runs(b, n);
+  for (int64_t i = 0; i < runs.outer.count; ++i)
+    for (int64_t j = 0; j < runs.inner.count; ++j)
+      run(i * runs.outer.stride + j * runs.inner.stride, runs.run.stride, runs.run.count,
+          i * runs.outer.step + j * runs.inner.step, runs.run.step);
 }
 // The block is captured by value, so that stores cannot change its members.
 template <class T>
 void load_block(const Block& b, const char* from, int64_t n, T* to) {
+  if (b.dense) return load_run(b.dtype, from, element_size(b.dtype), n * b.channels(), to, 1);
   with_storage(b.dtype, T(), [=](auto storage) {
     using S = decltype(storage);
     const auto run = [=](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
@@ -277,6 +289,7 @@ void load_block(const Block& b, const char* from, int64_t n, T* to) {
 }
 template <class T>
 void store_block(const Block& b, char* to, int64_t n, const T* from) {
+  if (b.dense) return store_run(b.dtype, to, element_size(b.dtype), n * b.channels(), from, 1);
   with_storage(b.dtype, T(), [=](auto storage) {
     using S = decltype(storage);
     const auto run = [=](int64_t at, int64_t stride, int64_t count, int64_t offset, int64_t step) {
