@@ -131,6 +131,37 @@ void add_planes(const WeightedRows<A>& rows, int64_t apart, int64_t pixels, bool
       to[3 * i + c] = add_number<S>(rows, rows.first + i * S::size + c * apart, more ? to[3 * i + c] : A(0));
 }
 
+// The pixels and channels of a row of an image: how many, and their strides in bytes
+struct RowLayout {
+  int64_t pixels, step, channels, apart;
+};
+// The weighted sums of rows to `sums`, [pixel][channel], or += if `more`, for any layout. plane: scratch for a number
+// per pixel
+template <class S, class A>
+void add_rows(const WeightedRows<A>& rows, const RowLayout& row, bool more, A* sums, A* plane) {
+  const int64_t pixels = row.pixels, step = row.step, C = row.channels, apart = row.apart;
+  if ((C == 1 || apart == S::size) && (pixels == 1 || step == C * S::size)) {
+    add_run<S>(rows, S::size, pixels * C, more, sums);
+  } else if (C == 1) {
+    add_run<S>(rows, step, pixels, more, sums);
+  } else if (C == 3 && step == S::size) {
+    add_planes<S>(rows, apart, pixels, more, sums);
+  } else if (C >= 8 && (apart < 0 ? -apart : apart) <= (step < 0 ? -step : step)) {
+    WeightedRows<A> pixel = rows;
+    for (int64_t i = 0; i < pixels; ++i, pixel.first += step) add_run<S>(pixel, apart, C, more, sums + i * C);
+  } else {
+    WeightedRows<A> channel = rows;
+    for (int64_t c = 0; c < C; ++c, channel.first += apart) {
+      for (int64_t i = 0; more && i < pixels; ++i) plane[i] = sums[i * C + c];
+      add_run<S>(channel, step, pixels, more, plane);
+      for (int64_t i = 0; i < pixels; ++i) sums[i * C + c] = plane[i];
+    }
+  }
+}
+// add_rows() for the storage of an image
+template <class A>
+using AddRows = void (*)(const WeightedRows<A>& rows, const RowLayout& row, bool more, A* sums, A* plane);
+
 // From this number of channels on, a loop over the channels of each pixel pays for its set-up.
 constexpr int64_t kManyChannels = 16;
 constexpr double kNothing[4] = {0.0, 0.0, 0.0, 0.0};
@@ -238,14 +269,15 @@ BO_INLINE Strips make_strips(const Tensor& out, const AreaAxis& x) {
   return s;
 }
 
-// Computes the tiles of one thread. S: the storage of the image; A: the type that rows are summed in
-template <class S, class A>
+// Computes the tiles of one thread. A: the type that rows are summed in
+template <class A>
 class AreaSums {
  public:
-  AreaSums(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x, const Strips& strips,
-           const Cover* columns)
+  AreaSums(const Tensor& out, const Tensor& image, AddRows<A> add_rows, const AreaAxis& y, const AreaAxis& x,
+           const Strips& strips, const Cover* columns)
       : out_(out),
         image_(image),
+        add_rows_(add_rows),
         y_(y),
         x_(x),
         strips_(strips),
@@ -324,32 +356,14 @@ class AreaSums {
         some.stride = image_.strides[1];
         some.count = min_of(kRowsAtOnce, end - y);
         for (int64_t r = 0; r < some.count; ++r) some.weight[r] = static_cast<A>(rows.weight(y + r));
-        add_rows(some, stop - first, y > begin);
+        add(some, stop - first, y > begin);
       }
       reduce_across(covers, count_, rows_sum_, first, stop, channels_, first > from, sums);
     }
   }
 
-  // The weighted sums of rows to rows_sum_, [pixel][channel], for any layout of the channels
-  void add_rows(const WeightedRows<A>& rows, int64_t pixels, bool more) {
-    const int64_t step = image_.strides[2], apart = image_.strides[3], C = channels_;
-    if ((C == 1 || apart == S::size) && (pixels == 1 || step == C * S::size)) {
-      add_run<S>(rows, S::size, pixels * C, more, rows_sum_);
-    } else if (C == 1) {
-      add_run<S>(rows, step, pixels, more, rows_sum_);
-    } else if (C == 3 && step == S::size) {
-      add_planes<S>(rows, apart, pixels, more, rows_sum_);
-    } else if (C >= 8 && (apart < 0 ? -apart : apart) <= (step < 0 ? -step : step)) {
-      WeightedRows<A> pixel = rows;
-      for (int64_t i = 0; i < pixels; ++i, pixel.first += step) add_run<S>(pixel, apart, C, more, rows_sum_ + i * C);
-    } else {
-      WeightedRows<A> channel = rows;
-      for (int64_t c = 0; c < C; ++c, channel.first += apart) {
-        for (int64_t i = 0; more && i < pixels; ++i) plane_[i] = rows_sum_[i * C + c];
-        add_run<S>(channel, step, pixels, more, plane_);
-        for (int64_t i = 0; i < pixels; ++i) rows_sum_[i * C + c] = plane_[i];
-      }
-    }
+  void add(const WeightedRows<A>& rows, int64_t pixels, bool more) const {
+    add_rows_(rows, {pixels, image_.strides[2], channels_, image_.strides[3]}, more, rows_sum_, plane_);
   }
 
   // Row y of the image, spread in x pixel by pixel. Returns false, without doing so, for few channels.
@@ -363,7 +377,7 @@ class AreaSums {
       one.stride = 0;
       one.count = 1;
       one.weight[0] = A(1);
-      add_rows(one, covers[count_ - 1].end - first, false);
+      add(one, covers[count_ - 1].end - first, false);
       spread_across(covers, count_, rows_sum_, channels_, row);
       return true;
     }
@@ -423,6 +437,7 @@ class AreaSums {
   double area() const { return static_cast<double>(y_.in) * static_cast<double>(x_.in); }
 
   const Tensor &out_, &image_;
+  const AddRows<A> add_rows_;
   const AreaAxis y_, x_;
   const Strips strips_;
   const Cover* const columns_;
@@ -438,8 +453,8 @@ class AreaSums {
   int64_t n_ = 0, row_ = 0, left_ = 0, count_ = 0, numbers_ = 0;
 };
 
-template <class S, class A>
-void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, const AreaAxis& x) {
+template <class A>
+void sum_areas_as(const Tensor& out, const Tensor& image, AddRows<A> add_rows, const AreaAxis& y, const AreaAxis& x) {
   const Strips strips = make_strips(out, x);
   Scratch columns_memory, bands_memory;
   Cover* const columns = columns_memory.take<Cover>(x.out);
@@ -448,7 +463,7 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t bands = min_of(kBands / strips.count, min_of(y.in / y.out / kRowsAtOnce, pixels / kGrain));
   if (bands <= 1) {
     for_tile_ranges(strips.count, max_of<int64_t>(pixels, 1), [&](int64_t first, int64_t last) {
-      AreaSums<S, A> area(out, image, y, x, strips, columns);
+      AreaSums<A> area(out, image, add_rows, y, x, strips, columns);
       for (int64_t tile = first; tile < last; ++tile) area.make(tile);
     });
     return;
@@ -456,10 +471,10 @@ void sum_areas_as(const Tensor& out, const Tensor& image, const AreaAxis& y, con
   const int64_t apart = strips.width * out.shape[3];
   double* const parts = bands_memory.take<double>(strips.count * bands * apart);
   for_units(strips.count * bands, [&](int64_t unit) {
-    AreaSums<S, A> area(out, image, y, x, strips, columns);
+    AreaSums<A> area(out, image, add_rows, y, x, strips, columns);
     area.make_band(unit / bands, unit % bands, bands, parts, apart);
   });
-  AreaSums<S, A> area(out, image, y, x, strips, columns);
+  AreaSums<A> area(out, image, add_rows, y, x, strips, columns);
   for (int64_t tile = 0; tile < strips.count; ++tile) area.add_bands(tile, bands, parts, apart);
 }
 
@@ -470,8 +485,10 @@ BO_INLINE void sum_areas(const Tensor& out, const Tensor& image, double height, 
   const int64_t top = top_level(image.dtype), rows = y.out > y.in ? 1 : y.in;
   with_compute_type(image.dtype, [&](auto t) {
     with_storage(image.dtype, t, [&](auto storage) {
-      with_sums(storage, rows <= (1 << 24) / top,
-                [&](auto loaded, auto sum) { sum_areas_as<decltype(loaded), decltype(sum)>(out, image, y, x); });
+      with_sums(storage, rows <= (1 << 24) / top, [&](auto loaded, auto sum) {
+        using A = decltype(sum);
+        sum_areas_as<A>(out, image, &add_rows<decltype(loaded), A>, y, x);
+      });
     });
   });
 }
