@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from cases import (
 import bilateral_ops
 from bilateral_ops._core.missing import install
 from bilateral_ops.cli import main
+from bilateral_ops.export import glsl
 from bilateral_ops.hdrnet import Config, Predictor, write_model
 
 onnx = pytest.importorskip("onnx", reason="needs bilateral_ops[onnx]")
@@ -644,3 +648,63 @@ def test_sentences_of_the_command(tmp_path: Path, capsys: Any) -> None:
 def test_the_command_says_what_it_cannot_write(capsys: Any) -> None:
     assert main(["export", "--to", "onnx", "--out", "/dev/full"]) == 2
     assert "export: cannot write /dev/full (No space left on device)." in capsys.readouterr().err
+
+
+def _by_pnnx(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    from bilateral_ops.export import ncnn
+
+    def convert(*_: Any, cwd: str, **__: Any) -> Any:
+        for ending in ("param", "bin"):
+            Path(cwd, f"model.ncnn.{ending}").write_text("new")
+        return subprocess.CompletedProcess((), 0)
+
+    monkeypatch.setattr(ncnn, "_pnnx", lambda: "pnnx")
+    monkeypatch.setattr(subprocess, "run", convert)
+    ncnn.save(None, file, size=(8, 8), part="network")
+
+
+def _by_litert(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    pytest.importorskip("torch", reason="needs bilateral_ops[torch]")
+    from bilateral_ops.export import tflite
+
+    class Made:
+        def export(self, path: str) -> None:
+            Path(path).write_text("new")
+
+    monkeypatch.setattr(tflite, "converted", lambda *_, **__: Made())
+    tflite.save(None, file, size=(8, 8))
+
+
+#: A file that each format writes, and what writes it.
+WRITERS = {
+    "model.onnx": lambda _, file: export.save(export.hdrnet(part="network"), file),
+    "model.json": lambda _, file: glsl.save(None, file.parent),
+    "app.js": lambda _, file: glsl.web(None, file.parent),
+    "model.param": _by_pnnx,
+    "model.bin": lambda monkeypatch, file: _by_pnnx(monkeypatch, file.with_suffix(".param")),
+    "model.tflite": _by_litert,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_export_that_fails_leaves_the_file_as_it_was(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / name
+    file.write_text("old")
+    replace = os.replace
+
+    def full(part: Path, path: str) -> None:
+        if Path(path).name == name:
+            assert file.read_text() == "old"
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(part, path)
+
+    with monkeypatch.context() as fails:
+        fails.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            WRITERS[name](fails, file)
+    assert file.read_text() == "old"
+    assert not list(tmp_path.glob(".*"))
+    WRITERS[name](monkeypatch, file)
+    assert file.read_bytes() != b"old"

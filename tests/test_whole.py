@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from bilateral_ops.photo import whole as _whole
-from bilateral_ops.photo.whole import whole
+from bilateral_ops._core import whole as _whole
+from bilateral_ops._core.whole import whole, written
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such thing")
 _WRITER = """
 import sys, time
-from bilateral_ops.photo.whole import whole
+from bilateral_ops._core.whole import whole
 with whole(sys.argv[1]) as partial:
     partial.write_bytes(b"half")
     print(partial.name, flush=True)
@@ -63,6 +63,31 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
         partial.touch()
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a"]
+
+
+@POSIX
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    for name in ("/dev/null", tmp_path):  # a folder cannot be opened for that
+        with written(name) as partial:
+            assert partial == Path(name)
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        with written(tmp_path / "pipe") as partial:
+            partial.write_text("piped")
+        assert reader.communicate()[0] == b"piped"
+    (tmp_path / "link").symlink_to("a")
+    for text in ("new", "newer"):
+        with written(tmp_path / "link") as partial:
+            partial.write_text(text)
+        assert (tmp_path / "a").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+    with suppress(ZeroDivisionError), written(tmp_path / "a"):
+        raise ZeroDivisionError
+    assert (tmp_path / "a").read_text() == "newer"
+    with pytest.raises(FileNotFoundError) as error, written(tmp_path / "nowhere" / "a"):
+        pass
+    assert error.value.filename == str(tmp_path / "nowhere" / "a")
+    assert names(tmp_path) == ["a", "link", "pipe"]
 
 
 @pytest.mark.parametrize("keep", [True, False])

@@ -40,6 +40,7 @@ import numpy as np
 
 from .._core.checks import integers
 from .._core.types import Array, Framework, PixelRule
+from .._core.whole import written
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
@@ -481,7 +482,8 @@ def save(model: Predictor | str | os.PathLike[str] | None, folder: str | os.Path
     texts |= {f"{form}.frag": text for form, text in facts.pop("enhance").items()}
     texts["model.json"] = json.dumps(facts)
     for name, text in texts.items():
-        (path / name).write_text(text, encoding="utf-8")
+        with written(path / name) as part:
+            part.write_text(text, encoding="utf-8")
     return path
 
 
@@ -524,7 +526,8 @@ def web(model: Predictor | str | os.PathLike[str] | None, folder: str | os.PathL
     path.mkdir(parents=True, exist_ok=True)
     onnx.save(made, path / "model.onnx")
     for file in resources.files(__package__).joinpath("page").iterdir():
-        (path / file.name).write_bytes(file.read_bytes())
+        with written(path / file.name) as part:
+            part.write_bytes(file.read_bytes())
     return path
 
 

@@ -22,11 +22,13 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .._core.checks import integers
 from .._core.missing import MissingError, install
+from .._core.whole import written
 from ._model import predictor_of
 
 if TYPE_CHECKING:
@@ -88,8 +90,9 @@ def convert(
         layers = {line.split()[0] for line in made[0].read_text().splitlines()[2:] if line.strip()}
         if foreign := sorted(name for name in layers if "." in name or "::" in name):
             raise RuntimeError(f"ncnn.convert: ncnn does not have {', '.join(foreign)}, which pnnx left in the model.")
-        for source, file in zip(made, files):
-            shutil.copyfile(source, file)
+        with ExitStack() as stack:  # neither takes its place before both are there
+            for source, part in zip(made, [stack.enter_context(written(file)) for file in files]):
+                shutil.copyfile(source, part)
     return files[0], files[1]
 
 

@@ -52,6 +52,7 @@ from .. import _cpu
 from .._core.checks import integers
 from .._core.missing import needed
 from .._core.types import Array, Framework, PixelRule
+from .._core.whole import written
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
@@ -712,5 +713,7 @@ def _names(model: Any) -> set[str]:
 
 
 def save(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
-    """Write a model to a file, conventionally ``.onnx``."""
-    onnx.save(model, os.fspath(path))
+    """Write a model to a file, conventionally ``.onnx``. It appears whole or not at all."""
+    form = onnx.serialization.registry.get_format_from_file_extension(os.path.splitext(path)[1])
+    with written(path) as part:
+        onnx.save(model, part, form)

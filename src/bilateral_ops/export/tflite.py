@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeAlias
 
 from .._core.checks import integers
 from .._core.missing import needed
+from .._core.whole import written
 from ..hdrnet._predict import SHIPPED
 
 with needed("bilateral_ops.export.tflite", "torch", "tflite"):
@@ -137,7 +138,9 @@ def save(
     if part != "network":
         given["image"] = torch.zeros(1, H, W, 3, dtype=getattr(torch, image))
     made = converted(_Forward(network, part), keywords=given)
-    made.export(os.fspath(path))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)  # as its own export does
+    with written(path) as file:
+        made.export(os.fspath(file))
     return Path(path)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from .._core.checks import brief
-from ..photo.whole import whole
+from .._core.whole import written
 from ._config import Config, layers, parse_json, shapes
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def write_model(
     text += b" " * (-len(text) % 8)  # so that the arrays are aligned
     if len(text) > _MAX_HEADER:
         raise ValueError(f"write_model: metadata must have less than {_MAX_HEADER} bytes as JSON, got {len(text)}.")
-    with whole(file) as part, part.open("wb") as stream:
+    with written(file) as part, part.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
             stream.write(array.tobytes())

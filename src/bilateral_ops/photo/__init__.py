@@ -1,4 +1,4 @@
-"""Pictures and videos: formats, metadata, files that are written whole or not at all, and the ``enhance`` job.
+"""Pictures and videos: formats, metadata, and the ``enhance`` job.
 
 ``images`` has what all pictures share; ``formats``, ``boxed`` and ``tiff`` read and write them; ``metadata`` is what
 they say; ``video`` is the same for videos, whose frames are ``planes``; ``job`` enhances files by a

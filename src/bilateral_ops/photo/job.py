@@ -22,6 +22,7 @@ import numpy as np
 from .._core.checks import brief, real
 from .._core.missing import missing
 from .._core.settings import get_num_threads
+from .._core.whole import whole
 from ..hdrnet._device import DEVICES, on_device
 from ..hdrnet._predict import Predictor
 from ..ops._guide_luma import guide_luma
@@ -42,7 +43,6 @@ from .images import (
     write_comparison,
 )
 from .video import Smoother, VideoOptions, enhance_video
-from .whole import whole
 
 __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 

@@ -17,9 +17,9 @@ import numpy as np
 from ... import __version__, resize_area, set_num_threads
 from ..._core.checks import brief
 from ..._core.missing import needed
+from ..._core.whole import whole
 from ...compat.hdrnet import unpack_coefficients
 from ...photo.images import psnr, reduced, unit
-from ...photo.whole import whole
 from .._config import Config
 from .._predict import Predictor
 from .._weights import write_model

@@ -10,7 +10,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -51,6 +51,23 @@ def whole(path: str | os.PathLike[str], keep: bool = True) -> Iterator[Path]:
             if sys.platform != "win32":
                 with suppress(OSError):  # a file system that cannot do that for folders
                     _to_disk(path.parent)
+
+
+@contextmanager
+def written(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """``whole`` for a name that a caller gives: what a link leads to, and what nothing replaces, such as a device or a
+    pipe, as it is. An ``OSError`` of the folder names the file.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield Path(path)
+        return
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(whole(os.path.realpath(path)))
+        except OSError as error:
+            error.filename = os.fspath(path)
+            raise
+        yield partial
 
 
 @contextmanager
