@@ -58,6 +58,12 @@ def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int
     return numbers
 
 
+def one_of(op: str, name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Check an argument that is one of a few values."""
+    if value not in (choices := tuple(choices)):
+        raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}.")
+
+
 def real(value: Any) -> float | None:
     """A Python or NumPy number, infinity where it is beyond all floats; None where it is not a real number."""
     if isinstance(value, bool) or not isinstance(value, NUMBERS):

@@ -388,13 +388,11 @@ def _written(to: str, model: str | None, out: Path, said: dict[str, Any]) -> Ite
     for part, file in parts.items():
         if to == "onnx":
             from ..export import onnx
-            from ..hdrnet import Predictor
 
             form = said.get("form", "Gather")
             choices: Any = {name: said[name] for name in ("layout", "image") if name in said}
-            choices |= {"form": form, "nan": "no_nan" not in said}
             choices["opset"] = said.get("opset", {"GridSample": 20, "Gather": 13}[form])
-            onnx.save(onnx.hdrnet(Predictor.load(model), part=part, **choices), file)
+            onnx.save(onnx.hdrnet(model, part=part, form=form, nan="no_nan" not in said, **choices), file)
             yield file
         elif to == "tflite":
             from ..export import tflite

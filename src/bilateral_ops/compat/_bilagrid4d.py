@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..ops._guide_luma import LUMA
 from ..ops._slice import slice as _slice
 from ._bilagrid import roughness
 
@@ -100,7 +101,7 @@ class BilateralGridCP4D(nn.Module):
                 layers += [nn.ReLU(inplace=True), nn.Linear(gray_mlp_width, gray_mlp_width if left else 1)]
             self.rgb2gray = nn.Sequential(*layers, _ScaledTanh(2.0))
         else:
-            self.register_buffer("rgb2gray_weight", torch.tensor([[0.299, 0.587, 0.114]]))
+            self.register_buffer("rgb2gray_weight", torch.tensor([LUMA]))
 
     def __getattr__(self, name: str) -> Any:
         if name == "rgb2gray" and name not in self._modules:

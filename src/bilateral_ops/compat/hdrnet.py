@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._core.checks import brief, real
+from .._core.checks import brief, one_of, real
 from .._core.dispatch import framework_of
 from .._core.types import Array, Framework, Grid, Image, Like, PixelRule
 from ..ops._apply import apply as _apply
@@ -295,8 +295,7 @@ def unpack_coefficients(
     ValueError
         An unknown layout, or channels that are not gd·n_out·n_in.
     """
-    if layout not in _ORDERS:
-        raise ValueError(f"unpack_coefficients: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    one_of("unpack_coefficients", "layout", layout, LAYOUTS)
     axis = 1 if channels_first else 3
     packed: Any = features
     shape = tuple(packed.shape)

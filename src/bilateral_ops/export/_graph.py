@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ..ops._guide_luma import LumaGuide
+from ..ops._guide_luma import LUMA, LumaGuide
 from ..ops._guide_nn import NNGuide
 
 LAYOUTS = {"NHWC": ("N", "H", "W", "C"), "NCHW": ("N", "C", "H", "W")}
@@ -18,7 +18,6 @@ DTYPES = {
     "uint8": TensorProto.UINT8,
     "uint16": TensorProto.UINT16,
 }
-_LUMA = ((0.299, 0.587, 0.114),)  # BT.601
 
 
 class Graph:
@@ -240,7 +239,7 @@ FORMS: dict[str, Form] = {"GridSample": _by_grid_sample, "Gather": _by_gather}
 def guide_of(g: Graph, pixels: Pixels, guide: Any, image: str) -> str:
     """The guide (N,H,W) of an image."""
     if isinstance(guide, LumaGuide):
-        value = pixels.mixed(g, image, _LUMA, [0.0])
+        value = pixels.mixed(g, image, [LUMA], [0.0])
     elif isinstance(guide, NNGuide):
         features = g("Relu", pixels.mixed(g, image, guide.w1, guide.b1))
         value = g("Sigmoid", pixels.mixed(g, features, guide.w2[None], np.reshape(guide.b2, 1)))

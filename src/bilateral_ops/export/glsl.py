@@ -38,11 +38,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._core.checks import integers
+from .._core.checks import integers, one_of
 from .._core.types import Array, Framework, PixelRule
 from .._core.whole import written
 from ..ops._guide_curves import CurvesGuide
-from ..ops._guide_luma import LumaGuide
+from ..ops._guide_luma import LUMA, LumaGuide
 from ..ops._guide_nn import NNGuide
 from ._guide import checked_guide
 from ._model import predictor_of
@@ -62,7 +62,6 @@ _MOST = 4
 #: Layers that every implementation has (GL_MAX_3D_TEXTURE_SIZE).
 _LAYERS = 256
 _VECTORS = {1: "float", 2: "vec2", 3: "vec3", 4: "vec4"}
-_LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 VERTEX = """\
 #version 300 es
@@ -149,13 +148,9 @@ def shader(
     op = "glsl.shader"
     record, channels = checked_guide(op, guide)
     rule = ("corners" if align_corners else "centers") if xy is None else xy
-    for name, value, choice in (
-        ("form", form, _FORMS),
-        ("parameters", parameters, ("constants", "uniforms")),
-        ("xy", rule, ("centers", "corners")),
-    ):
-        if value not in choice:
-            raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
+    one_of(op, "form", form, _FORMS)
+    one_of(op, "parameters", parameters, ("constants", "uniforms"))
+    one_of(op, "xy", rule, ("centers", "corners"))
     Gh, Gw, Gd, Co, L = _checked_shape(op, grid_shape)
     if channels > _MOST or L - channels not in (0, 1):
         raise ValueError(
@@ -192,14 +187,16 @@ ivec2 position(int i, int n, int cells) {{{single}
   return ivec2(clamp(({step}) * ({scale}){shift}, 0, 2 * n * (cells - 1)), 2 * n);
 }}
 
-{_LOCATE[form].format(Gh=Gh, Gw=Gw, Gd=Gd)}
-{_LOOKUP[form].format(Gw=Gw, Gh=Gh, layers=Co * Gd)}
+{_LOOKUP[form].format(Gw=Gw, Gh=Gh, Gd=Gd, layers=Co * Gd)}
 void main() {{
 {_PIXEL}
   ivec2 full = window.z > 0 ? window.wz : size;
   ivec2 x = position(at.x + window.y, full.x, {Gw}), y = position(at.y + window.x, full.y, {Gh});
   float u = clamp(guide(pixel.{"xyzw"[:channels]}), 0.0, 1.0);
-  locate(x, y, {depth});
+  float z = {depth};
+  ivec3 cell = ivec3(x.x / x.y, y.x / y.y, int(z));
+  vec2 rest = vec2(float(x.x - cell.x * x.y) / float(x.y), float(y.x - cell.y * y.y) / float(y.y));
+  locate(cell, vec3(rest, z - float(cell.z)));
   vec4 extended = vec4({", ".join(filled)});
   result = vec4({", ".join(rows)});
 }}
@@ -239,8 +236,7 @@ def lut(shape: Sequence[int], *, form: _Form = "exact", align_corners: bool = Tr
     and by half floats: good where what follows has 8 bits.
     """
     op = "glsl.lut"
-    if form not in _FORMS:
-        raise ValueError(f"{op}: form must be one of {', '.join(_FORMS)}, got {form!r}.")
+    one_of(op, "form", form, _FORMS)
     sizes = integers(op, "shape", "four integers (G, R, B, C)", 4, shape)
     if min(sizes) < 1 or sizes[3] > _MOST or max(sizes) > _LAYERS:
         raise ValueError(
@@ -260,12 +256,12 @@ uniform sampler3D grid;  // {R} by {G}, {B} layers: red, green and blue
 uniform bool flipped;
 out vec4 result;
 
-{_PLACE[form].format(Gh=G, Gw=R, Gd=B)}
-{_LOOKUP[form].format(Gw=R, Gh=G, layers=B)}
+{_LOOKUP[form].format(Gw=R, Gh=G, Gd=B, layers=B)}
 void main() {{
 {_PIXEL}
   vec3 colour = clamp(pixel.rgb, 0.0, 1.0);
-  locate({place});
+  vec3 p = {place};
+  locate(ivec3(p), fract(p));
   vec4 found = row(0);
   result = vec4({", ".join(channels)});
 }}
@@ -278,49 +274,18 @@ _PIXEL = """\
   if (flipped) at.y = size.y - 1 - at.y;
   vec4 pixel = texelFetch(image, at, 0);"""
 
-#: Where a pixel falls between cells, of fractions of whole numbers along rows and columns …
-_LOCATE = {
-    "exact": """\
-ivec3 below, above;  // the cells around a pixel
-vec3 t;  // and where it is between them
-
-void locate(ivec2 x, ivec2 y, float z) {{
-  below = ivec3(x.x / x.y, y.x / y.y, int(z));
-  above = min(below + 1, ivec3({Gw}, {Gh}, {Gd}) - 1);
-  t = vec3(float(x.x - below.x * x.y) / float(x.y), float(y.x - below.y * y.y) / float(y.y), z - float(below.z));
-}}
-""",
-    "fast": """\
-vec3 place;  // in texels, from the first one's edge
-
-void locate(ivec2 x, ivec2 y, float z) {{
-  place = vec3(float(x.x) / float(x.y), float(y.x) / float(y.y), z) + 0.5;
-}}
-""",
-}
-#: … or of floats.
-_PLACE = {
-    "exact": """\
-ivec3 below, above;  // the entries around a colour
-vec3 t;  // and where it is between them
-
-void locate(vec3 p) {{
-  below = ivec3(p);
-  above = min(below + 1, ivec3({Gw}, {Gh}, {Gd}) - 1);
-  t = p - vec3(below);
-}}
-""",
-    "fast": """\
-vec3 place;  // in texels, from the first one's edge
-
-void locate(vec3 p) {{
-  place = p + 0.5;
-}}
-""",
-}
-#: The grid there.
+#: The grid between cells.
 _LOOKUP = {
     "exact": """\
+ivec3 below, above;  // the cells around a place
+vec3 t;  // and where it is between them
+
+void locate(ivec3 cell, vec3 fraction) {{
+  below = cell;
+  above = min(below + 1, ivec3({Gw}, {Gh}, {Gd}) - 1);
+  t = fraction;
+}}
+
 // a + t * (b - a): exactly a where a = b, which mix() is not
 vec4 between(vec4 a, vec4 b, float t) {{
   return a + t * (b - a);
@@ -339,6 +304,12 @@ vec4 row(int first) {{
 }}
 """,
     "fast": """\
+vec3 place;  // in texels, from the first one's edge
+
+void locate(ivec3 cell, vec3 fraction) {{
+  place = vec3(cell) + fraction + 0.5;
+}}
+
 // A row of the matrix: the layers from `first` on, interpolated by the filter, which never leaves them.
 vec4 row(int first) {{
   return texture(grid, (place + vec3(0.0, 0.0, float(first))) / vec3({Gw}.0, {Gh}.0, {layers}.0));
@@ -393,8 +364,7 @@ def texture(grid: Array[object], *, form: _Form = "exact") -> NDArray[Any]:
         A shape, a value that is not finite, or one that float16 does not reach.
     """
     op = "glsl.texture"
-    if form not in _FORMS:
-        raise ValueError(f"{op}: form must be one of {', '.join(_FORMS)}, got {form!r}.")
+    one_of(op, "form", form, _FORMS)
     values = np.asarray(grid, np.float32)
     Gh, Gw, Gd, Co, L = _checked_shape(op, values.shape, "grid")
     texels = np.zeros((Co, Gd, Gh, Gw, _MOST), np.float32 if form == "exact" else np.float16)
@@ -608,7 +578,7 @@ def _guide_body(record: Any, arrays: Mapping[str, NDArray[np.float32]], vector: 
         return _literal(arrays[f"guide_{name}"][index])
 
     if isinstance(record, LumaGuide):
-        return f"  return dot({_literal(_LUMA)}, v);\n"
+        return f"  return dot({_literal(LUMA)}, v);\n"
     if isinstance(record, CurvesGuide):
         channels = range(len(arrays["guide_ccm"]))
         mixed = ", ".join(f"dot({value('ccm', i)}, v)" for i in channels)

@@ -26,10 +26,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from .._core.checks import integers
 from .._core.missing import MissingError, install
 from .._core.whole import written
-from ._model import predictor_of
+from ._model import predictor_of, sides
 
 if TYPE_CHECKING:
     import onnx
@@ -129,9 +128,7 @@ def save(
     RuntimeError
         Where ``pnnx`` is missing (an ImportError, too), or fails.
     """
-    H, W = integers("ncnn.save", "size", "two integers (H, W)", 2, size)
-    if min(H, W) < 1:
-        raise ValueError(f"ncnn.save: size must be (H, W), both at least 1, got {(H, W)}.")
+    H, W = sides("ncnn.save", size)
     from . import onnx
 
     predictor = predictor_of(model)

@@ -43,13 +43,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from .. import _cpu
-from .._core.checks import integers
+from .._core.checks import integers, one_of
 from .._core.missing import needed
 from .._core.types import Array, Framework, PixelRule
 from .._core.whole import written
@@ -66,7 +68,7 @@ with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     from onnx import TensorProto, helper
 
     from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, Position, along, at, guide_of
-    from ._model import predictor_of
+    from ._model import PARTS, predictor_of
     from ._network import predicted
 
 __all__ = ["behind", "enhance", "hdrnet", "save", "slice", "slice_apply"]
@@ -80,7 +82,7 @@ _Grid: TypeAlias = Literal["float32", "float16"]
 _OLDEST = {"GridSample": 20, "Gather": 13}
 _GRID_AXES = ("N", "Gh", "Gw", "Gd", "Co", "L")
 # A network that a model is put behind may call the sizes of its own image H and W.
-_FREE = {"H": "full_H", "W": "full_W"}
+_FREE = ("full_H", "full_W")
 
 
 def enhance(
@@ -295,8 +297,7 @@ def hdrnet(
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
-    if part not in ("whole", "network", "render"):
-        raise ValueError(f"onnx.hdrnet: part must be one of whole, network, render, got {part!r}.")
+    one_of("onnx.hdrnet", "part", part, PARTS)
     predictor = predictor_of(model)
     if window and (part != "render" or predictor.config.scales > 1):
         raise ValueError("onnx.hdrnet: window must be False but for the part render of a model of one scale, got True.")
@@ -305,43 +306,36 @@ def hdrnet(
     return made.of_network(predictor, part)
 
 
+@dataclass
 class _Model:
     """A model as it is made: the choices that all have, checked, and their graph."""
 
-    def __init__(
-        self,
-        op: str,
-        form: str,
-        layout: str,
-        image_dtype: str,
-        grid_dtype: str,
-        rule: str | None,
-        window: bool,
-        align_corners: bool,
-        opset: int,
-        nan: bool = True,
-    ) -> None:
-        if rule is None:
-            rule = "corners" if align_corners else "centers"
-        rules = ("centers", "corners", *("array",) * (op == "onnx.slice"))
-        for name, value, choice in (
-            ("form", form, tuple(FORMS)),
-            ("layout", layout, tuple(LAYOUTS)),
-            ("image", image_dtype, tuple(DTYPES)),
-            ("grid", grid_dtype, ("float32", "float16")),
-            ("xy", rule, rules),
-        ):
-            if value not in choice:
-                raise ValueError(f"{op}: {name} must be one of {', '.join(choice)}, got {value!r}.")
+    op: str
+    form: str
+    layout: str
+    image_dtype: str
+    grid_dtype: str
+    rule: Any
+    window: bool
+    align_corners: bool
+    opset: int
+    nan: bool
+
+    def __post_init__(self) -> None:
+        op, form = self.op, self.form
+        if self.rule is None:
+            self.rule = "corners" if self.align_corners else "centers"
+        one_of(op, "form", form, FORMS)
+        one_of(op, "layout", self.layout, LAYOUTS)
+        one_of(op, "image", self.image_dtype, DTYPES)
+        one_of(op, "grid", self.grid_dtype, ("float32", "float16"))
+        one_of(op, "xy", self.rule, ("centers", "corners", *("array",) * (op == "onnx.slice")))
         oldest, newest = _OLDEST[form], onnx.defs.onnx_opset_version()
-        if opset not in range(oldest, newest + 1):
-            raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {opset!r}.")
-        if window and rule == "array":
+        if self.opset not in range(oldest, newest + 1):
+            raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {self.opset!r}.")
+        if self.window and self.rule == "array":
             raise ValueError(f"{op}: window must be False where xy is 'array', got True.")
-        self.op, self.form, self.layout = op, form, layout
-        self.image_dtype, self.grid_dtype = image_dtype, grid_dtype
-        self.rule, self.window, self.align_corners, self.opset = rule, window, bool(align_corners), opset
-        self.nan = nan
+        self.align_corners = bool(self.align_corners)
         self.g = Graph()
         self.pixels = Pixels(first=form == "GridSample")
         self.inputs: list[Any] = []
@@ -357,10 +351,8 @@ class _Model:
             )
         cells = self.grid(_groups(self.op, grid_axes, _GRID_AXES), dict(zip(_GRID_AXES[1:], shape)), grid_axes)
         if guide is None:
-            self.inputs.append(_info("guide", TensorProto.FLOAT, ("N", *_FREE.values())))
-        picture = self.image(channels)
-        out = self.rendered(cells, shape, guide, picture)
-        self.deliver(out)
+            self.inputs.append(_info("guide", TensorProto.FLOAT, ("N", *_FREE)))
+        self.deliver(self.rendered(cells, shape, guide, self.image(channels)))
         self.takes_window()
         return self.finished(shape, grid_axes, guide, self.picture_info("out", shape[3]))
 
@@ -370,9 +362,9 @@ class _Model:
         if min(shape) < 1:
             raise ValueError(f"{self.op}: grid_shape must be (Gh, Gw, Gd, C), all of them at least 1, got {shape}.")
         cells = self.grid(_groups(self.op, grid_axes, axes), dict(zip(axes[1:], shape)), grid_axes)
-        self.inputs.append(_info("guide", TensorProto.FLOAT, ("N", *_FREE.values())))
+        self.inputs.append(_info("guide", TensorProto.FLOAT, ("N", *_FREE)))
         if self.rule == "array":
-            self.inputs.append(_info("xy", TensorProto.FLOAT, ("N", *_FREE.values(), 2)))
+            self.inputs.append(_info("xy", TensorProto.FLOAT, ("N", *_FREE, 2)))
         found, nowhere = self.looked_up(cells, shape, "guide")
         self.deliver(self.given_back(nowhere, found))
         self.takes_window()
@@ -404,7 +396,7 @@ class _Model:
             cells = predicted(g, predictor, low)
         if part == "network":
             cells = g.arranged(cells, LAYOUTS["NCHW"], LAYOUTS["NHWC"])
-            dimensions = [group[0] if group == ["N"] else math.prod(sizes[a] for a in group) for group in groups]
+            dimensions = _dimensions(groups, sizes)
             g("Reshape", cells, [-1, *dimensions[1:]], output="grid")
             return self.finished(shape, grid_axes, None, _info("grid", TensorProto.FLOAT, dimensions))
         if part == "whole":
@@ -417,7 +409,7 @@ class _Model:
     # --- What they are made of
 
     def picture_info(self, name: str, channels: int) -> Any:
-        return _info(name, DTYPES[self.image_dtype], _named(self.layout, _FREE["H"], _FREE["W"], channels))
+        return _info(name, DTYPES[self.image_dtype], _named(self.layout, *_FREE, channels))
 
     def image(self, channels: int) -> str:
         """The input ``image`` in float32, its axes as it is computed with."""
@@ -432,8 +424,8 @@ class _Model:
 
     def grid(self, groups: list[list[str]], sizes: dict[str, int], text: str) -> str:
         """The input ``grid`` in float32, its cells in the order of the form."""
-        dimensions = [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
-        self.inputs.append(_info("grid", DTYPES[self.grid_dtype], dimensions, f"the bilateral grid, {text}"))
+        meaning = f"the bilateral grid, {text}"
+        self.inputs.append(_info("grid", DTYPES[self.grid_dtype], _dimensions(groups, sizes), meaning))
         self.g.part = "grid"
         cells = self.cells("grid", groups, sizes)
         return cells if self.grid_dtype == "float32" else self.g.cast(cells, "float32")
@@ -452,12 +444,10 @@ class _Model:
             else:
                 runs.append([axis])
         held = sorted(runs, key=lambda run: flat.index(run[0]))
-        # −1 is the batch: 0 would take the size of the input's axis in that place.
-        split = [-1 if run == ["N"] else math.prod(sizes[axis] for axis in run) for run in held]
-        names = [run[0] for run in held]
         if held != groups:
-            value = self.g("Reshape", value, split)
-        return self.g.arranged(value, names, [run[0] for run in runs])
+            # −1 is the batch: 0 would take the size of the input's axis in that place.
+            value = self.g("Reshape", value, [-1 if size == "N" else size for size in _dimensions(held, sizes)])
+        return self.g.arranged(value, [run[0] for run in held], [run[0] for run in runs])
 
     def looked_up(self, cells: str, shape: Sequence[int], guide: str) -> tuple[str, str]:
         """A grid's channels at every pixel, and where the guide is NaN, for :meth:`given_back`."""
@@ -583,6 +573,11 @@ def _info(name: str, dtype: int, dimensions: Sequence[Any], meaning: str = "") -
     return helper.make_tensor_value_info(name, dtype, list(dimensions), meaning)
 
 
+def _dimensions(groups: list[list[str]], sizes: dict[str, int]) -> list[Any]:
+    """The sizes of axes that are each several of a grid's."""
+    return [group[0] if group == ["N"] else math.prod(sizes[axis] for axis in group) for group in groups]
+
+
 def _named(layout: str, height: Any, width: Any, channels: int) -> list[Any]:
     """An image's sizes in a layout."""
     sizes = {"N": "N", "H": height, "W": width, "C": channels}
@@ -591,27 +586,15 @@ def _named(layout: str, height: Any, width: Any, channels: int) -> list[Any]:
 
 def _groups(op: str, text: str, axes: Sequence[str]) -> list[list[str]]:
     """The axes written as ``"N (L Co Gd) Gh Gw"``, a list for each axis in memory."""
-    groups: list[list[str]] = []
-    open_group = False
-    for word in text.replace("(", " ( ").replace(")", " ) ").split():
-        if word in "()":
-            if (word == "(") == open_group:
-                break
-            open_group = word == "("
-            if open_group:
-                groups.append([])
-        elif open_group:
-            groups[-1].append(word)
-        else:
-            groups.append([word])
-    else:
-        flat = [axis for group in groups for axis in group]
-        if not open_group and sorted(flat) == sorted(axes) and ["N"] in groups:
-            return groups
-    raise ValueError(
-        f"{op}: grid_axes must name each of {', '.join(axes)} once, N by itself, as "
-        f"'N (L Co Gd) Gh Gw' does, got {text!r}."
-    )
+    group = r"\(([^()]*)\)|([^\s()]+)"
+    groups = [(several or one).split() for several, one in re.findall(group, text)]
+    named = sorted(axis for several in groups for axis in several)
+    if named != sorted(axes) or ["N"] not in groups or re.sub(group, "", text).strip():
+        raise ValueError(
+            f"{op}: grid_axes must name each of {', '.join(axes)} once, N by itself, as "
+            f"'N (L Co Gd) Gh Gw' does, got {text!r}."
+        )
+    return groups
 
 
 def behind(
@@ -649,8 +632,7 @@ def behind(
     outputs = {value.name: value.type.tensor_type for value in network.graph.output}
     if output is None and len(outputs) == 1:
         (output,) = outputs
-    if output not in outputs:
-        raise ValueError(f"onnx.behind: output must be one of {', '.join(outputs)}, got {output!r}.")
+    one_of("onnx.behind", "output", output, outputs)
 
     versions = [
         next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
@@ -663,7 +645,7 @@ def behind(
         )
     grid = full.graph.input[0]
     wanted, got = grid.type.tensor_type, outputs[output]
-    shapes = [_dimensions(value) for value in (wanted, got)]
+    shapes = [_shape(value) for value in (wanted, got)]
     fits = len(shapes[0]) == len(shapes[1]) and all(
         a == b for a, b in zip(*shapes) if isinstance(a, int) and isinstance(b, int)
     )
@@ -699,7 +681,7 @@ def behind(
     return merged
 
 
-def _dimensions(value: Any) -> list[Any]:
+def _shape(value: Any) -> list[Any]:
     return [
         dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or "?"
         for dimension in value.shape.dim

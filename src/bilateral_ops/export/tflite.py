@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from .._core.checks import integers
+from .._core.checks import one_of
 from .._core.missing import needed
 from .._core.whole import written
 from ..hdrnet._predict import SHIPPED
@@ -36,6 +36,7 @@ with needed("bilateral_ops.export.tflite", "torch", "tflite"):
 
 from ..hdrnet import HDRNet, Predictor
 from . import decompositions
+from ._model import PARTS, sides
 
 __all__ = ["converted", "save"]
 
@@ -117,12 +118,9 @@ def save(
     -----
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """
-    H, W = integers("tflite.save", "size", "two integers (H, W)", 2, size)
-    if min(H, W) < 1:
-        raise ValueError(f"tflite.save: size must be (H, W), both at least 1, got {(H, W)}.")
-    for name, value, choice in (("part", part, ("whole", "network", "render")), ("image", image, ("float32", "uint8"))):
-        if value not in choice:
-            raise ValueError(f"tflite.save: {name} must be one of {', '.join(choice)}, got {value!r}.")
+    H, W = sides("tflite.save", size)
+    one_of("tflite.save", "part", part, PARTS)
+    one_of("tflite.save", "image", image, ("float32", "uint8"))
     if isinstance(model, Predictor):  # which has no module
         raise TypeError(
             "tflite.save: model must be an HDRnet module (HDRNet) or the path of a model file, got Predictor; pass the "

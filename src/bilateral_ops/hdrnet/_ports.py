@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._core.checks import brief, shape_text
+from .._core.checks import brief, one_of, shape_text
 from .._core.types import Array
 from ..compat.hdrnet import LAYOUTS, unpack_coefficients
 from ._config import Config, layers
@@ -166,9 +166,9 @@ def from_pytorch(
     naming, modules, guide = _recognised(_arrays(state_dict))
     said = {**naming.conventions, **conventions}
     said |= {name: value for name, value in (("layout", layout), ("activation", activation)) if value is not None}
-    unrolled, ending = said.pop("layout"), said.pop("activation", None)
-    if unrolled not in LAYOUTS:
-        raise ValueError(f"from_pytorch: layout must be one of {', '.join(LAYOUTS)}, got {unrolled!r}.")
+    unrolled: Any = said.pop("layout")
+    ending = said.pop("activation", None)
+    one_of("from_pytorch", "layout", unrolled, LAYOUTS)
     if ending not in (("sigmoid", "tanh") if "guide" in modules else (None,)):
         wanted = "sigmoid or tanh" if "guide" in modules else "None where the guide is of curves"
         raise ValueError(f"from_pytorch: activation must be {wanted}, got {ending!r}.")

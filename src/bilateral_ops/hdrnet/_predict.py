@@ -20,7 +20,7 @@ from .. import resize_area
 from .._core.checks import FLOATS, INTEGERS, brief, real, shape_text, type_text
 from ..ops._enhance import enhance
 from ..ops._guide_curves import CurvesGuide
-from ..ops._guide_luma import LumaGuide
+from ..ops._guide_luma import LUMA, LumaGuide
 from ..ops._guide_nn import NNGuide
 from ._arrays import Arrays, beside
 from ._config import NORM_EPSILON, Blend, Config, Layer, arranged, blends, layers, nearest, through
@@ -499,7 +499,7 @@ def _through(guide: Any, to_rgb: Any, dtype: Any) -> Any:
     """A guide of images that are RGB once they are seen through this matrix."""
     matrix, offset = to_rgb[:, :3], to_rgb[:, 3]
     if isinstance(guide, LumaGuide):  # as curves, which may begin anywhere: c = (q + 8) − 8
-        weights, low = np.array([0.299, 0.587, 0.114]), 8.0
+        weights, low = np.array(LUMA), 8.0
         guide = CurvesGuide(
             *(np.eye(3), np.zeros(3), np.full((3, 1), -low), np.ones((3, 1)), weights, np.array(-low * weights.sum()))
         )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LUMA = (0.299, 0.587, 0.114)  # BT.601
+
+
 class GuideLumaGradients(NamedTuple, FieldsOf[Image]):
     """Gradient of :func:`guide_luma`; ``None`` where not wanted."""
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from ..._core.checks import one_of
 from .edits import EDITS
 from .losses import LOSSES, loss_of
 
@@ -179,8 +180,8 @@ def _check(item: Field[Any], value: Any) -> None:
         raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}.")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}.")
-    if "choices" in rule and value not in rule["choices"]:
-        raise ValueError(f"{name} must be one of {', '.join(rule['choices'])}, got {value!r}.")
+    if "choices" in rule:
+        one_of("train", item.name, value, rule["choices"])
     for bound, words, holds in (
         ("least", "at least", operator.ge),
         ("above", "above", operator.gt),
