@@ -72,8 +72,7 @@ __global__ void __launch_bounds__(kPatchThreads, 8) apply_patches_34(ApplyArgs a
     const int mask = pixel_mask(x, 0, patch.width);
     for (int row = warp; row < patch.height; row += kPatchWarps) {
       const int64_t y = patch.top + row, left = patch.left + x;
-      load_pixels4(a.image.dtype, address_of(a.image, patch.n, y, left), a.image.strides[2], a.image.strides[3], mask,
-                   pixels);
+      load_pixels4(a.image, address_of(a.image, patch.n, y, left), mask, pixels);
       __syncwarp();  // the previous row's results have been read
       store_staged(in[warp], x, pixels);
       __syncwarp();
@@ -91,7 +90,7 @@ __global__ void __launch_bounds__(kPatchThreads, 8) apply_patches_34(ApplyArgs a
       for (int q = 0; q < 4; ++q)
 #pragma unroll
         for (int i = 0; i < 3; ++i) pixels[q][i] = result[warp][3 * (x + q) + i];
-      store_pixels4(a.out.dtype, address_of(a.out, patch.n, y, left), a.out.strides[2], a.out.strides[3], mask, pixels);
+      store_pixels4(a.out, address_of(a.out, patch.n, y, left), mask, pixels);
     }
   }
 }
@@ -108,9 +107,8 @@ __global__ void __launch_bounds__(kPatchThreads, 8) apply_patch_gradients_34(App
     for (int row = warp; row < patch.height; row += kPatchWarps) {
       const int64_t y = patch.top + row, left = patch.left + x;
       float pixels[4][3], d[4][3];
-      load_pixels4(a.image.dtype, address_of(a.image, patch.n, y, left), a.image.strides[2], a.image.strides[3], mask,
-                   pixels);
-      load_pixels4(a.grad.dtype, address_of(a.grad, patch.n, y, left), a.grad.strides[2], a.grad.strides[3], mask, d);
+      load_pixels4(a.image, address_of(a.image, patch.n, y, left), mask, pixels);
+      load_pixels4(a.grad, address_of(a.grad, patch.n, y, left), mask, d);
       __syncwarp();  // the previous row's have been read
       store_staged(in[warp], x, pixels);
       store_staged(grad[warp], x, d);
@@ -140,8 +138,7 @@ __global__ void __launch_bounds__(kPatchThreads, 8) apply_patch_gradients_34(App
           const float* const of_pixel = products[warp] + 9 * (x + q) + j;
           d[q][j] = of_pixel[0] + of_pixel[3] + of_pixel[6];
         }
-      store_pixels4(a.d_image.dtype, address_of(a.d_image, patch.n, y, left), a.d_image.strides[2],
-                    a.d_image.strides[3], mask, d);
+      store_pixels4(a.d_image, address_of(a.d_image, patch.n, y, left), mask, d);
     }
   }
 }

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kPatchThreads, Guide::kApplyBlocks)
       cells.begin_row(row);
       float pixels[4][3];
       Vec4<float> depths;
-      load_pixels4(image.dtype, from, image.strides[2], image.strides[3], mask, pixels);
+      load_pixels4(image, from, mask, pixels);
       guide.four(begun, guide_from, mask, pixels, depths);
       __syncwarp();
 #pragma unroll
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kPatchThreads, Guide::kApplyBlocks)
 #pragma unroll
         for (int i = 0; i < 3; ++i) pixels[q][i] = result[i];
       }
-      store_pixels4(out.dtype, to, out.strides[2], out.strides[3], mask, pixels);
+      store_pixels4(out, to, mask, pixels);
       from += kPatchWarps * image.strides[1];
       to += kPatchWarps * out.strides[1];
       guide_from += kPatchWarps * guide.row_stride();

@@ -73,8 +73,8 @@ struct ApplyWork {
   __device__ bool in_place() const { return a.d_image.data == a.image.data; }
 
   __device__ void load(int64_t n, int64_t y, int64_t x, int mask, Pixels& v) const {
-    load_pixels4(a.image.dtype, address_of(a.image, n, y, x), a.image.strides[2], a.image.strides[3], mask, v.in);
-    load_pixels4(a.grad.dtype, address_of(a.grad, n, y, x), a.grad.strides[2], a.grad.strides[3], mask, v.grad);
+    load_pixels4(a.image, address_of(a.image, n, y, x), mask, v.in);
+    load_pixels4(a.grad, address_of(a.grad, n, y, x), mask, v.grad);
   }
   // Puts the contributions of channel c into plane c.
   template <class Put>
@@ -114,9 +114,7 @@ struct ApplyWork {
     return slope;
   }
   __device__ void store(int64_t n, int64_t y, int64_t x, int mask, const Pixels& v) const {
-    if (a.d_image.data)
-      store_pixels4(a.d_image.dtype, address_of(a.d_image, n, y, x), a.d_image.strides[2], a.d_image.strides[3], mask,
-                    v.in);
+    if (a.d_image.data) store_pixels4(a.d_image, address_of(a.d_image, n, y, x), mask, v.in);
   }
 };
 
@@ -261,7 +259,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
         typename Work::Pixels pixels;
         Vec4<float> depths;
         work.load(at.n, y, x, load_mask, pixels);
-        load_plane4(guide.dtype, address_of(guide, at.n, y, x), guide.strides[2], load_mask, depths);
+        load_plane4(guide, address_of(guide, at.n, y, x), load_mask, depths);
         const float ty = downwards(y);
         if (mask != load_mask) {  // what was loaded of other rectangles adds nothing here
 #pragma unroll
@@ -306,8 +304,7 @@ __global__ void __launch_bounds__(32 * kBandWarps, 6)
           depths.at[q] = work.own(around, q, data, pixels) * z.slope;
         }
         if (wants_own) {
-          if (d_guide.data)
-            store_plane4(d_guide.dtype, address_of(d_guide, at.n, y, x), d_guide.strides[2], mask, depths);
+          if (d_guide.data) store_plane4(d_guide, address_of(d_guide, at.n, y, x), mask, depths);
           work.store(at.n, y, x, mask, pixels);
         }
         if (!wants_grid) continue;

@@ -29,7 +29,7 @@ struct GivenGuide {
   __device__ const char* row(int64_t n, int64_t y, int64_t x) const { return address_of(guide, n, y, x); }
   __device__ int64_t row_stride() const { return guide.strides[1]; }
   __device__ void four(const T*, const char* from, int mask, const T (&)[4][3], Vec4<T>& out) const {
-    load_plane4(guide.dtype, from, guide.strides[2], mask, out);
+    load_plane4(guide, from, mask, out);
   }
 };
 // A guide that is computed from the image

@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kPatchThreads, kPatchBlocks)
     for (int row = warp; row < patch.height; row += kPatchWarps) {
       float in[4][3];
       Vec4<float> values;
-      load_pixels4(image.dtype, from, image.strides[2], image.strides[3], mask, in);
+      load_pixels4(image, from, mask, in);
       guide.at([&](int j, int m) { return in[m][j]; }, values.at);
-      store_plane4(out.dtype, to, out.strides[2], mask, values);
+      store_plane4(out, to, mask, values);
       from += kPatchWarps * image.strides[1];
       to += kPatchWarps * out.strides[1];
     }
@@ -151,12 +151,10 @@ __global__ void __launch_bounds__(kPatchThreads, 3)
       const int64_t y = patch.top + row;
       float in[4][3], d_in[4][3];
       Vec4<float> d, left_behind[kPlanes];
-      load_pixels4(image.dtype, address_of(image, patch.n, y, left), image.strides[2], image.strides[3], mask, in);
-      load_plane4(grad.dtype, address_of(grad, patch.n, y, left), grad.strides[2], mask, d);
+      load_pixels4(image, address_of(image, patch.n, y, left), mask, in);
+      load_plane4(grad, address_of(grad, patch.n, y, left), mask, d);
       guide.gradient(in, d, mask, d_in, left_behind, own);
-      if (d_image.data)
-        store_pixels4(d_image.dtype, address_of(d_image, patch.n, y, left), d_image.strides[2], d_image.strides[3],
-                      mask, d_in);
+      if (d_image.data) store_pixels4(d_image, address_of(d_image, patch.n, y, left), mask, d_in);
       if (!sums) continue;
       __syncwarp();  // the planes of the previous row have been read
 #pragma unroll

@@ -317,8 +317,8 @@ __global__ void __launch_bounds__(kPatchThreads, sizeof(T) == sizeof(double) ? 4
 #pragma unroll
             for (int c = 0; c < 3; ++c) v[q][c] = static_cast<float>(ends(place, weight, e + c) * a.scale);
           }
-          store_pixels4(a.out.dtype, address_of(a.out, patch.n, i, patch.left + 4 * lane), a.out.strides[2],
-                        a.out.strides[3], pixel_mask(4 * lane, 0, patch.width), v);
+          store_pixels4(a.out, address_of(a.out, patch.n, i, patch.left + 4 * lane),
+                        pixel_mask(4 * lane, 0, patch.width), v);
         } else {
           store_sums(a, patch, i, band, [&](int p, int e) { return ends(places[slot_of(p)], weights[slot_of(p)], e); });
         }

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kPatchThreads, 5)
       const int64_t y = patch.top + row;
       cells.begin_row(row);
       Vec4<float> depths;
-      load_plane4(guide.dtype, address_of(guide, patch.n, y, patch.left + x), guide.strides[2], mask, depths);
+      load_plane4(guide, address_of(guide, patch.n, y, patch.left + x), mask, depths);
 #pragma unroll
       for (int q = 0; q < 4; ++q) places[warp][x + q] = PackedPlace(cells.place(x + q, locate(depths.at[q], g.z)));
       __syncwarp();

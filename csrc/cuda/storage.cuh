@@ -135,9 +135,10 @@ BO_DEVICE int pixel_mask(int64_t x, int64_t begin, int64_t end) {
   return mask;
 }
 
-// One element per pixel, `stride` bytes apart
-BO_DEVICE void load_plane4(DType dtype, const char* p, int64_t stride, int mask, Vec4<float>& v) {
-  with_storage(dtype, float(), [&](auto storage) {
+// One element per pixel, of an array (N,H,W) at p
+BO_DEVICE void load_plane4(const Tensor& t, const char* p, int mask, Vec4<float>& v) {
+  const int64_t stride = t.strides[2];
+  with_storage(t.dtype, float(), [&](auto storage) {
     using S = decltype(storage);
     if (mask == kAllPixels && stride == S::size && S::is_vector(p)) {
       v = S::load(p);
@@ -147,8 +148,9 @@ BO_DEVICE void load_plane4(DType dtype, const char* p, int64_t stride, int mask,
     }
   });
 }
-BO_DEVICE void store_plane4(DType dtype, char* p, int64_t stride, int mask, const Vec4<float>& v) {
-  with_storage(dtype, float(), [&](auto storage) {
+BO_DEVICE void store_plane4(const Tensor& t, char* p, int mask, const Vec4<float>& v) {
+  const int64_t stride = t.strides[2];
+  with_storage(t.dtype, float(), [&](auto storage) {
     using S = decltype(storage);
     if (mask == kAllPixels && stride == S::size && S::is_vector(p)) {
       S::store(p, v);
@@ -160,10 +162,11 @@ BO_DEVICE void store_plane4(DType dtype, char* p, int64_t stride, int mask, cons
   });
 }
 
-// Three channels per pixel, [pixel][channel]. `pixel` and `channel` are strides in bytes. Interleaved pixels are three
-// vectors, and so are pixels whose channels are planes.
-BO_DEVICE void load_pixels4(DType dtype, const char* p, int64_t pixel, int64_t channel, int mask, float (&v)[4][3]) {
-  with_storage(dtype, float(), [&](auto storage) {
+// Three channels per pixel, [pixel][channel], of an array (N,H,W,3) at p. Interleaved pixels are three vectors, and so
+// are pixels whose channels are planes.
+BO_DEVICE void load_pixels4(const Tensor& t, const char* p, int mask, float (&v)[4][3]) {
+  const int64_t pixel = t.strides[2], channel = t.strides[3];
+  with_storage(t.dtype, float(), [&](auto storage) {
     using S = decltype(storage);
     if (mask == kAllPixels && channel == S::size && pixel == 3 * S::size && S::is_vector(p)) {
 #pragma unroll
@@ -188,8 +191,9 @@ BO_DEVICE void load_pixels4(DType dtype, const char* p, int64_t pixel, int64_t c
     }
   });
 }
-BO_DEVICE void store_pixels4(DType dtype, char* p, int64_t pixel, int64_t channel, int mask, const float (&v)[4][3]) {
-  with_storage(dtype, float(), [&](auto storage) {
+BO_DEVICE void store_pixels4(const Tensor& t, char* p, int mask, const float (&v)[4][3]) {
+  const int64_t pixel = t.strides[2], channel = t.strides[3];
+  with_storage(t.dtype, float(), [&](auto storage) {
     using S = decltype(storage);
     if (mask == kAllPixels && channel == S::size && pixel == 3 * S::size && S::is_vector(p)) {
 #pragma unroll
