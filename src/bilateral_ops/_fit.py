@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._core.checks import integers
+from ._core.checks import FLOATS, INTEGERS, integers, listed, shape_text
 from ._core.missing import needed
 
 if TYPE_CHECKING:
@@ -106,11 +106,8 @@ def fit(
         if callback is not None:
             callback(done, grid.copy())
 
-    if guide.ndim == 2:
-        _solve(grid, guide, image, target, smoothness, iterations, after)
-    else:
-        for n in range(len(guide)):
-            _solve(grid[n], guide[n], image[n], target[n], smoothness, iterations, after)
+    for n in np.ndindex(guide.shape[:-2]):
+        _solve(grid[n], guide[n], image[n], target[n], smoothness, iterations, after)
     return grid
 
 
@@ -204,13 +201,12 @@ def _unit(name: str, value: Any) -> Any:
     """A float array, integers as a share of their largest value."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"fit: {name} must be a NumPy array, got {type(value).__name__}.")
-    if value.dtype in (np.uint8, np.uint16):
-        return value.astype(np.float32) / np.float32(np.iinfo(value.dtype).max)
-    if value.dtype == np.float16 or value.dtype.name == "bfloat16":
-        return value.astype(np.float32)
-    if value.dtype not in (np.float32, np.float64) or not value.dtype.isnative:
-        raise TypeError(f"fit: {name} must be float16, bfloat16, float32, float64, uint8 or uint16, got {value.dtype}.")
-    return value
+    dtype = value.dtype
+    if dtype.name not in (*FLOATS, *INTEGERS) or not dtype.isnative:
+        raise TypeError(f"fit: {name} must be {listed((*FLOATS, *INTEGERS))}, got {dtype}.")
+    if dtype.name in INTEGERS:
+        return value.astype(np.float32) / np.float32(np.iinfo(dtype).max)
+    return value.astype(np.float64 if dtype.name == "float64" else np.float32, copy=False)
 
 
 def _read(guide: Any, image: Any, target: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -220,10 +216,8 @@ def _read(guide: Any, image: Any, target: Any) -> tuple[NDArray[Any], NDArray[An
     letters = ("N", "H", "W")[-guide.ndim :]
     for name, array, channels in (("image", image, "Ci"), ("target", target, "Co")):
         if array.ndim != guide.ndim + 1 or array.shape[:-1] != guide.shape:
-            raise ValueError(
-                f"fit: {name} must have shape ({', '.join((*letters, channels))}) = "
-                f"({', '.join((*map(str, guide.shape), '*'))}) to match guide, got {array.shape}."
-            )
+            wanted = f"{shape_text((*letters, channels))} = {shape_text((*guide.shape, '*'))}"
+            raise ValueError(f"fit: {name} must have shape {wanted} to match guide, got {array.shape}.")
     for name, array in (("guide", guide), ("image", image), ("target", target)):
         if not np.isfinite(array).all():
             raise ValueError(f"fit: {name} must be finite, got {array[~np.isfinite(array)][0]}.")

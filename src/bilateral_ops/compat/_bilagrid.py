@@ -68,9 +68,14 @@ class Lookup(NamedTuple):
         }
 
 
-def identity(num: int, width: int, height: int, depth: int) -> torch.Tensor:
-    """Grids (num, 12, depth, height, width) that leave colours as they are."""
-    return torch.eye(3, 4).reshape(1, 12, 1, 1, 1).repeat(num, 1, depth, height, width)
+class Grids(torch.nn.Module):
+    """What the modules called BilateralGrid are: grids (num, 12, L, H, W), at first the identity."""
+
+    def __init__(self, num: int, grid_X: int = 16, grid_Y: int = 16, grid_W: int = 8) -> None:
+        super().__init__()
+        self.grid_width, self.grid_height, self.grid_guidance = grid_X, grid_Y, grid_W
+        identity = torch.eye(3, 4).reshape(1, 12, 1, 1, 1)
+        self.grids = torch.nn.Parameter(identity.repeat(num, 1, grid_W, grid_Y, grid_X))
 
 
 def all_in_order(op: str, grids: torch.Tensor, rgb: torch.Tensor) -> torch.Tensor:

@@ -21,13 +21,13 @@ with needed("bilateral_ops.compat.fused_bilagrid", "torch", "torch"):
     import torch
     from torch import nn
 
-    from ._bilagrid import all_in_order, coordinates, identity, in_original_form, look_up, roughness
+    from ._bilagrid import Grids, all_in_order, coordinates, in_original_form, look_up, roughness
     from ._color_correct import color_correct
 
 __all__ = ["BilateralGrid", "color_correct", "fused_bilagrid_sample", "slice", "total_variation_loss"]
 
 
-class BilateralGrid(nn.Module):
+class BilateralGrid(Grids):
     """Bilateral grids of ``num`` views, each ``grid_Y`` × ``grid_X`` × ``grid_W`` (depth) cells; at first the identity.
 
     Parameters
@@ -44,11 +44,6 @@ class BilateralGrid(nn.Module):
     -----
     Checkpoints of ``lib_bilagrid`` load as well; their weights of gray are not looked at.
     """
-
-    def __init__(self, num: int, grid_X: int = 16, grid_Y: int = 16, grid_W: int = 8) -> None:
-        super().__init__()
-        self.grid_width, self.grid_height, self.grid_guidance = grid_X, grid_Y, grid_W
-        self.grids = nn.Parameter(identity(num, grid_X, grid_Y, grid_W))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         state_dict.pop(f"{prefix}rgb2gray_weight", None)
@@ -102,18 +97,10 @@ def slice(
     Parameters
     ----------
     bil_grids : BilateralGrid, or a module that is called as one, or tensor (N, 12, L, H, W)
-    xy : tensor (..., 2), "centers", "corners" or None
-        Coordinates in [0, 1]; None for images that cover their views, whose corner pixels are at 0 and 1.
-    rgb : tensor (..., 3)
-        Colours of two to five axes, as in :mod:`bilateral_ops.compat.lib_bilagrid`.
-    grid_idx : tensor or int
-        The grid: the same number for all, or one for each element along the first axis of ``rgb``, ``(b,)`` or with
-        more axes, of which the first number counts.
+    xy, rgb, grid_idx, actual_height, actual_width, patch_offsets
+        As given to :func:`bilateral_ops.compat.lib_bilagrid.slice`.
     compute_coords_grad : bool
         Whether ``xy`` gets a gradient.
-    actual_height, actual_width, patch_offsets : int, int, tensor (..., 2), optional
-        All three: every image in ``rgb`` is a patch of a view of that size, with its first pixel at the offsets
-        ``(x, y)``, in pixels, one pair an image. ``xy`` is then not looked at.
 
     Returns
     -------

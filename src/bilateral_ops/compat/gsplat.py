@@ -33,17 +33,12 @@ def color_correct_affine(img: torch.Tensor, ref: torch.Tensor) -> torch.Tensor:
 
     Parameters
     ----------
-    img, ref : tensor (..., C)
-        Values in [0, 1] of the same pixels.
+    img, ref
+        As given to :func:`bilateral_ops.compat.lib_bilagrid.color_correct`, whose errors these are.
 
     Returns
     -------
     tensor like ``img``
-
-    Raises
-    ------
-    ValueError
-        Channels or pixels of ``ref`` that are not as many as those of ``img``.
 
     Notes
     -----

@@ -26,13 +26,14 @@ Source: Wang et al., Bilateral Guided Radiance Field Processing, SIGGRAPH 2024.
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .._core.missing import needed
 from ..ops._apply import apply
-from ..ops._guide_luma import guide_luma
+from ..ops._guide_luma import LUMA, guide_luma
 
 with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
     import torch
@@ -41,12 +42,12 @@ with needed("bilateral_ops.compat.lib_bilagrid", "torch", "torch"):
 
     from ..frameworks.torch import followed
     from ._bilagrid import (
+        Grids,
         Lookup,
         _images,
         all_in_order,
         chosen,
         coordinates,
-        identity,
         in_original_form,
         look_up,
         roughness,
@@ -65,10 +66,8 @@ __all__ = [
     "total_variation_loss",
 ]
 
-_BT601 = (0.299, 0.587, 0.114)
 
-
-class BilateralGrid(nn.Module):
+class BilateralGrid(Grids):
     """Bilateral grids of ``num`` views, each ``grid_Y`` × ``grid_X`` × ``grid_W`` (depth) cells; at first the identity.
 
     Parameters
@@ -101,11 +100,9 @@ class BilateralGrid(nn.Module):
     rgb2gray_weight: torch.Tensor
 
     def __init__(self, num: int, grid_X: int = 16, grid_Y: int = 16, grid_W: int = 8, *, sparse: bool = False) -> None:
-        super().__init__()
+        super().__init__(num, grid_X, grid_Y, grid_W)
         self.sparse = sparse
-        self.grid_width, self.grid_height, self.grid_guidance = grid_X, grid_Y, grid_W
-        self.grids = nn.Parameter(identity(num, grid_X, grid_Y, grid_W))
-        self.register_buffer("rgb2gray_weight", torch.tensor([_BT601]))
+        self.register_buffer("rgb2gray_weight", torch.tensor([LUMA]))
         self._luma, self._looked_at = True, (self.rgb2gray_weight, 0)
 
     def __getattr__(self, name: str) -> Any:  # of what is neither an attribute nor a method of a subclass
@@ -133,7 +130,7 @@ class BilateralGrid(nn.Module):
             return self._luma
         version = weight._version if weight.is_cpu and not weight.is_inference() else 0
         if loaded or self._looked_at[0] is not weight or self._looked_at[1] != version:
-            luma = torch.tensor([_BT601]).to(weight.dtype).float()  # as a module's own are, whatever its dtype
+            luma = torch.tensor([LUMA]).to(weight.dtype).float()  # as a module's own are, whatever its dtype
             self._luma, self._looked_at = torch.equal(weight.detach().cpu().float(), luma), (weight, version)
         return self._luma
 
@@ -144,7 +141,7 @@ class BilateralGrid(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        weight = torch.tensor([_BT601]) if self.rgb2gray_weight.is_meta else self.rgb2gray_weight
+        weight = torch.tensor([LUMA]) if self.rgb2gray_weight.is_meta else self.rgb2gray_weight
         state_dict.setdefault(f"{prefix}rgb2gray_weight", weight)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._weights_are_lumas(loaded=True)
@@ -207,29 +204,8 @@ class Sliced(dict[str, torch.Tensor]):
                 self[key] = value()
         return self
 
-    def __getitem__(self, key: str) -> torch.Tensor:
-        return super(Sliced, self._read(key)).__getitem__(key)
-
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return super(Sliced, self._read(key)).get(key, default)
-
-    def items(self) -> Any:
-        return super(Sliced, self._read()).items()
-
-    def values(self) -> Any:
-        return super(Sliced, self._read()).values()
-
-    def pop(self, key: str, *default: Any) -> Any:
-        return super(Sliced, self._read(key)).pop(key, *default)
-
-    def popitem(self) -> Any:
-        return super(Sliced, self._read()).popitem()
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        return super(Sliced, self._read(key)).setdefault(key, default)
 
     def copy(self) -> dict[str, torch.Tensor]:
         return dict(self)
@@ -239,12 +215,6 @@ class Sliced(dict[str, torch.Tensor]):
 
     def __ror__(self, other: Any) -> Any:
         return other | dict(self) if isinstance(other, dict) else NotImplemented
-
-    def __eq__(self, other: object) -> bool:
-        return super(Sliced, self._read()).__eq__(other)
-
-    def __ne__(self, other: object) -> bool:
-        return super(Sliced, self._read()).__ne__(other)
 
     def __repr__(self) -> str:
         return repr(dict(self))
@@ -257,6 +227,23 @@ class Sliced(dict[str, torch.Tensor]):
 
     def __reduce__(self) -> Any:
         return OrderedDict, (), None, None, iter(self.items())  # which torch.load takes with weights_only
+
+
+def _once_read(name: str, keys: int) -> Callable[..., Any]:
+    """A dict's method that is called once the values of its first ``keys`` arguments, or all values, are computed."""
+    method = getattr(dict, name)
+
+    @functools.wraps(method)
+    def once_read(sliced: Sliced, *given: Any) -> Any:
+        return method(sliced._read(*given[:keys]), *given)
+
+    return once_read
+
+
+for _name in ("__getitem__", "get", "pop", "setdefault"):
+    setattr(Sliced, _name, _once_read(_name, 1))
+for _name in ("items", "values", "popitem", "__eq__", "__ne__"):
+    setattr(Sliced, _name, _once_read(_name, 0))
 
 
 def _values_of(sliced: Sliced) -> tuple[list[Any], Any]:
