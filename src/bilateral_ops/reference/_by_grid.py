@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,61 +12,65 @@ import numpy as np
 from .numpy import is_array
 
 
-def _parts(grid: Any, arrays: Mapping[str, Any], index: Any) -> Iterator[tuple[Any, Any, Any, dict[str, Any]]]:
-    """Each grid that is named: its number, where its images or pixels are, and these as arguments of a call.
+def by_grid(record: Any = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What a function of a grid, or a VJP that returns this record, is with an index; without one it is itself."""
 
-    Pixels become an image of one row; ``where`` takes a result back with ``result.reshape(-1, …)``.
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def indexed(*arguments: Any, **keywords: Any) -> Any:
+            if keywords.get("index") is None:
+                return function(*arguments, **keywords)
+            given = signature.bind(*arguments, **keywords).arguments
+            grid, index, out = np.asarray(given.pop("grid")), np.asarray(given.pop("index")), given.pop("out", None)
+            names = [name for name in ("guide", "image", "xy", "grad") if is_array(given.get(name))]
+            arrays = {name: np.asarray(given.pop(name)) for name in names}
+            parts = _parts(functools.partial(function, **given), grid, arrays, index)
+            if record is not None:
+                return _gradients(record, {"grid": grid, **arrays}, parts, given.get("wrt"), out or {})
+            channels = grid.shape[4:5] if "image" in arrays else grid.shape[4:]
+            result = np.empty((*arrays["guide"].shape, *channels), arrays.get("image", grid).dtype)
+            for _, where, part in parts:
+                result[where] = part.reshape(-1, *result.shape[index.ndim :])
+            if out is None:
+                return result
+            out[...] = result
+            return out
+
+        return indexed
+
+    return decorated
+
+
+def _parts(
+    function: Callable[..., Any], grid: Any, arrays: Mapping[str, Any], index: Any
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Each grid that is named: its number, where its images or pixels are, and what the function makes of them.
+
+    Pixels are an image of one row.
     """
-    index = np.asarray(index)
+    row = (None, None) if index.ndim == 3 else ()
     for m in np.unique(index):
         where = index == m
-        rows = (None, None) if index.ndim == 3 else ()
-        own = {name: np.asarray(a)[where][rows] if is_array(a) else a for name, a in arrays.items()}
-        count = 1 if rows else int(where.sum())
-        yield m, where, np.broadcast_to(grid[m], (count, *grid.shape[1:])), own
+        cells = np.broadcast_to(grid[m], (1 if row else where.sum(), *grid.shape[1:]))
+        yield m, where, function(cells, **{name: array[where][row] for name, array in arrays.items()})
 
 
-def _back(array: Any, index: Any) -> Any:
-    """A result's images, or the pixels of its one row."""
-    return array[0, 0] if np.ndim(index) == 3 else array
-
-
-def forward(
-    function: Callable[..., Any], shape: tuple[int, ...], dtype: Any, grid: Any, arrays: Mapping[str, Any], index: Any,
-    *, out: Any = None, **keywords: Any,
-) -> Any:  # fmt: skip
-    """``function(grid, **arrays, **keywords)`` with an index; ``shape`` and ``dtype`` are the result's."""
-    result = np.empty(shape, dtype)
-    for _, where, cells, own in _parts(np.asarray(grid), arrays, index):
-        result[where] = _back(function(cells, **own, **keywords), index)
-    if out is None:
-        return result
-    out[...] = result
-    return out
-
-
-def backward(
-    function: Callable[..., Any], record: Any, grid: Any, arrays: Mapping[str, Any], grad: Any, index: Any,
-    *, wrt: Any = None, out: Any = None, **keywords: Any,
-) -> Any:  # fmt: skip
-    """The same of a VJP, which returns a ``record``."""
-    values = {"grid": np.asarray(grid), **{name: a for name, a in arrays.items() if is_array(a)}}
-    wanted = [
-        name
-        for name in record._fields
-        if name in values and (wrt is None or name in wrt) and np.asarray(values[name]).dtype.kind != "u"
-    ]
-    found = {name: np.zeros(np.shape(values[name]), np.asarray(values[name]).dtype) for name in wanted}
-    for m, where, cells, own in _parts(values["grid"], {**arrays, "grad": grad}, index):
-        gradients = function(cells, **own, **keywords, wrt=wanted)
-        for name in wanted:
+def _gradients(record: Any, arguments: Mapping[str, Any], parts: Any, wrt: Any, out: Mapping[str, Any]) -> Any:
+    found = {
+        name: np.zeros(array.shape, array.dtype)
+        for name, array in arguments.items()
+        if name in record._fields and (wrt is None or name in wrt) and array.dtype.kind != "u"
+    }
+    for m, where, gradients in parts:
+        for name, array in found.items():
             value = getattr(gradients, name)
             if name == "grid":
-                found[name][m] = value.sum(axis=0)
+                array[m] = value.sum(axis=0)
             else:
-                found[name][where] = _back(value, index)
-    for name, array in (out or {}).items():
-        if name in found and array is not None:
-            array[...] = found[name]
-            found[name] = array
+                array[where] = value.reshape(-1, *array.shape[where.ndim :])
+    for name in found.keys() & {name for name, array in out.items() if array is not None}:
+        out[name][...] = found[name]
+        found[name] = out[name]
     return record(*(found.get(name) for name in record._fields))

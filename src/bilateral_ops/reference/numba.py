@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from .._core.missing import needed
-from . import _by_grid
 from . import numpy as specification
+from ._by_grid import by_grid
 from ._like import like
 from .numpy import LUMA, Window, is_array
 
@@ -602,12 +602,9 @@ def _applied(real, grid, image, out, *inputs):
 
 
 @like(specification.slice_apply)
+@by_grid()
 def slice_apply(grid, guide, image, *, xy=None, index=None, window=None, align_corners=False, out=None):
     image = np.asarray(image)
-    if index is not None:
-        shape, keywords = (*image.shape[:-1], np.shape(grid)[-2]), {"window": window, "align_corners": align_corners}
-        arrays = {"guide": guide, "image": image, "xy": xy}
-        return _by_grid.forward(slice_apply, shape, image.dtype, grid, arrays, index, out=out, **keywords)
     real = _working(grid, guide, image)
     result, stored = _applied(real, grid, image, out, guide, xy), (_plain(guide, real, 3),)
     _forward(real, grid, _stored_row, stored, image, xy, window, align_corners, result)
@@ -620,11 +617,9 @@ def _nothing(guide, real):
 
 
 @like(specification.slice)
+@by_grid()
 def slice(grid, guide, *, xy=None, index=None, window=None, align_corners=False, out=None):
     grid, guide = np.asarray(grid), np.asarray(guide)
-    if index is not None:
-        shape, keywords = (*guide.shape, *grid.shape[4:]), {"window": window, "align_corners": align_corners}
-        return _by_grid.forward(slice, shape, grid.dtype, grid, {"guide": guide, "xy": xy}, index, out=out, **keywords)
     real = _working(grid, guide)
     result = _Result((*guide.shape, *grid.shape[guide.ndim + 1 :]), real, grid.dtype, out, grid, guide, xy)
     stored, nothing = (_plain(guide, real, 3),), _nothing(guide, real)
@@ -844,30 +839,23 @@ def _backward(real, grid, guide, image, grad, xy, window, align_corners, gradien
 
 
 @like(specification.slice_apply_vjp)
+@by_grid(specification.SliceApplyGradients)
 def slice_apply_vjp(
     grid, guide, image, grad, *, xy=None, index=None, window=None, align_corners=False, wrt=None, out=None
 ):
-    record = specification.SliceApplyGradients
-    if index is not None:
-        arrays = {"guide": guide, "image": image, "xy": xy}
-        keywords = {"window": window, "align_corners": align_corners, "wrt": wrt, "out": out}
-        return _by_grid.backward(slice_apply_vjp, record, grid, arrays, grad, index, **keywords)
     real = _working(grid, guide, image)
     gradients = _targets({"grid": grid, "guide": guide, "image": image, "xy": xy}, real, wrt, out, grad)
     _backward(real, grid, guide, image, grad, xy, window, align_corners, gradients)
-    return _delivered(record, gradients)
+    return _delivered(specification.SliceApplyGradients, gradients)
 
 
 @like(specification.slice_vjp)
+@by_grid(specification.SliceGradients)
 def slice_vjp(grid, guide, grad, *, xy=None, index=None, window=None, align_corners=False, wrt=None, out=None):
-    record = specification.SliceGradients
-    if index is not None:
-        keywords = {"window": window, "align_corners": align_corners, "wrt": wrt, "out": out}
-        return _by_grid.backward(slice_vjp, record, grid, {"guide": guide, "xy": xy}, grad, index, **keywords)
     real = _working(grid, guide)
     gradients = _targets({"grid": grid, "guide": guide, "xy": xy}, real, wrt, out, grad)
     _backward(real, grid, guide, _nothing(guide, real), grad, xy, window, align_corners, gradients)
-    return _delivered(record, gradients)
+    return _delivered(specification.SliceGradients, gradients)
 
 
 # --- splat
@@ -1054,10 +1042,8 @@ def _variation_backward(grid, shares, grad, d_grid):
 
 
 @like(specification.total_variation_vjp)
+@by_grid(specification.TotalVariationGradients)
 def total_variation_vjp(grid, grad, *, index=None, wrt=None, out=None):
-    if index is not None:
-        record = specification.TotalVariationGradients
-        return _by_grid.backward(total_variation_vjp, record, grid, {}, grad, index, wrt=wrt, out=out)
     real = _working(grid)
     gradients = _targets({"grid": grid}, real, wrt, out, grad)
     if "grid" in gradients:
