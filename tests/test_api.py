@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,6 +162,10 @@ def test_docstrings(name: str) -> None:
     for parameter in inspect.signature(function).parameters:
         assert parameter in text or parameter in own, f"{name} says nothing of {parameter}"
     assert "(N," in text, f"{name} names no shapes"
+
+
+def test_python_without_docstrings() -> None:
+    subprocess.run([sys.executable, "-OO", "-c", "import bilateral_ops"], check=True)
 
 
 @pytest.mark.parametrize("name", ["CurvesGuide", "NNGuide", "LumaGuide", "fit", "gradcheck", "assert_gradients"])

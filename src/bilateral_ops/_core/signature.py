@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from .call import Call
-from .checks import dtype_name
+from .checks import dtype_name, shape_text
 from .declaration import Argument, KernelCall, Sizes, argument
 
 __all__ = ["Argument", "Call", "KernelCall", "Signature", "Sizes", "argument"]
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+_VJP = """
+Parameters
+----------
+{given}
+    As given to :func:`{name}`.
+grad : array {shape}, the result's dtype{float32}{sizes}
+wrt : tuple of argument names, optional
+    The gradients wanted; all by default.
+out : mapping from field to array, optional
+    Arrays to fill and return.
+
+Returns
+-------
+{record}
+    {returns}
+
+Raises
+------
+ValueError, TypeError
+    As :func:`{name}`, and where ``wrt`` names what is no argument.
+
+Notes
+-----
+{notes}"""
 # Kinds of calls that an operation remembers to have checked.
 _MOST_KNOWN = 256
 
@@ -81,6 +108,29 @@ class Signature:
         self.backward = backward or (self._kernel_call(f"{kernel}_backward", self.fields, (*self.names, "grad")),)
         self._vjp_name = f"{name}_vjp"
         self._checked: dict[tuple[Any, ...], Call] = {}
+
+    def vjp(self, function: Function) -> Function:
+        """Fill in what the docstrings of all VJPs say, before their notes; the docstring has the rest."""
+        if not function.__doc__:  # python -OO
+            return function
+        head, notes = inspect.cleandoc(function.__doc__).split("\nNotes\n-----\n")
+        given = [name for name in inspect.signature(function).parameters if name not in ("grad", "wrt", "out")]
+        integers = any(a.role == "image" for a in self.arguments)
+        optional = any(a.optional for a in self.arguments if a.role != "index")
+        absent = "not given or " * optional + "not in ``wrt``" + ", and for an integer image" * integers
+        fields = ", ".join(f"``{name}``" for name in self.fields)
+        returns = f"{fields}: shapes and dtypes of the arguments; ``None`` where {absent}."
+        function.__doc__ = head + _VJP.format(
+            name=self.name,
+            given=", ".join(given),
+            shape=shape_text(self.result),
+            float32="; float32 for an integer image" * (integers and self.keeps_integers),
+            sizes=f"\n    Its shape says ``{self.sizes.name}``." if self.sizes else "",
+            record=self.gradients.__name__ if self.gradients else "",
+            returns=textwrap.fill(returns, 112).replace("\n", "\n    "),
+            notes=notes,
+        )
+        return function
 
     def _kernel_call(self, kernel: str, results: tuple[str, ...], arguments: tuple[str, ...]) -> KernelCall:
         names = (*results, *arguments)

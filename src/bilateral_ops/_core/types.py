@@ -88,7 +88,7 @@ else:
             if not bases:
                 return super().__new__(cls, name, bases, namespace)
             made = namedtuple(name, namespace["__annotations__"], module=namespace["__module__"])  # noqa: PYI024
-            made.__doc__ = namespace["__doc__"]
+            made.__doc__ = namespace.get("__doc__")  # there is none with python -OO
             made.__annotations__ = namespace["__annotations__"]
             return made
 

@@ -68,6 +68,7 @@ def apply(
     return SIGNATURE.bind((coefficients, image)).forward(out)
 
 
+@SIGNATURE.vjp
 def apply_vjp(
     coefficients: Like[Framework, Grid],
     image: Like[Framework, Image],
@@ -80,27 +81,6 @@ def apply_vjp(
 
         d_coefficients[n,y,x,i,j] = grad[n,y,x,i]·image[n,y,x,j]   (1 in the image's place for the offset)
         d_image[n,y,x,j]          = Σ_i A[n,y,x,i,j]·grad[n,y,x,i]
-
-    Parameters
-    ----------
-    coefficients, image
-        As given to :func:`apply`.
-    grad : array (N, H, W, Co), the result's dtype; float32 for an integer image
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    ApplyGradients
-        ``coefficients``, ``image``: shapes and dtypes of the arguments; ``None`` where not in ``wrt``, and for an
-        integer image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`apply`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

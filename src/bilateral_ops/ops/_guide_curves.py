@@ -115,6 +115,7 @@ def guide_curves(
     return SIGNATURE.bind((image, ccm, ccm_bias, shifts, slopes, mix, mix_bias)).forward(out)
 
 
+@SIGNATURE.vjp
 def guide_curves_vjp(
     image: Like[Framework, Image],
     ccm: Like[Framework, Parameter],
@@ -136,26 +137,6 @@ def guide_curves_vjp(
         d_shifts[i,k] = −slopes[i,k]·Σ_p d_c_i·[q_i > shifts[i,k]]
         d_q_i        = d_c_i·Σ_k slopes[i,k]·[q_i > shifts[i,k]]
         d_ccm[i,j]   = Σ_p d_q_i·in_j,   d_ccm_bias_i = Σ_p d_q_i,   d_image_j = Σ_i ccm[i,j]·d_q_i
-
-    Parameters
-    ----------
-    image, ccm, ccm_bias, shifts, slopes, mix, mix_bias
-        As given to :func:`guide_curves`.
-    grad : array (N, H, W), the result's dtype
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    GuideCurvesGradients
-        A field an argument: its shape and dtype; ``None`` where not in ``wrt``, and for an integer image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`guide_curves`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

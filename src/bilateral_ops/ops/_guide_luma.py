@@ -89,6 +89,7 @@ def guide_luma(image: Any, *, out: Any = None) -> Any:
     return SIGNATURE.bind((image,)).forward(out)
 
 
+@SIGNATURE.vjp
 def guide_luma_vjp(
     image: Like[Framework, Image],
     grad: Array[Framework],
@@ -99,26 +100,6 @@ def guide_luma_vjp(
     """Gradient of :func:`guide_luma`.
 
         d_image[n,y,x] = (.299, .587, .114)·grad[n,y,x]
-
-    Parameters
-    ----------
-    image : array (N, H, W, 3)
-        As given to :func:`guide_luma`.
-    grad : array (N, H, W), the result's dtype
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    GuideLumaGradients
-        ``image``: shape and dtype of the argument; ``None`` where not in ``wrt``, and for an integer image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`guide_luma`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

@@ -99,6 +99,7 @@ def guide_nn(
     return SIGNATURE.bind((image, w1, b1, w2, b2)).forward(out)
 
 
+@SIGNATURE.vjp
 def guide_nn_vjp(
     image: Like[Framework, Image],
     w1: Like[Framework, Parameter],
@@ -115,26 +116,6 @@ def guide_nn_vjp(
         h = w1·in + b1,   d_v = grad·out·(1 − out),   d_h_f = w2_f·d_v·[h_f > 0]
         d_b2 = Σ_p d_v,   d_w2_f = Σ_p d_v·relu(h_f)                                  (Σ_p over all pixels)
         d_b1_f = Σ_p d_h_f,   d_w1[f,j] = Σ_p d_h_f·in_j,   d_image_j = Σ_f w1[f,j]·d_h_f
-
-    Parameters
-    ----------
-    image, w1, b1, w2, b2
-        As given to :func:`guide_nn`.
-    grad : array (N, H, W), the result's dtype
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    GuideNNGradients
-        A field an argument: its shape and dtype; ``None`` where not in ``wrt``, and for an integer image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`guide_nn`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

@@ -92,6 +92,7 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
     return call.forward(out)
 
 
+@SIGNATURE.vjp
 def resize_area_vjp(
     image: Like[Framework, Image],
     grad: Array[Framework],
@@ -106,32 +107,10 @@ def resize_area_vjp(
 
     with the weights of :func:`resize_area`.
 
-    Parameters
-    ----------
-    image : array (N, H, W, Ci)
-        As given to :func:`resize_area`. Only its shape and dtype matter.
-    grad : array (N, h, w, Ci), the result's dtype; float32 for an integer image
-        Its shape says ``size``.
-    dtype : optional
-        As given to :func:`resize_area`.
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    ResizeAreaGradients
-        ``image``: shape and dtype of the argument; ``None`` where not in ``wrt``, and for an integer image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`resize_area`, and where ``wrt`` names what is no argument.
-
     Notes
     -----
-    Every pixel of the image gathers: nothing is scattered, and the same bits come out for any number of threads.
+    Of the image only the shape and dtype matter. Every pixel of it gathers: nothing is scattered, and the same bits
+    come out for any number of threads.
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """

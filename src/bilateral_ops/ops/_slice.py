@@ -92,6 +92,7 @@ def slice(
     return SIGNATURE.bind((grid, guide, xy, index), window=window, align_corners=align_corners).forward(out)
 
 
+@SIGNATURE.vjp
 def slice_vjp(
     grid: Like[Framework, Grid],
     guide: Array[Framework],
@@ -108,26 +109,6 @@ def slice_vjp(
 
         d_grid[n,i,j,k,c] = Σ_yx τ(py−i) τ(px−j) τ(pz−k) grad[n,y,x,c]
         d_guide[n,y,x]    = Σ_c grad[n,y,x,c] · ∂out[n,y,x,c]/∂pz · ∂pz/∂guide,   d_xy likewise
-
-    Parameters
-    ----------
-    grid, guide, xy, index, window, align_corners
-        As given to :func:`slice`.
-    grad : array (N, H, W, *C), the result's dtype
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    SliceGradients
-        ``grid``, ``guide``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in ``wrt``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`slice`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

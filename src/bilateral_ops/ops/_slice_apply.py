@@ -106,6 +106,7 @@ def slice_apply(
     return call.forward(out)
 
 
+@SIGNATURE.vjp
 def slice_apply_vjp(
     grid: Like[Framework, Grid],
     guide: Array[Framework] | LumaGuide,
@@ -126,30 +127,10 @@ def slice_apply_vjp(
         d_guide[n,y,x]   = ⟨d_A[n,y,x], ∂A[n,y,x]/∂pz⟩ · ∂pz/∂guide,   d_xy likewise
         d_image[n,y,x,j] = Σ_i A[n,y,x,i,j]·grad[n,y,x,i]   (with a LumaGuide + d_guide[n,y,x] · ∂luma/∂image_j)
 
-    Parameters
-    ----------
-    grid, guide, image, xy, index, window, align_corners
-        As given to :func:`slice_apply`.
-    grad : array (N, H, W, Co), the result's dtype; float32 for an integer image
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    SliceApplyGradients
-        ``grid``, ``guide``, ``image``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in
-        ``wrt``, for an integer image, and for a LumaGuide.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`slice_apply`, and where ``wrt`` names what is no argument.
-
     Notes
     -----
     On a knot: the slope of the cell above; 0 where a position was clamped. The same bits for any number of threads.
+    ``guide`` is ``None`` for a LumaGuide.
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3 and 3.4.
     """

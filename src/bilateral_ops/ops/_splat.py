@@ -86,6 +86,7 @@ def splat(
     return SIGNATURE.bind((guide, values, xy), grid_shape, window=window, align_corners=align_corners).forward(out)
 
 
+@SIGNATURE.vjp
 def splat_vjp(
     guide: Array[Framework],
     values: Like[Framework, Image],
@@ -101,27 +102,6 @@ def splat_vjp(
 
         d_values[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grad[n,i,j,k,c]      (grad, sliced)
         d_guide[n,y,x]    = Σ_c values[n,y,x,c] · ∂d_values[n,y,x,c]/∂pz · ∂pz/∂guide,   d_xy likewise
-
-    Parameters
-    ----------
-    guide, values, xy, window, align_corners
-        As given to :func:`splat`.
-    grad : array (N, Gh, Gw, Gd, *C), the result's dtype
-        Its shape says ``grid_shape``.
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    SplatGradients
-        ``guide``, ``values``, ``xy``: shapes and dtypes of the arguments; ``None`` where not given or not in ``wrt``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`splat`, and where ``wrt`` names what is no argument.
 
     Notes
     -----

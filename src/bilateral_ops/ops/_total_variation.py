@@ -65,6 +65,7 @@ def total_variation(grid: Like[Framework, Grid], *, index: Array[Framework] | No
     return SIGNATURE.bind((grid, index)).forward(None)
 
 
+@SIGNATURE.vjp
 def total_variation_vjp(
     grid: Like[Framework, Grid],
     grad: Array[Framework],
@@ -78,26 +79,6 @@ def total_variation_vjp(
         d_grid[n,i] = 2·grad[n]·Σ_axes ((grid[n,i] − grid[n,i−1]) − (grid[n,i+1] − grid[n,i])) / count
 
     where a difference that reaches past the border is 0, and count is the number of differences in the axis's mean.
-
-    Parameters
-    ----------
-    grid, index
-        As given to :func:`total_variation`.
-    grad : array (N,), the grid's dtype
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    TotalVariationGradients
-        ``grid``: shape and dtype of the argument; ``None`` where not in ``wrt``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As :func:`total_variation`, and where ``wrt`` names what is no argument.
 
     Notes
     -----
