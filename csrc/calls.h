@@ -73,42 +73,66 @@ struct Out {
   operator ArrayOf<Call>() const { return array; }
 };
 
-inline Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
-  Sampling at{};
-  at.top = window.top;
-  at.left = window.left;
-  at.full_height = window.full_height;
-  at.full_width = window.full_width;
-  at.align_corners = align_corners;
-  at.pixel_corners = window.pixel_corners;
-  if (at.top < 0 || at.left < 0 || at.top + pixels.shape[1] > at.full_height ||
-      at.left + pixels.shape[2] > at.full_width) {
-    throw std::invalid_argument("bilateral_ops: the window must hold the image");
+// The arrays of one call as tensors with a batch axis
+template <class Call>
+class Arrays {
+ public:
+  // `lead` has `rank` axes if the call is batched.
+  Arrays(Call& call, ArrayOf<Call> lead, int rank) : call_(call), batched_(call.rank(lead) == rank) {}
+  explicit Arrays(Call& call) : call_(call), batched_(true) {}
+
+  Tensor operator()(In<Call> array, int rank) { return call_.input(array, batched_, rank); }
+  Tensor operator()(Out<Call> array, int rank) {
+    wanted_ = wanted_ || call_.given(array);
+    return call_.output(array, batched_, rank);
   }
-  return at;
-}
+  GridIndex operator()(InIndex<Call> array) { return call_.index(array, batched_); }
+  // A grid or its gradient, which must have cells if it is given
+  template <class Array>
+  Tensor cells(Array array) {
+    const Tensor grid = (*this)(array, 6);
+    if (grid.data && (grid.shape[1] < 1 || grid.shape[2] < 1 || grid.shape[3] < 1)) {
+      throw std::invalid_argument("bilateral_ops: a grid without cells");
+    }
+    return grid;
+  }
+  Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
+    Sampling at{};
+    at.top = window.top;
+    at.left = window.left;
+    at.full_height = window.full_height;
+    at.full_width = window.full_width;
+    at.align_corners = align_corners;
+    at.pixel_corners = window.pixel_corners;
+    if (at.top < 0 || at.left < 0 || at.top + pixels.shape[1] > at.full_height ||
+        at.left + pixels.shape[2] > at.full_width) {
+      throw std::invalid_argument("bilateral_ops: the window must hold the image");
+    }
+    return at;
+  }
+  Sampling sampling(const Tensor& pixels, In<Call> guide, In<Call> xy, InIndex<Call> index, const Window& window,
+                    bool align_corners) {
+    Sampling at = sampling(pixels, window, align_corners);
+    at.guide = (*this)(guide, 3);
+    at.xy = (*this)(xy, 4);
+    at.index = (*this)(index);
+    return at;
+  }
+  // Runs a kernel, unless none of its results is wanted.
+  template <class Kernel, class Args>
+  void run(Kernel kernel, const Args& args) {
+    if (wanted_) call_.run(kernel, args);
+  }
+
+ private:
+  Call& call_;
+  const bool batched_;
+  bool wanted_ = false;
+};
 
 // An array's three axes (N,H,W) as those of a GridIndex
 inline GridIndex grid_index(const Tensor& t, bool wide) {
   return {t.data, wide, {t.strides[0], t.strides[1], t.strides[2]}};
-}
-
-// A grid or its gradient, which must have cells if it is given
-inline Tensor with_cells(const Tensor& grid) {
-  if (grid.data && (grid.shape[1] < 1 || grid.shape[2] < 1 || grid.shape[3] < 1)) {
-    throw std::invalid_argument("bilateral_ops: a grid without cells");
-  }
-  return grid;
-}
-
-template <class Call>
-Sampling sampling(Call& call, const Tensor& pixels, ArrayOf<Call> guide, ArrayOf<Call> xy, ArrayOf<Call> index,
-                  const Window& window, bool align_corners, bool batched) {
-  Sampling at = sampling(pixels, window, align_corners);
-  at.guide = call.input(guide, batched, 3);
-  at.xy = call.input(xy, batched, 4);
-  at.index = call.index(index, batched);
-  return at;
 }
 
 // The parameters of a guide, and their gradients
@@ -145,104 +169,70 @@ GuideParameters guide_parameters(Call& call, const Parameters<Call>& given) {
 template <class Call>
 void slice_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> xy, InIndex<Call> index,
                    const Window& window, bool align_corners) {
-  const bool batched = call.rank(guide) == 3;
-  SliceArgs a{};
-  a.out = call.output(out, batched, 5);
-  a.grid = with_cells(call.input(grid, batched, 6));
-  a.at = sampling(call, a.out, guide, xy, index, window, align_corners, batched);
-  call.run(&Call::Table::slice_forward, a);
+  Arrays<Call> of(call, guide, 3);
+  const Tensor pixels = of(out, 5);
+  const Sampling at = of.sampling(pixels, guide, xy, index, window, align_corners);
+  of.run(&Call::Table::slice_forward, SliceArgs{at, pixels, of.cells(grid)});
 }
 
 template <class Call>
 void slice_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d_xy, In<Call> grid, In<Call> guide,
                     In<Call> xy, InIndex<Call> index, In<Call> grad, const Window& window, bool align_corners) {
-  const bool batched = call.rank(guide) == 3;
-  SliceGradArgs a{};
-  a.d_grid = with_cells(call.output(d_grid, batched, 6));
-  a.d_guide = call.output(d_guide, batched, 3);
-  a.d_xy = call.output(d_xy, batched, 4);
-  a.grid = with_cells(call.input(grid, batched, 6));
-  a.grad = call.input(grad, batched, 5);
-  a.at = sampling(call, a.grad, guide, xy, index, window, align_corners, batched);
+  Arrays<Call> of(call, guide, 3);
+  const Tensor pixels = of(grad, 5);
+  const Sampling at = of.sampling(pixels, guide, xy, index, window, align_corners);
+  const SliceGradArgs a{at, of.cells(d_grid), of(d_guide, 3), of(d_xy, 4), of.cells(grid), pixels};
   if (!a.grid.data && (a.d_guide.data || a.d_xy.data)) {
     throw std::invalid_argument("bilateral_ops: slopes need the grid");
   }
-  if (a.d_grid.data || a.d_guide.data || a.d_xy.data) call.run(&Call::Table::slice_backward, a);
+  of.run(&Call::Table::slice_backward, a);
 }
 
 template <class Call>
 void apply_forward(Call& call, Out<Call> out, In<Call> coefficients, In<Call> image) {
-  const bool batched = call.rank(image) == 4;
-  ApplyArgs a{};
-  a.out = call.output(out, batched, 4);
-  a.coefficients = call.input(coefficients, batched, 5);
-  a.image = call.input(image, batched, 4);
-  call.run(&Call::Table::apply_forward, a);
+  Arrays<Call> of(call, image, 4);
+  of.run(&Call::Table::apply_forward, ApplyArgs{of(out, 4), of(coefficients, 5), of(image, 4)});
 }
 
 template <class Call>
 void apply_backward(Call& call, Out<Call> d_coefficients, Out<Call> d_image, In<Call> coefficients, In<Call> image,
                     In<Call> grad) {
-  const bool batched = call.rank(image) == 4;
-  ApplyGradArgs a{};
-  a.d_coefficients = call.output(d_coefficients, batched, 5);
-  a.d_image = call.output(d_image, batched, 4);
-  a.coefficients = call.input(coefficients, batched, 5);
-  a.image = call.input(image, batched, 4);
-  a.grad = call.input(grad, batched, 4);
-  call.run(&Call::Table::apply_backward, a);
+  Arrays<Call> of(call, image, 4);
+  of.run(&Call::Table::apply_backward,
+         ApplyGradArgs{of(d_coefficients, 5), of(d_image, 4), of(coefficients, 5), of(image, 4), of(grad, 4)});
 }
 
 template <class Call>
 void slice_apply_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy,
                          InIndex<Call> index, const Window& window, bool align_corners) {
-  const bool batched = call.rank(image) == 4;
-  SliceApplyArgs a{};
-  a.out = call.output(out, batched, 4);
-  a.grid = with_cells(call.input(grid, batched, 6));
-  a.image = call.input(image, batched, 4);
-  a.at = sampling(call, a.out, guide, xy, index, window, align_corners, batched);
-  call.run(&Call::Table::slice_apply_forward, a);
+  Arrays<Call> of(call, image, 4);
+  const Tensor pixels = of(out, 4);
+  const Sampling at = of.sampling(pixels, guide, xy, index, window, align_corners);
+  of.run(&Call::Table::slice_apply_forward, SliceApplyArgs{at, pixels, of.cells(grid), of(image, 4)});
 }
 
 template <class Call>
 void slice_apply_backward(Call& call, Out<Call> d_grid, Out<Call> d_guide, Out<Call> d_image, Out<Call> d_xy,
                           In<Call> grid, In<Call> guide, In<Call> image, In<Call> xy, InIndex<Call> index,
                           In<Call> grad, const Window& window, bool align_corners) {
-  const bool batched = call.rank(image) == 4;
-  SliceApplyGradArgs a{};
-  a.d_grid = with_cells(call.output(d_grid, batched, 6));
-  a.d_guide = call.output(d_guide, batched, 3);
-  a.d_image = call.output(d_image, batched, 4);
-  a.d_xy = call.output(d_xy, batched, 4);
-  a.grid = with_cells(call.input(grid, batched, 6));
-  a.image = call.input(image, batched, 4);
-  a.grad = call.input(grad, batched, 4);
-  a.at = sampling(call, a.grad, guide, xy, index, window, align_corners, batched);
-  if (a.d_grid.data || a.d_guide.data || a.d_image.data || a.d_xy.data) {
-    call.run(&Call::Table::slice_apply_backward, a);
-  }
+  Arrays<Call> of(call, image, 4);
+  const Tensor pixels = of(grad, 4);
+  const Sampling at = of.sampling(pixels, guide, xy, index, window, align_corners);
+  of.run(&Call::Table::slice_apply_backward, SliceApplyGradArgs{at, of.cells(d_grid), of(d_guide, 3), of(d_image, 4),
+                                                                of(d_xy, 4), of.cells(grid), of(image, 4), pixels});
 }
 
 template <class Call>
 void guide_forward(Call& call, Out<Call> out, In<Call> image, const Parameters<Call>& parameters) {
-  const bool batched = call.rank(image) == 4;
-  GuideArgs a{};
-  a.out = call.output(out, batched, 3);
-  a.image = call.input(image, batched, 4);
-  a.parameters = guide_parameters(call, parameters);
-  call.run(&Call::Table::guide_forward, a);
+  Arrays<Call> of(call, image, 4);
+  of.run(&Call::Table::guide_forward, GuideArgs{of(out, 3), of(image, 4), guide_parameters(call, parameters)});
 }
 
 template <class Call>
 void guide_backward(Call& call, Out<Call> d_image, const OutParameters<Call>& d_parameters, In<Call> image,
                     const Parameters<Call>& parameters, In<Call> grad) {
-  const bool batched = call.rank(image) == 4;
-  GuideGradArgs a{};
-  a.d_image = call.output(d_image, batched, 4);
-  a.image = call.input(image, batched, 4);
-  a.grad = call.input(grad, batched, 3);
-  a.parameters = guide_parameters(call, parameters);
+  Arrays<Call> of(call, image, 4);
+  GuideGradArgs a{of(d_image, 4), {}, of(image, 4), of(grad, 3), guide_parameters(call, parameters)};
   if (d_parameters.count != parameters.count) throw std::invalid_argument("bilateral_ops: wrong number of gradients");
   for (int i = 0; i < d_parameters.count; ++i) {
     const typename Call::Array& d = d_parameters.arrays[i];
@@ -254,33 +244,24 @@ void guide_backward(Call& call, Out<Call> d_image, const OutParameters<Call>& d_
 template <class Call>
 void enhance_forward(Call& call, Out<Call> out, In<Call> grid, In<Call> image, const Parameters<Call>& guide,
                      const Window& window, bool align_corners) {
-  const bool batched = call.rank(image) == 4;
-  EnhanceArgs a{};
-  a.out = call.output(out, batched, 4);
-  a.grid = with_cells(call.input(grid, batched, 6));
-  a.image = call.input(image, batched, 4);
-  a.guide = guide_parameters(call, guide);
-  a.at = sampling(a.out, window, align_corners);
-  call.run(&Call::Table::enhance_forward, a);
+  Arrays<Call> of(call, image, 4);
+  const Tensor pixels = of(out, 4);
+  const Sampling at = of.sampling(pixels, window, align_corners);
+  of.run(&Call::Table::enhance_forward,
+         EnhanceArgs{at, pixels, of.cells(grid), of(image, 4), guide_parameters(call, guide)});
 }
 
 template <class Call>
 void total_variation_forward(Call& call, Out<Call> out, In<Call> grid, InIndex<Call> index) {
-  TotalVariationArgs a{};
-  a.index = call.index(index, true);
-  a.out = call.output(out, true, 1);
-  a.grid = with_cells(call.input(grid, true, 6));
-  call.run(&Call::Table::total_variation_forward, a);
+  Arrays<Call> of(call);
+  of.run(&Call::Table::total_variation_forward, TotalVariationArgs{of(out, 1), of.cells(grid), of(index)});
 }
 
 template <class Call>
 void total_variation_backward(Call& call, Out<Call> d_grid, In<Call> grid, InIndex<Call> index, In<Call> grad) {
-  TotalVariationGradArgs a{};
-  a.index = call.index(index, true);
-  a.d_grid = with_cells(call.output(d_grid, true, 6));
-  a.grid = with_cells(call.input(grid, true, 6));
-  a.grad = call.input(grad, true, 1);
-  if (a.d_grid.data) call.run(&Call::Table::total_variation_backward, a);
+  Arrays<Call> of(call);
+  of.run(&Call::Table::total_variation_backward,
+         TotalVariationGradArgs{of.cells(d_grid), of.cells(grid), of(grad, 1), of(index)});
 }
 
 // An average needs at least one pixel.
@@ -290,22 +271,18 @@ inline void require_pixels(const Tensor& image) {
 
 template <class Call>
 void resize_area_forward(Call& call, Out<Call> out, In<Call> image) {
-  const bool batched = call.rank(image) == 4;
-  ResizeAreaArgs a{};
-  a.out = call.output(out, batched, 4);
-  a.image = call.input(image, batched, 4);
+  Arrays<Call> of(call, image, 4);
+  const ResizeAreaArgs a{of(out, 4), of(image, 4)};
   require_pixels(a.image);
-  call.run(&Call::Table::resize_area_forward, a);
+  of.run(&Call::Table::resize_area_forward, a);
 }
 
 template <class Call>
 void resize_area_backward(Call& call, Out<Call> d_image, In<Call>, In<Call> grad) {
-  const bool batched = call.rank(grad) == 4;
-  ResizeAreaGradArgs a{};
-  a.d_image = call.output(d_image, batched, 4);
-  a.grad = call.input(grad, batched, 4);
+  Arrays<Call> of(call, grad, 4);
+  const ResizeAreaGradArgs a{of(d_image, 4), of(grad, 4)};
   require_pixels(a.grad);
-  if (a.d_image.data) call.run(&Call::Table::resize_area_backward, a);
+  of.run(&Call::Table::resize_area_backward, a);
 }
 
 }  // namespace bilateral_ops

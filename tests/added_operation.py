@@ -54,20 +54,14 @@ struct NegativeGradArgs {
         """\
 template <class Call>
 void negative_forward(Call& call, Out<Call> out, In<Call> image) {
-  const bool batched = call.rank(image) == 4;
-  NegativeArgs a{};
-  a.out = call.output(out, batched, 4);
-  a.image = call.input(image, batched, 4);
-  call.run(&Call::Table::negative_forward, a);
+  Arrays<Call> of(call, image, 4);
+  of.run(&Call::Table::negative_forward, NegativeArgs{of(out, 4), of(image, 4)});
 }
 
 template <class Call>
 void negative_backward(Call& call, Out<Call> d_image, In<Call>, In<Call> grad) {
-  const bool batched = call.rank(grad) == 4;
-  NegativeGradArgs a{};
-  a.d_image = call.output(d_image, batched, 4);
-  a.grad = call.input(grad, batched, 4);
-  if (a.d_image.data) call.run(&Call::Table::negative_backward, a);
+  Arrays<Call> of(call, grad, 4);
+  of.run(&Call::Table::negative_backward, NegativeGradArgs{of(d_image, 4), of(grad, 4)});
 }
 
 """,
@@ -216,6 +210,7 @@ def negative(image: Like[Framework, Image], *, out: Array[Framework] | None = No
     return SIGNATURE.bind((image,)).forward(out)
 
 
+@SIGNATURE.vjp
 def negative_vjp(
     image: Like[Framework, Image],
     grad: Array[Framework],
@@ -226,28 +221,6 @@ def negative_vjp(
     """Gradient of :func:`negative`.
 
         d_image[n,y,x,c] = −grad[n,y,x,c]
-
-    Parameters
-    ----------
-    image : array (N, H, W, Ci)
-        As given to :func:`negative`.
-    grad : array (N, H, W, Ci), the result's dtype; float32 for an integer image
-    wrt : tuple of argument names, optional
-        The gradients wanted; all by default.
-    out : mapping from field to array, optional
-        Arrays to fill and return.
-
-    Returns
-    -------
-    NegativeGradients
-        ``image``: shape and dtype of the argument; ``None`` where not in ``wrt``, and for an integer image.
-
-    Raises
-    ------
-    ValueError
-        A shape, name in ``wrt`` or ``out`` that does not fit.
-    TypeError
-        Unsupported array type or dtype.
 
     Notes
     -----
