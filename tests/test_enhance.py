@@ -401,7 +401,7 @@ def test_averages_leave_out_what_is_no_number(predictor):
 
 
 def test_too_large_files_are_refused_with_the_remedy(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(_formats.Whole, "memory", property(lambda self: 10**9))
+    monkeypatch.setattr(_images.Picture, "memory", property(lambda self: 10**9))
     save(tmp_path / "a.png", picture())
     code, _, err = run(tmp_path / "a.png", "--out", tmp_path / "out", "--memory-limit", "500MB")
     assert code == 1
@@ -543,6 +543,27 @@ def test_what_cannot_be_enhanced_says_why(run, tmp_path):
     ):
         assert words in err
     assert out.startswith("1 of 4 files enhanced")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            [(b"\xff\xc0", 2, b"\x0c")],
+            "has 12 bits a sample or is coded without loss, as few JPEG files; convert it first",
+        ),
+        ([(b"\xff\xc0", 7, b"\x02")], "has 2 colours; convert it to RGB first"),
+        (
+            [(b"\xff\xdb", -1, b"\xe9")] * 2,
+            "has 8 bits a sample or is coded without loss, as few JPEG files; convert it first",
+        ),
+    ],
+)
+def test_rare_kinds_of_jpeg_are_refused_by_name(run, tmp_path, changes, sentence):
+    path = save(tmp_path / "a.jpg", picture())
+    rewritten(path, *changes)
+    code, _, err = run(path, "--out", tmp_path / "out")
+    assert (code, err) == (1, f"bilateral-ops enhance: {str(path)!r} {sentence}.\n")
 
 
 def patched(path, tag, value, part="value"):
@@ -791,8 +812,8 @@ def test_libraries_say_nothing_beside_the_sentence(model, tmp_path):
     exif[0x8769] = dict(exif.get_ifd(0x8769))
     path = tmp_path / "a.tif"
     Image.fromarray(picture()).save(path, exif=exif, icc_profile=profile())
-    with path.open("rb") as file:
-        entries = _tiff._entry(file, _tiff.EXIF)[1]
+    with tifffile.TiffFile(path) as file:
+        entries = file.pages[0].tags[_tiff.EXIF].valueoffset
     data = bytearray(path.read_bytes())
     struct.pack_into("<H", data, entries, 99)
     path.write_bytes(data)
@@ -966,7 +987,7 @@ def test_an_older_imagecodecs_is_named(run, tmp_path, monkeypatch):
 
 def test_a_long_animation_is_refused_with_the_remedy(run, tmp_path, monkeypatch):
     write_small(tmp_path / "moving.png")
-    monkeypatch.setattr(_formats.Whole, "memory", property(lambda self: 10**9))
+    monkeypatch.setattr(_images.Picture, "memory", property(lambda self: 10**9))
     code, _, err = run(tmp_path / "moving.png", "--out", tmp_path / "out", "--memory-limit", "500MB")
     assert code == 1
     assert (

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from .._core.missing import missing
-from .formats import PROFILE, QUALITY, PillowFile, Whole
-from .images import DENSEST, ImageError, check_data, check_size, reading
+from .formats import PROFILE, QUALITY, PillowFile
+from .images import ImageError, Picture, check_size, reading
 from .metadata import Metadata
 
 
@@ -56,8 +56,7 @@ class AvifFile(PillowFile):
             raise ImageError("is AVIF, which this Pillow was built without; install a newer one")
         from PIL import AvifImagePlugin
 
-        with path.open("rb") as file:
-            self._data = file.read()
+        self._data = path.read_bytes()
         # What describes pictures, and sequences; it may come before or after their data.
         head = b"".join(content for kind, content in boxes(self._data) if kind in (b"meta", b"moov"))
         stored = [found[1][0] for found in re.finditer(rb"av1C..(.)", head, re.DOTALL)] or [0]
@@ -73,12 +72,12 @@ class AvifFile(PillowFile):
         if self._bits > 8 and self.frames == 1:
             self.dtype = np.dtype(np.uint16)
         if b"tmap" in head:
-            self.lost = (*self.lost, "its gain map")
+            self.metadata.lose("its gain map")
         if self.frames > 1:
             if not self._by_pillow:
                 self.close()
                 raise ImageError("is animated in more than 8 bits or colours than sRGB's; make a video of it first")
-            self.lost = (*self.lost, "how often it is to be repeated")
+            self.metadata.lose("how often it is to be repeated")
 
     def _is_grey(self) -> bool:
         return self._form == "yuv400"
@@ -101,13 +100,14 @@ class AvifFile(PillowFile):
 
     def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
         encoded = (self._encode8 if self._by_pillow else self._encode_any)(pixels, quality)
-        file.write(_with_items(encoded, self.metadata.exif, self.metadata.xmp, None if self._by_pillow else self.icc))
+        said = self.metadata
+        file.write(_with_items(encoded, said.exif, said.xmp, None if self._by_pillow else said.icc))
 
     def _encode8(self, pixels: Any, quality: int | None) -> bytes:
         from PIL import Image
 
         file = io.BytesIO()  # Pillow would write EXIF anew, without its orientation
-        Image.fromarray(pixels).save(file, "AVIF", icc_profile=self.icc, **self._options(quality))
+        Image.fromarray(pixels).save(file, "AVIF", icc_profile=self.metadata.icc, **self._options(quality))
         return file.getvalue()
 
     def _encode_any(self, pixels: Any, quality: int | None) -> bytes:
@@ -175,7 +175,7 @@ def _with_items(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes |
 # --- HEIC
 
 
-class HeicFile(Whole):
+class HeicFile(Picture):
     """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
 
     def __init__(self, path: Path) -> None:
@@ -183,30 +183,25 @@ class HeicFile(Whole):
             raise ImageError(f"is HEIC, and {lacking}")
         import pillow_heif
 
+        self.path = path
         pictures = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
         if len(pictures) > 1:
             raise ImageError(f"has {len(pictures)} pictures; split it into files of one")
         image: Any = pictures[0]
         self._image, self._info = image, dict(image.info)
+        channels, depth = {"L": 1, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0]), self._info["bit_depth"]
+        if channels is None or depth > 10:
+            raise ImageError(f"has {image.mode} pixels of {depth} bits; convert it to PNG first")
         info = self._info
-        channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(image.mode.split(";")[0])
-        if channels is None or info["bit_depth"] > 10:
-            raise ImageError(f"has {image.mode} pixels of {info['bit_depth']} bits; convert it to PNG first")
-        width, height = image.size
-        check_data(path.stat().st_size, DENSEST, height, width, info["bit_depth"] * channels)
-        self.metadata = Metadata(info.get("exif"), info.get("xmp"))
+        self.metadata = Metadata(info.get("exif"), info.get("xmp"), info.get("icc_profile"))
         self.metadata.orientation = 1
-        beside = {**info.get("aux", {}), **({"depth": 1} if info.get("depth_images") else {})}
-        lost = ["its gain map" if "gainmap" in name else "its depth map or mattes" for name in beside]
-        self.lost = tuple(dict.fromkeys((*self.metadata.lost, *lost)))
-        self._shape(height, width, channels, np.uint16 if ";16" in image.mode else np.uint8)
+        for name in (*info.get("aux", {}), *(["depth"] if info.get("depth_images") else [])):
+            self.metadata.lose("its gain map" if "gainmap" in name else "its depth map or mattes")
+        dtype = np.uint16 if ";16" in image.mode else np.uint8
+        self._holds((*image.size[::-1], channels), dtype, depth * channels)
         # libheif's planes and x265's frames, of alpha others: bounds of what was measured.
         samples = {420: 1.5, 422: 2}.get(info.get("chroma") or 444, 3) + 2 * (channels == 4)
         self.coder = round(10 + (7 if self.dtype == np.uint8 else 11) * samples)
-
-    @property
-    def icc(self) -> bytes | None:
-        return self._info.get("icc_profile")
 
     def _decode(self) -> Any:
         pixels = np.asarray(self._image)
@@ -228,7 +223,6 @@ class HeicFile(Whole):
 
 JXL = b"\0\0\0\x0cJXL \r\n\x87\n"
 _ENUM = ((0, 0), (1, 0), (2, 4), (18, 6))
-_SIDE = ((1, 9), (1, 13), (1, 18), (1, 30))
 
 
 class _Bits:
@@ -251,13 +245,34 @@ class _Bits:
         least, count = choices[self(2)]
         return least + self(count)
 
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        small = self(1)
+
+        def side() -> int:
+            return 8 * (1 + self(5)) if small else self.one_of((1, 9), (1, 13), (1, 18), (1, 30))
+
+        height, ratio = side(), self(3)
+        if ratio == 0:
+            return height, side()
+        across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+        return height, height * across // down
+
+    def depth(self) -> tuple[bool, int]:
+        """Whether samples are floats, and how many bits they have."""
+        if not self(1):
+            return False, self.one_of((8, 0), (10, 0), (12, 0), (1, 6))
+        count = self.one_of((32, 0), (16, 0), (24, 0), (1, 6))
+        self(4)
+        return True, count
+
 
 class _JxlHeader:
     """What imagecodecs does not tell of a JPEG XL codestream (ISO/IEC 18181-1, annexes D and E)."""
 
     def __init__(self, codestream: bytes) -> None:
         bits = _Bits(codestream[2:600])
-        self.height, self.width = _jxl_size(bits)
+        self.height, self.width = bits.size()
         self.floats, self.bits, self.alpha = False, 8, False
         self.lossless, self.grey, self.colours = False, False, "sRGB"
         if bits(1):  # all is as it mostly is
@@ -266,10 +281,10 @@ class _JxlHeader:
             if bits(3) >= 4:  # it is decoded upright
                 self.height, self.width = self.width, self.height
             if bits(1):
-                _jxl_size(bits)
+                bits.size()
             if bits(1) or bits(1):
                 raise ImageError("is animated or has a preview; take it apart first, such as by djxl a.jxl a.apng")
-        self.floats, self.bits = _jxl_depth(bits)
+        self.floats, self.bits = bits.depth()
         bits(1)
         for _ in range(bits.one_of((0, 0), (1, 0), (2, 4), (1, 12))):
             default = bits(1)
@@ -277,7 +292,7 @@ class _JxlHeader:
                 raise ImageError("has more channels than colours and alpha; convert it to PNG or TIFF first")
             self.alpha = True
             if not default:
-                _jxl_depth(bits)
+                bits.depth()
                 bits.one_of((0, 0), (3, 0), (4, 0), (1, 3))
                 bits(8 * bits.one_of((0, 0), (0, 4), (16, 5), (48, 10)))
                 if bits(1):
@@ -304,33 +319,13 @@ def _jxl_boxes(data: bytes) -> tuple[list[tuple[bytes, bytes]], _JxlHeader]:
     return found, _JxlHeader(b"".join(parts)[:1024])
 
 
-def _jxl_size(bits: _Bits) -> tuple[int, int]:
-    small = bits(1)
-
-    def side() -> int:
-        return 8 * (1 + bits(5)) if small else bits.one_of(*_SIDE)
-
-    height, ratio = side(), bits(3)
-    if ratio == 0:
-        return height, side()
-    across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
-    return height, height * across // down
-
-
-def _jxl_depth(bits: _Bits) -> tuple[bool, int]:
-    if not bits(1):
-        return False, bits.one_of((8, 0), (10, 0), (12, 0), (1, 6))
-    count = bits.one_of((32, 0), (16, 0), (24, 0), (1, 6))
-    bits(4)
-    return True, count
-
-
-class JxlFile(Whole):
+class JxlFile(Picture):
     """JPEG XL by imagecodecs, which neither reads nor writes colour profiles; metadata is in boxes."""
 
     coder = 32  # libjxl has floats
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._data = path.read_bytes()
         found, self._header = _jxl_boxes(self._data)
         header = self._header
@@ -350,16 +345,12 @@ class JxlFile(Whole):
         exif = said.get(b"Exif", b"")
         self.metadata = Metadata(exif[4 + int.from_bytes(exif[:4], "big") :] or None, said.get(b"xml "))
         self.metadata.orientation = 1
-        beside = {b"jhgm": "its gain map", b"jumb": "its content credentials"}
-        self.lost = (*self.metadata.lost, *(what for kind, what in beside.items() if kind in said))
+        for kind, what in (b"jhgm", "its gain map"), (b"jumb", "its content credentials"):
+            if kind in said:
+                self.metadata.lose(what)
         self._lossless = header.lossless and b"jbrd" not in said  # which is what was a JPEG
         channels = (1 if header.grey else 3) + header.alpha
-        check_data(len(self._data), DENSEST, header.height, header.width, header.bits * channels)
-        self._shape(header.height, header.width, channels, header.kind.split()[0])
-
-    @property
-    def icc(self) -> bytes | None:
-        return None
+        self._holds((header.height, header.width, channels), header.kind.split()[0], header.bits * channels)
 
     def _decode(self) -> Any:
         import imagecodecs

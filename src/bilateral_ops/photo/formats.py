@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import io
+import math
+import re
 import struct
 import zlib
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .images import DAMAGED, DEFLATED, DENSEST, JPEG, ImageError, Picture, Spare, check_data, check_size, reading
-from .metadata import Jpeg, Metadata, quantization, turn
+from .images import DEFLATED, JPEG, ImageError, Picture, Spare, check_size, reading
+from .metadata import Metadata, Segments
 
 #: Bytes that a colour profile may have.
 PROFILE = 16 << 20
@@ -23,67 +24,18 @@ PROFILE = 16 << 20
 QUALITY = 90
 
 
-class Whole(Picture):
-    """An image that is decoded and encoded at once."""
+@functools.cache
+def sized(plugin: Any) -> Any:
+    """Pillow's plugin, which itself only says of an image without pixels that it doesn't know it.
 
-    metadata: Metadata
-    wrong = DAMAGED  # what is said where it cannot be decoded
-    coder = 0  # bytes per pixel that it takes beside arrays like these
-    _decoded: Any = None
-    _moving: Moving | None = None
+    Plugins are called directly: ``Image.open`` adds its own limit on pixels, where ``fit`` has the user's.
+    """
 
-    def _shape(self, height: int, width: int, channels: int, dtype: Any) -> None:
-        check_size(height, width, channels)
-        if self.metadata.orientation >= 5:
-            height, width = width, height
-        self.height, self.width, self.channels, self.dtype = height, width, channels, np.dtype(dtype)
-        self.colours = 1 if channels < 3 else 3
+    def _open(self: Any) -> None:
+        plugin._open(self)
+        check_size(self.height, self.width)
 
-    def close(self) -> None:
-        if self._decoded is not None and self.spare:
-            self.spare.give(self._decoded)
-        self._decoded = None
-        if self._moving is not None:
-            self._moving.image.close()
-
-    @property
-    def memory(self) -> int:
-        # Of an animation Pillow has four bytes per pixel of each frame, twice.
-        arrays = 3 * self.nbytes if self.frames == 1 else self.frames * (2 * self.nbytes + 8 * self.pixels)
-        return arrays + self.coder * self.pixels
-
-    def bands(self) -> Iterator[tuple[int, Any]]:
-        if self._decoded is None:
-            with reading(self.wrong):
-                pixels = turn(self._decode(), self.metadata.orientation)
-                plain = pixels.flags.c_contiguous and pixels.flags.writeable
-                self._decoded = pixels if plain else np.array(pixels, order="C")
-        yield 0, self._decoded
-
-    def moving(self) -> Iterator[tuple[float, Any]]:
-        assert self._moving is not None
-        with reading(self.wrong):
-            for time, pixels in self._moving:
-                yield time, np.array(turn(pixels, self.metadata.orientation), order="C")
-
-    def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
-        made = [np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels) for _, pixels in bands]
-        with path.open("w+b") as file:
-            if self.frames > 1:
-                self._encode_frames(made, quality, file)
-            else:
-                self._encode(made.pop(), quality, file)
-
-    @abstractmethod
-    def _decode(self) -> Any:
-        """The pixels as they are stored, (height, width, channels)."""
-
-    @abstractmethod
-    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
-        """Write the file. Pillow encodes without the GIL where this is one of the system's."""
-
-    def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
-        raise NotImplementedError
+    return type(plugin.__name__, (plugin,), {"_open": _open})
 
 
 class Moving:
@@ -135,7 +87,12 @@ def pixels_of(image: Any, mode: str) -> Any:
 # --- JPEG
 
 
-class JpegFile(Whole):
+#: What imagecodecs and Pillow write, pixels across and down.
+_SAMPLINGS = ((1, 1), (2, 1), (2, 2), (1, 2), (4, 1))
+_PILLOW = ((1, 1), (2, 1), (2, 2))
+
+
+class JpegFile(Picture):
     """JPEG by libjpeg-turbo: in imagecodecs, which takes half of Pillow's time, where that has all it needs."""
 
     coder = 8  # Pillow has four bytes per pixel, twice
@@ -143,98 +100,95 @@ class JpegFile(Whole):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._data: Any = path.read_bytes()
-        self._markers = markers = Jpeg(self._data)
-        marker, bits, height, width = markers.frame
-        check_size(height, width)
-        channels = len(markers.sampling)
-        if bits != 8 or marker in (0xC3, *range(0xC5, 0xC8), 0xCB, *range(0xCD, 0xD0)):
-            raise ImageError(f"has {bits} bits a sample or is coded without loss, as few JPEG files; convert it first")
-        if channels not in (1, 3):
-            raise ImageError(f"has {'CMYK' if channels == 4 else channels} colours; convert it to RGB first")
-        check_data(len(self._data), JPEG, height, width, 8 * channels)
-        self.metadata, self.lost = markers.metadata, tuple(markers.lost)
-        self._shape(height, width, channels, np.uint8)
-
-    @property
-    def icc(self) -> bytes | None:
-        return self._markers.icc
+        with jpeg(self._data) as self._image:
+            scan = self._image.fp.tell()
+        mode = self._image.mode
+        channels = {"L": 1, "RGB": 3}.get(mode)
+        if channels is None:
+            raise ImageError(f"has {mode} colours; convert it to RGB first")
+        self._segments = Segments(self._image)
+        self.metadata = self._segments.metadata
+        self._holds((*self._image.size[::-1], channels), np.uint8, 8 * channels, JPEG)
+        end = self._data.find(b"\xff\xd9", scan)
+        self._ends = end >= 0
+        if self._ends and not self.metadata.lost and self._data[end + 2 :].strip(b"\0"):
+            self.metadata.lose("what follows the picture in its file")
 
     def _decode(self) -> Any:
         import imagecodecs
-        from PIL import JpegImagePlugin
 
         data, self._data = self._data, None
-        if self._markers.ends:
-            _, _, height, width = self._markers.frame
-            pixels = (self.spare or Spare()).take((height, width, self.channels))
-            imagecodecs.jpeg8_decode(data, out=pixels if self.channels > 1 else pixels[..., 0])
-        else:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
-            with JpegImagePlugin.JpegImageFile(self.path) as image:
-                pixels = np.asarray(image)
-        return pixels.reshape(*pixels.shape[:2], self.channels)
+        if not self._ends:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
+            return pixels_of(jpeg(data), self._image.mode)
+        pixels = (self.spare or Spare()).take((*self._image.size[::-1], self.channels))
+        imagecodecs.jpeg8_decode(data, out=pixels if self.channels > 1 else pixels[..., 0])
+        return pixels
 
     def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
         import imagecodecs
         from PIL import Image
 
-        markers = self._markers
-        across, down = markers.chroma[:: -1 if self.metadata.orientation >= 5 else 1]
-        progressive = markers.frame[0] in (0xC2, 0xCA)
-        if quality is None:
-            quality = level_of(markers.tables)
-        if quality is not None and not progressive:
-            known = (across, down) if (across, down) in _SAMPLINGS else _finer(across, down)
-            sampling = known if self.channels == 3 else None
-            file.writelines(markers.spliced(imagecodecs.jpeg8_encode(pixels, quality, subsampling=sampling)))
-            return
-        options: dict[str, Any] = {"progressive": progressive}
-        if quality is None:
-            options["qtables"] = {key: list(_zigzag(table)) for key, table in markers.tables}
+        # How many pixels across and down a sample of chroma is for.
+        sides = zip(*(layer[1:3] for layer in self._image.layer))
+        sampling = tuple(max(1, luma // max(chroma, default=luma)) for luma, *chroma in sides)
+        across, down = sampling if self.metadata.orientation < 5 else sampling[::-1]
+        finer = max((each for each in _PILLOW if each[0] <= across and each[1] <= down), key=math.prod)
+        tables, progressive = self._image.quantization, bool(self._image.info.get("progressive"))
+        quality = quality or level_of(tables)
+        if quality and not progressive:
+            known = (across, down) if (across, down) in _SAMPLINGS else finer
+            encoded = imagecodecs.jpeg8_encode(pixels, quality, subsampling=known if self.channels > 1 else None)
         else:
-            options["quality"] = quality
-        if self.channels == 3:
-            options["subsampling"] = _PILLOW.index(_finer(across, down))
-        Image.fromarray(pixels).save(file, "JPEG", **options)
-        file.seek(0)
-        encoded = file.read()
-        file.seek(0)
-        file.truncate()
-        file.writelines(markers.spliced(encoded))
+            options = {"quality": quality} if quality else {"qtables": tables}
+            if self.channels > 1:
+                options["subsampling"] = _PILLOW.index(finer)
+            Image.fromarray(pixels).save(file, "JPEG", progressive=progressive, **options)
+            file.seek(0)
+            encoded = file.read()
+            file.seek(0)
+            file.truncate()
+        file.writelines(self._segments.spliced(encoded))
 
 
-#: What imagecodecs and Pillow write, pixels across and down.
-_SAMPLINGS = ((1, 1), (2, 1), (2, 2), (1, 2), (4, 1))
-_PILLOW = ((1, 1), (2, 1), (2, 2))
+def jpeg(data: Any) -> Any:
+    """A JPEG file as Pillow sees it before it is decoded."""
+    from PIL import JpegImagePlugin
+
+    try:
+        image = sized(JpegImagePlugin.JpegImageFile)(io.BytesIO(data))
+    except SyntaxError as error:
+        found = re.match(r"cannot handle (\d+)-(bit|layer)", str(error))
+        if found and found[2] == "layer":
+            raise ImageError(f"has {found[1]} colours; convert it to RGB first") from error
+        if not found:
+            raise
+        bits = found[1]
+    else:
+        if image.quantization:
+            return image
+        bits = image.bits
+    raise ImageError(f"has {bits} bits a sample or is coded without loss, as few JPEG files; convert it first")
 
 
-def _finer(across: int, down: int) -> tuple[int, int]:
-    """The coarsest sampling of Pillow's that is no coarser than this."""
-    return max((each for each in _PILLOW if each[0] <= across and each[1] <= down), key=lambda each: each[0] * each[1])
+def level_of(tables: dict[int, list[int]]) -> int | None:
+    """The quality at which libjpeg has these quantization tables, if there is one."""
+    return _levels().get(_key(tables))
 
 
-def level_of(tables: tuple[tuple[int, bytes], ...]) -> int | None:
-    """The quality at which libjpeg has these tables, if there is one."""
-    return _levels().get(tables)
+def _key(tables: dict[int, list[int]]) -> Any:
+    return tuple((number, tuple(values)) for number, values in sorted(tables.items()))
 
 
 @functools.cache
 def _levels() -> dict[Any, int]:
     import imagecodecs
 
-    grey, colour = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
-    made = {}
-    for level in range(1, 101):
-        for pixels in (grey, colour):
-            made[quantization(imagecodecs.jpeg8_encode(pixels, level))] = level
-    return made
-
-
-def _zigzag(table: bytes) -> Iterable[int]:
-    """A table as Pillow takes it, from the order in files."""
-    from PIL import JpegImagePlugin
-
-    values = table if len(table) == 64 else struct.unpack(">64H", table)
-    return [values[n] for n in JpegImagePlugin.zigzag_index]
+    blocks = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    return {
+        _key(jpeg(imagecodecs.jpeg8_encode(pixels, level)).quantization): level
+        for level in range(1, 101)
+        for pixels in blocks
+    }
 
 
 # --- PNG
@@ -248,29 +202,30 @@ _PNG_STORAGE = frozenset(
 _PNG_XMP = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 
-class PngFile(Whole):
+class PngFile(Picture):
     """PNG by libpng (in imagecodecs): Pillow has no RGB of 16 bits. The other chunks are kept to the byte."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._chunks = list(_png_chunks(path))
-        kinds = [kind for kind, _ in self._chunks]
-        if kinds[:1] != [b"IHDR"]:
+        self._chunks = list(_png_chunks(path.read_bytes()))
+        first = dict(reversed(self._chunks))
+        if self._chunks[:1] != [(b"IHDR", first.get(b"IHDR"))]:
             raise ImageError("is damaged: it has no header")
-        if kinds[-1:] != [b"IEND"]:
+        if self._chunks[-1][0] != b"IEND":
             self.wrong = "is truncated"
-        width, height, bits, colour = struct.unpack_from(">IIBB", self._chunks[0][1])
+        width, height, bits, colour = struct.unpack_from(">IIBB", first[b"IHDR"])
         samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)
         if samples is None:
             raise ImageError(f"is damaged: it has colours of type {colour}, which PNG has not")
-        check_data(path.stat().st_size, DEFLATED, height, width, bits * samples)
-        exif = next((data for kind, data in self._chunks if kind == b"eXIf"), None)
         xmp = next((data for kind, data in self._chunks if kind == b"iTXt" and data.startswith(_PNG_XMP)), None)
-        self.metadata = Metadata(exif, xmp)
-        self.lost = tuple(self.metadata.lost)
-        alpha = colour in (4, 6) or b"tRNS" in kinds
-        self._shape(height, width, (3 if colour & 2 else 1) + alpha, np.uint16 if bits == 16 else np.uint8)
-        if b"acTL" in kinds:
+        icc, profile = first.get(b"iCCP", b""), None
+        with suppress(zlib.error):  # damaged: it says nothing
+            profile = zlib.decompressobj().decompress(icc[icc.find(b"\0") + 2 :], PROFILE) or None
+        self.metadata = Metadata(first.get(b"eXIf"), xmp, profile)
+        channels = (3 if colour & 2 else 1) + (colour in (4, 6) or b"tRNS" in first)
+        dtype = np.uint16 if bits == 16 else np.uint8
+        self._holds((height, width, channels), dtype, bits * samples, DEFLATED)
+        if b"acTL" in first:
             self._open_frames(bits)
 
     def _open_frames(self, bits: int) -> None:
@@ -285,15 +240,8 @@ class PngFile(Whole):
         if bits == 16:
             self.close()
             raise ImageError("is animated in 16 bits, of which Pillow has 8; make a video of it first")
-        self._shape(image.height, image.width, len(self._moving.mode), np.uint8)
-
-    @property
-    def icc(self) -> bytes | None:
-        data = next((data for kind, data in self._chunks if kind == b"iCCP"), b"")
-        try:
-            return zlib.decompressobj().decompress(data[data.find(b"\0") + 2 :], PROFILE) or None
-        except zlib.error:  # damaged: it says nothing
-            return None
+        channels = len(self._moving.mode)
+        self._holds((image.height, image.width, channels), np.uint8, 8 * channels)
 
     def _decode(self) -> Any:
         import imagecodecs
@@ -309,7 +257,6 @@ class PngFile(Whole):
 
     def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
         encoded = io.BytesIO()
-        assert self._moving is not None
         self._moving.save(frames, "PNG", encoded, icc_profile=None)
         self._write(encoded.getvalue(), file)
 
@@ -330,40 +277,33 @@ class PngFile(Whole):
         file.write(encoded[header:])
 
 
-def _png_chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Type and data of every chunk; the pixels' are passed over."""
-    with path.open("rb") as file:
-        file.seek(len(PNG))
-        while len(head := file.read(8)) == 8:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if kind in (b"IDAT", b"fdAT"):
-                file.seek(size + 4, 1)
-                yield kind, b""
-            else:
-                data = file.read(size)
-                if len(file.read(4)) != 4:
-                    raise ImageError("is truncated")
-                yield kind, data
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and content of every chunk, but for the pixels'."""
+    at = len(PNG)
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        pixels = kind in (b"IDAT", b"fdAT")
+        if not pixels and at + 12 + size > len(data):
+            raise ImageError("is truncated")
+        yield kind, b"" if pixels else data[at + 8 : at + 8 + size]
+        at += 12 + size
 
 
 # --- what Pillow has
 
 
-class PillowFile(Whole):
-    """What Pillow reads and writes.
-
-    The plugins are called directly: ``Image.open`` adds its own limit on pixels, where ``fit`` has the user's.
-    """
+class PillowFile(Picture):
+    """What Pillow reads and writes."""
 
     kind: str
     coder = 8  # Pillow has four bytes per pixel, twice
 
     def __init__(self, path: Path, plugin: Any) -> None:
+        self.path = path
         self.image = sized(plugin)(path)
         try:
             info = self.image.info
-            self.metadata = Metadata(info.get("exif"), info.get("xmp"))
-            self.lost = tuple(self.metadata.lost)
+            self.metadata = Metadata(info.get("exif"), info.get("xmp"), info.get("icc_profile"))
             mode = self.image.mode
             mode = {"P": "RGBA" if "transparency" in info else "RGB", "1": "L", "RGBX": "RGB"}.get(mode, mode)
             self.frames = getattr(self.image, "n_frames", 1)
@@ -373,8 +313,7 @@ class PillowFile(Whole):
             channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(self._mode)
             if channels is None:
                 raise ImageError(f"has {mode} colours; convert it to RGB first")
-            check_data(path.stat().st_size, DENSEST, self.image.height, self.image.width, 8 * channels)
-            self._shape(self.image.height, self.image.width, channels, np.uint8)
+            self._holds((*self.image.size[::-1], channels), np.uint8, 8 * channels)
             if self.frames > 1:
                 self._moving = Moving(self.image, self._mode)
         except BaseException:
@@ -383,10 +322,6 @@ class PillowFile(Whole):
 
     def _is_grey(self) -> bool:
         return False
-
-    @property
-    def icc(self) -> bytes | None:
-        return self.image.info.get("icc_profile")
 
     def close(self) -> None:
         super().close()
@@ -404,25 +339,13 @@ class PillowFile(Whole):
         Image.fromarray(pixels).save(file, self.kind, **self._said(quality))
 
     def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
-        assert self._moving is not None
         self._moving.save(frames, self.kind, file, **self._said(quality))
 
     def _said(self, quality: int | None) -> dict[str, Any]:
-        dpi = self.image.info.get("dpi")
-        dpi = dpi[::-1] if dpi and self.metadata.orientation >= 5 else dpi
-        known = {"icc_profile": self.icc, "exif": self.metadata.exif, "xmp": self.metadata.xmp, "dpi": dpi}
+        dpi, said = self.image.info.get("dpi"), self.metadata
+        dpi = dpi[::-1] if dpi and said.orientation >= 5 else dpi
+        known = {"icc_profile": said.icc, "exif": said.exif, "xmp": said.xmp, "dpi": dpi}
         return self._options(quality) | {name: value for name, value in known.items() if value}
-
-
-@functools.cache
-def sized(plugin: Any) -> Any:
-    """The plugin, which itself only says of an image without pixels that it doesn't know it."""
-
-    def _open(self: Any) -> None:
-        plugin._open(self)
-        check_size(self.height, self.width)
-
-    return type(plugin.__name__, (plugin,), {"_open": _open})
 
 
 class WebPFile(PillowFile):
@@ -431,11 +354,15 @@ class WebPFile(PillowFile):
     def __init__(self, path: Path) -> None:
         from PIL import WebPImagePlugin
 
-        chunks = list(_riff_chunks(path))
-        kinds = {kind for kind, _ in chunks}
+        data, at, kinds = path.read_bytes(), 12, set()
+        while at + 8 <= len(data):
+            kind, size = struct.unpack_from("<4sI", data, at)
+            kinds.add(kind)
+            end = at + 8 + size + size % 2
+            if end > len(data):
+                self.wrong = "is truncated"
+            at = at + 24 if kind == b"ANMF" else end  # a frame is a header, and chunks of its own
         self._lossless = b"VP8L" in kinds and b"VP8 " not in kinds
-        if 12 + sum(8 + size + size % 2 for kind, size in chunks if size >= 0) > path.stat().st_size:
-            self.wrong = "is truncated"
         with reading(self.wrong):
             super().__init__(path, WebPImagePlugin.WebPImageFile)
         if max(self.height, self.width) > 16383:
@@ -444,20 +371,6 @@ class WebPFile(PillowFile):
 
     def _options(self, quality: int | None) -> dict[str, Any]:
         return {"exact": True} | ({"lossless": True} if self._lossless else {"quality": quality or QUALITY})
-
-
-def _riff_chunks(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The kind and size of each chunk; of what a frame is coded as, size −1."""
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            kind, size = head[:4], int.from_bytes(head[4:], "little")
-            yield kind, size
-            at = file.tell()
-            if kind == b"ANMF":
-                inner = file.read(20)[16:]
-                yield (b"VP8 " if inner == b"ALPH" else inner), -1
-            file.seek(at + size + size % 2)
 
 
 class BmpFile(PillowFile):
@@ -492,10 +405,11 @@ class GifFile(PillowFile):
         if not _ends(data):
             raise ImageError("is truncated")
         super().__init__(path, GifImagePlugin.GifImageFile)
-        beside = {b"XMP DataXMP": "its XMP", b"ICCRGBG1012": "its colour profile"}
-        self.lost = (*self.lost, *(what for name, what in beside.items() if b"!\xff\x0b" + name in data))
+        for name, what in (b"XMP DataXMP", "its XMP"), (b"ICCRGBG1012", "its colour profile"):
+            if b"!\xff\x0b" + name in data:
+                self.metadata.lose(what)
         if self.image.info.get("comment"):
-            self.lost = (*self.lost, "its comment")
+            self.metadata.lose("its comment")
 
 
 def _ends(data: bytes) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..ops._resize_area import resize_area
+from .metadata import Metadata, turn
 
 #: The endings by which a folder's pictures are found; of some it is only said why they are not enhanced.
 SUFFIXES = (
@@ -76,12 +77,6 @@ def check_size(height: int, width: int, samples: int = 1) -> None:
         raise ImageError("has no pixels")
 
 
-def check_data(held: int, densest: int, height: int, width: int, bits: int) -> None:
-    """Whether so many bytes can be an image of so many bits per pixel, where one stands for at most ``densest``."""
-    if height * width * bits > 8 * densest * held:
-        raise ImageError(f"is truncated: of its {width} × {height} pixels it has {held} bytes")
-
-
 def unit(image: Any) -> Any:
     """An image in float32, integers from 0 to 1."""
     return image.astype(np.float32) / (np.iinfo(image.dtype).max if image.dtype.kind == "u" else 1)
@@ -131,17 +126,35 @@ class Picture(ABC):
     The first ``colours`` channels (1: grey, 3: RGB) are colour; the others, alpha among them, are not for changing.
     """
 
+    path: Path
+    metadata: Metadata
     height: int
     width: int
     channels: int
     colours: int
     dtype: Any
-    #: What of the file is not written again, each as the end of "without …".
-    lost: tuple[str, ...] = ()
     #: Of an animation; all others have one.
     frames: int = 1
     #: Where its array may come from, and goes when it is closed.
     spare: Spare | None = None
+    #: Bytes per pixel that its codec takes beside arrays like the picture's.
+    coder: int = 0
+    #: What is said where it cannot be decoded.
+    wrong: str = DAMAGED
+    _decoded: Any = None
+    _moving: Any = None  # an animation's ``formats.Moving``
+
+    def _holds(self, shape: Sequence[int], dtype: Any, bits: int, densest: int = DENSEST, held: int = 0) -> None:
+        """Its stored shape and bits per pixel, once the bytes held can be that, one for at most ``densest``."""
+        check_size(*shape)
+        height, width, channels = shape
+        held = held or self.path.stat().st_size
+        if height * width * bits > 8 * densest * held:
+            raise ImageError(f"is truncated: of its {width} × {height} pixels it has {held} bytes")
+        if self.metadata.orientation >= 5:
+            height, width = width, height
+        self.height, self.width, self.channels, self.dtype = height, width, channels, np.dtype(dtype)
+        self.colours = 1 if channels < 3 else 3
 
     @property
     def pixels(self) -> int:
@@ -154,7 +167,9 @@ class Picture(ABC):
     @property
     def memory(self) -> int:
         """The bytes that reading, changing and writing it takes at most (twice the image beside the image itself)."""
-        return 3 * self.nbytes
+        # Of an animation Pillow has four bytes per pixel of each frame, twice.
+        arrays = 3 * self.nbytes if self.frames == 1 else self.frames * (2 * self.nbytes + 8 * self.pixels)
+        return arrays + self.coder * self.pixels
 
     @property
     def whole(self) -> bool:
@@ -166,41 +181,65 @@ class Picture(ABC):
 
         ``beside`` are the bytes that a pixel of a band takes while it is worked on.
         """
-        if self.memory > limit and self.frames > 1:
-            raise ImageError(
-                f"has {self.frames} frames of {self.width} × {self.height} pixels, which takes {size_of(self.memory)} "
-                f"of memory where --memory-limit leaves {size_of(limit)}; raise it, or make a video of it first"
-            )
         if self.memory > limit:
+            moving = self.frames > 1
+            remedy = (
+                "make a video of it first"
+                if moving
+                else ("store the image as a tiled TIFF, which is enhanced in pieces")
+            )
             raise ImageError(
-                f"has {self.width} × {self.height} pixels, which takes {size_of(self.memory)} of memory where "
-                f"--memory-limit leaves {size_of(limit)}; raise it, or store the image as a tiled TIFF, which is "
-                "enhanced in pieces"
+                f"has {f'{self.frames} frames of ' if moving else ''}{self.width} × {self.height} pixels, which takes "
+                f"{size_of(self.memory)} of memory where --memory-limit leaves {size_of(limit)}; raise it, or {remedy}"
             )
 
-    @property
-    @abstractmethod
-    def icc(self) -> bytes | None:
-        """The ICC profile."""
-
-    @abstractmethod
     def bands(self) -> Iterator[tuple[int, Any]]:
         """The image from the top: the first row's number, and writable rows (h, width, channels)."""
+        if self._decoded is None:
+            with reading(self.wrong):
+                self._decoded = self._upright(self._decode())
+        yield 0, self._decoded
 
     def moving(self) -> Iterator[tuple[float, Any]]:
         """The frames of an animation: when each begins, in seconds, and writable pixels, as a band has them."""
-        raise NotImplementedError
+        with reading(self.wrong):
+            for time, pixels in self._moving:
+                yield time, self._upright(pixels)
 
-    @abstractmethod
+    def _upright(self, pixels: Any) -> Any:
+        pixels = turn(pixels, self.metadata.orientation)
+        return pixels if pixels.flags.c_contiguous and pixels.flags.writeable else np.array(pixels, order="C")
+
     def write(self, path: Path, bands: Iterable[tuple[int, Any]], quality: int | None) -> None:
         """Write these rows as a file of the same kind, with the same metadata; quality 1–100 where it is lossy.
 
         Of an animation these are its frames, after :meth:`moving` has told how long each is shown.
         """
+        made = [np.ascontiguousarray(pixels.squeeze(-1) if self.channels == 1 else pixels) for _, pixels in bands]
+        with path.open("w+b") as file:
+            if self.frames > 1:
+                self._encode_frames(made, quality, file)
+            else:
+                self._encode(made.pop(), quality, file)
 
-    @abstractmethod
     def close(self) -> None:
         """Close the file."""
+        if self._decoded is not None and self.spare:
+            self.spare.give(self._decoded)
+        self._decoded = None
+        if self._moving is not None:
+            self._moving.image.close()
+
+    @abstractmethod
+    def _decode(self) -> Any:
+        """The pixels as they are stored, (height, width, channels)."""
+
+    def _encode(self, pixels: Any, quality: int | None, file: Any) -> None:
+        """Write the file. Pillow encodes without the GIL where this is one of the system's."""
+        raise NotImplementedError
+
+    def _encode_frames(self, frames: list[Any], quality: int | None, file: Any) -> None:
+        raise NotImplementedError
 
 
 def open_picture(path: Path) -> Picture:

@@ -394,8 +394,8 @@ def _enhance_picture(job: _Job, work: _Work, target: Path, comparison: Path | No
             picture.write(target, made, work.quality)
             if comparison:
                 before, after = (part.result for part in shown)
-                write_comparison(comparison, before, after, picture.icc)
-        return picture.frames * picture.pixels, picture.lost
+                write_comparison(comparison, before, after, picture.metadata.icc)
+        return picture.frames * picture.pixels, tuple(picture.metadata.lost)
 
 
 def _bands(job: _Job, work: _Work, picture: Picture, shown: list[Averages]) -> Iterator[tuple[int, Any]]:

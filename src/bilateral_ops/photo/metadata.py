@@ -1,4 +1,4 @@
-"""What files say beside their pixels: EXIF, XMP, the segments of JPEG; changed where it would no longer be true."""
+"""What files say beside their pixels: EXIF, XMP, profiles, segments of JPEG; changed where it would not be true."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-
-from .images import ImageError
 
 
 def turn(pixels: Any, orientation: int) -> Any:
@@ -27,11 +25,13 @@ def turn(pixels: Any, orientation: int) -> Any:
 class Metadata:
     """EXIF and XMP of an image, which say that it is upright, and the orientation that they said it was stored in.
 
-    ``lost`` is what else they spoke of, pictures beside this one, and no longer do.
+    ``icc`` is its ICC profile; ``lost`` what of the file is not written again, each as the end of "without …": first
+    pictures beside this one, of which EXIF and XMP spoke and no longer do.
     """
 
     exif: bytes | None = None
     xmp: bytes | None = None
+    icc: bytes | None = None
     orientation: int = 1
     lost: list[str] = field(default_factory=list)
 
@@ -47,12 +47,17 @@ class Metadata:
                 self.xmp = _XMP_PAIR.sub(lambda name: _XMP_SWAPPED[name[0]], self.xmp)
             for announced, what in _ANNOUNCED.items():
                 self.xmp, count = announced.subn(b"", self.xmp)
-                if count and what not in self.lost:
-                    self.lost.append(what)
+                if count:
+                    self.lose(what)
             listed = _without_directory(self.xmp)
             if listed != self.xmp and not self.lost:
-                self.lost.append("the pictures beside it")
+                self.lose("the pictures beside it")
             self.xmp = listed
+
+    def lose(self, what: str) -> None:
+        """Say that this is left out."""
+        if what not in self.lost:
+            self.lost.append(what)
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])")
@@ -137,7 +142,6 @@ def _upright_exif(exif: bytes) -> tuple[int, bytes]:
 
 
 _EXIF, _XMP, _PHOTOSHOP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"Photoshop 3.0\0"
-_ICC = b"ICC_PROFILE\0"
 #: Segments that speak of the pixels as they were, of pictures beside them, or in place of them; of some it is said.
 _UNTRUE = {
     (0xE0, b"JFXX\0"): None,
@@ -148,109 +152,41 @@ _UNTRUE = {
 }
 
 
-class Jpeg:
-    """The markers of a JPEG file: its frame, its tables, and the segments that are to be written again."""
+class Segments:
+    """The application segments and comments of a JPEG file, as Pillow lists them, and what they say."""
 
-    def __init__(self, data: Any) -> None:
-        self.segments: list[tuple[int, bytes]] = []
-        self.frame: tuple[int, ...] = ()  # marker, bits, height, width
-        self.sampling: list[tuple[int, int]] = []  # of each component, across and down
-        self.lost: list[str] = []
-        exif = xmp = None
-        profile = {}
-        found = list(_markers(data))
-        for marker, payload, _ in found:
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                bits, height, width, count = struct.unpack_from(">BHHB", payload)
-                self.frame = marker, bits, height, width
-                self.sampling = [(payload[7 + 3 * n] >> 4, payload[7 + 3 * n] & 15) for n in range(count)]
-            elif marker == 0xE1 and payload.startswith(_EXIF) and exif is None:
-                exif = payload
-            elif marker == 0xE1 and payload.startswith(_XMP) and xmp is None:
-                xmp = payload[len(_XMP) :]
-            elif marker == 0xE2 and payload.startswith(_ICC):
-                profile[payload[12]] = payload[14:]
-            if 0xE0 <= marker <= 0xEF or marker == 0xFE:
-                self.segments.append((marker, payload))
-        if not self.frame:
-            raise ImageError("is damaged: its header cannot be read")
-        self.tables = quantization(data)
-        self.icc = b"".join(part for _, part in sorted(profile.items())) or None
-        self.metadata = Metadata(exif, xmp)
-        last = data.find(b"\xff\xd9", found[-1][2])
-        self.ends = last >= 0
-        self.lost = self.metadata.lost
+    def __init__(self, image: Any) -> None:
+        self._all = [(0xFE if name == "COM" else 0xE0 + int(name[3:]), content) for name, content in image.applist]
+        exif, xmp = (
+            next((content for marker, content in self._all if marker == 0xE1 and content.startswith(name)), None)
+            for name in (_EXIF, _XMP)
+        )
+        self.metadata = Metadata(exif, xmp and xmp[len(_XMP) :], image.info.get("icc_profile"))
         for (marker, name), what in _UNTRUE.items():
-            if what and any(m == marker and p.startswith(name) for m, p in self.segments):
-                self._lose(what)
-        if self.ends and not self.lost and data[last + 2 :].strip(b"\0"):
-            self._lose("what follows the picture in its file")
-
-    def _lose(self, what: str) -> None:
-        if what not in self.lost:
-            self.lost.append(what)
-
-    @property
-    def chroma(self) -> tuple[int, int]:
-        """How many pixels across and down a sample of chroma is for."""
-        (across, down), *others = self.sampling
-        finest = [max(side) for side in zip(*others)] or (across, down)
-        return max(1, across // finest[0]), max(1, down // finest[1])
+            if what and any(m == marker and content.startswith(name) for m, content in self._all):
+                self.metadata.lose(what)
 
     def spliced(self, encoded: Any) -> Iterator[Any]:
         """A file of these segments and the encoded pixels of another."""
-        rest = 2 + sum(len(payload) + 4 for marker, payload, _ in _markers(encoded) if 0xE0 <= marker <= 0xEF)
+        rest = 2
+        while 0xE0 <= encoded[rest + 1] <= 0xEF:
+            rest += 2 + int.from_bytes(encoded[rest + 2 : rest + 4], "big")
         yield encoded[:2]
         turned = self.metadata.orientation >= 5
         exif = xmp = False
-        for marker, payload in self.segments:
-            if any(marker == other and payload.startswith(name) for other, name in _UNTRUE):
+        for marker, content in self._all:
+            if any(marker == other and content.startswith(name) for other, name in _UNTRUE):
                 continue
-            if marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
-                payload = payload[:8] + (payload[10:12] + payload[8:10] if turned else payload[8:12]) + b"\0\0"
-            elif marker == 0xE1 and payload.startswith(_EXIF) and not exif:
-                payload, exif = self.metadata.exif or payload, True
-            elif marker == 0xE1 and payload.startswith(_XMP) and not xmp:
-                payload, xmp = _XMP + (self.metadata.xmp or b""), True
-            elif marker == 0xED and payload.startswith(_PHOTOSHOP):
-                payload = _PHOTOSHOP + b"".join(resources(payload[len(_PHOTOSHOP) :]))
-            yield struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
+            if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14:
+                content = content[:8] + (content[10:12] + content[8:10] if turned else content[8:12]) + b"\0\0"
+            elif marker == 0xE1 and content.startswith(_EXIF) and not exif:
+                content, exif = self.metadata.exif or content, True
+            elif marker == 0xE1 and content.startswith(_XMP) and not xmp:
+                content, xmp = _XMP + (self.metadata.xmp or b""), True
+            elif marker == 0xED and content.startswith(_PHOTOSHOP):
+                content = _PHOTOSHOP + b"".join(resources(content[len(_PHOTOSHOP) :]))
+            yield struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
         yield encoded[rest:]
-
-
-def _markers(data: Any) -> Iterator[tuple[int, bytes, int]]:
-    """The segments before the first scan: marker, what is in it, and where it ends."""
-    at = 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):  # others than markers are passed over
-        marker = data[at + 1]
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
-            at += 1 if marker == 0xFF else 2
-            continue
-        stop = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xD9 or stop > len(data) or stop < at + 4:
-            return
-        yield marker, data[at + 4 : stop], stop
-        if marker == 0xDA:
-            return
-        at = stop
-
-
-def quantization(data: Any) -> tuple[tuple[int, bytes], ...]:
-    """Quantization tables before the first scan, as they are stored, by their numbers."""
-    found: dict[int, bytes] = {}
-    for marker, payload, _ in _markers(data):
-        if marker == 0xDB:
-            found |= _tables(payload)
-    return tuple(sorted(found.items()))
-
-
-def _tables(payload: bytes) -> dict[int, bytes]:
-    tables, at = {}, 0
-    while at < len(payload):
-        size = 128 if payload[at] >> 4 else 64
-        tables[payload[at] & 15] = payload[at + 1 : at + 1 + size]
-        at += 1 + size
-    return tables
 
 
 def resources(data: bytes) -> Iterator[bytes]:

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._core.settings import get_num_threads
-from .formats import QUALITY, level_of
-from .images import (
-    BAND,
-    DAMAGED,
-    DEFLATED,
-    DENSEST,
-    ImageError,
-    Picture,
-    check_data,
-    check_size,
-    reading,
-    size_of,
-)
-from .metadata import EXIF_PAIRS, Metadata, quantization, resources, turn
+from .formats import QUALITY, jpeg, level_of
+from .images import BAND, DAMAGED, DEFLATED, DENSEST, ImageError, Picture, check_size, reading, size_of
+from .metadata import EXIF_PAIRS, Metadata, resources
 
 TILE = 256  # of what is written in pieces and wasn't in tiles
 LARGEST = 8192  # side of a tile that is written as it was
@@ -55,32 +44,34 @@ class Tiff(Picture):
 
         self.path = path
         with reading("is damaged: its directory cannot be read"):
-            _check_samples(path)
-            self._file = tifffile.TiffFile(path, _multifile=False)
-        try:
-            with reading("is damaged: its directory cannot be read"):
+            try:
+                self._file: Any = tifffile.TiffFile(path, _multifile=False)
+            except IndexError:  # of pixels without samples
+                raise ImageError("has no pixels") from None
+            try:
                 self._page: Any = self._file.pages[0]
-                self._check_pages()
+                beside = self._check_pages()
                 self._check()
-                self._check_data()
+                held, densest = self._check_data()
                 self._read_tags()
-        except BaseException:
-            self._file.close()
-            raise
-        page: Any = self._page
-        stored_height, stored_width = page.imagelength, page.imagewidth
-        self._turned = stored_height, stored_width, page.samplesperpixel
-        upright = (stored_width, stored_height) if self._orientation >= 5 else (stored_height, stored_width)
-        self.height, self.width = upright
-        self._table = self._values()
-        self.channels = 3 if page.photometric.name == "PALETTE" else page.samplesperpixel
-        self.colours = 3 if self._photometric == "rgb" else 1
-        self.dtype = page.dtype.newbyteorder("=") if self._table is None else self._table.dtype
+                page: Any = self._page
+                palette = page.photometric.name == "PALETTE"
+                self._turned = page.imagelength, page.imagewidth, page.samplesperpixel
+                self._table = self._values()
+                dtype = page.dtype.newbyteorder("=") if self._table is None else self._table.dtype
+                channels = 3 if palette else page.samplesperpixel
+                self._holds((*self._turned[:2], channels), dtype, self._bits, densest, held)
+            except BaseException:
+                self._file.close()
+                raise
+        if beside:
+            self.metadata.lost.insert(0, "its thumbnails and smaller copies")
+        self.colours = 3 if palette or page.photometric.name in ("RGB", "YCBCR") else 1
         self._premultiplied = self.colours == 3 and self.channels > 3 and self._extra[:1] == [1]
         self._rows = self.height  # of a band
-        self._decoded: Any = None
 
-    def _check_pages(self) -> None:
+    def _check_pages(self) -> bool:
+        """Whether there are thumbnails and smaller copies beside the picture, and nothing else."""
         with reading("is damaged: its directories after the first cannot be read"):
             others = [int(getattr(page.aspage(), "subfiletype", 0)) & 1 for page in list(self._file.pages)[1:]]
             below = [int(page.aspage().subfiletype) & 1 for page in self._page.pages or ()]
@@ -90,68 +81,64 @@ class Tiff(Picture):
             raise ImageError("has a thumbnail in its photograph's place, as raw files have; develop it first")
         if not all(others):
             raise ImageError(f"has {others.count(0) + 1} pages; split it into files of one")
-        if others or below:
-            self.lost = ("its thumbnails and smaller copies",)
+        return bool(others or below)
 
     def _check(self) -> None:
         """The tags that say how pixels are stored, before anything is made of them."""
         from tifffile import COMPRESSION, PHOTOMETRIC, PREDICTOR, TIFF
 
         page = self._page
-        sizes = {"TileWidth": page.tilewidth, "TileLength": page.tilelength}
+        samples, planar = page.samplesperpixel, page.planarconfig
+        sides = {"TileWidth": page.tilewidth, "TileLength": page.tilelength}
         if not page.is_tiled:
-            sizes = {"RowsPerStrip": page.rowsperstrip}
-        numbers = {
-            "ImageWidth": page.imagewidth,
-            "ImageLength": page.imagelength,
-            "ImageDepth": page.imagedepth,
-            "SamplesPerPixel": page.samplesperpixel,
-            "PlanarConfiguration": page.planarconfig,
-            "PhotometricInterpretation": page.photometric,
-            "Compression": page.compression,
-            "Predictor": page.predictor,
-        }
-        for name, value in (numbers | sizes).items():
-            if not isinstance(value, int):
-                raise ImageError(f"is damaged: its {name} is no whole number")
-        photometric, samples = _name(PHOTOMETRIC, page.photometric), page.samplesperpixel
+            sides = {"RowsPerStrip": page.rowsperstrip}
+        kinds = page.photometric, page.compression, page.predictor
+        numbers = (page.imagewidth, page.imagelength, page.imagedepth, samples, planar, *kinds, *sides.values())
+        if not all(isinstance(number, int) for number in numbers):
+            raise ImageError("is damaged: its directory cannot be read")
         check_size(page.imagelength, page.imagewidth, samples)
-        wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(photometric)
-        self._compression = _name(COMPRESSION, page.compression)
-        jpeg = self._compression in ("JPEG", "OJPEG")
-        if 262 not in page.tags and photometric == "MINISWHITE":  # 0, as nothing says
-            raise ImageError("is damaged: it has no PhotometricInterpretation")
-        if wanted is not None and samples < wanted:
-            raise ImageError(
-                f"is damaged: its {photometric} colours take {wanted} samples a pixel, and it has {samples}"
-            )
-        if wanted is None or (photometric == "YCBCR" and not jpeg) or page.imagedepth != 1:
-            raise ImageError(f"has {photometric} colours ({samples} samples a pixel); convert it to RGB first")
-        if photometric == "PALETTE" and samples > 1:
-            raise ImageError(f"has PALETTE colours ({samples} samples a pixel); convert it to RGB first")
-        if page.dtype is None or (page.dtype.kind not in "f" and page.dtype.name not in ("uint8", "uint16", "bool")):
-            kind = "unknown" if page.dtype is None else page.dtype.name
-            raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
-        if not isinstance(page.bitspersample, int):
-            raise ImageError("has samples of several sizes; uint8, uint16 or floating point can be enhanced")
-        if page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS:
-            raise ImageError(f"has compression {self._compression}, which cannot be read")
-        image = page.compression in TIFF.IMAGE_COMPRESSIONS
-        if page.predictor != 1 and page.predictor not in TIFF.UNPREDICTORS and not image:
-            raise ImageError(f"has predictor {_name(PREDICTOR, page.predictor)}, which cannot be read")
-        if page.predictor != 1 and page.bitspersample % 8 and not image:
-            raise ImageError(f"has predictor {_name(PREDICTOR, page.predictor)}, which cannot be read")
-        if page.planarconfig not in (1, 2) and samples > 1:
-            raise ImageError(f"is damaged: its PlanarConfiguration is {page.planarconfig:d}")
-        for name, size in sizes.items():
-            if size < 1 and not self._plain:
-                raise ImageError(f"is damaged: its {name} is {size}")
-        if photometric == "PALETTE" and np.shape(page.colormap)[:1] != (3,):
-            raise ImageError("is damaged: its palette has no ColorMap")
-        self._photometric = "rgb" if wanted == 3 or photometric == "PALETTE" else "minisblack"
+        colours, self._compression, predictor = map(_name, (PHOTOMETRIC, COMPRESSION, PREDICTOR), kinds)
+        wanted = {"RGB": 3, "YCBCR": 3, "MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1}.get(colours)
+        decoded = self._compression in ("JPEG", "OJPEG") or colours != "YCBCR"
+        palette = colours == "PALETTE"
+        kind = "unknown" if page.dtype is None else page.dtype.name
+        bits = page.bitspersample if isinstance(page.bitspersample, int) else 0
+        predicted = page.predictor != 1 and page.compression not in TIFF.IMAGE_COMPRESSIONS
+        for wrong, sentence in (
+            (  # 0, as nothing says
+                262 not in page.tags and colours == "MINISWHITE",
+                "is damaged: it has no PhotometricInterpretation",
+            ),
+            (
+                wanted is not None and samples < wanted,
+                f"is damaged: its {colours} colours take {wanted} samples a pixel, and it has {samples}",
+            ),
+            (
+                not wanted or not decoded or page.imagedepth != 1 or (palette and samples > 1),
+                f"has {colours} colours ({samples} samples a pixel); convert it to RGB first",
+            ),
+            (
+                not kind.startswith("float") and kind not in ("uint8", "uint16", "bool"),
+                f"has {kind} samples; uint8, uint16 or floating point can be enhanced",
+            ),
+            (not bits, "has samples of several sizes; uint8, uint16 or floating point can be enhanced"),
+            (
+                page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS,
+                f"has compression {self._compression}, which cannot be read",
+            ),
+            (
+                predicted and (page.predictor not in TIFF.UNPREDICTORS or bits % 8),
+                f"has predictor {predictor}, which cannot be read",
+            ),
+            (planar not in (1, 2) and samples > 1, f"is damaged: its PlanarConfiguration is {planar:d}"),
+            *((size < 1 and not self._plain, f"is damaged: its {name} is {size}") for name, size in sides.items()),
+            (palette and np.shape(page.colormap)[:1] != (3,), "is damaged: its palette has no ColorMap"),
+        ):
+            if wrong:
+                raise ImageError(sentence)
 
-    def _check_data(self) -> None:
-        """The strips or tiles: as many as the image takes, all of them in the file, and enough in them."""
+    def _check_data(self) -> tuple[int, int]:
+        """That strips or tiles are there, as many as it takes; the bytes in them, and of pixels one of them may be."""
         page = self._page
         kind = "tiles" if page.is_tiled else "strips"
         offsets, counts = (np.array(tuple(values)) for values in (page.dataoffsets, page.databytecounts))
@@ -172,10 +159,10 @@ class Tiff(Picture):
         size = self.path.stat().st_size
         if (offsets + counts)[counts > 0].max(initial=0) > size:
             raise ImageError("is truncated")
-        stored, densest = int(counts.sum()), _DENSEST.get(int(page.compression), DENSEST)
+        densest = _DENSEST.get(int(page.compression), DENSEST)
         if not counts.all():  # what isn't stored is zero
-            stored, densest = size, max(densest, needed * SPARSE // size)
-        check_data(stored, densest, page.imagelength, page.imagewidth, self._bits)
+            return size, max(densest, needed * SPARSE // size)
+        return int(counts.sum()), densest
 
     @property
     def _bits(self) -> int:
@@ -211,12 +198,11 @@ class Tiff(Picture):
 
         page = self._page
         orientation = page.tags.valueof(274)
-        self._orientation = int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+        orientation = int(orientation) if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
         self._extra = [kind if kind in (0, 1, 2) else 0 for kind in map(int, page.extrasamples)]
         x, y, unit = (page.tags.valueof(code, default) for code, default in ((282, None), (283, None), (296, 2)))
         xmp = page.tags.valueof(700)
-        self._metadata = Metadata(None, xmp if isinstance(xmp, bytes) else None, self._orientation)
-        self.lost = (*self.lost, *self._metadata.lost)
+        self.metadata = Metadata(None, xmp if isinstance(xmp, bytes) else None, page.iccprofile, orientation)
         told = all(map(_is_resolution, (x, y))) and unit in list(RESUNIT)
         self._resolution = (x, y, int(unit)) if told else None
 
@@ -228,7 +214,7 @@ class Tiff(Picture):
 
     @property
     def memory(self) -> int:
-        return 3 * self.nbytes + self._decoding
+        return super().memory + self._decoding
 
     @property
     def _decoding(self) -> int:
@@ -242,7 +228,9 @@ class Tiff(Picture):
         return 2 * min(get_num_threads(), planes * across) * segment + 2 * self._segment_rows * width * samples * sample
 
     def fit(self, limit: int, beside: int = 0) -> None:
-        if self.memory <= limit or (self._orientation != 1 and self._decoding <= limit):  # turning takes all of it
+        if self.memory <= limit or (
+            self.metadata.orientation != 1 and self._decoding <= limit
+        ):  # turning takes all of it
             super().fit(limit, beside)
             return
         page = self._page
@@ -278,35 +266,28 @@ class Tiff(Picture):
         return TILE, TILE
 
     def close(self) -> None:
-        self._decoded = None
+        super().close()
         self._file.close()
 
     # --- reading
 
-    @property
-    def icc(self) -> bytes | None:
-        return self._page.iccprofile
-
     def bands(self) -> Iterator[tuple[int, Any]]:
-        if not self.whole:
-            return self._bands()
-        if self._decoded is None:
-            self._rows = self._turned[0]
-            ((_, pixels),) = self._bands()
-            self._rows = self.height
-            self._decoded = np.array(turn(pixels, self._orientation), order="C") if self._orientation != 1 else pixels
-        return iter([(0, self._decoded)])
+        return super().bands() if self.whole else self._bands(self._rows)
 
-    def _bands(self) -> Iterator[tuple[int, Any]]:
-        """The stored rows, cut anew, as many at a time as are wanted."""
+    def _decode(self) -> Any:
+        ((_, pixels),) = self._bands(self._turned[0])
+        return pixels
+
+    def _bands(self, rows: int) -> Iterator[tuple[int, Any]]:
+        """The stored rows, cut anew, so many at a time."""
         height, width, _ = self._turned
         with reading(DAMAGED):
             band, filled, top = None, 0, 0
             step = max(1, STEP // width)
-            for stored in self._stored():
+            for stored in self._stored(rows):
                 while len(stored):
                     if band is None:
-                        band = np.empty((min(self._rows, height - top), width, self.channels), self.dtype)
+                        band = np.empty((min(rows, height - top), width, self.channels), self.dtype)
                     count = min(len(stored), len(band) - filled, step)
                     band[filled : filled + count] = self._plainly(stored[:count])
                     stored, filled = stored[count:], filled + count
@@ -327,47 +308,35 @@ class Tiff(Picture):
             stored[..., 0] = top - stored[..., 0]
         return stored
 
-    def _stored(self) -> Iterator[Any]:
+    def _stored(self, rows: int) -> Iterator[Any]:
+        """The rows as they are stored: so many at a time, or those of a row of strips or tiles."""
         page, (height, width, samples) = self._page, self._turned
-        file = page.parent.filehandle
+        file = self._file.filehandle
         if self._plain:
-            row = width * samples
-            kind = page.dtype.newbyteorder(page.parent.byteorder)
+            kind = page.dtype.newbyteorder(self._file.byteorder)
             file.seek(page.dataoffsets[0])
-            for top in range(0, height, self._rows):
-                count = min(self._rows, height - top)
-                data = file.read(count * row * kind.itemsize)
+            for top in range(0, height, rows):
+                count = min(rows, height - top)
+                data = file.read(count * width * samples * kind.itemsize)
                 yield np.frombuffer(data, kind).reshape(count, width, samples)
             return
-        rows = self._segment_rows
         planes, down, across = self._segments
 
-        def decoded(index: int) -> Any:
-            return page.decode(data[index], index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+        def decoded(segment: tuple[bytes | None, int]) -> Any:
+            return page.decode(*segment, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
 
         with ThreadPoolExecutor(get_num_threads()) as pool:
             for y in range(down):
-                kept = min(rows, height - y * rows)
+                kept = min(self._segment_rows, height - y * self._segment_rows)
                 stored = np.zeros((kept, width, samples), page.dtype)
                 indices = [(plane * down + y) * across + x for plane in range(planes) for x in range(across)]
-                data = {index: self._segment(file, index) for index in indices}
-                for index, pixels in zip(indices, pool.map(decoded, indices)):
-                    if pixels is None:  # stored nowhere: all zero
-                        continue
-                    left = index % across * pixels.shape[2]
-                    plane = index // (down * across)
-                    into = stored[:, left : left + pixels.shape[2]]
-                    channel = slice(plane, plane + 1) if planes > 1 else slice(None)
-                    into[..., channel] = pixels[0, :kept, : into.shape[1]]
+                places = ([numbers[n] for n in indices] for numbers in (page.dataoffsets, page.databytecounts))
+                segments = file.read_segments(*places, indices=indices)
+                for pixels, (plane, _, _, left, _), _ in pool.map(decoded, segments):
+                    if pixels is not None:  # what is stored nowhere is zero
+                        into = stored[:, left : left + pixels.shape[2], plane : plane + pixels.shape[3]]
+                        into[...] = pixels[0, :kept, : into.shape[1]]
                 yield stored
-
-    def _segment(self, file: Any, index: int) -> bytes | None:
-        count = self._page.databytecounts[index]
-        if not count:
-            return None
-        file.seek(self._page.dataoffsets[index])
-        data: bytes = file.read(count)
-        return data
 
     # --- writing
 
@@ -380,8 +349,8 @@ class Tiff(Picture):
         lossy = name in ("JPEG", "WEBP") and self.dtype == np.uint8 and self.channels in (1, 3)
         options: dict[str, Any] = {}
         if lossy:
-            if quality is None and name == "JPEG":
-                quality = level_of(quantization(page.jpegtables or self._segment(self._file.filehandle, 0) or b""))
+            if name == "JPEG":
+                quality = quality or self._level()
             options = {"compression": name.lower(), "compressionargs": {"level": quality or QUALITY}}
             if name == "JPEG" and self.channels == 3:
                 options["subsampling"] = self._subsampling()
@@ -394,12 +363,11 @@ class Tiff(Picture):
             options["extrasamples"] = given + [0] * (self.channels - self.colours - len(given))
         if self._resolution:
             x, y, resolution_unit = self._resolution
-            resolution = (x, y) if self._orientation < 5 else (y, x)
+            resolution = (x, y) if self.metadata.orientation < 5 else (y, x)
             options |= {"resolution": resolution, "resolutionunit": resolution_unit}
         big = self._file.is_bigtiff or self.nbytes > 0xF0000000
         ifds = self._ifds(big)
-        extra = [(t.code, int(t.dtype), t.count, t.value, True) for c in KEPT if (t := page.tags.get(c)) is not None]
-        extra = [self._described(*tag) for tag in extra]
+        extra: list[Any] = [self._described(tag) for code in KEPT if (tag := page.tags.get(code)) is not None]
         if 274 in page.tags:
             extra.append((274, 3, 1, 1, True))
         extra += [({EXIF: "ExifTag", GPS: "GPSTag"}[code], 4, 1, 8, True) for code in ifds]
@@ -418,9 +386,9 @@ class Tiff(Picture):
         with tifffile.TiffWriter(path, bigtiff=big, byteorder="<") as writer:
             writer.write(
                 data,
-                photometric=self._photometric,
+                photometric="rgb" if self.colours == 3 else "minisblack",
                 planarconfig="contig" if self.channels > 1 else None,
-                iccprofile=self.icc,
+                iccprofile=self.metadata.icc,
                 metadata=None,
                 software=False,
                 extratags=extra,
@@ -431,11 +399,19 @@ class Tiff(Picture):
         if ifds:
             _append(path, ifds)
 
+    def _level(self) -> int | None:
+        """The quality of its first strip or tile, in JPEG."""
+        tables = self._page.jpegtables
+        ((data, _),) = self._file.filehandle.read_segments(self._page.dataoffsets[:1], self._page.databytecounts[:1])
+        with suppress(SyntaxError, ImageError):
+            return level_of(jpeg(tables[:-2] + data[2:] if tables else data).quantization)
+        return None
+
     def _subsampling(self) -> tuple[int, int]:
         """That of a JPEG, or none where tifffile has not the same."""
         page = self._page
         given = page.subsampling if page.photometric.name == "YCBCR" and page.subsampling else (1, 1)
-        given = given if self._orientation < 5 else given[::-1]
+        given = given if self.metadata.orientation < 5 else given[::-1]
         fits = not page.is_tiled or not any(side % (8 * max(given)) for side in self._tile())
         return given if fits and given in ((1, 1), (2, 1), (2, 2), (4, 1)) else (1, 1)
 
@@ -454,39 +430,38 @@ class Tiff(Picture):
             pixels = _multiplied(pixels)
         return pixels if self.channels > 1 else pixels[..., 0]
 
-    def _described(self, code: int, dtype: int, count: int, value: Any, once: bool) -> tuple[int, int, int, Any, bool]:
+    def _described(self, tag: Any) -> tuple[int, int, int, Any, bool]:
         """A tag as it is to be written: text as it lay in the file, and nothing of the pixels as they were."""
+        count, value = tag.count, tag.value
         if isinstance(value, str):
             value, count = value.encode("utf-8", "surrogateescape") + b"\0", 0
-        elif code == 700 and self._metadata.xmp is not None:
-            value, count = self._metadata.xmp, len(self._metadata.xmp)
-        elif code == 34377 and isinstance(value, bytes):
+        elif tag.code == 700 and self.metadata.xmp is not None:
+            value, count = self.metadata.xmp, len(self.metadata.xmp)
+        elif tag.code == 34377 and isinstance(value, bytes):
             value = b"".join(resources(value))
             count = len(value)
-        return code, dtype, count, value, once
+        return tag.code, int(tag.dtype), count, value, True
 
     def _ifds(self, big: bool) -> dict[int, Any]:
         """EXIF and GPS, ready to be written again."""
         from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-        made = {}
-        with (
-            reading("is damaged: its EXIF or GPS directory cannot be read"),
-            self.path.open("rb") as source,
-        ):
-            head = source.read(16)
+        made, file = {}, self._file.filehandle
+        with reading("is damaged: its EXIF or GPS directory cannot be read"):
             for code in (EXIF, GPS):
-                if code not in self._page.tags:
+                if (tag := self._page.tags.get(code)) is None:
                     continue
-                found: Any = ImageFileDirectory_v2(_header(head), group=code)
-                source.seek(_entry(source, code)[1])
-                found.load(source)
-                made[code] = copied = ImageFileDirectory_v2(_header(_HEAD[big]), group=code)
-                for tag in found:
-                    if tag != 40965:  # interoperability, a directory of its own
-                        copied.tagtype[tag] = found.tagtype[tag]
-                        copied[tag] = found[tag]
-                for one, other in EXIF_PAIRS if self._orientation >= 5 else ():
+                file.seek(0)
+                found: Any = ImageFileDirectory_v2(file.read(16 if self._file.is_bigtiff else 8), group=code)
+                file.seek(tag.valueoffset)
+                found.load(file)
+                head = b"II+\0" + bytes(12) if big else b"II*\0" + bytes(4)
+                made[code] = copied = ImageFileDirectory_v2(head, group=code)
+                for number in found:
+                    if number != 40965:  # interoperability, a directory of its own
+                        copied.tagtype[number] = found.tagtype[number]
+                        copied[number] = found[number]
+                for one, other in EXIF_PAIRS if self.metadata.orientation >= 5 else ():
                     if one in copied and other in copied:
                         copied[one], copied[other] = copied[other], copied[one]
                 copied.tobytes(0)  # tried before anything is written
@@ -495,13 +470,16 @@ class Tiff(Picture):
 
 def _append(path: Path, ifds: dict[int, Any]) -> None:
     """EXIF and GPS, which tifffile can't write: put after all else, where the tags made for them then point."""
-    with path.open("r+b") as target:
+    import tifffile
+
+    target: Any
+    with tifffile.TiffFile(path, mode="r+") as target:
+        file = target.filehandle
         for code, copied in ifds.items():
-            end = target.seek(0, 2)
-            end += target.write(b"\0" * (end % 2))
-            target.write(copied.tobytes(end))
-            target.seek(_entry(target, code)[0])
-            target.write(struct.pack("<I", end))
+            end = (file.seek(0, 2) + 1) // 2 * 2
+            file.seek(end)
+            file.write(copied.tobytes(end))
+            target.pages[0].tags[code].overwrite(end)
 
 
 def _name(kinds: Any, value: Any) -> str:
@@ -529,44 +507,8 @@ def _with_colours(pixels: Any, colour: Any, top: int) -> Any:
     return pixels
 
 
-#: How a file begins, and one of 64-bit offsets.
-_HEAD = (b"II*\0" + bytes(12), b"II+\0\x08" + bytes(11))
-
-
-def _header(head: bytes) -> bytes:
-    return head[:16] if 43 in head[2:4] else head[:8]
-
-
-def _entry(file: Any, code: int) -> tuple[int, int]:
-    """Where the first directory has this tag's value, and the value, which is an offset."""
-    file.seek(0)
-    head = file.read(16)
-    order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
-    (first,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
-    file.seek(first)
-    (count,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
-    start, size = file.tell(), 20 if big else 12
-    entries = file.read(count * size)
-    for at in range(0, len(entries), size):
-        tag, kind = struct.unpack_from(order + "HH", entries, at)
-        if tag == code:
-            at += size - (8 if big else 4)
-            return start + at, struct.unpack_from(order + ("Q" if kind in (16, 18) else "I"), entries, at)[0]
-    raise ImageError(f"has no tag {code}")
-
-
 def _is_resolution(value: Any) -> bool:
     """Whether a tag has a number to be written again, as a fraction mostly."""
     if isinstance(value, tuple):
         return len(value) == 2 and value[0] >= 0 and value[1] > 0
     return isinstance(value, (int, float)) and 0 <= value < math.inf
-
-
-def _check_samples(path: Path) -> None:
-    """Pixels of no samples, which tifffile doesn't expect."""
-    with path.open("rb") as file:
-        try:
-            samples = _entry(file, 277)[1]
-        except (ImageError, struct.error):  # without the tag it is 1; of damage tifffile tells
-            return
-    check_size(1, 1, samples)
