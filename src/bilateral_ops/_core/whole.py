@@ -25,8 +25,6 @@ else:
 # file system's locks reach other machines, names tell the machine, and each judges its own files only.
 _HOST = f"{zlib.crc32(os.fsencode(platform.node())):08x}"
 _LOCK = re.compile(rf"\.bilateral-ops-{_HOST}\.[0-9a-f]{{16}}\.lock")
-#: Earlier versions' names, which tell the process alone.
-_EARLIER = re.compile(r"\.bilateral-ops-([1-9][0-9]{0,8})-[0-9]+\.partial")
 #: Folders that this process has cleared. Not for every file: a folder may hold many.
 _CLEARED: set[Path] = set()
 
@@ -93,12 +91,9 @@ def _partial(folder: Path) -> Iterator[Path]:
 def _clear(folder: Path) -> None:
     """Remove what ended processes left in the folder, as far as that can be told and done."""
     with suppress(OSError):
-        for name in os.listdir(folder):
+        for name in filter(_LOCK.fullmatch, os.listdir(folder)):
             with suppress(OSError):
-                if _LOCK.fullmatch(name):
-                    _clear_unlocked(folder / name)
-                elif earlier := _EARLIER.fullmatch(name):
-                    _clear_earlier(folder / name, int(earlier[1]))
+                _clear_unlocked(folder / name)
 
 
 def _clear_unlocked(lock: Path) -> None:
@@ -112,19 +107,6 @@ def _clear_unlocked(lock: Path) -> None:
     finally:
         os.close(descriptor)
     _remove(lock)
-
-
-def _clear_earlier(partial: Path, process: int) -> None:
-    if not stat.S_ISREG(partial.lstat().st_mode):
-        return
-    if sys.platform != "win32":  # where os.kill ends the process, and a file that is open cannot be removed
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            pass
-        else:
-            return
-    partial.unlink()
 
 
 def _remove(lock: Path) -> None:
