@@ -362,7 +362,7 @@ def reduced(shape: Sequence[int], side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def write_comparison(path: Path, before: Any, after: Any, icc: bytes | None) -> None:
+def write_comparison(path: Path, before: Any, after: Any, icc: bytes | None = None) -> None:
     """Two images (h, w, 3), floats in [0, 1], side by side."""
     from PIL import Image
 

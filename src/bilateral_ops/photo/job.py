@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ from .images import (
     reduced,
     write_comparison,
 )
-from .video import Smoother, VideoOptions, enhance_video
+from .video import Smoother, Transcoding, VideoOptions
 
 __all__ = ["Enhanced", "VideoOptions", "enhance_files"]
 
@@ -321,26 +321,16 @@ def _passed_over(kinds: Counter[str]) -> str:
 
 def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
     """All jobs, as many at a time as there are threads: one reads or writes while another computes."""
-    workers = max(1, min(len(jobs), get_num_threads()))
-    results: dict[int, Enhanced] = {}
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(max(1, min(len(jobs), get_num_threads())))
     try:
-        # A few ahead: files' results are not kept until all are done.
-        waiting = iter(enumerate(jobs))
-        running = {pool.submit(_do, job, work): n for n, job in itertools.islice(waiting, workers)}
-        while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                n = running.pop(future)
-                results[n] = future.result()
-                bar.done(results[n])
-                for n, job in itertools.islice(waiting, 1):
-                    running[pool.submit(_do, job, work)] = n
+        results = [pool.submit(_do, job, work) for job in jobs]
+        for result in as_completed(results):
+            bar.done(result.result())
     finally:
         work.stop.set()
         work.memory.wake()
         pool.shutdown(cancel_futures=True)
-    return [results[n] for n in range(len(jobs))]
+    return [result.result() for result in results]
 
 
 def _do(job: _Job, work: _Work) -> Enhanced:
@@ -353,15 +343,14 @@ def _do(job: _Job, work: _Work) -> Enhanced:
             if job.video:
                 # One at a time: the codecs have threads, and frames in store, of their own.
                 with work.memory.reserve(work.memory.limit, work.stop):
-                    lost: list[str] = []
-                    suffix, model = job.target.suffix, work.predictor
-                    frames = enhance_video(job.source, target, suffix, model, work.strength, work.video, picture, lost)
-                    with closing(frames):
+                    how = work.predictor, work.strength, work.video
+                    video = Transcoding(job.source, target, job.target.suffix, *how, picture)
+                    with closing(video.frames()) as frames:
                         for pixels, part in work.checked(frames):
                             result.pixels += pixels
                             result.frames += 1
                             work.step(job, part)
-                    result.lost = tuple(dict.fromkeys(lost))
+                    result.lost = tuple(dict.fromkeys(video.lost))
             else:
                 result.pixels, result.lost = _enhance_picture(job, work, target, picture)
             if work.stop.is_set():
@@ -478,26 +467,18 @@ def _cut(bands: Iterable[tuple[int, Any]], rows: int) -> Iterator[tuple[int, Any
 def _surrounded(bands: Iterable[tuple[int, Any]], margin: int) -> Iterator[tuple[int, int, Any, int]]:
     """Bands with up to so many rows of their neighbours: the band's first row, and where in these rows it lies."""
     if not margin:
-        for top, band in bands:
-            yield top, 0, band, len(band)
+        yield from ((top, 0, band, len(band)) for top, band in bands)
         return
-    above: Any = None
+    above: list[Any] = []
     waiting: tuple[int, Any] | None = None
-
-    def joined(below: Any) -> tuple[int, int, Any, int]:
-        assert waiting is not None
-        top, band = waiting
-        parts = [part for part in (above, band, below) if part is not None]
-        start = 0 if above is None else len(above)
-        return top, start, parts[0] if len(parts) == 1 else np.concatenate(parts), start + len(band)
-
-    for top, band in bands:
+    for following in itertools.chain(bands, [None]):
         if waiting is not None:
-            yield joined(band[:margin])
-            above = waiting[1][-margin:]
-        waiting = top, band
-    if waiting is not None:
-        yield joined(None)
+            top, band = waiting
+            parts = [*above, band, *([following[1][:margin]] if following else [])]
+            start = sum(map(len, above))
+            yield top, start, np.concatenate(parts) if len(parts) > 1 else band, start + len(band)
+            above = [band[-margin:]]
+        waiting = following
 
 
 # --- tools

@@ -88,7 +88,7 @@ class Tiff(Picture):
         from tifffile import COMPRESSION, PHOTOMETRIC, PREDICTOR, TIFF
 
         page = self._page
-        samples, planar = page.samplesperpixel, page.planarconfig
+        samples, planar, bits = page.samplesperpixel, page.planarconfig, page.bitspersample
         sides = {"TileWidth": page.tilewidth, "TileLength": page.tilelength}
         if not page.is_tiled:
             sides = {"RowsPerStrip": page.rowsperstrip}
@@ -102,40 +102,34 @@ class Tiff(Picture):
         decoded = self._compression in ("JPEG", "OJPEG") or colours != "YCBCR"
         palette = colours == "PALETTE"
         kind = "unknown" if page.dtype is None else page.dtype.name
-        bits = page.bitspersample if isinstance(page.bitspersample, int) else 0
         predicted = page.predictor != 1 and page.compression not in TIFF.IMAGE_COMPRESSIONS
-        for wrong, sentence in (
-            (  # 0, as nothing says
-                262 not in page.tags and colours == "MINISWHITE",
-                "is damaged: it has no PhotometricInterpretation",
-            ),
-            (
-                wanted is not None and samples < wanted,
-                f"is damaged: its {colours} colours take {wanted} samples a pixel, and it has {samples}",
-            ),
-            (
-                not wanted or not decoded or page.imagedepth != 1 or (palette and samples > 1),
-                f"has {colours} colours ({samples} samples a pixel); convert it to RGB first",
-            ),
-            (
-                not kind.startswith("float") and kind not in ("uint8", "uint16", "bool"),
-                f"has {kind} samples; uint8, uint16 or floating point can be enhanced",
-            ),
-            (not bits, "has samples of several sizes; uint8, uint16 or floating point can be enhanced"),
-            (
-                page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS,
-                f"has compression {self._compression}, which cannot be read",
-            ),
-            (
-                predicted and (page.predictor not in TIFF.UNPREDICTORS or bits % 8),
-                f"has predictor {predictor}, which cannot be read",
-            ),
-            (planar not in (1, 2) and samples > 1, f"is damaged: its PlanarConfiguration is {planar:d}"),
-            *((size < 1 and not self._plain, f"is damaged: its {name} is {size}") for name, size in sides.items()),
-            (palette and np.shape(page.colormap)[:1] != (3,), "is damaged: its palette has no ColorMap"),
-        ):
-            if wrong:
-                raise ImageError(sentence)
+        self._plain = bool(page.is_memmappable and not page.is_tiled and planar == 1)  # rows in the file as in memory
+        if 262 not in page.tags and colours == "MINISWHITE":  # 0, as nothing says
+            raise ImageError("is damaged: it has no PhotometricInterpretation")
+        if wanted is not None and samples < wanted:
+            raise ImageError(f"is damaged: its {colours} colours take {wanted} samples a pixel, and it has {samples}")
+        if wanted is None or not decoded or page.imagedepth != 1 or (palette and samples > 1):
+            raise ImageError(f"has {colours} colours ({samples} samples a pixel); convert it to RGB first")
+        if not kind.startswith("float") and kind not in ("uint8", "uint16", "bool"):
+            raise ImageError(f"has {kind} samples; uint8, uint16 or floating point can be enhanced")
+        if not isinstance(bits, int):
+            raise ImageError("has samples of several sizes; uint8, uint16 or floating point can be enhanced")
+        if page.compression != 1 and page.compression not in TIFF.DECOMPRESSORS:
+            raise ImageError(f"has compression {self._compression}, which cannot be read")
+        if predicted and (page.predictor not in TIFF.UNPREDICTORS or bits % 8):
+            raise ImageError(f"has predictor {predictor}, which cannot be read")
+        if planar not in (1, 2) and samples > 1:
+            raise ImageError(f"is damaged: its PlanarConfiguration is {planar:d}")
+        for name, size in sides.items():
+            if size < 1 and not self._plain:
+                raise ImageError(f"is damaged: its {name} is {size}")
+        if palette and np.shape(page.colormap)[:1] != (3,):
+            raise ImageError("is damaged: its palette has no ColorMap")
+        self._bits = bits * samples  # of a pixel
+        self._segment_rows = int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
+        if not self._plain:  # how many planes of how many tiles or strips down and across are stored
+            across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
+            self._segments = samples if planar == 2 else 1, -(-page.imagelength // self._segment_rows), across
 
     def _check_data(self) -> tuple[int, int]:
         """That strips or tiles are there, as many as it takes; the bytes in them, and of pixels one of them may be."""
@@ -164,11 +158,6 @@ class Tiff(Picture):
             return size, max(densest, needed * SPARSE // size)
         return int(counts.sum()), densest
 
-    @property
-    def _bits(self) -> int:
-        """Of a pixel."""
-        return int(self._page.bitspersample * self._page.samplesperpixel)
-
     def _values(self) -> Any:
         """What the stored numbers mean where that isn't themselves: a palette's colours, or fewer bits than the type's.
 
@@ -183,14 +172,6 @@ class Tiff(Picture):
             return None
         dtype, white = (np.uint8, 255) if bits < 8 else (np.uint16, 65535)
         return np.rint(np.linspace(0, white, 1 << bits)).astype(dtype)
-
-    @property
-    def _segments(self) -> tuple[int, int, int]:
-        """How many planes of how many tiles or strips down and across are stored."""
-        page = self._page
-        planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
-        return planes, -(-page.imagelength // self._segment_rows), across
 
     def _read_tags(self) -> None:
         """What is written again as it was."""
@@ -246,17 +227,6 @@ class Tiff(Picture):
                 f"has {kind} {self._segment_rows} rows, which takes {size_of(needed)} where --memory-limit "
                 f"leaves {size_of(limit)}; raise it, or store the image in smaller tiles"
             )
-
-    @property
-    def _segment_rows(self) -> int:
-        page = self._page
-        return int(page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength))
-
-    @property
-    def _plain(self) -> bool:
-        """Whether the rows lie in the file one after the other, as they are in memory."""
-        page = self._page
-        return bool(page.is_memmappable and not page.is_tiled and page.planarconfig == 1)
 
     def _tile(self) -> tuple[int, int]:
         page = self._page
@@ -404,7 +374,7 @@ class Tiff(Picture):
         tables = self._page.jpegtables
         ((data, _),) = self._file.filehandle.read_segments(self._page.dataoffsets[:1], self._page.databytecounts[:1])
         with suppress(SyntaxError, ImageError):
-            return level_of(jpeg(tables[:-2] + data[2:] if tables else data).quantization)
+            return level_of(jpeg(tables[:-2] + data[2:] if tables and data else data or b"").quantization)
         return None
 
     def _subsampling(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,6 @@ _LIGHT = {
     "libx265": ("x265-params", "master-display", "max-cll"),
     "libsvtav1": ("svtav1-params", "mastering-display", "content-light"),
 }
-_OURS = ("rotate", "encoder", "alpha_mode", "duration", "duration-eng")  # what the muxer says of a stream itself
 #: FFmpeg's numbers: the full range; the curves of HDR, PQ and HLG.
 _FULL, _HDR = 2, (16, 18)
 _INTERLACED_DCT, _INTERLACED_ME, _COVER = 1 << 18, 1 << 29, 1 << 10
@@ -107,77 +106,68 @@ class Smoother:
         return self._grid
 
 
-def enhance_video(
-    source: Path,
-    target: Path,
-    suffix: str,
-    predictor: Any,
-    strength: float,
-    options: VideoOptions,
-    comparison: Path | None,
-    lost: list[str],
-) -> Generator[tuple[int, float], None, None]:
-    """Write the enhanced video; yields for every frame its pixels and its share of the whole.
+@dataclass
+class Transcoding:
+    """A video that is enhanced into another, while :meth:`frames` is gone through.
 
     Frames are turned upright; sound, subtitles, cover art and attachments are copied. ``comparison`` is where a picture
-    of the middle frame, before and after, is written. What is not kept is added to ``lost``.
+    of the middle frame, before and after, is written; ``lost`` is what of the video is not in the result.
     """
-    import av
 
-    with reading("is damaged: its header cannot be read"):
-        check_empty(source)
-        given = av.open(str(source))
-    container = FORMATS[suffix.lower()]
-    muxing = {"mpegts_m2ts_mode": "1"} if suffix.lower() in (".mts", ".m2ts") else {}
-    try:
-        with given, av.open(str(target), "w", format=container, options=muxing) as made:
-            transcoding = _Transcoding(given, made, container, predictor, strength, options, lost, comparison)
-            yield from transcoding.run()
-            if comparison:
-                before, after = transcoding.middle
-                write_comparison(comparison, before, after, None)
-    except av.error.FFmpegError as error:
-        raise ImageError(f"cannot be enhanced ({reason(error)})") from error
+    source: Path
+    target: Path
+    suffix: str
+    predictor: Any
+    strength: float
+    options: VideoOptions
+    comparison: Path | None
+    lost: list[str] = field(default_factory=list)
+    given: Any = None
+    made: Any = None
+    encoder: Any = None
+    copied: dict[int, Any] = field(default_factory=dict)  # other streams
+    waiting: list[Any] = field(default_factory=list)  # packets that came before the first frame was written
+    lasts: dict[int, int] = field(default_factory=dict)  # how long frames are shown, by when
+    until: int = 0  # when the last of these ends
+    delay: int | None = None  # from when packets are decoded to when they are shown
+    middle: Any = None  # the last frame of the first half, before and after
+    seen: Any = None  # the model as it sees the planes
 
+    def frames(self) -> Generator[tuple[int, float], None, None]:
+        """Write the result; yields for every frame its pixels and its share of the whole."""
+        import av
 
-class _Transcoding:
-    def __init__(
-        self,
-        given: Any,
-        made: Any,
-        container: str,
-        predictor: Any,
-        strength: float,
-        options: VideoOptions,
-        lost: list[str],
-        comparison: Path | None,
-    ) -> None:
-        self.given, self.made, self.container, self.options = given, made, container, options
-        self.predictor, self.strength, self.lost, self.compare = predictor, strength, lost, comparison is not None
+        self.smoother = Smoother(self.options.smoothing)
+        self.container = FORMATS[self.suffix.lower()]
+        muxing = {"mpegts_m2ts_mode": "1"} if self.suffix.lower() in (".mts", ".m2ts") else {}
         with reading("is damaged: its header cannot be read"):
-            self.video = given.streams.best("video")
+            check_empty(self.source)
+            self.given = av.open(str(self.source))
+        try:
+            with self.given, av.open(str(self.target), "w", format=self.container, options=muxing) as self.made:
+                self._open()
+                yield from self._written()
+                if self.comparison:
+                    write_comparison(self.comparison, *self.middle)
+        except av.error.FFmpegError as error:
+            raise ImageError(f"cannot be enhanced ({reason(error)})") from error
+
+    def _open(self) -> None:
+        with reading("is damaged: its header cannot be read"):
+            self.video = self.given.streams.best("video")
         if self.video is None:
             raise ImageError("has no video in it")
         if self.video.codec_context is None:
             raise ImageError("has a video that no decoder is known for")
         self.decoder = _decoder(self.video)
-        self.start, self.duration = _times(given, self.video)
-        self.ends = self.start  # seconds: of the last packet
-        self.encoder: Any = None
-        self.smoother = Smoother(options.smoothing)
-        self.copied: dict[int, Any] = {}
-        self.waiting: list[Any] = []  # packets that came before the first frame was written
         self.rate = self.video.average_rate or 25
-        self.lasts: dict[int, int] = {}  # how long frames are shown, by when
-        self.until = 0  # when the last of these ends
-        self.delay: int | None = None  # from when packets are decoded to when they are shown
-        self.middle: Any = None  # the last frame of the first half, before and after
-        self.seen: Any = None  # the model as it sees the planes
-
-    def run(self) -> Iterator[tuple[int, float]]:
+        self.start, self.duration = _times(self.given, self.video)
+        self.ends = self.start  # seconds: of the last packet
         self.made.metadata.update(self.given.metadata)
         if chapters := self.given.chapters():
             self.made.set_chapters(chapters)
+
+    def _written(self) -> Iterator[tuple[int, float]]:
         done = 0.0
         frames = 0
         for kind, item, planes in ahead(self._rendered()):
@@ -243,7 +233,7 @@ class _Transcoding:
                 time = float(item.pts * item.time_base)
                 planes = turn(planes.transpose(1, 2, 0), self.orientation)
                 image = planes[..., :3]
-                keep = self.compare and (self.middle is None or time - self.start <= self.duration / 2)
+                keep = self.comparison is not None and (self.middle is None or time - self.start <= self.duration / 2)
                 before = self._shown(image) if keep else None
                 low = self.seen.low_resolution(image)
                 grid = self.smoother(self.seen.grid(low), low, time)
@@ -281,7 +271,7 @@ class _Transcoding:
             encoder = self.made.add_stream(codec, rate=self.rate, options=options)
         except ValueError as error:  # not one for this container
             raise ImageError(f"cannot be encoded by {codec} ({reason(error)})") from error
-        self.encoder, self.target = encoder, layout_of(name)
+        self.encoder, self.coded = encoder, layout_of(name)
         encoder.height, encoder.width = planes.shape[1:]
         encoder.pix_fmt = name
         context, from_ = encoder.codec_context, self.video.codec_context
@@ -403,9 +393,9 @@ class _Transcoding:
     def _encode(self, frame: Any, planes: Any) -> None:
         if self.encoder is None:
             self._begin(frame, planes)
-        out = _frame_like(frame, self.target.name, *planes.shape[1:])
+        out = _frame_like(frame, self.coded.name, *planes.shape[1:])
         fields = self.fields if self.orientation < 5 else 1
-        write_planes(out, planes, self.target, self.layout.bits, self.full or self.layout.rgb, fields)
+        write_planes(out, planes, self.coded, self.layout.bits, self.full or self.layout.rgb, fields)
         if out.format.name != self.encoder.pix_fmt:
             out = out.reformat(format=self.encoder.pix_fmt)
         out.pts, out.time_base, out.pict_type = frame.pts, frame.time_base, 0
