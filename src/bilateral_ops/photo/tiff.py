@@ -293,7 +293,8 @@ class Tiff(Picture):
         planes, down, across = self._segments
 
         def decoded(segment: tuple[bytes | None, int]) -> Any:
-            return page.decode(*segment, jpegtables=page.jpegtables, jpegheader=page.jpegheader)
+            data, n = segment
+            return page.decode(data, indices[n], jpegtables=page.jpegtables, jpegheader=page.jpegheader)
 
         with ThreadPoolExecutor(get_num_threads()) as pool:
             for y in range(down):
@@ -301,8 +302,7 @@ class Tiff(Picture):
                 stored = np.zeros((kept, width, samples), page.dtype)
                 indices = [(plane * down + y) * across + x for plane in range(planes) for x in range(across)]
                 places = ([numbers[n] for n in indices] for numbers in (page.dataoffsets, page.databytecounts))
-                segments = file.read_segments(*places, indices=indices)
-                for pixels, (plane, _, _, left, _), _ in pool.map(decoded, segments):
+                for pixels, (plane, _, _, left, _), _ in pool.map(decoded, file.read_segments(*places)):
                     if pixels is not None:  # what is stored nowhere is zero
                         into = stored[:, left : left + pixels.shape[2], plane : plane + pixels.shape[3]]
                         into[...] = pixels[0, :kept, : into.shape[1]]
