@@ -182,18 +182,14 @@ def enhance_files(
         raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
     passed: Counter[str] = Counter()
     jobs = _plan(inputs, Path(out), compare, overwrite, passed)
-    for job in jobs:
-        if job.video:
-            if lacking := missing("video", "av"):
-                raise EnhanceError(lacking)
-            if video.codec is not None:
-                try:
-                    _video.check_codec(video.codec)
-                except ValueError as error:
-                    raise EnhanceError(str(error)) from None
-            codec, most = video.encoder(job.target.suffix)
-            if video.crf is not None and most is not None and not 0 <= video.crf <= most:
-                raise EnhanceError(f"--crf must be from 0 to {most} for {codec}, got {brief(video.crf)}")
+    for suffix in {job.target.suffix: None for job in jobs if job.video}:
+        if lacking := missing("video", "av"):
+            raise EnhanceError(lacking)
+        if video.codec is not None and not _video.is_encoder(video.codec):
+            raise EnhanceError(f"--codec must be an encoder of video that FFmpeg has, got {video.codec!r}")
+        codec, most = video.encoder(suffix)
+        if video.crf is not None and most is not None and not 0 <= video.crf <= most:
+            raise EnhanceError(f"--crf must be from 0 to {most} for {codec}, got {brief(video.crf)}")
     try:
         predictor = model if isinstance(model, Predictor) else Predictor.load(model)
     except (OSError, ValueError) as error:

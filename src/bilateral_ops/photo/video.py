@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -414,16 +415,13 @@ class Transcoding:
             self.made.mux(packet)
 
 
-def check_codec(name: str) -> None:
-    """That FFmpeg has such an encoder, or a ``ValueError``."""
+def is_encoder(name: str) -> bool:
+    """Whether FFmpeg has such an encoder of video."""
     import av
 
-    try:
-        known = av.Codec(name, "w").type == "video"
-    except ValueError:
-        known = False
-    if not known:
-        raise ValueError(f"--codec must be an encoder of video that FFmpeg has, got {name!r}")
+    with suppress(ValueError):
+        return bool(av.Codec(name, "w").type == "video")
+    return False
 
 
 def is_ts(path: Path) -> bool:
