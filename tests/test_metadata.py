@@ -224,6 +224,23 @@ def test_heic(enhanced, tmp_path, bits, orientation):
     assert np.abs(difference).mean() < 2
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+def test_tiles_of_heic(enhanced, tmp_path, bits):
+    """A phone's photograph is a grid of tiles, which take less memory than one picture."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    pixels = shades(150, 210) if bits == 8 else shades(150, 210).astype(np.uint16) * 257
+    given = pillow_heif.from_bytes("RGB" if bits == 8 else "RGB;16", (210, 150), pixels.tobytes())
+    given.save(tmp_path / "a.heic", quality=95, chroma=420, tile_size=64)
+    before = pillow_heif.open_heif(tmp_path / "a.heic", convert_hdr_to_8bit=False)
+    if "tiling" not in before.info:
+        pytest.skip("this pillow-heif knows no tiles")
+    result = enhanced(tmp_path / "a.heic")
+    after = pillow_heif.open_heif(result.target, convert_hdr_to_8bit=False)
+    assert after.info["tiling"] == before.info["tiling"]
+    difference = (np.asarray(after).astype(float) - np.asarray(before)) / (1 if bits == 8 else 256)
+    assert np.abs(difference).mean() < 2
+
+
 @pytest.mark.parametrize("with_exif", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_profiles_of_deep_avif(enhanced, tmp_path, channels, with_exif):

@@ -478,6 +478,22 @@ def test_avif_of_other_writers(predictor, tmp_path):
     assert all(np.array_equal(first, other) for other in others)
 
 
+def test_brands_of_sequences(predictor, tmp_path):
+    """AVIF and HEIC share one; of AVIF it is an animation, HEIC's is refused by name."""
+    pytest.importorskip("PIL.AvifImagePlugin", reason="Pillow has no AVIF")
+    write_moving(tmp_path / "a.avif", "3 lossy.avif")
+    data = (tmp_path / "a.avif").read_bytes()
+    (tmp_path / "b.avif").write_bytes(data.replace(b"ftypavis", b"ftypmsf1", 1))
+    for brand in (b"msf1", b"hevc"):
+        (tmp_path / f"{brand.decode()}.heic").write_bytes(struct.pack(">I", 20) + b"ftyp" + brand + bytes(4) + b"hevc")
+    results = enhance_files(sorted(tmp_path.iterdir()), tmp_path / "out", model=predictor, strength=0)
+    sentence = "is a sequence of pictures in HEIC; make a video of it first"
+    assert [result.error for result in results] == [None, None, sentence, sentence]
+    first, other = (shown(result.target) for result in results[:2])
+    assert len(first[0]) == len(SHOWN)
+    assert np.array_equal(first[0], other[0])
+
+
 def test_jpeg_xl_unpacks_no_more_than_it_takes(predictor, tmp_path):
     """Of compressed boxes EXIF and XMP, and of each the first."""
     write_coded(tmp_path / "a.jxl", "3 uint8 lossless.jxl")

@@ -68,7 +68,7 @@ class AvifFile(PillowFile):
         self._colours = tuple(int.from_bytes(each, "big") for each in said.groups()) if said else (2, 2, 6)
         primaries, curve, _ = self._colours
         self._by_pillow = self._bits == 8 and primaries in (0, 1, 2) and curve in (0, 1, 2, 6, 13)
-        super().__init__(path, AvifImagePlugin.AvifImageFile)
+        super().__init__(path, AvifImagePlugin.AvifImageFile, grey)
         if self._bits > 8 and self.frames == 1:
             self.dtype = np.dtype(np.uint16)
         if b"tmap" in head:
@@ -78,9 +78,6 @@ class AvifFile(PillowFile):
                 self.close()
                 raise ImageError("is animated in more than 8 bits or colours than sRGB's; make a video of it first")
             self.metadata.lose("how often it is to be repeated")
-
-    def _is_grey(self) -> bool:
-        return self._form == "yuv400"
 
     def _decode(self) -> Any:
         import imagecodecs
@@ -179,6 +176,9 @@ class HeicFile(Picture):
     """HEIC by pillow-heif, where that is installed: also of 10 bits. libheif turns pictures upright itself."""
 
     def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if file.read(12)[8:11] in (b"hev", b"msf"):
+                raise ImageError("is a sequence of pictures in HEIC; make a video of it first")
         if lacking := missing("heif", "pillow_heif"):
             raise ImageError(f"is HEIC, and {lacking}")
         import pillow_heif
@@ -199,9 +199,10 @@ class HeicFile(Picture):
             self.metadata.lose("its gain map" if "gainmap" in name else "its depth map or mattes")
         dtype = np.uint16 if ";16" in image.mode else np.uint8
         self._holds((*image.size[::-1], channels), dtype, depth * channels)
-        # libheif's planes and x265's frames, of alpha others: bounds of what was measured.
+        # libheif's planes and x265's frames, of alpha others: bounds of what was measured. Of tiles these are small.
         samples = {420: 1.5, 422: 2}.get(info.get("chroma") or 444, 3) + 2 * (channels == 4)
-        self.coder = round(10 + (7 if self.dtype == np.uint8 else 11) * samples)
+        tiled = bool(info.get("tiling")) and channels < 4
+        self.coder = 10 if tiled else round(10 + (7 if self.dtype == np.uint8 else 11) * samples)
 
     def _decode(self) -> Any:
         pixels = np.asarray(self._image)
@@ -212,8 +213,10 @@ class HeicFile(Picture):
         import pillow_heif
 
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[self.channels] + (";16" if self.dtype == np.uint16 else "")
-        made = pillow_heif.from_bytes(mode, (self.width, self.height), pixels.tobytes())
-        kept = {name: self._info[name] for name in ("icc_profile", "nclx_profile") if self._info.get(name)}
+        made = pillow_heif.from_bytes(mode, (self.width, self.height), pixels.reshape(-1).view(np.uint8).data)
+        # Tiles, as phones have them, are encoded one after the other.
+        names = ("icc_profile", "nclx_profile", "tiling")
+        kept = {name: self._info[name] for name in names if self._info.get(name)}
         made.info.update({**kept, "exif": self.metadata.exif, "xmp": self.metadata.xmp})
         made.save(file, quality=quality or QUALITY, chroma=self._info.get("chroma") or 444)
 

@@ -298,7 +298,7 @@ class PillowFile(Picture):
     kind: str
     coder = 8  # Pillow has four bytes per pixel, twice
 
-    def __init__(self, path: Path, plugin: Any) -> None:
+    def __init__(self, path: Path, plugin: Any, grey: bool = False) -> None:
         self.path = path
         self.image = sized(plugin)(path)
         try:
@@ -309,7 +309,7 @@ class PillowFile(Picture):
             self.frames = getattr(self.image, "n_frames", 1)
             if self.frames > 1 and self.image.format == "GIF":
                 mode = "RGBA"  # frames may leave out what others have
-            self._mode = "L" if mode == "RGB" and self._is_grey() else mode
+            self._mode = "L" if mode == "RGB" and grey else mode
             channels = {"L": 1, "RGB": 3, "RGBA": 4}.get(self._mode)
             if channels is None:
                 raise ImageError(f"has {mode} colours; convert it to RGB first")
@@ -319,9 +319,6 @@ class PillowFile(Picture):
         except BaseException:
             self.image.close()
             raise
-
-    def _is_grey(self) -> bool:
-        return False
 
     def close(self) -> None:
         super().close()

@@ -253,7 +253,7 @@ def open_picture(path: Path) -> Picture:
         **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), Tiff),
         b"RIFF....WEBP": formats.WebPFile,
         **dict.fromkeys((b"....ftypavif", b"....ftypavis"), boxed.AvifFile),
-        **dict.fromkeys((b"....ftyphei", b"....ftypmif1"), boxed.HeicFile),
+        **dict.fromkeys((b"....ftyphei", b"....ftyphev", b"....ftypmif1", b"....ftypmsf1"), boxed.HeicFile),
         **dict.fromkeys((b"\xff\x0a", boxed.JXL), boxed.JxlFile),
         b"BM": formats.BmpFile,
         b"GIF8": formats.GifFile,
@@ -265,7 +265,8 @@ def open_picture(path: Path) -> Picture:
         for start, kind in kinds.items():
             if _begins(head, start):
                 # The brand that comes first may be one of both, and those that are compatible tell.
-                if kind is boxed.HeicFile and b"avif" in head[16 : int.from_bytes(head[:4], "big")]:
+                brands = head[16 : int.from_bytes(head[:4], "big")]
+                if kind is boxed.HeicFile and (b"avif" in brands or b"avis" in brands):
                     kind = boxed.AvifFile
                 return kind(path)
     raise ImageError("is no JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG XL, BMP or GIF file")
