@@ -145,7 +145,7 @@ class Picture(ABC):
     _moving: Any = None  # an animation's ``formats.Moving``
 
     def _holds(self, shape: Sequence[int], dtype: Any, bits: int, densest: int = DENSEST, held: int = 0) -> None:
-        """Its stored shape and bits per pixel, once the bytes held can be that, one for at most ``densest``."""
+        """Take the shape as stored, of so many bits per pixel, if the file (or what is held of it) can be that much."""
         check_size(*shape)
         height, width, channels = shape
         held = held or self.path.stat().st_size
@@ -182,15 +182,12 @@ class Picture(ABC):
         ``beside`` are the bytes that a pixel of a band takes while it is worked on.
         """
         if self.memory > limit:
-            moving = self.frames > 1
-            remedy = (
-                "make a video of it first"
-                if moving
-                else ("store the image as a tiled TIFF, which is enhanced in pieces")
-            )
+            what, remedy = "", "store the image as a tiled TIFF, which is enhanced in pieces"
+            if self.frames > 1:
+                what, remedy = f"{self.frames} frames of ", "make a video of it first"
             raise ImageError(
-                f"has {f'{self.frames} frames of ' if moving else ''}{self.width} × {self.height} pixels, which takes "
-                f"{size_of(self.memory)} of memory where --memory-limit leaves {size_of(limit)}; raise it, or {remedy}"
+                f"has {what}{self.width} × {self.height} pixels, which takes {size_of(self.memory)} of memory where "
+                f"--memory-limit leaves {size_of(limit)}; raise it, or {remedy}"
             )
 
     def bands(self) -> Iterator[tuple[int, Any]]:
