@@ -202,7 +202,8 @@ class HeicFile(Picture):
         # libheif's planes and x265's frames, of alpha others: bounds of what was measured. Of tiles these are small.
         samples = {420: 1.5, 422: 2}.get(info.get("chroma") or 444, 3) + 2 * (channels == 4)
         tiled = bool(info.get("tiling")) and channels < 4
-        self.coder = 10 if tiled else round(10 + (7 if self.dtype == np.uint8 else 11) * samples)
+        coder = round(10 + (7 if self.dtype == np.uint8 else 11) * samples) - self.dtype.itemsize * channels
+        self.coder = 10 if tiled else coder
 
     def _decode(self) -> Any:
         pixels = np.asarray(self._image)
