@@ -203,7 +203,7 @@ class HeicFile(Picture):
         samples = {420: 1.5, 422: 2}.get(info.get("chroma") or 444, 3) + 2 * (channels == 4)
         tiled = bool(info.get("tiling")) and channels < 4
         coder = round(10 + (7 if self.dtype == np.uint8 else 11) * samples) - self.dtype.itemsize * channels
-        self.coder = 10 if tiled else coder
+        self.coder = 6 if tiled else coder
 
     def _decode(self) -> Any:
         pixels = np.asarray(self._image)
