@@ -182,7 +182,7 @@ def enhance_files(
         raise EnhanceError(f"--smoothing must be 0 or more seconds, got {video.smoothing}")
     passed: Counter[str] = Counter()
     jobs = _plan(inputs, Path(out), compare, overwrite, passed)
-    for suffix in {job.target.suffix: None for job in jobs if job.video}:
+    for suffix in dict.fromkeys(job.target.suffix for job in jobs if job.video):
         if lacking := missing("video", "av"):
             raise EnhanceError(lacking)
         if video.codec is not None and not _video.is_encoder(video.codec):
