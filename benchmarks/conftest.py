@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from suite import PEERS
+from suite import PEERS, elapsed
 
 import bilateral_ops
 from bilateral_ops import _cpu as _core
@@ -72,7 +72,7 @@ def timed(benchmark: Any) -> Callable[..., None]:
 
         def setup() -> None:
             for name, other in beside.items():
-                times[name].append(_bench.elapsed(other))
+                times[name].append(elapsed(other))
 
         benchmark.extra_info.update(extra, isa=_core.isa(), threads=bilateral_ops.get_num_threads())
         if benchmark.disabled:
@@ -80,8 +80,8 @@ def timed(benchmark: Any) -> Callable[..., None]:
             return
         for other in beside.values():  # the function itself has run, to be checked
             other()
-        once = sum(_bench.elapsed(f) for f in (*beside.values(), function))
-        rounds = _bench.rounds_within(SECONDS, once)
+        once = sum(elapsed(f) for f in (*beside.values(), function))
+        rounds = max(3, min(40, int(SECONDS / max(once, 1e-6))))
         benchmark.pedantic(function, setup=setup, rounds=rounds)
         own = benchmark.stats.stats.data
         benchmark.extra_info["beside"] = {

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from suite import SIZES, TINY, assert_close
+from suite import SIZES, TINY, assert_close, missing
 
 import bilateral_ops
 from bilateral_ops.bench import _suite as _bench
@@ -124,7 +124,7 @@ def contenders(device: Any, given: _bench.Problem) -> dict[str, Callable[[], Any
     functions = {"bilateral_ops": there.call(bilateral_ops, None if out is None else sent(device, out))}
     if device.reference is not None:
         functions["cupy"] = there.call(device.reference)
-    if not _bench.missing("torch"):
+    if not missing("torch"):
         prepared = import_module("bilateral_ops.bench._torch").prepare(given, 1, device.torch_device)
         if prepared is not None:
             functions["torch"] = prepared

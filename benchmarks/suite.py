@@ -1,7 +1,8 @@
-"""Sizes, and what every benchmark checks first."""
+"""Sizes, peers, and what every benchmark checks first."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import bilateral_ops
+from bilateral_ops._core import missing as _missing
 from bilateral_ops.bench import _suite as _bench
 
 SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (3000, 4000)}
@@ -40,6 +42,18 @@ def peer(name: str, given: _bench.Problem) -> Callable[[], Any] | None:
     if name in ("halide", "jax"):
         return import_module(f"peers.{name}").prepare(given, bilateral_ops.get_num_threads())
     return _bench.peer(name, given)
+
+
+def missing(peer: str) -> str:
+    """What keeps a peer from being measured, with the remedy; "": nothing."""
+    return _missing.missing(peer if peer in ("jax", "torch") else "bench", peer)
+
+
+def elapsed(function: Callable[[], Any]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 def require_memory(name: str, backward: bool, height: int, width: int) -> None:

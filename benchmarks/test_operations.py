@@ -56,7 +56,7 @@ def test_operation(
     size: str,
     peer: str,
 ) -> None:
-    if peer != "bilateral_ops" and (reason := _bench.missing(peer)):
+    if peer != "bilateral_ops" and (reason := suite.missing(peer)):
         pytest.skip(reason)
     height, width = sizes(request.config)[size]
     require_memory(name, backward, height, width)

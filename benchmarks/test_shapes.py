@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cases
 import numpy as np
 import pytest
-from suite import assert_close, sizes
+from suite import assert_close, missing, sizes
 
 import bilateral_ops
 from bilateral_ops.bench import _suite as _bench
@@ -130,7 +130,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_shape(
     benchmark: Any, timed: Callable[..., None], request: pytest.FixtureRequest, case: Case, size: str
 ) -> None:
-    if reason := _bench.missing("numba"):
+    if reason := missing("numba"):
         pytest.skip(reason)
     _bench.use_threads(1)
     height, width = sizes(request.config, SIZES)[size]

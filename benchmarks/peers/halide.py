@@ -15,8 +15,9 @@ from typing import Any
 
 import halide as hl
 import numpy as np
+from suite import elapsed
 
-from bilateral_ops.bench._suite import Problem, elapsed
+from bilateral_ops.bench._suite import Problem
 
 #: (pixels unrolled, image rows a task)
 SCHEDULES = ((16, 8), (16, 32), (32, 8))

@@ -413,6 +413,7 @@ def own_vjp(f: Callable[..., Any]) -> VJP | None:
         args = bound_args if by_name else (*bound_args, *arguments.values())
         keywords = {**bound_keywords, **arguments} if by_name else bound_keywords
         bound = inspect.signature(function).bind(*args, **keywords).arguments
-        return vjp(**{name: value for name, value in bound.items() if name in takes}, grad=grad)
+        # A VJP has arrays of its own for ``out``.
+        return vjp(**{name: bound[name] for name in bound if name in takes and name != "out"}, grad=grad)
 
     return own

@@ -13,7 +13,7 @@ its results have, and does nothing else. A call can be faster only where its arr
 from __future__ import annotations
 
 import os
-import time
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ import numpy as np
 
 import bilateral_ops
 
+from .._core.missing import missing
 from .._samples import arguments
 from ..ops import OPERATIONS
 
@@ -157,10 +158,10 @@ def results(returned: Any) -> list[Any]:
 # --- functions to be timed
 
 
-def functions(given: Problem, names: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], Any]]]:
+def functions(given: Problem, names: tuple[str, ...], out: bool = True) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Those of the peers named that are installed and have this call, ready to be timed."""
     for name in names:
-        if not missing(name) and (function := peer(name, given)):
+        if not missing(name, name) and (function := peer(name, given, out)):
             yield name, function
 
 
@@ -169,23 +170,17 @@ def package(given: Problem) -> Callable[[], Any]:
     return given.call(bilateral_ops, given.out())
 
 
-def peer(name: str, given: Problem) -> Callable[[], Any] | None:
-    """A peer's call, its arguments converted and its threads as many as the package's; None where it has none."""
+def peer(name: str, given: Problem, out: bool = True) -> Callable[[], Any] | None:
+    """A peer's call, its arguments converted and its threads as many as the package's; None where it has none.
+
+    ``out``: results go into arrays made before, where the peer can do that.
+    """
     if name in ("numpy", "numba"):
         module = import_module(f"bilateral_ops.reference.{name}")
-        return given.call(module, given.out() if name == "numba" else None)
+        return given.call(module, given.out() if out and name == "numba" else None)
     from . import _torch
 
     return _torch.prepare(given, bilateral_ops.get_num_threads())
-
-
-def missing(name: str) -> str | None:
-    """What keeps a peer from being measured, as a sentence with the remedy; None: nothing."""
-    try:
-        import_module(name)
-    except ImportError:
-        return f"{name} is not installed (pip install {name})"
-    return None
 
 
 def use_threads(count: int) -> None:
@@ -198,9 +193,11 @@ def use_threads(count: int) -> None:
     bilateral_ops.set_num_threads(count)
     for name, value in {"HL_NUM_THREADS": count, "NPROC": count, "OMP_WAIT_POLICY": "PASSIVE"}.items():
         os.environ.setdefault(name, str(value))
-    if not missing("numba"):
+    if not missing("numba", "numba"):
         numba = import_module("numba")
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
 
 
 # --- the streaming bound
@@ -215,7 +212,7 @@ def streaming(read: int, written: int) -> Callable[[], Any]:
     """
     source, target = np.ones(max(1, read // 8), np.int64), np.zeros(max(1, written // 8), np.int64)
     chunks = max(bilateral_ops.get_num_threads(), (source.nbytes + target.nbytes) // _CHUNK)
-    if not missing("numba"):
+    if not missing("numba", "numba"):
         loop = _compiled_loop()
         return lambda: loop(source, target, chunks)
     return copies(source, target)
@@ -258,21 +255,6 @@ def copies(source: Any, target: Any) -> Callable[[], Any]:
             np.bitwise_xor.reduce(a[both:])
 
     return lambda: list(pool.map(part, range(threads)))
-
-
-# --- time
-
-
-def elapsed(function: Callable[[], Any]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def rounds_within(seconds: float, once: float, least: int = 3, most: int = 40) -> int:
-    """How often to run what takes ``once`` in about ``seconds``."""
-    return max(least, min(most, int(seconds / max(once, 1e-6))))
 
 
 def available_memory() -> int:

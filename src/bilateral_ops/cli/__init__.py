@@ -133,8 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         help="time every operation on this machine (under a minute), or a function of yours beside one",
         description="Time every operation beside the streaming bound (a loop that only reads and writes as many "
         "bytes), and the main ones beside Numba loops and PyTorch, where these are installed. Prints milliseconds, "
-        "gigabytes per second and ratios: medians of calls made in turn. With FUNCTION time that, with the arguments "
-        "of the operation that it is like, beside this operation and these peers, and compare the results.",
+        "gigabytes per second and ratios: medians of calls made in turn. With FUNCTION time that, called with the "
+        "arguments of the operation that it is like, by position, beside this operation and these peers; results "
+        "that differ by more than rounding are named.",
         epilog="In Python: bilateral_ops.bench.compare.",
     )
     bench.add_argument("function", nargs="?", metavar="FUNCTION", help="module:function or file.py:function")
@@ -151,11 +152,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--gradients",
         action="store_true",
-        help="also time gradients: by FUNCTION_vjp where there is one, else PyTorch's or JAX's own",
+        help="also time gradients: by FUNCTION_vjp (arguments, then grad) where there is one, else PyTorch's or JAX's",
     )
     bench.add_argument("--plot", metavar="FILE", help="also draw FUNCTION's comparison into a picture")
     bench.add_argument(
-        "--size", default="1920x1080", metavar="WIDTHxHEIGHT", help="pixels of the image (default: %(default)s)"
+        "--size",
+        type=_width_and_height,
+        default="1920x1080",
+        metavar="WIDTHxHEIGHT",
+        help="pixels of the image (default: %(default)s)",
     )
     bench.add_argument("--threads", type=int, metavar="N", help="threads of everything timed (default: as info says)")
     bench.add_argument("--json", metavar="FILE", help="write the table to this file, too")
@@ -252,7 +257,7 @@ _FORMATS: dict[str, tuple[set[str], str, tuple[str, ...]]] = {
 
 def _width_and_height(text: str) -> tuple[int, int]:
     """(H, W) of WIDTHxHEIGHT."""
-    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    found = re.fullmatch(r"([1-9]\d{0,5})[x×]([1-9]\d{0,5})", text)
     if not found:
         raise argparse.ArgumentTypeError(f"must be WIDTHxHEIGHT such as 1920x1080, got {text!r}")
     return int(found[2]), int(found[1])

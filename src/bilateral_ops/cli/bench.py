@@ -4,14 +4,15 @@ beside one of them.
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import platform
-import re
-import statistics
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,13 @@ import bilateral_ops
 
 from .. import _cpu
 from .._core.checks import brief
-from .._core.missing import install
+from .._core.missing import missing
 from .._core.settings import MOST_THREADS
-from ..bench import Report
-from ..bench._compare import Given, facts, host_of, prepared, timed
-from ..bench._suite import (
-    CALLS,
-    available_memory,
-    elapsed,
-    functions,
-    missing,
-    package,
-    problem,
-    rounds_within,
-    streaming,
-    use_threads,
-)
+from .._core.whole import whole, written
+from ..bench._compare import compared, facts, timed
+from ..bench._hosts import Host
+from ..bench._report import check_plot
+from ..bench._suite import CALLS, available_memory, functions, package, problem, use_threads
 from ..ops import OPERATIONS
 from . import CommandError
 
@@ -48,37 +40,30 @@ SECONDS = 0.5  # a call's rounds, together
 BYTES, ROWS = 500, 20
 
 
-def run(size: str, threads: int | None, file: str | None) -> bool:
+def run(size: tuple[int, int], threads: int | None, file: str | None) -> bool:
     """Time everything, print a table, and write it as JSON where a file is named."""
-    width, height, count = _settings(size, threads)
-    if file is not None:
-        _write(file, "")  # tried before anything is computed
+    head = _begun(size, threads, json=file)
     rows = []
     step, close = _progress(len(CALLS))
     try:
         for name, backward in CALLS:
             step(f"{name}_vjp" if backward else name)
-            rows.append(_measure(name, backward, height, width))
+            rows.append(_measured(name, backward, size))
     finally:
         close()
-    facts = {
-        "version": bilateral_ops.__version__,
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "isa": _cpu.isa(),
-        "threads": count,
-        "size": f"{width}x{height}",
-    }
-    print(f"{width} × {height} pixels, {count} thread{'s' * (count > 1)}, {_cpu.isa()}; medians\n")
+    print(f"{head}, {_cpu.isa()}; medians\n")
     print(table(rows))
     print("\n× bound: times as long as a loop that only reads and writes the same bytes; peers: times as long as this")
     print("package. float32, interleaved; enhance: uint8 with the curves guide. Grids of 16 × 16 × 8 cells.")
     for name in PEERS:
-        if reason := missing(name):
-            print(f"Not timed: {reason}.")
-    if missing("tqdm"):
-        print(f"No progress bar: tqdm is not installed ({install('bench')}).")
+        if lacking := missing(name, name):
+            print(f"Not timed: {lacking}.")
+    if lacking := missing("bench", "tqdm"):
+        print(f"No progress bar: {lacking}.")
     if file is not None:
-        _write(file, json.dumps({**facts, "calls": rows}, indent=1) + "\n")
+        with written(file) as part:
+            about = {**facts(Host()), "size": _said(size), "calls": rows}
+            part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return True
 
 
@@ -88,80 +73,116 @@ def run_one(
     arrays: str,
     device: str | None,
     gradients: bool,
-    size: str,
+    size: tuple[int, int],
     threads: int | None,
     file: str | None,
     plot: str | None,
 ) -> bool:
     """Time a user's function beside the operation that it is like, and that beside its peers."""
-    f, vjp = _found(function)
-    name = like or function.rpartition(":")[2]
-    if name not in OPERATIONS:
-        choice = ", ".join(OPERATIONS)
-        raise CommandError(f"bench: --like must name an operation that {function} is like ({choice}), got {like}.")
-    if lacking := arrays != "numpy" and missing(arrays):
+    head = _begun(size, threads, json=file, plot=plot)
+    if (lacking := arrays != "numpy" and missing(arrays, arrays)) or (
+        lacking := plot is not None and missing("bench", "matplotlib")
+    ):
         raise CommandError(f"bench: {lacking}.")
-    if plot is not None and (lacking := missing("matplotlib")):
-        raise CommandError(f"bench: {lacking}.")
-    width, height, count = _settings(size, threads)
-    if arrays == "torch":
-        import_module("torch").set_num_threads(count)
-    if file is not None:
-        _write(file, "")
-    operation = OPERATIONS[name]
-    problems = [problem(name, back, height, width) for back in (False, True)[: 1 + bool(gradients and operation.vjp)]]
-    given = Given({key: _sent(value, arrays, device) for key, value in problems[0].arguments.items()})
-    host = host_of(given.leaves)
-    try:
-        given_functions: Any = {"bilateral_ops": operation.function, function: (f, vjp) if vjp else f}
-        grad = _sent(problems[-1].arguments.get("grad"), arrays, device)
-        forward, backward, read = prepared(given_functions, given, host, len(problems) > 1, grad)
-        rows = []
-        for each in problems:
-            calls = dict(backward if each.backward else forward)
-            if arrays == "numpy":
-                calls |= {PEERS[peer]: call for peer, call in functions(each, tuple(PEERS))}
-            direction, moved = ("gradient", read) if each.backward else ("forward", given.bytes)
-            rows += timed(direction, calls, moved, host, SECONDS * len(calls))
-    except Exception as error:  # whatever a user's function may raise
-        if str(error).startswith("bench: "):
-            raise CommandError(error) from None
-        said = f"{type(error).__name__}: {brief(error, str)}"
-        raise CommandError(f"bench: {function} cannot be timed ({said}).") from error
-    report = Report(tuple(rows), {**facts(host), "like": name, "arrays": arrays, "size": f"{width}x{height}"})
-    print(f"{name}, {width} × {height} pixels, {report.facts['device']}, {count} thread{'s' * (count > 1)}\n")
+    if plot is not None:
+        try:
+            check_plot(plot)
+        except ValueError as error:
+            raise CommandError(str(error).replace("bench.Report.plot: file", "bench: --plot")) from None
+    if device is not None and arrays != "torch":
+        raise CommandError("bench: --device is where PyTorch's arrays are; add --arrays torch.")
+    if device is not None:
+        try:
+            import_module("torch").empty(0, device=device)
+        except Exception as error:  # of a kind for each kind of device
+            said = brief(error, str).partition(". ")[0]
+            raise CommandError(f"bench: --device must be one that PyTorch has here, got {device!r} ({said}).") from None
+    with _found(function) as (called, f, vjp):
+        name = like or function.rpartition(":")[2]
+        if name not in OPERATIONS:
+            got = f", got {like}" if like else ""
+            raise CommandError(
+                f"bench: --like must name the operation that {called} is like ({', '.join(OPERATIONS)}){got}."
+            )
+        use_threads(bilateral_ops.get_num_threads())  # of what the module has imported, too
+        operation = OPERATIONS[name]
+        directions = {"forward": False, "gradient": True} if gradients and operation.vjp else {"forward": False}
+        problems = {direction: problem(name, back, *size) for direction, back in directions.items()}
+        beside = {}
+        if arrays == "numpy":  # whose results are new arrays, as those of the functions are
+            for direction, each in problems.items():
+                beside[direction] = {PEERS[peer]: call for peer, call in functions(each, tuple(PEERS), out=False)}
+        if vjp and "gradient" in problems:
+            # As this package's, it isn't told the size of a result, which the gradient has.
+            told = [key in problems["gradient"].arguments for key in problems["forward"].arguments] + [True]
+            vjp = _told(vjp, told)
+        try:
+            # By position: a user's names are their own.
+            given = [_sent(value, arrays, device) for value in problems["forward"].arguments.values()]
+            report = compared(
+                {"bilateral_ops": operation.function, called: (f, vjp)},
+                given,
+                gradients=gradients,
+                seconds=SECONDS * (2 + len(beside.get("forward", ()))),
+                grad=_sent(problems["gradient"].arguments["grad"], arrays, device) if "gradient" in problems else None,
+                beside=beside,
+            )
+        except Exception as error:  # whatever a user's function may raise
+            if str(error).startswith("bench: "):
+                raise CommandError(error) from None
+            said = f"{type(error).__name__}: {brief(error, str)}"
+            raise CommandError(f"bench: {called} cannot be timed ({said}).") from error
+    report = replace(report, facts={**report.facts, "like": name, "arrays": arrays, "size": _said(size)})
+    print(f"{name}, {head}, {report.facts['device']}\n")
     print(report)
     print("\n× bound: times as long as the same bytes take; difference: from the first one's results, as a share.")
     if file is not None:
-        _write(file, report.to_json())
+        report.save(file)
     if plot is not None:
-        try:
-            report.plot(plot)
-        except (OSError, ValueError) as error:
-            raise CommandError(
-                f"bench: --plot must be a picture that can be written, got {plot!r} ({error})."
-            ) from None
+        report.plot(plot)
     return True
 
 
-def _found(function: str) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
-    """The function that ``module:function`` or ``file.py:function`` names, and its VJP, ``function_vjp``, or None."""
+@contextmanager
+def _found(function: str) -> Iterator[tuple[str, Callable[..., Any], Callable[..., Any] | None]]:
+    """What to call the function that ``module:function`` or ``file.py:function`` names, the function, and its VJP,
+    ``function_vjp``, or None; the modules beside it can be imported meanwhile.
+    """
     module, colon, name = function.rpartition(":")
     if not colon or not module or not name:
         raise CommandError(
             f"bench: the function must be named as module:function or file.py:function, got {function!r}."
         )
-    file = Path(module)
-    sys.path.insert(0, str(file.parent if file.suffix == ".py" else Path.cwd()))
+    file = Path(module) if module.endswith(".py") else None
+    before = list(sys.path)
+    # After all others, so that nothing there takes the place of what is installed.
+    sys.path.append(str(Path.cwd() if file is None else file.parent.absolute()))
     try:
-        loaded = import_module(file.stem if file.suffix == ".py" else module)
-        return getattr(loaded, name), getattr(loaded, f"{name}_vjp", None)
-    except Exception as error:  # whatever a user's module may raise
-        raise CommandError(
-            f"bench: {function} cannot be imported ({type(error).__name__}: {brief(error, str)})."
-        ) from error
+        try:
+            loaded = import_module(module) if file is None else _loaded(file)
+        except (Exception, SystemExit) as error:  # whatever a user's module may raise
+            said = f"{type(error).__name__}: {brief(error, str)}"
+            raise CommandError(f"bench: {function} cannot be imported ({said}).") from error
+        if not callable(f := getattr(loaded, name, None)):
+            raise CommandError(f"bench: {getattr(loaded, '__file__', module)} has no function {name}.")
+        yield f"{file.name if file else module}:{name}", f, getattr(loaded, f"{name}_vjp", None)
     finally:
-        del sys.path[0]
+        sys.path[:] = before
+
+
+def _loaded(file: Path) -> Any:
+    """A file's module, by a name that no other has."""
+    name = f"_bilateral_ops_bench_{file.stem}"
+    spec: Any = importlib.util.spec_from_file_location(name, file)
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded  # where dataclasses and pickle look
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _told(vjp: Callable[..., Any], which: list[bool]) -> Callable[..., Any]:
+    """A VJP that takes some of the arguments only."""
+    return lambda *arguments: vjp(*compress(arguments, which))
 
 
 def _sent(value: Any, arrays: str, device: str | None) -> Any:
@@ -176,16 +197,37 @@ def _sent(value: Any, arrays: str, device: str | None) -> Any:
     return framework.numpy.asarray(value) if arrays == "jax" else framework.asarray(value)
 
 
-def _settings(size: str, threads: int | None) -> tuple[int, int, int]:
-    """Width, height and threads, which everything timed is told of."""
-    width, height = _size(size)
-    count = bilateral_ops.get_num_threads() if threads is None else threads
+def _begun(size: tuple[int, int], threads: int | None, **files: str | None) -> str:
+    """Check the options, tell everything timed of the threads, and say size and threads."""
+    (height, width), count = size, bilateral_ops.get_num_threads() if threads is None else threads
     if not 1 <= count <= MOST_THREADS:
         raise CommandError(f"bench: --threads must be from 1 to {MOST_THREADS}, got {brief(count)}.")
     if BYTES * width * (height + ROWS) > available_memory():
-        raise CommandError(f"bench: --size must be of an image that fits in memory, got {size!r}.")
+        raise CommandError(f"bench: --size must be of an image that fits in memory, got {_said(size)}.")
+    for option, file in files.items():
+        if file is not None:
+            _check_writable(option, file)
     use_threads(count)
-    return width, height, count
+    return f"{width} × {height} pixels, {count} thread{'s' * (count > 1)}"
+
+
+def _check_writable(option: str, file: str) -> None:
+    """Try the folder of a file that will be written in the end: what is there stays until then."""
+    path = Path(os.path.realpath(file))
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "Is a directory")
+        if path.is_file() or not path.exists():
+            with whole(path, keep=False) as trial:
+                trial.touch()
+    except OSError as error:
+        raise CommandError(
+            f"bench: --{option} must be a file that can be written, got {file!r} ({error.strerror})."
+        ) from None
+
+
+def _said(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -197,47 +239,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _measure(name: str, backward: bool, height: int, width: int) -> dict[str, Any]:
-    given = problem(name, backward, height, width)
-    timed = {"package": package(given), "bound": streaming(given.read, given.written)}
+def _measured(name: str, backward: bool, size: tuple[int, int]) -> dict[str, Any]:
+    given = problem(name, backward, *size)
+    calls = {"bilateral_ops": package(given)}
     if str(given) in MAIN:
-        timed.update(functions(given, tuple(PEERS)))
-    for function in timed.values():
-        function()  # warm-up, compilation included
-    times: dict[str, list[float]] = {who: [elapsed(function)] for who, function in timed.items()}
-    for _ in range(rounds_within(SECONDS, sum(first for (first,) in times.values())) - 1):
-        for who, function in timed.items():
-            times[who].append(elapsed(function))
-    own = times.pop("package")
-    seconds = statistics.median(own)
+        calls.update(functions(given, tuple(PEERS)))
+    own, *peers = timed("forward", calls, [], given.read, SECONDS)[0]
     return {
         "call": str(given),
-        "seconds": seconds,
-        "gigabytes_per_second": (given.read + given.written) / seconds / 1e9,
-        "bound": statistics.median(a / b for a, b in zip(own, times.pop("bound"))),
-        **{who: statistics.median(b / a for a, b in zip(own, others)) for who, others in times.items()},
+        "seconds": own.seconds,
+        "gigabytes_per_second": own.gigabytes_per_second,
+        "bound": own.bound,
+        **{row.function: row.first for row in peers},
     }
-
-
-def _size(size: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,999})[x×]([1-9]\d{0,999})", size)
-    if not match:
-        raise CommandError(f"bench: --size must be WIDTHxHEIGHT, such as 1920x1080, got {size!r}.")
-    return int(match[1]), int(match[2])
-
-
-def _write(file: str, text: str) -> None:
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CommandError(
-            f"bench: --json must be a file that can be written, got {file!r} ({error.strerror})."
-        ) from None
 
 
 def _progress(total: int) -> tuple[Callable[[str], None], Callable[[], None]]:
     """A step and the end of a bar on standard error where that is a terminal; nothing elsewhere or without tqdm."""
-    if missing("tqdm") or not sys.stderr.isatty():
+    if missing("bench", "tqdm") or not sys.stderr.isatty():
         return (lambda what: None), (lambda: None)
     from tqdm import tqdm
 

@@ -1,0 +1,98 @@
+"""What functions return: NumPy arrays in an order, and how far they are from the first one's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._core.checks import brief, dtype_name
+from .._gradcheck.trees import leaves
+from ._hosts import host_of
+
+#: Half of the digits: √ε, with ε the spacing of a dtype's numbers at 1. Of those not named, that of float32.
+_HALF = {"float64": 2.0**-26, "complex128": 2.0**-26, "float16": 2.0**-5, "bfloat16": 2.0**-3.5}
+
+
+class Result(NamedTuple):
+    """An array in float64, or complex128, and how far another may be off: as a share of the largest, and in levels."""
+
+    array: Any
+    share: float
+    levels: float
+
+
+def results(who: str, returned: Any, first: Any = None) -> list[Result | None]:
+    """A copy of what a function returned; by name where the first one returned names, too."""
+    own, names = _by_name(returned), _by_name(first)
+    if own.keys() & names.keys():
+        returned = {**dict.fromkeys(names), **own}
+    found = [None if leaf is None else _result(who, leaf) for _, leaf in leaves(returned)]
+    if all(result is None for result in found):
+        raise ValueError(f"bench: {who} must return what it computes, to be compared, got {brief(returned)}.")
+    return found
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    if isinstance(tree, Mapping):
+        return dict(tree)
+    return tree._asdict() if isinstance(tree, tuple) and hasattr(tree, "_asdict") else {}
+
+
+def _result(who: str, value: Any) -> Result:
+    array = host_of([value]).to_numpy(value)
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+        raise TypeError(
+            f"bench: {who} must return arrays or numbers, alone or in tuples, lists and dicts, got "
+            f"{type(value).__name__}."
+        )
+    kind = array.dtype.kind
+    integer = kind in "biu"
+    share = 0.0 if integer else _HALF.get(dtype_name(getattr(value, "dtype", array.dtype)), 2.0**-11.5)
+    return Result(array.astype(complex if kind == "c" else float), share, float(kind == "u"))
+
+
+def pairs(found: list[Result | None], first: list[Result | None]) -> list[tuple[Result | None, Result | None]] | None:
+    """Those to be compared, or None where shapes differ; None is of any shape, and where others end it may be left."""
+    if len(found) != len(first):
+        found, first = _stripped(found), _stripped(first)
+    matched = list(zip(found, first))
+    same = all(a is None or b is None or a.array.shape == b.array.shape for a, b in matched)
+    return matched if same and len(found) == len(first) else None
+
+
+def _stripped(found: list[Result | None]) -> list[Result | None]:
+    return found[: 1 + max(k for k, result in enumerate(found) if result is not None)]
+
+
+def shapes(found: list[Result | None]) -> str:
+    said = [None if result is None else result.array.shape for result in found]
+    return f"the shape {said[0]}" if len(said) == 1 else f"the shapes {said}"
+
+
+def difference(matched: list[tuple[Result | None, Result | None]]) -> tuple[float, float]:
+    """The largest difference, as a share of the first one's largest of that array, NaN where one of them has it; and
+    the share of elements that differ by more than rounding. None, a gradient that isn't there, is as zeros.
+    """
+    worst, differing, elements = 0.0, 0, 0
+    for one, other in matched:
+        there = other if one is None else one
+        if there is None:
+            continue
+        a, b = (np.zeros_like(there.array) if part is None else part.array for part in (one, other))
+        elements += a.size
+        unequal = a != b  # as a NaN is to itself
+        if not unequal.any():
+            continue
+        largest = float(abs(b[np.isfinite(b)]).max(initial=0))
+        with np.errstate(invalid="ignore"):
+            off = abs(a[unequal] - b[unequal])
+        share = max(part.share for part in (one, other) if part is not None)
+        levels = max(part.levels for part in (one, other) if part is not None)
+        differing += int(np.count_nonzero(~(off <= levels + share * largest)))
+        furthest = float(off.max())
+        furthest = furthest / largest if largest else furthest * math.inf
+        worst = worst if furthest <= worst or math.isnan(worst) else furthest
+    return worst, differing / max(elements, 1)
