@@ -7,8 +7,9 @@
     report.save("times.json")
     report.plot("times.png")
 
-The command ``bilateral-ops bench my_module:my_slice_apply --like slice_apply`` does the same with arguments, this
-package's operation and the references at hand. How times are compared: :func:`compare`.
+The command ``bilateral-ops bench my_file.py:my_slice_apply --like slice_apply`` does the same with arguments, this
+package's operation and the references at hand. The function, and ``my_slice_apply_vjp`` where there is one, are called
+by position, as this package's. How times are compared: :func:`compare`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class Row:
     ``direction`` is ``"forward"`` or ``"gradient"``. ``seconds`` is the median of the rounds' times of a call, ``low``
     and ``high`` are their quartiles. ``bound`` and ``first`` are medians of the rounds' ratios: times as long as the
     streaming bound, and as the first function. ``difference`` is the largest difference from the first function's
-    results, as a share of their largest; ``differing`` is the share of elements that differ by more than rounding, as
-    :func:`compare` has it.
+    results, as a share of their largest; ``differing`` is the share of elements that differ by more than rounding
+    (:func:`compare` says what that is), of the array with most of them.
     """
 
     function: str
@@ -62,7 +62,8 @@ class Report:
             )
         firsts = {row.direction: row.function for row in reversed(self.rows)}
         lines += [
-            f"{_called(row)}: {100 * row.differing:.3g} % of the elements differ from those of {firsts[row.direction]}."
+            f"{_called(row)}: {100 * row.differing:.3g} % of an array's elements differ from those of "
+            f"{firsts[row.direction]}."
             for row in self.rows
             if row.differing
         ]
@@ -119,6 +120,8 @@ class Report:
             axes.set_xlabel("milliseconds")
             axes.set_title(direction)
             axes.legend(fontsize="small")
+        said = [str(self.facts[key]) for key in ("like", "size", "arrays", "device") if key in self.facts]
+        figure.suptitle(", ".join([*said, f"{self.facts['threads']} threads"]), fontsize="small")
         with written(file) as part:
             figure.savefig(part, format=kind)
 

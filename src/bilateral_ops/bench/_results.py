@@ -74,15 +74,15 @@ def shapes(found: list[Result | None]) -> str:
 
 def difference(matched: list[tuple[Result | None, Result | None]]) -> tuple[float, float]:
     """The largest difference, as a share of the first one's largest of that array, NaN where one of them has it; and
-    the share of elements that differ by more than rounding. None, a gradient that isn't there, is as zeros.
+    the share of elements that differ by more than rounding, of the array with most of them. None, a gradient that isn't
+    there, is as zeros.
     """
-    worst, differing, elements = 0.0, 0, 0
+    worst = differing = 0.0
     for one, other in matched:
         there = other if one is None else one
         if there is None:
             continue
         a, b = (np.zeros_like(there.array) if part is None else part.array for part in (one, other))
-        elements += a.size
         unequal = a != b  # as a NaN is to itself
         if not unequal.any():
             continue
@@ -91,8 +91,8 @@ def difference(matched: list[tuple[Result | None, Result | None]]) -> tuple[floa
             off = abs(a[unequal] - b[unequal])
         share = max(part.share for part in (one, other) if part is not None)
         levels = max(part.levels for part in (one, other) if part is not None)
-        differing += int(np.count_nonzero(~(off <= levels + share * largest)))
+        differing = max(differing, np.count_nonzero(~(off <= levels + share * largest)) / a.size)
         furthest = float(off.max())
         furthest = furthest / largest if largest else furthest * math.inf
         worst = worst if furthest <= worst or math.isnan(worst) else furthest
-    return worst, differing / max(elements, 1)
+    return worst, differing

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -116,6 +117,7 @@ def run_one(
             # As this package's, it isn't told the size of a result, which the gradient has.
             told = [key in problems["gradient"].arguments for key in problems["forward"].arguments] + [True]
             vjp = _told(vjp, told)
+        step, close = _progress(len(problems) * (2 + len(beside.get("forward", ()))))
         try:
             # By position: a user's names are their own.
             given = [_sent(value, arrays, device) for value in problems["forward"].arguments.values()]
@@ -126,12 +128,15 @@ def run_one(
                 seconds=SECONDS * (2 + len(beside.get("forward", ()))),
                 grad=_sent(problems["gradient"].arguments["grad"], arrays, device) if "gradient" in problems else None,
                 beside=beside,
+                progress=step,
             )
         except Exception as error:  # whatever a user's function may raise
             if str(error).startswith("bench: "):
                 raise CommandError(error) from None
-            said = f"{type(error).__name__}: {brief(error, str)}"
-            raise CommandError(f"bench: {called} cannot be timed ({said}).") from error
+            said = f"{_line(f, error)}{type(error).__name__}: {brief(error, str)}"
+            raise CommandError(f"bench: {called} cannot be timed with --arrays {arrays} ({said}).") from error
+        finally:
+            close()
     report = replace(report, facts={**report.facts, "like": name, "arrays": arrays, "size": _said(size)})
     print(f"{name}, {head}, {report.facts['device']}\n")
     print(report)
@@ -141,6 +146,13 @@ def run_one(
     if plot is not None:
         report.plot(plot)
     return True
+
+
+def _line(f: Callable[..., Any], error: Exception) -> str:
+    """In which line of its file a function failed, where that is known."""
+    file = getattr(getattr(f, "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"line {lines[-1]}: " if lines else ""
 
 
 @contextmanager
