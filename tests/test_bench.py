@@ -487,6 +487,20 @@ def test_the_command_compares_with_peers_and_other_frameworks(run: Any, tmp_path
 SMALL = ("--size", "3x2")
 
 
+def test_the_command_says_how_to_give_a_gradient(run: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    for module in ("numba", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "mine.py").write_text("from bilateral_ops import slice, enhance\n")
+    _, out, _ = run("bench", f"{tmp_path}/mine.py:slice", "--gradients", *SMALL)
+    assert "no gradient of" not in out  # it is this package's own
+    (tmp_path / "mine.py").write_text("import bilateral_ops as bo\ndef enhance(*a): return bo.enhance(*a)\n")
+    _, out, _ = run("bench", f"{tmp_path}/mine.py:enhance", "--gradients", *SMALL)
+    assert [line for line in out.splitlines() if line.startswith("no")] == [
+        "no gradient of bilateral_ops: enhance has none.",
+        "no gradient of mine.py:enhance: define enhance_vjp beside it.",
+    ]
+
+
 def test_what_differs_is_named(run: Any, tmp_path: Any, monkeypatch: Any) -> None:
     for module in ("numba", "torch"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -27,7 +27,7 @@ from .._core.missing import missing
 from .._core.settings import MOST_THREADS
 from .._core.whole import whole, written
 from ..bench._compare import compared, facts, timed
-from ..bench._hosts import Host
+from ..bench._hosts import PAIR, Host
 from ..bench._report import check_plot
 from ..bench._suite import CALLS, available_memory, functions, package, problem, use_threads
 from ..ops import OPERATIONS
@@ -62,7 +62,7 @@ def run(size: tuple[int, int], threads: int | None, file: str | None) -> bool:
     if lacking := missing("bench", "tqdm"):
         print(f"No progress bar: {lacking}.")
     if file is not None:
-        with written(file) as part:
+        with _writing(file), written(file) as part:
             about = {**facts(Host()), "size": _said(size), "calls": rows}
             part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return True
@@ -137,14 +137,19 @@ def run_one(
             raise CommandError(f"bench: {called} cannot be timed with --arrays {arrays} ({said}).") from error
         finally:
             close()
-    report = replace(report, facts={**report.facts, "like": name, "arrays": arrays, "size": _said(size)})
+    about = {**report.facts, "like": name, "arrays": arrays, "size": _said(size)}
+    remedies = {"bilateral_ops": f"{name} has none", called: f"define {function.rpartition(':')[2]}_vjp beside it"}
+    notes = [note.replace(PAIR, remedies[who]) for note in report.notes for who in remedies if f" of {who}: " in note]
+    report = replace(report, facts=about, notes=tuple(notes))
     print(f"{name}, {head}, {report.facts['device']}\n")
     print(report)
     print("\n× bound: times as long as the same bytes take; difference: from the first one's results, as a share.")
     if file is not None:
-        report.save(file)
+        with _writing(file):
+            report.save(file)
     if plot is not None:
-        report.plot(plot)
+        with _writing(plot):
+            report.plot(plot)
     return True
 
 
@@ -236,6 +241,14 @@ def _check_writable(option: str, file: str) -> None:
         raise CommandError(
             f"bench: --{option} must be a file that can be written, got {file!r} ({error.strerror})."
         ) from None
+
+
+@contextmanager
+def _writing(file: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a disk that has become full
+        raise CommandError(f"bench: cannot write {file} ({error.strerror or error}).") from None
 
 
 def _said(size: tuple[int, int]) -> str:
