@@ -232,12 +232,11 @@ def _formula(static: _Static, arrays: Sequence[Any]) -> Any:
 
 def _along(static: _Static, arguments: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
     """The formula as a function of the wanted arguments alone, and these."""
-    given = dict(zip(static.names, arguments))
+    given, keywords = dict(zip(static.names, arguments)), dict(static.keywords)
 
     def f(*wanted: Any) -> Any:
-        return FORMULAS[static.signature.name](jnp, **{**given, **dict(zip(static.wanted, wanted))}, **static_keywords)
+        return FORMULAS[static.signature.name](jnp, **{**given, **dict(zip(static.wanted, wanted))}, **keywords)
 
-    static_keywords = dict(static.keywords)
     return f, [given[name] for name in static.wanted]
 
 
