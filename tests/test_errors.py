@@ -84,7 +84,7 @@ _GRID = "(N, Gh, Gw, Gd, Co, Ci[+1])"
 _COEFFICIENTS = "(N, H, W, Co, Ci[+1])"
 _PIXELS = "must have at least one row and one column, got"
 _CELLS = "must have 1 to 8388608 cells on every grid axis, got (Gh, Gw, Gd) ="
-_ARRAY = "must be a NumPy, CuPy, PyTorch or JAX array"
+_ARRAY = "must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array"
 _WINDOW = "window (top, left, full_height, full_width) ="
 
 #: Subject, ``_vjp`` or not; what is changed; what is raised.
@@ -293,9 +293,19 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     # Dtypes of objects
     ("slice", {"guide": [[1.0]]}, TypeError, f"guide {_ARRAY}, got list; pass np.asarray(guide, np.float32)."),
-    ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
-    ("slice_apply", {"image": 3.0}, TypeError, "image must be a NumPy, CuPy, PyTorch or JAX array, got float."),
-    ("slice_apply_vjp", {"grad": None}, TypeError, "grad must be a NumPy, CuPy, PyTorch or JAX array, got NoneType."),
+    ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got NoneType."),
+    (
+        "slice_apply",
+        {"image": 3.0},
+        TypeError,
+        "image must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got float.",
+    ),
+    (
+        "slice_apply_vjp",
+        {"grad": None},
+        TypeError,
+        "grad must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got NoneType.",
+    ),
     (
         "enhance(luma)",
         {"guide": zeros(2, 5, 7)},

@@ -560,7 +560,11 @@ def test_pytorch_tensors_that_cannot_be_computed_on() -> None:
         (image.to_sparse(), TypeError, ("image must be a dense tensor, got sparse_coo", "to_dense()")),
         (torch.complex(image, image).conj().imag, TypeError, ("a negated view", "resolve_neg()")),
         (image.long(), TypeError, ("image must be float16", "got int64")),
-        (torch.Size([4, 5, 3]), TypeError, ("image must be a NumPy, CuPy, PyTorch or JAX array", "got Size")),
+        (
+            torch.Size([4, 5, 3]),
+            TypeError,
+            ("image must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array", "got Size"),
+        ),
     ):
         with pytest.raises(error) as raised:
             bilateral_ops.guide_luma(bad)

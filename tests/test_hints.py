@@ -128,7 +128,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a list": (
         lambda: bilateral_ops.guide_luma([[[0.5, 0.5, 0.5]]]),
-        "image must be a NumPy, CuPy, PyTorch or JAX array, got list; pass np.asarray(image, np.float32).",
+        "image must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got list; pass np.asarray(image, np.float32).",
     ),
     "a picture of Pillow's": (
         lambda: bilateral_ops.guide_luma(_of("PIL.Image", "Image")),
@@ -295,8 +295,49 @@ def test_what_numpy_does_not_take_is_refused() -> None:
         bilateral_ops.guide_luma(Refusing(rand(*IMAGE)))
     with pytest.raises(TypeError, match=r"image must be float16, .* got int32\."):
         bilateral_ops.guide_luma(Exchanged(rand(*IMAGE).astype(np.int32)))
+    with pytest.raises(TypeError, match=r"^guide_luma: image must be an array that np.*, got Exchanged: .*unpack.*\.$"):
+        bilateral_ops.guide_luma(Exchanged(rand(*IMAGE), None))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"out must be a NumPy, .*, got Exchanged; pass np\.from_dlpack\(out\)\."):
         bilateral_ops.guide_luma(rand(*IMAGE), out=Exchanged(rand(H, W)))
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError, BufferError, KeyError, OSError, RuntimeError], ids=lambda e: e.__name__
+)
+@pytest.mark.parametrize("method", ["__dlpack__", "__dlpack_device__"])
+def test_whatever_error_refuses_the_exchange(method: str, error: type[Exception]) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise error
+
+    refusing = type("Refusing", (Exchanged,), {method: refuse})
+    sentence = rf"^guide_luma: image must be an array that np\.from_dlpack takes, got Refusing: {error.__name__}\.$"
+    with pytest.raises(TypeError, match=sentence) as refused:
+        bilateral_ops.guide_luma(refusing(rand(*IMAGE)))
+    assert isinstance(refused.value.__cause__, error)
+
+
+def test_a_class_is_no_array() -> None:
+    grids, guide = rand(2, *GRID), rand(2, H, W)
+    for cls in (np.ndarray, Exchanged, np.float32):
+        sentence = rf"^guide_luma: image must be a NumPy, CuPy, .*, got the class {cls.__name__}\.$"
+        with pytest.raises(TypeError, match=sentence):
+            bilateral_ops.guide_luma(cls)
+        for name in ("xy", "index", "out"):
+            with pytest.raises(TypeError, match=rf"^slice: {name} must be .*, got the class {cls.__name__}\.$"):
+                bilateral_ops.slice(grids, guide, **{name: cls})
+
+
+def test_errors_name_the_types_that_were_given() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    grid, guide = rand(*GRID), rand(H, W)
+    apart = r"^slice: guide must belong to the framework of the other arrays, got {} beside {}\.$"
+    own = f"{Exchanged.__module__.partition(chr(46))[0]}.Exchanged"
+    with pytest.raises(TypeError, match=apart.format(own, "torch.Tensor")):
+        bilateral_ops.slice(torch.from_numpy(grid), Exchanged(guide))
+    with pytest.raises(TypeError, match=apart.format("torch.Tensor", own)):
+        bilateral_ops.slice(Exchanged(grid), torch.from_numpy(guide))
+    with pytest.raises(TypeError, match=f"^slice: out must belong .*, got torch.Tensor beside {own}"):
+        bilateral_ops.slice(Exchanged(grid), guide, out=torch.empty(H, W, 3))
 
 
 def test_a_list_of_indices_is_to_be_of_integers() -> None:

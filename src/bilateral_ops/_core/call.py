@@ -97,7 +97,8 @@ class Call:
         """The argument's axes where an index is given."""
         if a.role == "grid" and a.axes[0] == "N":
             return a._replace(axes=("M", *a.axes[1:]))
-        if a.role == "index" and len(getattr(self.values[a.name], "shape", ())) < 2:
+        index = self.values[a.name]
+        if a.role == "index" and not isinstance(index, type) and len(getattr(index, "shape", ())) < 2:
             return a._replace(axes=a.axes[:1])
         return a
 
@@ -133,21 +134,21 @@ class Call:
         self.converted = False
         found = []
         for a in self._arrays:
-            value = self.values[a.name]
+            value = given = self.values[a.name]
             if not a.axes and not hasattr(value, "dtype"):
                 raise TypeError(f"{self.op}: {a.name} must be a number or an array, got {type(value).__name__}.")
             if (array := adopted(self.op, a.name, value)) is not None:
                 self.values[a.name] = value = array
                 self.adopted.append(a.name)
             framework = framework_of(self.op, a.name, value)
-            found.append((a.name, value, framework))
+            found.append((a.name, value, type(given), framework))
             if self.framework is None or (framework.adopt and self.framework is _numpy):
-                self.framework, self._array_type = framework, type(value)
-        for name, value, framework in found:
+                self.framework, self._array_type = framework, type(given)
+        for name, value, cls, framework in found:
             if framework is self.framework:
                 continue
             if framework is not _numpy or not self.framework.adopt:
-                both = f"{type_text(type(value))} beside {type_text(self._array_type)}"
+                both = f"{type_text(cls)} beside {type_text(self._array_type)}"
                 raise TypeError(f"{self.op}: {name} must belong to the framework of the other arrays, got {both}.")
             self.values[name] = self.framework.adopt(value)
             self.converted = True

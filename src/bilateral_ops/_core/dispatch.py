@@ -7,13 +7,14 @@ line in ``_FRAMEWORKS``.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from ..frameworks import _numpy
-from .checks import brief
+from .checks import brief, listed
 from .hints import TYPES, Refused, hint
 
 #: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
@@ -25,14 +26,15 @@ _FRAMEWORKS = {
     "jaxlib": "jax",
     "tensorflow": "tensorflow",
 }
-_SERVED = "NumPy, CuPy, PyTorch and JAX arrays"
-#: The host, as DLPack numbers devices.
-_HOST = 1
+#: What these are called.
+_NAMES = ("NumPy", "CuPy", "PyTorch", "JAX", "TensorFlow")
+#: The method by which an array says where it is, and the host as DLPack numbers devices.
+_DEVICE, _HOST = "__dlpack_device__", 1
 _cache: dict[type, Any] = {np.ndarray: _numpy}
 
 
-def framework_of(op: str, name: str, value: Any) -> Any:
-    """Return the framework module that serves ``value``, an array argument."""
+def framework_of(op: str, name: str, value: Any, taken: Sequence[str] = _NAMES) -> Any:
+    """Return the framework module that serves ``value``, an array argument; errors say whose are ``taken``."""
     cls = type(value)
     try:
         return _cache[cls]
@@ -42,13 +44,14 @@ def framework_of(op: str, name: str, value: Any) -> Any:
         raise TypeError(f"{op}: {name} must be a plain array, got a masked one; pass its filled() values.")
     if framework := _framework_of_type(value):
         return framework
-    if (device := _dlpack_device(value)) and device[0] != _HOST:
+    if (device := _dlpack_device(op, name, value)) and device[0] != _HOST:
         raise RuntimeError(
-            f"{op}: {name} is a {cls.__name__} on device {device}, and this version computes on {_SERVED}; hand it to "
-            f"one of these, for example with torch.from_dlpack."
+            f"{op}: {name} is a {cls.__name__} on device {device}, and this version computes on "
+            f"{listed(taken, 'and')} arrays; hand it to one of these, for example with torch.from_dlpack."
         )
+    got = f"the class {value.__name__}" if isinstance(value, type) else cls.__name__
     remedy = hint(TYPES, Refused(name, value))
-    raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {cls.__name__}{remedy}.")
+    raise TypeError(f"{op}: {name} must be a {listed(taken)} array, got {got}{remedy}.")
 
 
 def _framework_of_type(value: Any) -> Any:
@@ -69,7 +72,7 @@ def adopted(op: str, name: str, value: Any) -> Any:
     """
     if type(value) in _cache or isinstance(value, np.ndarray) or _framework_of_type(value):
         return None
-    if (device := _dlpack_device(value)) is None or device[0] != _HOST:
+    if (device := _dlpack_device(op, name, value)) is None or device[0] != _HOST:
         return None
     if getattr(value, "requires_grad", False) is True or getattr(value, "stop_gradient", True) is False:
         vjp = f"{op.removesuffix('_vjp')}_vjp"
@@ -79,18 +82,22 @@ def adopted(op: str, name: str, value: Any) -> Any:
         )
     try:
         return np.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(
-            f"{op}: {name} must be an array that np.from_dlpack takes, got {type(value).__name__}: {_said(error)}."
-        ) from error
+    except Exception as error:
+        raise _not_exported(op, name, value, error) from error
 
 
-def _said(error: Exception) -> str:
-    return brief(error, str).rstrip(".").replace(". ", "; ")
-
-
-def _dlpack_device(value: Any) -> tuple[int, int] | None:
-    if isinstance(value, np.generic) or not hasattr(value, "__dlpack_device__"):
+def _dlpack_device(op: str, name: str, value: Any) -> tuple[int, int] | None:
+    """Where an array says that it is; None of what is no array, or does not say so."""
+    if isinstance(value, (np.generic, type)) or not (hasattr(value, "__dlpack__") and hasattr(value, _DEVICE)):
         return None
-    kind, index = value.__dlpack_device__()
-    return int(kind), int(index)
+    try:
+        kind, index = getattr(value, _DEVICE)()
+        return int(kind), int(index)
+    except Exception as error:
+        raise _not_exported(op, name, value, error) from error
+
+
+def _not_exported(op: str, name: str, value: Any, error: Exception) -> TypeError:
+    """Of an array whose framework refuses to hand it over, which it may by any error."""
+    said = brief(error, str).rstrip(".").replace(". ", "; ") or type(error).__name__
+    return TypeError(f"{op}: {name} must be an array that np.from_dlpack takes, got {type(value).__name__}: {said}.")

@@ -90,7 +90,8 @@ def _anothers_image(refused: Refused) -> str:
 
 def _exchangeable(refused: Refused) -> str:
     """Where an array is not taken so by itself, as for ``out``."""
-    return f"pass np.from_dlpack({refused.name})" if hasattr(refused.value, "__dlpack__") else ""
+    exports = hasattr(refused.value, "__dlpack__") and not isinstance(refused.value, type)
+    return f"pass np.from_dlpack({refused.name})" if exports else ""
 
 
 #: Of a type that no framework has.

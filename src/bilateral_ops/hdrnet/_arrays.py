@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.checks import listed
 from .._core.dispatch import framework_of
 from ..frameworks._numpy import to_dtype
 
@@ -159,16 +160,17 @@ class _JAX(Arrays):
         return made
 
 
-#: Root module of a framework's arrays → what is done beside them.
+#: Root module of a framework's arrays → what is done beside them; and what these frameworks are called.
 _KINDS: dict[str, type[Arrays]] = {"numpy": Arrays, "cupy": _CuPy, "torch": _Torch, "jax": _JAX}
+_NAMES = ("NumPy", "CuPy", "PyTorch", "JAX")
 
 
 def beside(op: str, name: str, array: Any) -> Arrays:
     """What can be done beside an array; errors are those of ``framework_of``."""
-    framework = framework_of(op, name, array)
+    framework = framework_of(op, name, array, _NAMES)
     types = framework.ARRAY
     kind = _KINDS.get(types.__module__.partition(".")[0]) if isinstance(types, type) else None
     if kind is None:
         got = f"{type(array).__name__}; pass {name}.numpy()"
-        raise TypeError(f"{op}: {name} must be a NumPy, CuPy, PyTorch or JAX array, got {got}.")
+        raise TypeError(f"{op}: {name} must be a {listed(_NAMES)} array, got {got}.")
     return kind(framework, array)
