@@ -82,14 +82,14 @@ def calling(subject: str, given: dict[str, Any], **keywords: Any) -> tuple[Calla
     return lambda *at: forward(bilateral_ops, subject, {**given, **dict(zip(names, at))}, **keywords), tensors
 
 
-def calling_vjp(subject: str, given: dict[str, Any]) -> tuple[Callable[..., Any], list[Any]]:
+def calling_vjp(subject: str, given: dict[str, Any], **keywords: Any) -> tuple[Callable[..., Any], list[Any]]:
     """Its VJP likewise, the gradient coming in last."""
     names, tensors = split(given)
     torch.manual_seed(0)
-    grad = torch.randn_like(forward(bilateral_ops, subject, given))
+    grad = torch.randn_like(forward(bilateral_ops, subject, given, **keywords))
 
     def function(*at: Any) -> Any:
-        gradients = backward(bilateral_ops, subject, {**given, **dict(zip(names, at))}, at[-1])
+        gradients = backward(bilateral_ops, subject, {**given, **dict(zip(names, at))}, at[-1], **keywords)
         return tuple(gradient for gradient in gradients if gradient is not None)
 
     return function, [*tensors, grad]
@@ -333,8 +333,18 @@ def test_enhance_has_no_gradient(subject: str) -> None:
     parameters = [*fields(given["guide"]).values()]
     with pytest.raises(RuntimeError, match=sentence):
         torch.ops.bilateral_ops.enhance(grid, given["image"], parameters, given["guide"].kind)
-    with pytest.raises(RuntimeError, match=sentence):
-        torch.func.jvp(lambda g: forward(bilateral_ops, subject, {**given, "grid": g}), (grid,), (grid,))
+    along = (torch.ones_like(grid),)
+    for function in (
+        lambda g: forward(bilateral_ops, subject, {**given, "grid": g}),
+        lambda g: torch.ops.bilateral_ops.enhance(g, given["image"], parameters, given["guide"].kind),
+        lambda g: torch.vmap(lambda scale: forward(bilateral_ops, subject, {**given, "grid": scale * g}))(
+            grid[:2, 0, 0]
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=sentence):
+            torch.func.jvp(function, (grid.detach(),), along)
+        with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match=sentence):
+            function(torch.autograd.forward_ad.make_dual(grid.detach(), *along))
     with torch.no_grad():
         assert not forward(bilateral_ops, subject, {**given, "grid": grid}).requires_grad
 
@@ -348,6 +358,18 @@ def test_enhance_beside_what_is_differentiated_forward(subject: str) -> None:
         torch.func.jacfwd(lambda scale: scale * forward(bilateral_ops, subject, given))(one),
     ):
         assert_same(product, constant)
+    images = torch.stack([given["image"], given["image"].flip(0)])
+
+    def mapped(scale: Any) -> Any:
+        return scale * torch.vmap(lambda image: forward(bilateral_ops, subject, {**given, "image": image}))(images)
+
+    within = torch.vmap(
+        lambda image: torch.func.jvp(
+            lambda scale: scale * forward(bilateral_ops, subject, {**given, "image": image}), (one,), (one,)
+        )[1]
+    )(images)
+    assert_same(torch.func.jvp(mapped, (one,), (one,))[1], mapped(one))
+    assert_same(within, mapped(one))
     with torch.autograd.forward_ad.dual_level():
         out = torch.empty_like(constant)
         assert forward(bilateral_ops, subject, given, out=out) is out
@@ -606,6 +628,95 @@ def test_operators_are_transformed_as_the_functions_are() -> None:
         torch.testing.assert_close(got, want)
 
 
+def calling_operator(subject: str, given: dict[str, Any], vjp: bool = False, **keywords: Any) -> Callable[..., Any]:
+    """The operator, or that of the VJP, as a function of the operation's tensors alone, the gradient last."""
+    operator = getattr(torch.ops.bilateral_ops, f"{subject}_vjp" if vjp else subject).default
+    taken = [argument.name for argument in operator._schema.arguments]
+    names, _ = split(given)
+    options = {"rule" if key == "xy" else key: value for key, value in keywords.items()}
+
+    def function(*at: Any) -> Any:
+        values = {**dict.fromkeys({"xy", "index"} & {*taken}), **given, **options, **dict(zip(names, at))}
+        values = {name: torch.tensor(v, dtype=at[0].dtype) if isinstance(v, float) else v for name, v in values.items()}
+        if vjp:
+            values["grad"] = at[-1]
+        result = operator(**{name: value for name, value in values.items() if name in taken})
+        return tuple(result) if vjp else result
+
+    return function
+
+
+def tangents_of(function: Callable[..., Any], tensors: list[Any], along: list[Any]) -> list[Any]:
+    """Of dual numbers, zeros where there is none."""
+    with torch.autograd.forward_ad.dual_level():
+        results = function(*map(torch.autograd.forward_ad.make_dual, tensors, along))
+        results = results if isinstance(results, tuple) else (results,)
+        pairs = [torch.autograd.forward_ad.unpack_dual(result) for result in results]
+        return [torch.zeros_like(primal) if tangent is None else tangent for primal, tangent in pairs]
+
+
+@EACH_DIFFERENTIABLE
+def test_operators_carry_tangents_as_the_functions_do(subject: str) -> None:
+    for options, vjp in itertools.product(options_of(subject), (False, True)):
+        given = tensors_of(subject, **options)
+        function, tensors = calling(subject, given, **keywords(options))
+        if vjp:
+            function, tensors = calling_vjp(subject, given, **keywords(options))
+        operator = calling_operator(subject, given, vjp, **keywords(options))
+        torch.manual_seed(1)
+        along = [torch.randn_like(tensor) for tensor in tensors]
+        want = tangents_of(function, tensors, along)
+        assert max(tangent.abs().max() for tangent in want) > 0
+
+        def together(call: Callable[..., Any], tensors: Any = tensors, along: Any = along) -> list[Any]:
+            found = torch.func.jvp(call, tuple(tensors), tuple(along))[1]
+            return list(found) if isinstance(found, tuple) else [found]
+
+        def mapped(*at: Any, call: Any = operator) -> Any:
+            return torch.vmap(lambda scale: call(at[0] * scale, *at[1:]))(at[0].new_ones(2))
+
+        torch.testing.assert_close(tangents_of(operator, tensors, along), want)
+        torch.testing.assert_close(together(function), want)
+        torch.testing.assert_close(together(operator), want)
+        torch.testing.assert_close([tangent[1] for tangent in together(mapped)], want)
+
+
+def test_operators_tangents_come_with_a_graph_where_one_is_asked_for() -> None:
+    tensors = [*tensors_of("slice").values()]
+    grad = torch.ones_like(bilateral_ops.slice(*tensors))
+    operator = torch.ops.bilateral_ops.slice_vjp
+    with torch.autograd.forward_ad.dual_level():
+        for requires in (False, True):
+            leaves = [tensor.clone().requires_grad_(requires) for tensor in tensors]
+            grid = torch.autograd.forward_ad.make_dual(leaves[0], torch.ones_like(leaves[0]))
+            assert [r.requires_grad for r in operator(grid, leaves[1], None, None, grad)] == [requires] * 2
+            with torch.no_grad():
+                assert not any(r.requires_grad for r in operator(grid, leaves[1], None, None, grad))
+
+
+def test_operators_refuse_what_no_function_can_be_given() -> None:
+    operators = torch.ops.bilateral_ops
+    for subject in SAMPLED:
+        if subject not in DIFFERENTIABLE:
+            continue
+        given = tensors_of(subject, xy=True)
+        grad = torch.ones_like(forward(bilateral_ops, subject, given))
+        for vjp in (False, True):
+            name = subject + "_vjp" * vjp
+            with pytest.raises(ValueError, match=f"^{name}: rule must be None where xy is given, got 'corners'.$"):
+                calling_operator(subject, given, vjp, rule="corners")(*split(given)[1], *[grad] * vjp)
+    given = tensors_of("enhance(nn)")
+    parameters = [*fields(given["guide"]).values()]
+    with pytest.raises(ValueError, match=r"^enhance: kind must be 'curves', 'nn' or 'luma', got 'none'\.$"):
+        operators.enhance(given["grid"], given["image"], parameters, "none")
+    with pytest.raises(
+        ValueError, match=r"^enhance: parameters must be the 4 fields of NNGuide \(w1, b1, w2, b2\), got 3\.$"
+    ):
+        operators.enhance(given["grid"], given["image"], parameters[:3], "nn")
+    with pytest.raises(ValueError, match=r"^enhance: parameters must be empty, got 4\.$"):
+        operators.enhance(given["grid"], given["image"], parameters, "luma")
+
+
 def test_dual_numbers() -> None:
     function, tensors = calling("slice_apply", tensors_of("slice_apply"))
     assert torch.autograd.gradcheck(function, requiring(tensors), check_forward_ad=True, fast_mode=True)
@@ -712,6 +823,21 @@ def test_compile_with_keywords_and_sizes_that_change() -> None:
         got, want = compiled(guide, image), function(guide, image)
         assert_same(got, want)
         torch.testing.assert_close(*(torch.autograd.grad(r.square().sum(), grid) for r in (got, want)))
+
+
+@pytest.mark.parametrize("subject", ["slice", "guide_nn"])
+def test_compile_forward_mode(subject: str) -> None:
+    torch._dynamo.reset()
+    function, tensors = calling(subject, tensors_of(subject))
+    along = tuple(map(torch.randn_like, tensors))
+
+    def forward_mode(*at: Any) -> Any:
+        return torch.func.jvp(function, at, along)[1], torch.func.hessian(lambda *at: function(*at).square().sum())(*at)
+
+    compiled = torch.compile(forward_mode, fullgraph=True, backend="aot_eager")
+    got, want = compiled(*tensors), forward_mode(*tensors)
+    assert min(found.abs().max() for found in want) > 0
+    torch.testing.assert_close(got, want)
 
 
 def test_compile_with_numbers() -> None:

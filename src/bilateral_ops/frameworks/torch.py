@@ -40,16 +40,18 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from .._core.checks import FLOATS, INTEGERS
+from .._core.checks import FLOATS, INTEGERS, listed
 from .._core.missing import install, needed
 from ..ops._enhance import GUIDES
 from ..ops._enhance import SIGNATURES as ENHANCE
 from ..ops._guide_luma import LumaGuide
 from ..reference._formulas import FORMULAS, stored
+from ..reference.numpy import is_array
 from . import _dlpack, _numpy
 
 with needed("bilateral_ops.frameworks.torch", "torch", "torch"):
     import torch
+    from torch._functorch.eager_transforms import enable_inplace_requires_grad
     from torch._functorch.utils import enable_single_level_autograd_function
     from torch.autograd import forward_ad
     from torch.autograd.function import _SingleLevelFunction
@@ -74,6 +76,8 @@ _CPU, _STRIDED = torch.device("cpu"), torch.strided
 _is_wrapped, _level = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.maybe_current_level
 _dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
 _tracing_state = torch._C._get_tracing_state
+_innermost, _JVP = torch._C._functorch.peek_interpreter_stack, torch._C._functorch.TransformType.Jvp
+_is_mapped_by_func = torch._C._functorch.is_batchedtensor
 _is_mapped_by_autograd = torch._C._functorch.is_legacy_batchedtensor
 _dispatches_to = torch._C._dispatch_tls_is_dispatch_key_included
 _REQUIRES_GRAD = attrgetter("requires_grad")
@@ -238,7 +242,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
     if out is not None:
         results = out.values() if isinstance(out, Mapping) else (out,)
         tensors = [*arguments, *(result for result in results if isinstance(result, ARRAY))]
-    differentiates = forward_ad._current_level >= 0 and any(map(_may_carry_a_tangent, tensors))
+    differentiates = _carry_tangents(tensors)
     records = torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors))
     why = followed(arguments)
     # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
@@ -259,12 +263,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
     if signature.sizes and forward:
         given[signature.sizes.name] = [call.sizes[axis] for axis in signature.sizes.axes]
     operator: Any = _operators[call.op]
-    function = operator
-    if differentiates:
-        rounds = forward and call.result[1] in INTEGERS
-        if not rounds:
-            return _by_formula_alone(call, given, wrt)
-        function = operator.op  # a rounded result has no slope
+    function = operator.op if differentiates else operator
     if name == "enhance":
         given["kind"] = signature.guide
         given["parameters"] = [given.pop(parameter) for parameter in signature.parameters]
@@ -289,17 +288,6 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
             f"__torch_dispatch__ does not; pass a plain one."
         ) from error
     return result if forward else _gradients(signature.gradients, given["wrt"], result)
-
-
-def _by_formula_alone(call: Any, given: Mapping[str, Any], wrt: Any) -> Any:
-    """A call of numbers that carry tangents: PyTorch differentiates the formula in either mode."""
-    name, signature = call.signature.name, call.signature
-    if wrt is None:
-        return FORMULAS[name](torch, **given)
-    wanted = call.gradients(wrt)
-    values = {name: given[name] for name in signature.names}
-    keywords = _keywords(signature, call.values, given)
-    return _gradients(signature.gradients, wanted, _by_formula(name, values, keywords, call.values["grad"], wanted))
 
 
 def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> Any:
@@ -330,9 +318,22 @@ def _beyond_autograd(values: Iterable[Any], device: Any) -> bool:
     return bool(_function_modes() or followed(values)) or casts(device)
 
 
-def _may_carry_a_tangent(tensor: Any) -> bool:
-    """While PyTorch differentiates forward: what wraps a tensor hides whether it has one."""
-    return _is_wrapped(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+def _carry_tangents(tensors: Iterable[Any]) -> bool:
+    """Whether PyTorch differentiates a call of these tensors forward.
+
+    Of the levels of torch.func this is the innermost that the call is at. A tensor that ``vmap`` has wrapped has no
+    tangent there; what is in it is asked when the call has passed that level. A compiled ``jvp`` has a level there, and
+    none that Python knows of.
+    """
+    if forward_ad._current_level < 0 and ((level := _innermost()) is None or level.key() != _JVP):
+        return False
+    return any(not _is_mapped_by_func(t) and forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors)
+
+
+def _without_graph(tensor: Any) -> Any:
+    """The tensor detached, with the tangent that it has."""
+    tangent = None if forward_ad._current_level < 0 else forward_ad.unpack_dual(tensor).tangent
+    return tensor.detach() if tangent is None else forward_ad.make_dual(tensor.detach(), tangent.detach())
 
 
 @functools.cache
@@ -389,8 +390,8 @@ class _Operator:
         self.signature_of = signature_of
         #: The same, of tensors that require a gradient.
         self.differentiate: Callable[..., Any] = _no_gradient
-        #: The same, of tensors that may carry tangents.
-        self.differentiate_forward: Callable[..., Any] = self._below_autograd
+        #: The same, of tensors with tangents.
+        self.differentiate_forward: Callable[..., Any] = _no_gradient
         #: The same for autograd alone, given the :class:`Call` as well: a tenth of the dispatcher's time.
         self.recorded: Any = None
         _operators[name] = self
@@ -453,7 +454,10 @@ class _Operator:
 
     def named(self, given: Sequence[Any]) -> dict[str, Any]:
         """The arguments by name. The dispatcher leaves out trailing ones that have their default values."""
-        return dict(zip(self.parameters, given))
+        values = dict(zip(self.parameters, given))
+        if values.get("xy") is not None and (rule := values.get("rule")) is not None:
+            raise ValueError(f"{self.name}: rule must be None where xy is given, got {rule!r}.")
+        return values
 
     def by_formula(self, *given: Any, **named: Any) -> Any:
         """The operator in plain operators."""
@@ -470,9 +474,9 @@ class _Operator:
             _road.describes = describes
 
     def _autograd(self, *given: Any) -> Any:
-        """What autograd does of a call, and every level of torch.func that differentiates."""
+        """Autograd's kernel: called once for plain tensors, and at each level of ``grad``, ``vjp`` and ``jvp``."""
         tensors = [value for value in _flat(given) if isinstance(value, torch.Tensor)]
-        if forward_ad._current_level >= 0 and any(map(_may_carry_a_tangent, tensors)) and not self._rounds(given):
+        if _carry_tangents(tensors) and not self._rounds(given):
             return self.differentiate_forward(*given)
         if torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors)):
             return self.differentiate(*given)
@@ -493,7 +497,7 @@ class _Operator:
             return self.op(*_of_one_dtype(given))
 
     def _vmap(self, *given: Any) -> Any:
-        """What torch.func's ``vmap`` does of a call."""
+        """The rule by which ``torch.vmap`` batches a call: all members in one, or one after the other."""
         level: Any = _level()
         with torch._C._ExcludeDispatchKeyGuard(_BATCHED):
             values, dims = _in_front(given, lambda tensor: torch._C._functorch._unwrap_batched(tensor, level))
@@ -502,17 +506,25 @@ class _Operator:
             return _over_results(lambda r: torch._C._functorch._add_batch_dim(r, 0, level), self._mapped(values, dims))
 
     def _vmap_of_autograd(self, *given: Any) -> Any:
-        """The same of the ``vmap`` for batches of gradients, whose tensors are of another kind."""
+        """The same for autograd's own ``vmap`` (``is_grads_batched``, ``vectorize``), which wraps tensors differently.
+
+        Its dispatcher says how many levels there are, but not which of them a call is at: that is the innermost one
+        that any of the tensors is mapped at.
+        """
         level = torch._C._vmapmode_increment_nesting() - 1
         torch._C._vmapmode_decrement_nesting()
         found = _in_front(given, functools.partial(_unwrapped, level))
-        while not _is_mapped(found[1]):  # within, but of tensors that are mapped further out
+        while not _is_mapped(found[1]):
             level -= 1
             found = _in_front(given, functools.partial(_unwrapped, level))
         return _over_results(lambda r: torch._add_batch_dim(r, 0, level), self._mapped(*found))
 
     def _mapped(self, given: Sequence[Any], in_dims: Sequence[Any]) -> Any:
-        """``in_dims`` say which tensors are mapped, along their first axis; so are the results."""
+        """Compute a call for every member of a mapped axis.
+
+        ``in_dims`` has 0 for each tensor that has this axis, in front of its own, and None for all else. Every result
+        has it in front.
+        """
         size = next(len(value) for value, dim in zip(_flat(given), _flat(in_dims)) if dim == 0)
         dims, values = self.named(in_dims), self.named(given)
         signature = self.signature_of(values)
@@ -520,7 +532,7 @@ class _Operator:
         mapped = {name for name in values if _is_mapped(dims[name])}
         summed = _there(signature, values, values.get("wrt")) if "grad" in values else ()
         if parameters & mapped or not parameters.isdisjoint(summed) or values.get("index") is not None:
-            # Of no members there is one of zeros, which says what shape results have.
+            # An axis without members: one call of zeros tells the results' shapes.
             members = range(size) if size else (None,)
             each = [self.op(*(_member(values[name], dims[name], i) for name in values)) for i in members]
             return _over_results(lambda *members: torch.stack(members)[:size], *each)
@@ -609,6 +621,8 @@ def _by_formula(
     name: str, values: Mapping[str, Any], keywords: Mapping[str, Any], grad: Any, wanted: Sequence[str]
 ) -> Any:
     """The wanted gradients, differentiable once more and as often as one likes."""
+    if not wanted:
+        return ()
 
     def function(*at: Any) -> Any:
         return FORMULAS[name](torch, **{**values, **dict(zip(wanted, at)), **keywords})
@@ -667,18 +681,28 @@ def _define(operation: Any) -> None:
         return _stored(values, signature, FORMULAS[name](torch, **values | ({"xy": rule} if rule else {})))
 
     def formula_vjp(grad: Any, wrt: Any = None, **given: Any) -> list[Any]:
-        values: dict[str, Any] = {name: given.get(name) for name in signature.names}
+        values: dict[str, Any] = {key: given.get(key) for key in signature.names}
         keywords = _keywords(signature, {**values, "grad": grad}, given)
-        at = {name: values[name].detach().requires_grad_() for name in _there(signature, values, wrt)}
-        if not at:
+        wanted = _there(signature, values, wrt)
+        if not wanted:
             return []
-        # From within a dispatch, where autograd has done its part, and torch.func is not to be used.
+        records = torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, filter(is_array, (*values.values(), grad))))
+        # From within a dispatch, where torch.func is not to be used. Views keep their tensors' tangents.
         autograd = torch._C.DispatchKey.AutogradFunctionality
-        with torch._C._SetExcludeDispatchKeyGuard(autograd, False), torch.enable_grad():
-            result = FORMULAS[name](torch, **{**values, **at}, **keywords)
+        with (
+            torch._C._SetExcludeDispatchKeyGuard(autograd, False),
+            torch.enable_grad(),
+            enable_inplace_requires_grad(True),
+        ):
+            at = {key: values[key].view_as(values[key]) for key in wanted}
+            for tensor in at.values():
+                if not tensor.requires_grad:
+                    tensor.requires_grad_()
+            result = FORMULAS[name](torch, **{**values, **at, **keywords})
             # A graph of them is asked for as sums are written in place otherwise, which who traces may lose.
             found = torch.autograd.grad(result, [*at.values()], grad, create_graph=True, materialize_grads=True)
-        return [gradient.detach() for gradient in found]
+        # A level of torch.func forgets its graph at its end; detached tensors are so at every level.
+        return list(found) if records or _level() is not None else [_without_graph(gradient) for gradient in found]
 
     declared_vjp = [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"]
     forward = _Operator(name, declared, "Tensor", compute, formula, lambda _: signature)
@@ -714,7 +738,18 @@ def _define(operation: Any) -> None:
 def _define_enhance() -> None:
     records = {record.kind: record for record in GUIDES}
 
+    def signature_of(values: Mapping[str, Any]) -> Any:
+        kind = values["kind"]
+        if kind not in ENHANCE:
+            raise ValueError(f"enhance: kind must be {listed(map(repr, ENHANCE))}, got {kind!r}.")
+        names, count = ENHANCE[kind].parameters, len(values["parameters"])
+        if count != len(names):
+            fields = f"the {len(names)} fields of {records[kind].__name__} ({', '.join(names)})" if names else "empty"
+            raise ValueError(f"enhance: parameters must be {fields}, got {count}.")
+        return ENHANCE[kind]
+
     def compute(grid: Any, image: Any, parameters: Any, kind: str, rule: Any = None, **sampling: Any) -> Any:
+        signature_of({"kind": kind, "parameters": parameters})
         return ops.OPERATIONS["enhance"].function(grid, records[kind](*parameters), image, xy=rule, **sampling)
 
     def formula(grid: Any, image: Any, parameters: Any, kind: str, rule: Any = None, **sampling: Any) -> Any:
@@ -722,7 +757,7 @@ def _define_enhance() -> None:
         return _stored({"image": image}, ENHANCE[kind], result)
 
     declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
-    _Operator("enhance", declared, "Tensor", compute, formula, lambda values: ENHANCE[values["kind"]])
+    _Operator("enhance", declared, "Tensor", compute, formula, signature_of)
 
 
 def _no_gradient(*_: Any, **__: Any) -> Any:
