@@ -220,7 +220,7 @@ def test_what_says_nothing_of_what_was_meant_has_no_remedy(shape: tuple[int, ...
 class Exchanged:
     """An array of a framework that is not served, as the standard has it."""
 
-    def __init__(self, array: Any, device: tuple[int, int] = (1, 0), **attributes: Any) -> None:
+    def __init__(self, array: Any, device: tuple[int, Any] = (1, 0), **attributes: Any) -> None:
         self._array, self._device = array, device
         self.__dict__.update(attributes)
 
@@ -232,7 +232,7 @@ class Exchanged:
     def dtype(self) -> Any:
         return SimpleNamespace(name=str(self._array.dtype))
 
-    def __dlpack_device__(self) -> tuple[int, int]:
+    def __dlpack_device__(self) -> tuple[int, Any]:
         return self._device
 
     def __dlpack__(self, **keywords: Any) -> Any:
@@ -242,7 +242,8 @@ class Exchanged:
 def test_arrays_that_have_only_dlpack_enter_as_numpys() -> None:
     grid, guide, image = map(rand_of, (GRID, GUIDE, IMAGE))
     want = bilateral_ops.slice_apply(grid, guide, image)
-    for given in (map(Exchanged, (grid, guide, image)), (grid, Exchanged(guide), image)):
+    paddles = Exchanged(image, (1, None))
+    for given in (map(Exchanged, (grid, guide, image)), (grid, Exchanged(guide), image), (grid, guide, paddles)):
         got = bilateral_ops.slice_apply(*given)
         assert type(got) is np.ndarray
         np.testing.assert_array_equal(got, want)

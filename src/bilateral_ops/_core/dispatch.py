@@ -86,13 +86,16 @@ def adopted(op: str, name: str, value: Any) -> Any:
         raise _not_exported(op, name, value, error) from error
 
 
-def _dlpack_device(op: str, name: str, value: Any) -> tuple[int, int] | None:
-    """Where an array says that it is; None of what is no array, or does not say so."""
+def _dlpack_device(op: str, name: str, value: Any) -> tuple[int, Any] | None:
+    """Where an array says that it is; None of what is no array, or does not say so.
+
+    Of the host the second part says nothing, and PaddlePaddle has None there.
+    """
     if isinstance(value, (np.generic, type)) or not (hasattr(value, "__dlpack__") and hasattr(value, _DEVICE)):
         return None
     try:
         kind, index = getattr(value, _DEVICE)()
-        return int(kind), int(index)
+        return int(kind), index
     except Exception as error:
         raise _not_exported(op, name, value, error) from error
 
