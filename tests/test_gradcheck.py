@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import NUMBERS
+from cases import NUMBERS, fields, python
 
 import bilateral_ops
 from bilateral_ops import _samples, gradcheck
@@ -460,23 +461,68 @@ def test_containers():
         gradcheck(f, (tree, z), vjp=lambda tree, z, grad: (None, 0.0))
 
 
+def guided(parameters: Any, image: Any) -> Any:
+    return parameters["guide"](image) * parameters["scale"]
+
+
+def guided_vjp(parameters: Any, image: Any, grad: Any) -> Any:
+    scaled = bilateral_ops.guide_nn_vjp(image, *fields(parameters["guide"]).values(), parameters["scale"] * grad)
+    record = bilateral_ops.NNGuide(scaled.w1, scaled.b1, scaled.w2, scaled.b2)
+    return {"guide": record, "scale": (parameters["guide"](image) * grad).sum()}, scaled.image
+
+
+GUIDED = [*(f"parameters['guide'].{name}" for name in ("w1", "b1", "w2", "b2")), "parameters['scale']", "image"]
+
+
+def test_guide_records():
+    drawn = _samples.arguments("guide_nn", H=3, W=4)
+    image = drawn.pop("image")
+    parameters = {"guide": bilateral_ops.NNGuide(**drawn), "scale": np.ones(())}
+    report = gradcheck(guided, (parameters, image), vjp=guided_vjp)
+    assert report, str(report)
+    assert [row.argument for row in report.rows] == GUIDED
+
+    def wrong(parameters: Any, image: Any, grad: Any) -> Any:
+        found, own = guided_vjp(parameters, image, grad)
+        return {**found, "guide": dataclasses.replace(found["guide"], b1=1.001 * found["guide"].b1)}, own
+
+    assert [row.argument for row in gradcheck(guided, (parameters, image), vjp=wrong).rows if not row.ok] == GUIDED[1:2]
+    luma = gradcheck(lambda guide, image: guide(image), (bilateral_ops.LumaGuide(), image), vjp=lambda *_: image)
+    assert [row.argument for row in luma.rows] == ["image"]
+
+
+def test_guide_records_are_containers_where_jax_is_not_loaded():
+    code = """
+import sys, test_gradcheck
+assert "jax" not in sys.modules
+test_gradcheck.test_guide_records()
+assert "jax" not in sys.modules
+"""
+    finished = python(code)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_guide_records_of_tensors():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    drawn = {name: torch.as_tensor(a) for name, a in _samples.arguments("guide_nn", H=3, W=4).items()}
+    image = drawn.pop("image")
+    report = gradcheck(guided, ({"guide": bilateral_ops.NNGuide(**drawn), "scale": torch.ones(())}, image))
+    assert report, str(report)
+    assert [row.argument for row in report.rows] == GUIDED
+
+
 def test_pytrees_of_jax():
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     jnp = jax.numpy
     drawn = _samples.arguments("guide_nn", H=3, W=4)
     image = jnp.asarray(drawn.pop("image"))
     guide = bilateral_ops.NNGuide(**{name: jnp.asarray(a) for name, a in drawn.items()})
-
-    def f(parameters, image):
-        return parameters["guide"](image) * parameters["scale"]
-
-    report = gradcheck(f, ({"guide": guide, "scale": jnp.ones(())}, image))
+    report = gradcheck(guided, ({"guide": guide, "scale": jnp.ones(())}, image))
     assert report, str(report)
-    assert [row.argument for row in report.rows] == [
-        *(f"parameters['guide'].{name}" for name in ("w1", "b1", "w2", "b2")),
-        *("parameters['scale']", "image"),
-    ]
-    assert gradcheck(f, ({"guide": guide, "scale": jnp.ones(())}, image), dtype="float32")
+    assert [row.argument for row in report.rows] == GUIDED
+    assert gradcheck(guided, ({"guide": guide, "scale": jnp.ones(())}, image), dtype="float32")
+    partial = jax.tree_util.Partial(jnp.multiply, jnp.ones(3))  # of JAX's alone
+    assert len(gradcheck(lambda f, x: f(x), (partial, jnp.ones(3))).rows) == 2
 
     @jax.custom_vjp
     def wrong(x):
@@ -657,6 +703,12 @@ def test_sentences():
         ValueError, "wrt must name arguments of f (matrix, vector), got 'x'.", layer, pair, vjp=layer_vjp, wrt=("x",)
     )
     raises(ValueError, "wrt must name at least one argument, got none.", layer, pair, vjp=layer_vjp, wrt=())
+    raises(TypeError, "wrt must be the name of an argument, or several, got int.", layer, pair, vjp=layer_vjp, wrt=3)
+    raises(TypeError, "vjp must be callable, got int.", layer, pair, vjp=3)
+    raises(TypeError, "arguments must have strings for keys, got 3.", layer, {3: pair[0]}, vjp=layer_vjp)
+    for seed in (-1, "a"):
+        sentence = f"seed must be an integer that is not negative, got {seed!r}."
+        raises(ValueError, sentence, layer, pair, vjp=layer_vjp, seed=seed)
     whole = (np.arange(3), np.arange(3))
     raises(
         TypeError,

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .._core.checks import dtype_name
+from .._core.checks import brief, dtype_name
 from .._core.types import Array
 from .call import Call
 from .comparison import Comparison, Precision
@@ -68,9 +68,11 @@ def gradcheck(
         PyTorch module the parameters are arguments, too, by their names, and so are buffers where ``wrt`` names them.
     arguments : tuple, list or mapping
         A sequence is passed by position, a mapping by keyword. Float arrays and scalars (NumPy, PyTorch, JAX,
-        CuPy; Python floats) are cast to ``dtype`` and differentiated; integers and everything else are passed on.
-        An argument may be a container of arrays: dicts, lists and tuples within each other, and any pytree in JAX. Its
-        arrays are named ``params['weights'][0]``; numbers in it are passed on.
+        TensorFlow, CuPy; Python floats) are cast to ``dtype`` and differentiated; integers and everything else are
+        passed on.
+        An argument may be a container of arrays: dicts, lists, tuples, named tuples and this package's guide records
+        within each other, and any pytree in JAX. Its arrays are named ``params['weights'][0]``, those of a record
+        ``guide.ccm``; numbers in it are passed on.
     vjp : callable, optional
         ``vjp(*arguments, grad)``, or ``vjp(**arguments, grad=grad)`` for a mapping; ``grad`` is shaped as ``f``'s
         result. It returns the gradients, that of a container as one like it: a mapping or named tuple is matched by
@@ -78,7 +80,7 @@ def gradcheck(
         for every float argument or one for every argument (``None`` where there is none); one array where there is one
         float argument.
         By default ``f``'s own where ``f`` is one of this package's operations, ``functools.partial`` of one included,
-        else PyTorch's or JAX's autograd for their arrays.
+        else PyTorch's, JAX's or TensorFlow's autograd for their arrays.
     wrt : str or iterable of str, optional
         The arguments to check, by ``f``'s own names (``args[0]``, … where ``f`` names none); a container's name is all
         that is in it. Default: every float one.
@@ -107,11 +109,18 @@ def gradcheck(
     Raises
     ------
     ValueError, TypeError
-        One line each: no VJP to be found, a missing gradient or one of the wrong shape, an unknown name in ``wrt``,
-        a result of another dtype, an ``f`` that takes float32 only where ``dtype`` does not say so.
+        One line each: an argument of the wrong kind, no VJP to be found, a missing gradient or one of the wrong shape,
+        an unknown name in ``wrt``, a result of another dtype, an ``f`` that takes float32 only where ``dtype`` does not
+        say so.
     """
     if not callable(f):
         raise TypeError(f"gradcheck: f must be callable, got {type(f).__name__}.")
+    if vjp is not None and not callable(vjp):
+        raise TypeError(f"gradcheck: vjp must be callable, got {type(vjp).__name__}.")
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"gradcheck: seed must be an integer that is not negative, got {brief(seed)}.") from None
     for name, value in (("rtol", rtol), ("eps", eps)):
         if value is not None and not (isinstance(value, (int, float, np.floating)) and 0 < value < 1):
             raise ValueError(f"gradcheck: {name} must be between 0 and 1, got {value!r}.")
@@ -123,7 +132,7 @@ def gradcheck(
     if rtol is None and precision.rtol > 0.1:
         raise ValueError(f"gradcheck: eps must be a step that tells gradients to a tenth, got {eps!r}.")
     with call.framework.scope(kind):
-        return Comparison(call, call.pullback(vjp, wanted), precision, np.random.default_rng(seed)).report(wanted)
+        return Comparison(call, call.pullback(vjp, wanted), precision, rng).report(wanted)
 
 
 def assert_gradients(

@@ -132,11 +132,36 @@ class _CuPy(_NumPy):
         return value.copy()
 
 
+class _TensorFlow(_NumPy):
+    name, array = "tensorflow", "Tensor"
+    has_autograd = True
+
+    def is_float(self, value: Any) -> bool:
+        return bool(value.dtype.is_floating)
+
+    def to_numpy(self, value: Any) -> Any:
+        return value.numpy()
+
+    def make(self, array: Any, like: Any, dtype: str) -> Any:
+        with self.module.device(like.device):
+            return self.module.constant(array, dtype)
+
+    def copy(self, value: Any) -> Any:
+        return value
+
+    def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
+        leaves = [arguments[key] for key in keys]
+        with self.module.GradientTape() as tape:
+            tape.watch(leaves)
+            results = call.outputs(arguments)
+        return list(tape.gradient(results, leaves, cotangents))
+
+
 _NUMPY = _NumPy()
 
 
 def _framework_of(value: Any) -> type[_NumPy]:
-    for framework in (_Torch, _Jax, _CuPy):
+    for framework in (_Torch, _Jax, _CuPy, _TensorFlow):
         if (module := sys.modules.get(framework.name)) and isinstance(value, getattr(module, framework.array, ())):
             return framework
     return _NumPy
@@ -166,6 +191,8 @@ class Call:
         self.module = f if torch is not None and isinstance(f, torch.nn.Module) else None
         if self.by_name:
             self.given: dict[Any, Any] = dict(arguments)
+            if wrong := [key for key in self.given if not isinstance(key, str)]:
+                raise TypeError(f"gradcheck: arguments must have strings for keys, got {brief(wrong[0])}.")
             names: dict[Any, str] = {key: str(key) for key in self.given}
         elif isinstance(arguments, (tuple, list)):
             self.given = dict(enumerate(arguments))
@@ -221,8 +248,14 @@ class Call:
             # A Python number among tensors is passed on where autograd is asked.
             wanted = self.own if by_autograd and self.own else self.floats
             return [key for key in wanted if key not in self.states]
+        try:
+            names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        except TypeError:
+            raise TypeError(
+                f"gradcheck: wrt must be the name of an argument, or several, got {type(wrt).__name__}."
+            ) from None
         wanted = []
-        for name in (wrt,) if isinstance(wrt, str) else wrt:
+        for name in names:
             keys = [key for key, called in self.names.items() if called == name]
             if not keys:  # all that is in a container
                 keys = [key for key, called in self.names.items() if key.path and called == f"{name}{key.path}"]

@@ -1,11 +1,17 @@
-"""Arrays in containers: dicts, lists, tuples and named tuples, and where JAX is loaded all its pytrees."""
+"""Arrays in containers: dicts, lists, tuples, named tuples, this package's guide records, and JAX's pytrees.
+
+JAX's pytrees are known where JAX is loaded, as nobody can have made one otherwise.
+"""
 
 from __future__ import annotations
 
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
+
+from ..ops._enhance import GUIDES
 
 #: The way to an array in a container, as it is written after the container's name: ``['weights'][0]``.
 Path = str
@@ -25,6 +31,9 @@ def _children(tree: Any) -> tuple[list[tuple[Path, Any]], Callable[[list[Any]], 
         return [(f".{name}", value) for name, value in zip(tree._fields, tree)], lambda values: type(tree)(*values)
     if isinstance(tree, (list, tuple)):
         return [(f"[{place}]", value) for place, value in enumerate(tree)], lambda values: type(tree)(values)
+    if isinstance(tree, GUIDES):
+        record = [(f".{field.name}", getattr(tree, field.name)) for field in fields(tree)]
+        return record, lambda values: type(tree)(*values)
     jax = sys.modules.get("jax")
     trees = getattr(jax, "tree_util", None)
     if trees is None or tree is None or trees.all_leaves([tree]):
