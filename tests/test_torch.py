@@ -327,7 +327,10 @@ def test_out_that_is_no_tensor_is_refused(out: Any) -> None:
 def test_enhance_has_no_gradient(subject: str) -> None:
     given = tensors_of(subject)
     grid = given["grid"].clone().requires_grad_()
-    sentence = r"^enhance: no tensor may require a gradient, .* call a guide_\* operation and slice_apply"
+    sentence = (
+        r"^enhance: no tensor may require a gradient, or have a tangent, as it has neither; call a guide_\* operation "
+        r"and slice_apply, or pass detached tensors\.$"
+    )
     with pytest.raises(RuntimeError, match=sentence):
         forward(bilateral_ops, subject, {**given, "grid": grid})
     parameters = [*fields(given["guide"]).values()]
@@ -347,6 +350,10 @@ def test_enhance_has_no_gradient(subject: str) -> None:
             function(torch.autograd.forward_ad.make_dual(grid.detach(), *along))
     with torch.no_grad():
         assert not forward(bilateral_ops, subject, {**given, "grid": grid}).requires_grad
+    want = forward(bilateral_ops, subject, {**given, "grid": grid.detach()})
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(grid, *along)
+        assert_same(forward(bilateral_ops, subject, {**given, "grid": dual.detach()}), want)
 
 
 @pytest.mark.parametrize("subject", ["enhance(curves)", "enhance(nn)", "enhance(luma)"])

@@ -762,8 +762,8 @@ def _define_enhance() -> None:
 
 def _no_gradient(*_: Any, **__: Any) -> Any:
     raise RuntimeError(
-        "enhance: no tensor may require a gradient, of which it has none; call a guide_* operation and slice_apply, or "
-        "enhance under torch.no_grad()."
+        "enhance: no tensor may require a gradient, or have a tangent, as it has neither; call a guide_* operation and "
+        "slice_apply, or pass detached tensors."
     )
 
 
