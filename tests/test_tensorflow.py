@@ -215,8 +215,80 @@ def test_second_derivatives_are_refused() -> None:
             inner.watch(image)
             total = tf.reduce_sum(bilateral_ops.guide_luma(image) ** 2)
         gradient = inner.gradient(total, image)
-    with pytest.raises(RuntimeError, match=r"guide_luma_vjp: no tensor may be differentiated, as TensorFlow has first"):
+    sentence = (
+        r"guide_luma_vjp: no tensor may be differentiated, as TensorFlow has first derivatives alone, by GradientTa"
+    )
+    with pytest.raises(RuntimeError, match=sentence):
         outer.gradient(gradient, image)
+
+    @tf.function
+    def hessians(image: Any) -> Any:
+        return tf.hessians(tf.reduce_sum(bilateral_ops.guide_luma(image) ** 2), image)
+
+    with pytest.raises(RuntimeError, match=sentence):
+        hessians(image)
+    with pytest.raises(RuntimeError, match=sentence), tf.autodiff.ForwardAccumulator(image, image):
+        bilateral_ops.guide_luma(image)
+
+
+def test_jacobians_and_maps() -> None:
+    image = tf.random.uniform((2, 5, 7, 3))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(image)
+        guide = bilateral_ops.guide_luma(image)
+    jacobian = tape.batch_jacobian(guide, image)
+    green = tf.linalg.diag_part(jacobian[0, :, 2, :, 2, 1]).numpy()
+    assert_same_bits(green, np.full(5, jacobian[1, 3, 3, 3, 3, 1]), "one pixel as any")
+    assert np.count_nonzero(jacobian) == jacobian.shape[0] * 5 * 7 * 3
+    assert_same_bits(tf.vectorized_map(bilateral_ops.guide_luma, image).numpy(), guide.numpy(), "vectorized_map")
+    frames = tf.data.Dataset.from_tensor_slices(image).map(bilateral_ops.guide_luma, num_parallel_calls=2)
+    assert_same_bits(np.stack([*frames.as_numpy_iterator()]), guide.numpy(), "tf.data")
+
+
+def test_layers_of_keras() -> None:
+    keras = pytest.importorskip("keras")
+
+    class Enhanced(keras.layers.Layer):  # type: ignore[misc]
+        def build(self, _: Any) -> None:
+            self.grid = self.add_weight(shape=(1, 3, 3, 4, 3, 4), initializer="random_normal")
+
+        def call(self, image: Any) -> Any:
+            index = tf.zeros(tf.shape(image)[0], tf.int32)
+            return bilateral_ops.slice_apply(self.grid, bilateral_ops.guide_luma(image), image, index=index)
+
+    image = np.random.default_rng(0).random((4, 8, 9, 3), np.float32)
+    for size in ((8, 9), (None, None)):
+        entry = keras.Input((*size, 3))
+        layer = Enhanced()
+        model = keras.Model(entry, layer(entry))
+        model.compile("sgd", "mse")
+        before = model.evaluate(image, image, verbose=0)
+        model.fit(image, image, epochs=5, verbose=0)
+        assert model.evaluate(image, image, verbose=0) < before
+        want = bilateral_ops.slice_apply(
+            layer.grid.numpy(), bilateral_ops.guide_luma(image), image, index=np.zeros(4, np.int32)
+        )
+        assert_same_bits(model.predict(image, verbose=0), want, str(size))
+    with pytest.raises(TypeError, match=r"got KerasTensor; call in a layer, as keras\.layers\.Lambda\.$"):
+        bilateral_ops.guide_luma(keras.Input((8, 9, 3)))
+
+
+def test_the_packages_gradcheck_takes_tensors() -> None:
+    given = given_of("slice")
+    tensors = [tf.constant(given[name]) for name in ("grid", "guide")]
+    for function in (bilateral_ops.slice, lambda grid, guide: bilateral_ops.slice(2 * grid, guide) ** 2):
+        report = bilateral_ops.gradcheck(function, tuple(tensors))
+        assert report, str(report)
+        assert [row.argument for row in report.rows] == ["grid", "guide"]
+
+    @tf.custom_gradient
+    def wrong(x: Any) -> Any:
+        return x**2, lambda grad: 2.01 * x * grad
+
+    verdicts = {
+        row.argument: row.ok for row in bilateral_ops.gradcheck(lambda x, y: wrong(x) * y, tensors[1:] * 2).rows
+    }
+    assert verdicts == {"x": False, "y": True}
 
 
 def test_enhance_has_no_gradient() -> None:

@@ -72,6 +72,7 @@ def _root(value: Any) -> str:
 
 _OF_PACKAGES = {
     "PIL": "pass np.asarray({})",
+    "keras": "call in a layer, as keras.layers.Lambda",
     "dask": "call through dask.array.map_blocks, as examples/dask_tiles.py does",
     "xarray": "pass {}.values, or call through xarray.apply_ufunc",
 }

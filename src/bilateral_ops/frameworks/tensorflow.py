@@ -1,10 +1,11 @@
-"""TensorFlow tensors on the CPU, eagerly and in ``tf.function``; variables are read.
+"""TensorFlow tensors on the CPU, eagerly and in ``tf.function``; variables, Keras' too, are read.
 
 Eagerly the kernels read the tensors where they lie, and write what becomes the result. In a graph a call is a
 ``tf.numpy_function`` with the shape that is known of its result: it runs in this process, so it is neither compiled by
 XLA nor saved in a model. Sizes that a graph leaves open are checked when it runs.
 
-A call has the kernels' gradients by ``tf.custom_gradient``; these have none of their own, and say so.
+A call has the kernels' gradients by ``tf.custom_gradient``; these have none of their own, and say so. The formulas that
+serve other frameworks there index arrays by arrays, which tensors do only where a program has switched it on for all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ with needed("bilateral_ops.frameworks.tensorflow", "tensorflow", "tensorflow"):
 
 __all__: list[str] = []  # nothing here is for users to call
 
-ARRAY = (tf.Tensor, tf.Variable)
+# Of the last are Keras' variables; to import their own type would be to import Keras.
+ARRAY = (tf.Tensor, tf.Variable, tf.__internal__.types.Tensor)
 
 adopt: Any = None  # NumPy's arrays are refused beside tensors
 casts: Any = None  # tensors of other dtypes are refused, as NumPy's arrays are
@@ -63,15 +65,16 @@ _UNKNOWN = _Unknown()
 
 
 def dtype_of(tensor: Any) -> str:
-    return str(tensor.dtype.name)
+    return str(tf.as_dtype(tensor.dtype).name)
 
 
 def shape_of(op: str, name: str, tensor: Any) -> tuple[int, ...]:
-    if tensor.shape.rank is None:
+    shape = tf.TensorShape(tensor.shape)
+    if shape.rank is None:
         raise ValueError(
             f"{op}: {name} must have a rank, got a tensor of unknown shape; pass tf.ensure_shape({name}, [None, …])."
         )
-    return tuple(_UNKNOWN if size is None else size for size in tensor.shape)
+    return tuple(_UNKNOWN if size is None else size for size in shape)
 
 
 def locate(op: str, name: str, tensor: Any) -> None:
@@ -166,8 +169,8 @@ def _backward(static: _Static, wanted: Sequence[str], tensors: Sequence[Any], gr
     def function(*given: Any) -> Any:
         def refuse(*_: Any) -> Any:
             raise RuntimeError(
-                f"{name}_vjp: no tensor may be differentiated, as TensorFlow has first derivatives alone; PyTorch and "
-                f"JAX have the second."
+                f"{name}_vjp: no tensor may be differentiated, as TensorFlow has first derivatives alone, by "
+                f"GradientTape; PyTorch and JAX have the second, and forward mode."
             )
 
         results = [(tuple(t.shape), t.dtype.name) for t in (given[static.names.index(name)] for name in wanted)]
