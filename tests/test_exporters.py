@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,32 @@ def test_jax_exports_gradients_of_symbolic_sizes(jax: Any) -> None:
     for name, got in zip(("grid", "guide", "image"), made.call(given), strict=True):
         want = getattr(example.gradients, name)
         assert_gradient(np.asarray(got), want, example.contributions[name], F32, name)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"align_corners": True}, {"xy": "corners"}, {"xy": "centers", "align_corners": True}]
+)
+def test_jax_exports_rows_on_knots(jax: Any, options: dict[str, Any]) -> None:
+    """In float64 and compiled as for users: where XLA rounded positions twice, a row was off by a cell."""
+    from jax import export
+
+    H, W = export.symbolic_shape("H, W")
+    before = {name: jax.config.values[name] for name in ("jax_enable_x64", "jax_disable_most_optimizations")}
+    for name in before:
+        jax.config.update(name, name == "jax_enable_x64")
+    try:
+        function = jax.jit(functools.partial(bilateral_ops.slice_apply, **options))
+        for size in (3, 7, 9, 11):
+            rng = np.random.default_rng(size)
+            arrays = [
+                rng.random(shape) for shape in ((size, size, 5, 3, 4), (size, 2 * size - 1), (size, 2 * size - 1, 3))
+            ]
+            described = [jax.ShapeDtypeStruct(shape, np.float64) for shape in (arrays[0].shape, (H, W), (H, W, 3))]
+            got = export.export(function)(*described).call(*map(jax.numpy.asarray, arrays))
+            np.testing.assert_allclose(got, bilateral_ops.slice_apply(*arrays, **options), rtol=1e-12, atol=1e-12)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_jax_exports_what_is_symbolic_all_over(jax: Any) -> None:

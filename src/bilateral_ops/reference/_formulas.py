@@ -128,13 +128,29 @@ def _locate_kernel(cupy):
     return cupy.ElementwiseKernel(inputs, outputs, LOCATE, "bilateral_locate")
 
 
+class _Ratio(NamedTuple):
+    """A coordinate as whole numbers, of which a position follows with one rounding.
+
+    XLA computes a position again for the cell and for each weight, and fuses its product and difference here but not
+    there. On a knot that could be the cell below with the weights of the cell above.
+    """
+
+    over: Any
+    under: Any
+
+
 def locate(xp, u, size, align_corners):
     """The cell below a coordinate on an axis of ``size`` cells, the fraction to the next one, and its slope by u."""
     if xp.__name__ == "cupy":
         return _locate_kernel(xp)(u, size, align_corners)
-    u = _clamp(xp, u, 0, 1)  # so that no infinity meets a 0
     scale = size - 1 if align_corners else size
-    p = _clamp(xp, u * scale if align_corners else u * scale - 0.5, 0, size - 1)
+    if isinstance(u, _Ratio):
+        over = _clamp(xp, u.over, 0, u.under) * scale
+        p = over / u.under if align_corners else (2 * over - u.under) / (2 * u.under)
+    else:
+        u = _clamp(xp, u, 0, 1)  # so that no infinity meets a 0
+        p = u * scale if align_corners else u * scale - 0.5
+    p = _clamp(xp, p, 0, size - 1)
     cell = _index(xp, xp.where(p >= 0, p, 0.0))  # cell 0 for NaN
     slope = xp.where((p > 0) & (p < size - 1), 1.0, 0 * p) * scale
     return cell, p - _cast(xp, cell, _name_of(p)), slope
@@ -204,10 +220,15 @@ def sampling(xp, grid_shape, guide, xy=None, index=None, *, window=None, align_c
         def along(first, count, full):
             arrays = _exact(xp, count, full)
             i = _indices(arrays, count, guide) + first
-            i = i.astype(float) if arrays.__name__ == "jax.numpy" else _cast(arrays, i, "float64")
+            if arrays.__name__ == "jax.numpy":
+                i = i.astype(float)
+                corners = rule == "corners"
+                return _Ratio(i, _at_least_one(arrays, full - 1)) if corners else _Ratio(2 * i + 1, 2 * full)
+            i = _cast(arrays, i, "float64")
             return i / _at_least_one(arrays, full - 1) if rule == "corners" else (i + 0.5) / full
 
-        y, x = along(top, height, full_height)[:, None], along(left, width, full_width)
+        y, x = along(top, height, full_height), along(left, width, full_width)
+        y = _Ratio(y.over[:, None], y.under) if isinstance(y, _Ratio) else y[:, None]
     else:
         y, x = xy[..., 1], xy[..., 0]
     axes = (_axis(xp, u, size, align_corners, _name_of(guide)) for u, size in zip((y, x, guide), grid_shape))
