@@ -293,19 +293,9 @@ SENTENCES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ),
     # Dtypes of objects
     ("slice", {"guide": [[1.0]]}, TypeError, f"guide {_ARRAY}, got list; pass np.asarray(guide, np.float32)."),
-    ("slice", {"grid": None}, TypeError, "grid must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got NoneType."),
-    (
-        "slice_apply",
-        {"image": 3.0},
-        TypeError,
-        "image must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got float.",
-    ),
-    (
-        "slice_apply_vjp",
-        {"grad": None},
-        TypeError,
-        "grad must be a NumPy, CuPy, PyTorch, JAX or TensorFlow array, got NoneType.",
-    ),
+    ("slice", {"grid": None}, TypeError, f"grid {_ARRAY}, got NoneType."),
+    ("slice_apply", {"image": 3.0}, TypeError, f"image {_ARRAY}, got float."),
+    ("slice_apply_vjp", {"grad": None}, TypeError, f"grad {_ARRAY}, got NoneType."),
     (
         "enhance(luma)",
         {"guide": zeros(2, 5, 7)},
