@@ -30,7 +30,7 @@ from .errors import (
 )
 from .memory import Memory
 from .parse import Instruction, Kernel
-from .races import Log
+from .races import BLOCK, Log
 from .traffic import Traffic
 from .translate import WINDOWS, Code, Translator, View
 
@@ -129,6 +129,7 @@ class Batch:
         self.lin = np.tile(in_block, self.slots)
         self.slot = np.repeat(np.arange(self.slots), tpb)
         self.block = np.repeat(blocks, tpb)
+        self.number = self.block * BLOCK + self.lin  # in the launch
         self.lane = self.lin % WARP
         self.warps = -(-tpb // WARP)  # of a block
         self.warp = self.slot * self.warps + self.lin // WARP

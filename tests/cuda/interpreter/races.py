@@ -20,6 +20,11 @@ _KINDS = {"load": PLAIN, "store": CHANGES | PLAIN, "atomic": CHANGES, "atomic lo
 _WORDS = {PLAIN: "loads", CHANGES | PLAIN: "stores", CHANGES: "atomically changes", 0: "atomically loads"}
 
 
+#: A thread's number in the launch is its block's times this plus its own, so that shifts tell its block and warp.
+BLOCK = 2048
+_BLOCK_BITS, _WARP_BITS = 11, 5
+
+
 class Log:
     def __init__(self, enabled: bool):
         self.enabled = enabled
@@ -28,22 +33,22 @@ class Log:
 
     def add_global(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
         if self.enabled:
-            who = threads, batch.block, batch.lin, batch.epoch, batch.warp_epoch
             instruction = batch.code.sites[site]
             if what == "load" and not {"volatile", "relaxed"}.isdisjoint(instruction.opcode):
                 what = "atomic load"
-            self._global.append((_KINDS[what], offset, size, *who, instruction.text))
+            when = batch.number, batch.epoch, batch.warp_epoch
+            self._global.append((_KINDS[what], offset, size, threads, *when, instruction.text))
 
     def add_shared(self, batch: Any, what: str, offset: Any, size: int, threads: Any, site: int) -> None:
         if self.enabled:
-            who = threads, batch.block, batch.lin, batch.epoch, batch.warp_epoch
-            self._shared.append((_KINDS[what], offset, size, *who, batch.code.sites[site].text))
+            when = batch.number, batch.epoch, batch.warp_epoch
+            self._shared.append((_KINDS[what], offset, size, threads, *when, batch.code.sites[site].text))
 
     def check_shared(self) -> None:
         """Judge shared memory. Only between barriers of all blocks, or at their end."""
         entries, self._shared = self._shared, []
         if any(entry[0] & CHANGES for entry in entries):
-            _judge(list(map(_with_threads, entries)), "shared memory")
+            _judge(entries, "shared memory")
 
     def check_global(self, memory: Memory) -> None:
         """Judge global memory, allocation by allocation: what was not written cannot race."""
@@ -60,57 +65,51 @@ class Log:
             for entry, owner in zip(entries, owners):
                 mine = owner == allocation
                 if mine.all():
-                    part.append(_with_threads(entry))
+                    part.append(entry)
                 elif mine.any():
-                    kind, offset, size, threads, *of_batch = entry
-                    part.append(_with_threads((kind, offset[mine], size, threads[mine], *of_batch)))
+                    kind, offset, size, threads, *when = entry
+                    part.append((kind, offset[mine], size, threads[mine], *when))
             _judge(part, "global memory")
 
 
-def _with_threads(entry: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An entry with what its threads were, and not what all threads of the batch were."""
-    kind, offset, size, threads, *of_batch, text = entry
-    return (kind, offset, size, *(values[threads] for values in of_batch), text)
-
-
 def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
-    # The largest piece that no access cuts: a power of two, as sizes are. Shifts are much faster than divisions.
+    # The largest piece that no access cuts: all are aligned, and their sizes are powers of two.
     unit = min(entry[2] for entry in entries)
-    for entry in entries:
-        while unit > 1 and (entry[1] & unit - 1).any():
-            unit //= 2
     shift = unit.bit_length() - 1
-    low = min(int(entry[1].min()) for entry in entries) >> shift
-    count = max((int(entry[1].max()) + entry[2] - 1) >> shift for entry in entries) + 1 - low
-
-    def spread(entry: tuple[Any, ...], values: Any) -> Any:
-        """A value per access as one per unit that it covers."""
-        return values if entry[2] == unit else np.repeat(values, entry[2] >> shift)
+    # Of every access, one for each piece: where, by which thread of its batch, and of the launch.
+    places, threads, callers = [], [], []
+    for _, offset, size, thread, number, *_ in entries:
+        place = offset >> shift
+        if size > unit:
+            place = (place[:, None] + np.arange(size >> shift)).reshape(-1)
+            thread = np.repeat(thread, size >> shift)
+        places.append(place)
+        threads.append(thread)
+        callers.append(number[thread])
+    lengths = [len(place) for place in places]
+    place, who = np.concatenate(places), np.concatenate(callers)
+    kind = np.repeat(np.array([entry[0] for entry in entries], np.int8), lengths)
+    place -= place.min()
 
     # Only places that were written to, and accessed by several threads.
-    places, threads = [], []
-    written, several = np.zeros(count, bool), np.zeros(count, bool)
-    last = np.empty(count, np.int64)  # a thread that accessed each
-    for entry in entries:
-        kind, offset, size, block, thread = entry[:5]
-        first = (offset >> shift) - low
-        places.append(first if size == unit else (first[:, None] + np.arange(size >> shift)).reshape(-1))
-        threads.append(spread(entry, block.astype(np.int64) * 2048 + thread))
-        last[places[-1]] = threads[-1]
-        if kind & CHANGES:
-            written[places[-1]] = True
-    for at, who in zip(places, threads):
-        several[at[last[at] != who]] = True
-    contested = written & several
-    if not contested.any():
+    written, several = np.zeros((2, int(place.max()) + 1), bool)
+    last = np.empty(len(written), np.int64)  # a thread that accessed each
+    last[place] = who
+    several[place[last[place] != who]] = True
+    written[place[kind & CHANGES != 0]] = True
+    contested = np.flatnonzero((written & several)[place])
+    if not len(contested):
         return
-    columns: list[list[Any]] = [[] for _ in range(8)]
-    for number, (entry, at, who) in enumerate(zip(entries, places, threads)):
-        chosen = contested[at]
-        fixed = np.full(len(at), entry[0], np.int8), np.full(len(at), number, np.int32)
-        for column, values in zip(columns, (at, who, *(spread(entry, values) for values in entry[3:7]), *fixed)):
-            column.append(values[chosen])
-    place, who, block, thread, epoch, warp_epoch, kind, number = (np.concatenate(column) for column in columns)
+    ends = np.searchsorted(contested, np.cumsum(lengths))
+    epochs = []
+    for entry, thread, first, start, end in zip(
+        entries, threads, np.cumsum([0, *lengths]), [0, *ends[:-1]], ends, strict=False
+    ):
+        chosen = thread[contested[start:end] - first]
+        epochs.append((entry[5][chosen], entry[6][chosen]))
+    epoch, warp_epoch = map(np.concatenate, zip(*epochs))
+    entry_of = np.repeat(np.arange(len(entries)), lengths)[contested]
+    place, who, kind = place[contested], who[contested], kind[contested]
 
     def fail(group: Any) -> None:
         write, other = next(
@@ -118,29 +117,39 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
             for i in group[(kind[group] & CHANGES) != 0]
             for j in group[(who[group] != who[i]) & ((kind[group] | kind[i]) & PLAIN != 0)][:1]
         )
-        texts = [entries[int(number[i])][7] for i in (write, other)]
-        names = [f"thread {int(thread[i])} of block {int(block[i])}" for i in (write, other)]
+        texts = [entries[int(entry_of[i])][-1] for i in (write, other)]
+        names = [f"thread {int(who[i]) % BLOCK} of block {int(who[i]) // BLOCK}" for i in (write, other)]
         raise Race(
             f"{where}: {names[0]} {_WORDS[int(kind[write])]} what {names[1]} {_WORDS[int(kind[other])]}, and nothing "
             f"orders the two: {texts[0]} / {texts[1]}"
         )
 
     # 1. Blocks are never ordered. 2. Threads of a block are ordered by barriers. 3. Lanes of a warp by warp barriers.
-    for keys, member in (
-        ((place,), block),
-        ((place, block, epoch), thread // 32),
-        ((place, block, epoch, thread // 32, warp_epoch), thread),
-    ):
-        order = np.lexsort(keys[::-1])
-        changes = np.zeros(len(order), bool)
-        changes[0] = True
-        for key in keys:
-            changes[1:] |= np.diff(key[order]) != 0
-        group = np.cumsum(changes) - 1
-        starts = np.flatnonzero(changes)
-        members, kinds = member[order], kind[order]
-        differs = np.minimum.reduceat(members, starts) != np.maximum.reduceat(members, starts)
-        bad = differs & (np.bitwise_or.reduceat(kinds, starts) == CHANGES | PLAIN)
+    block, warp = who >> _BLOCK_BITS, who >> _WARP_BITS
+    of_place = place
+    of_block = _joined(of_place, block, epoch)
+    of_warp = _joined(of_block, warp, warp_epoch)
+    order = np.argsort(_joined(of_warp, who))  # each group is a run, and in it each member
+    for key, member in ((of_place, block), (of_block, warp), (of_warp, who)):
+        key, member = key[order], member[order]
+        ends = np.append(np.flatnonzero(key[1:] != key[:-1]), len(key) - 1)
+        starts = np.append(0, ends[:-1] + 1)
+        differs = member[starts] != member[ends]
+        if not differs.any():
+            continue
+        bad = differs & (np.bitwise_or.reduceat(kind[order], starts) == CHANGES | PLAIN)
         if bad.any():
             which = int(np.flatnonzero(bad)[0])
-            fail(order[group == which])
+            fail(np.sort(order[starts[which] : ends[which] + 1]))
+
+
+def _joined(key: Any, *more: Any) -> Any:
+    """Numbers that are in the order of these tuples, and equal where they are."""
+    for values in more:
+        low = values.min()
+        count = int(values.max()) - int(low) + 1
+        if count > 1:
+            if (int(key.max()) + 1) * count >= 1 << 63:
+                key = np.unique(key, return_inverse=True)[1]
+            key = key * count + (values - low)
+    return key
