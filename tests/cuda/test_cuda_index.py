@@ -31,8 +31,9 @@ def call(through: Through, subject: str, given: dict[str, Any], grad: Any) -> di
     return {"result": forward(through, subject, given), **gradients}
 
 
-#: Those that splat rays are chosen by the number of these.
-WAYS = [(name, kernel) for name in CALLS for kernel in KERNELS if kernel == KERNELS[0] or name.startswith("rays")]
+#: Those that splat rays in float are chosen by the number of these; that of any channels has one thread a pixel.
+OTHERS = [("rays", KERNELS[1]), ("rays", KERNELS[2]), ("rays of any channels", KERNELS[2])]
+WAYS = [*((name, KERNELS[0]) for name in CALLS), *OTHERS]
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**40])

@@ -103,18 +103,47 @@ def run(launch: Launch, memory: Memory) -> None:
 _register_memory = np.empty(0, np.uint8)
 
 
-def _registers(rows: dict[int, int], n: int) -> dict[int, Any]:
-    """Bytes → so many registers of that size for each thread: always in the same memory, whose pages are there."""
-    global _register_memory
-    wanted = sum(size * count * n for size, count in rows.items())
-    if wanted > len(_register_memory):
-        _register_memory = np.empty(wanted, np.uint8)
-    banks, start = {}, 0
-    for size in sorted(rows, reverse=True):
-        end = start + size * rows[size] * n
-        banks[size] = _register_memory[start:end].view(f"u{size}").reshape(rows[size], n)
-        start = end
-    return banks
+class Registers:
+    """A kernel's registers, for so many threads: always in the same memory, whose pages are there."""
+
+    def __init__(self, rows: dict[int, int], n: int):
+        global _register_memory
+        wanted = sum(size * count * n for size, count in rows.items())
+        if wanted > len(_register_memory):
+            _register_memory = np.empty(wanted, np.uint8)
+        self.memory, self.n = _register_memory, n
+        self.banks: dict[int, Any] = {}  # bytes → the registers of that size
+        start = 0
+        for size in sorted(rows, reverse=True):
+            end = start + size * rows[size] * n
+            self.banks[size] = self.memory[start:end].view(f"u{size}").reshape(rows[size], n)
+            start = end
+        self.typed: dict[tuple[int, str], Any] = {}  # the same, read as other dtypes
+        self.views: dict[str, Any] = {}  # those that blocks of code name, once such a block was run
+        self.blocks: set[int] = set()  # these blocks
+
+    def bind(self, at: int, code: Code, names: dict[str, Any]) -> None:
+        """Give a block of code the registers that it names."""
+        if at not in self.blocks:
+            new = {name: self._view(code.views[name]) for name in code.blocks[at].views if name not in self.views}
+            self.views.update(new)
+            names.update(new)
+            self.blocks.add(at)
+
+    def _view(self, view: View) -> Any:
+        key = view.size, view.dtype
+        if key not in self.typed:
+            self.typed[key] = self.banks[view.size].view(view.dtype)
+        row = self.typed[key][view.row]
+        return row if len(row) == self.n else row[view.part :: len(row) // self.n]
+
+
+def registers_of(code: Code, n: int) -> Registers:
+    """Those of the kernel's last launch, which mostly had as many threads."""
+    found = code.registers
+    if found is None or found.n != n or found.memory is not _register_memory:
+        found = code.registers = Registers(code.rows, n)
+    return found
 
 
 class Batch:
@@ -145,8 +174,7 @@ class Batch:
         self.shared_bytes = self.dynamic_start + launch.dynamic_shared if launch.dynamic_shared else kernel.shared_bytes
         self.shared = Private(self.shared_bytes, self.slots)
         self.local = Private(kernel.local_bytes, n)
-        self.banks = _registers(code.rows, n)
-        self.typed: dict[tuple[int, str], Any] = {}  # the same, read as other dtypes
+        self.registers = registers_of(code, n)
         self.namespace = self._bind()
         self.functions: dict[int, Callable[[Mask], None]] = {}
 
@@ -154,7 +182,7 @@ class Batch:
 
     def _bind(self) -> dict[str, Any]:
         code, n = self.code, self.n
-        names: dict[str, Any] = {"__builtins__": builtins, **_FUNCTIONS}
+        names: dict[str, Any] = {"__builtins__": builtins, **_FUNCTIONS, **self.registers.views}
         names.update({f"round_{mode}": exact.rounding_mode(mode) for mode in ("rn", "rm", "rp", "rz")})
         names.update(fused_f32=exact.fused("f32"), fused_f64=exact.fused("f64"))
         for method in ("load", "store", "atomic", "meet", "warp_barrier", "shuffle", "vote", "trap"):
@@ -162,7 +190,7 @@ class Batch:
         names.update(match_lanes=self.match_lanes, reduce_lanes=self.reduce_lanes)
         names.update(active_lanes=self.active_lanes, n=n, dynamic_start=self.dynamic_start, variable=self._variables())
         names.update(code.constants)
-        addresses = {size: bank.ctypes.data for size, bank in self.banks.items()}
+        addresses = {size: bank.ctypes.data for size, bank in self.registers.banks.items()}
         self._kept = []
         for name, target in code.addresses.items():
             if target in code.row_of:
@@ -181,17 +209,9 @@ class Batch:
     def _function(self, at: int) -> Callable[[Mask], None]:
         """A block of code, to which the registers that it names are bound when it is first run."""
         if at not in self.functions:
-            block, names = self.code.blocks[at], self.namespace
-            names.update((name, self._view(self.code.views[name])) for name in block.views if name not in names)
-            self.functions[at] = FunctionType(block.program, names)
+            self.registers.bind(at, self.code, self.namespace)
+            self.functions[at] = FunctionType(self.code.blocks[at].program, self.namespace)
         return self.functions[at]
-
-    def _view(self, view: View) -> Any:
-        key = view.size, view.dtype
-        if key not in self.typed:
-            self.typed[key] = self.banks[view.size].view(view.dtype)
-        row = self.typed[key][view.row]
-        return row if len(row) == self.n else row[view.part :: len(row) // self.n]
 
     def _special(self, name: str) -> Any:
         register, _, axis = name.partition("_")

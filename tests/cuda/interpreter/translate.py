@@ -64,6 +64,7 @@ class Code:
     rows: dict[int, int] = field(default_factory=lambda: dict.fromkeys((1, 2, 4, 8), 0))  # bytes → registers
     row_of: dict[str, tuple[int, int]] = field(default_factory=dict)  # register → bytes and row
     sites: list[Instruction] = field(default_factory=list)  # of accesses
+    registers: Any = None  # machine's, of the last launch
 
 
 _COMPARE = {
