@@ -177,6 +177,8 @@ class Batch:
         self.registers = registers_of(code, n)
         self.namespace = self._bind()
         self.functions: dict[int, Callable[[Mask], None]] = {}
+        self.counted: tuple[Mask, int] = True, 0  # the last threads whose warps were counted
+        self.listed: tuple[Mask, Any] = True, None  # the last that were listed
 
     # --- names that translated code uses -----------------------------------------------------------------------------
 
@@ -296,8 +298,12 @@ class Batch:
         self._check_shared()
 
     def _warps_of(self, m: Mask) -> int:
-        """How many warps have a thread among these."""
-        return self.slots * self.warps if m is True else int(count_nonzero(np.logical_or.reduceat(m, self.firsts)))
+        """How many warps have a thread among these, which mostly are those of the block before."""
+        if m is True:
+            return self.slots * self.warps
+        if m is not self.counted[0]:
+            self.counted = m, int(count_nonzero(np.logical_or.reduceat(m, self.firsts)))
+        return self.counted[1]
 
     def _predicate(self, instruction: Instruction) -> Any:
         value = self.namespace[self._view_of(instruction.predicate or "")]
@@ -388,7 +394,13 @@ class Batch:
     # --- memory ------------------------------------------------------------------------------------------------------
 
     def _threads(self, m: Mask) -> Any:
-        return self.everyone if m is True else m.nonzero()[0]
+        if m is True:
+            return self.everyone
+        if m.base is not None:  # a register, which changes
+            return m.nonzero()[0]
+        if m is not self.listed[0]:  # else as for the access before
+            self.listed = m, m.nonzero()[0]
+        return self.listed[1]
 
     def _where(self, m: Mask, base: Any, offset: int, size: int, site: int) -> tuple[Any, Any]:
         """Threads, and their addresses."""
