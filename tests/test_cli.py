@@ -135,9 +135,9 @@ def test_output_that_cannot_be_written_is_a_sentence(unbuffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "bilateral_ops", "gradcheck"], stdout=full, stderr=subprocess.PIPE, env=environment
+            [sys.executable, "-m", "bilateral_ops", "info"], stdout=full, stderr=subprocess.PIPE, env=environment
         )
-    sentence = b"bilateral-ops gradcheck: cannot write to standard output (No space left on device).\n"
+    sentence = b"bilateral-ops info: cannot write to standard output (No space left on device).\n"
     assert (done.returncode, done.stderr) == (2, sentence)
 
 
