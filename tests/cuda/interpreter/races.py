@@ -76,40 +76,40 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
     # The largest piece that no access cuts: all are aligned, and their sizes are powers of two.
     unit = min(entry[2] for entry in entries)
     shift = unit.bit_length() - 1
-    # Of every access, one for each piece: where, by which thread of its batch, and of the launch.
-    places, threads, callers = [], [], []
-    for _, offset, size, thread, number, *_ in entries:
+    # Of every access, one for each piece: where, and by which thread of its batch.
+    places, threads = [], []
+    for _, offset, size, thread, *_ in entries:
         place = offset >> shift
         if size > unit:
             place = (place[:, None] + np.arange(size >> shift)).reshape(-1)
             thread = np.repeat(thread, size >> shift)
         places.append(place)
         threads.append(thread)
-        callers.append(number[thread])
-    lengths = [len(place) for place in places]
-    place, who = np.concatenate(places), np.concatenate(callers)
-    kind = np.repeat(np.array([entry[0] for entry in entries], np.int8), lengths)
-    place -= place.min()
+    low = min(int(place.min()) for place in places)
+    count = max(int(place.max()) for place in places) + 1 - low
 
     # Only places that were written to, and accessed by several threads.
-    written, several = np.zeros((2, int(place.max()) + 1), bool)
-    last = np.empty(len(written), np.int64)  # a thread that accessed each
+    written, several = np.zeros((2, count), bool)
+    for entry, place in zip(entries, places):
+        place -= low
+        if entry[0] & CHANGES:
+            written[place] = True
+    parts = []
+    for i, (entry, place, thread) in enumerate(zip(entries, places, threads)):
+        chosen = written[place].nonzero()[0]
+        if len(chosen):
+            place, thread = place[chosen], thread[chosen]
+            number, epoch, warp_epoch = (values[thread] for values in entry[4:7])
+            parts.append((place, number, epoch, warp_epoch, np.full(len(place), i)))
+    place, who, epoch, warp_epoch, entry_of = map(np.concatenate, zip(*parts))
+    last = np.empty(count, np.int64)  # a thread that accessed each
     last[place] = who
     several[place[last[place] != who]] = True
-    written[place[kind & CHANGES != 0]] = True
-    contested = np.flatnonzero((written & several)[place])
+    contested = several[place].nonzero()[0]
     if not len(contested):
         return
-    ends = np.searchsorted(contested, np.cumsum(lengths))
-    epochs = []
-    for entry, thread, first, start, end in zip(
-        entries, threads, np.cumsum([0, *lengths]), [0, *ends[:-1]], ends, strict=False
-    ):
-        chosen = thread[contested[start:end] - first]
-        epochs.append((entry[5][chosen], entry[6][chosen]))
-    epoch, warp_epoch = map(np.concatenate, zip(*epochs))
-    entry_of = np.repeat(np.arange(len(entries)), lengths)[contested]
-    place, who, kind = place[contested], who[contested], kind[contested]
+    place, who, epoch, warp_epoch, entry_of = (a[contested] for a in (place, who, epoch, warp_epoch, entry_of))
+    kind = np.array([entry[0] for entry in entries], np.int8)[entry_of]
 
     def fail(group: Any) -> None:
         write, other = next(
