@@ -105,11 +105,30 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
     last = np.empty(count, np.int64)  # a thread that accessed each
     last[place] = who
     several[place[last[place] != who]] = True
-    contested = several[place].nonzero()[0]
+    kind = np.array([entry[0] for entry in entries], np.int8)[entry_of]
+    contested = several[place]
+
+    # Mostly those are of one warp, whose barriers part them: what it makes of a place between two of them is no change,
+    # or one thread's.
+    turn, turns = warp_epoch - warp_epoch.min(), int(np.ptp(warp_epoch)) + 1
+    if not np.ptp(epoch) and count * turns <= 4 * len(place):
+        warp, turn = who >> _WARP_BITS, place * turns + turn
+        last[place] = warp
+        several[...] = False
+        several[place[last[place] != warp]] = True
+        changed, shared = np.zeros((2, count * turns), bool)
+        last = np.empty(count * turns, np.int64)
+        last[turn] = who
+        shared[turn[last[turn] != who]] = True
+        changed[turn[kind & CHANGES != 0]] = True
+        contested &= several[place] | (changed & shared)[turn]
+
+    contested = contested.nonzero()[0]
     if not len(contested):
         return
-    place, who, epoch, warp_epoch, entry_of = (a[contested] for a in (place, who, epoch, warp_epoch, entry_of))
-    kind = np.array([entry[0] for entry in entries], np.int8)[entry_of]
+    place, who, epoch, warp_epoch, entry_of, kind = (
+        a[contested] for a in (place, who, epoch, warp_epoch, entry_of, kind)
+    )
 
     def fail(group: Any) -> None:
         write, other = next(
