@@ -110,7 +110,7 @@ class Registers:
         global _register_memory
         wanted = sum(size * count * n for size, count in rows.items())
         if wanted > len(_register_memory):
-            _register_memory = np.empty(wanted, np.uint8)
+            _register_memory = np.empty(max(wanted, 2 * len(_register_memory)), np.uint8)
         self.memory, self.n = _register_memory, n
         self.banks: dict[int, Any] = {}  # bytes → the registers of that size
         start = 0
