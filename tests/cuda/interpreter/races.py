@@ -21,8 +21,8 @@ _WORDS = {PLAIN: "loads", CHANGES | PLAIN: "stores", CHANGES: "atomically change
 
 
 #: A thread's number in the launch is its block's times this plus its own, so that shifts tell its block and warp.
-BLOCK = 2048
 _BLOCK_BITS, _WARP_BITS = 11, 5
+BLOCK = 1 << _BLOCK_BITS
 
 
 class Log:
