@@ -1,4 +1,4 @@
-"""The site: `nox -s docs` writes it to docs/_build/html, and takes every warning for an error."""
+"""Configuration of the site, which `nox -s docs` builds in docs/_build/html with warnings as errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
-# Notebooks run in processes of their own, which inherit these: no window, and few threads beside one another.
+# Inherited by the processes that run notebooks, several at once: no window, and few threads each.
 os.environ.update(MPLBACKEND="module://matplotlib_inline.backend_inline", OMP_NUM_THREADS="2")
-if find_spec("cupy") is None:  # which is large, and of which only the name is needed
+if find_spec("cupy") is None:  # large, and only its name is needed
     sys.modules["cupy"] = MagicMock()
 
 import repository
@@ -46,7 +46,7 @@ extensions = [
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 nitpicky = True
-#: What other packages' documentation describes, and names of types that mean nothing outside the sources.
+#: Names that the documentation of other packages describes.
 nitpick_ignore_regex = [(r"py:.*", r"(torch|jax|numpy|np|typing|collections|pathlib)\..*")]
 
 # --- pages
@@ -59,6 +59,13 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 180
 nb_execution_show_tb = True
 nb_merge_streams = True
+
+# --- external links: `sphinx-build -b linkcheck`, once a week in .github/workflows/links.yml
+
+linkcheck_ignore = [r"http://localhost", r".*/security/advisories/new$", r"https://www\.npmjs\.com/"]  # need a person
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by scripts
+linkcheck_timeout = 20
+linkcheck_retries = 3
 
 # --- the API
 
@@ -88,25 +95,24 @@ html_theme_options: dict[str, Any] = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
+    "icon_links": [
+        {"name": "Source", "url": repository.URL, "icon": "fa-solid fa-code-branch", "type": "fontawesome"},
+    ],
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
     "show_prev_next": True,
     "pygments_light_style": "tango",
     "pygments_dark_style": "github-dark",
 }
-if repository.URL:
-    html_theme_options["icon_links"] = [
-        {"name": "Source", "url": repository.URL, "icon": "fa-solid fa-code-branch", "type": "fontawesome"}
-    ]
 copybutton_exclude = ".linenos, .gp, .go"
 
 # --- public names
 
-#: Packages that are no part of the interface, a module that needs TensorFlow and has nothing to call; and those whose
-#: modules are no part of it.
+#: Packages that are not public, and a module that needs TensorFlow and has nothing to call.
 ROOMS = ("bilateral_ops.cli", "bilateral_ops.photo", "bilateral_ops.frameworks.tensorflow")
+#: Public packages whose modules are not public.
 CLOSED = ("bilateral_ops.hdrnet.train",)
-#: Modules that have every operation, and its VJP, without saying so in ``__all__``.
+#: Modules that define every operation and its VJP without an ``__all__``.
 REFERENCES = [f"bilateral_ops.reference.{name}" for name in ("numpy", "numba", "cupy")]
 
 
@@ -118,7 +124,7 @@ def public_modules(name: str) -> list[str]:
 
 
 def prepare(module: ModuleType) -> None:
-    """Have the names that are imported when asked for, and leave out what Python says of a NamedTuple's fields."""
+    """Import lazily imported names now, and drop the docstrings that Python gives a NamedTuple's fields."""
     for late in set(getattr(module, "__all__", ())) - vars(module).keys():
         setattr(module, late, getattr(module, late))
     for kind in vars(module).values():
@@ -143,7 +149,7 @@ def check_public_names(app: Any, env: Any) -> None:
 
 
 def check_scripts(app: Any, exception: Exception | None) -> None:
-    """All that pages load comes from the site itself."""
+    """Pages load nothing from other sites."""
     if exception or app.builder.name != "html":
         return
     for page in Path(app.outdir).rglob("*.html"):

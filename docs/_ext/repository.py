@@ -1,7 +1,7 @@
-"""Links between files of the repository, which lead to pages of the site where these are its pages.
+"""Turns links between files of the repository into links between pages of the site.
 
-A page is written for GitHub: its links are relative to its file, or begin with the repository's address. What is no
-page of the site is linked to in the repository, or only named where ``pyproject.toml`` has no address of it.
+Pages are written for GitHub: their links are relative to the file, or begin with the repository's address. Links to
+files that are not pages of the site lead to the repository.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent.parent
-#: Files beside docs/ that are pages, and as which.
+#: Files outside docs/ that are pages of the site, and their names there.
 INCLUDED = {
     "README.md": "overview",
     "CONTRIBUTING.md": "contributing",
@@ -28,17 +28,13 @@ INCLUDED = {
 }
 
 
-def address() -> str:
-    """The repository's, of ``[project.urls]``."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return str(project["urls"]["Source"]).rstrip("/")
-
-
-URL = address()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+#: The repository's address
+URL = str(PROJECT["urls"]["Source"]).rstrip("/")
 
 
 class Links(SphinxTransform):
-    default_priority = 5  # before those that complain of targets that they do not find
+    default_priority = 5  # before the transforms that report missing targets
 
     def apply(self, **_: Any) -> None:
         for kind in (addnodes.pending_xref, addnodes.download_reference, nodes.reference):
@@ -52,7 +48,7 @@ class Links(SphinxTransform):
         target = node.get("refuri" if reference else "reftarget", "")
         path, _, fragment = target.partition("#")
         if reference:
-            within = re.match(rf"{re.escape(URL)}/(?:blob|tree)/[^/]+/(.+)", path) if URL else None
+            within = re.match(rf"{re.escape(URL)}/(?:blob|tree)/[^/]+/(.+)", path)
             if not within:
                 return
             file = ROOT / within[1]
@@ -65,7 +61,7 @@ class Links(SphinxTransform):
         else:
             return
         if not file.exists():
-            if reference:  # MyST complains of the others
+            if reference:  # MyST reports the others
                 logger.warning("there is no %s", target, location=node, type="repository")
             return
         inside = node.deepcopy().children
@@ -77,10 +73,8 @@ class Links(SphinxTransform):
             )
             made["reftargetid"] = fragment or None
             made["refexplicit"] = True
-        elif URL:
-            made = nodes.reference("", "", *inside, refuri=f"{URL}/blob/main/{name}", internal=False)
         else:
-            made = nodes.inline("", "", *inside)
+            made = nodes.reference("", "", *inside, refuri=f"{URL}/blob/main/{name}", internal=False)
         made.source, made.line = node.source, node.line
         node.replace_self(made)
 
