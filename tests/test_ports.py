@@ -223,6 +223,14 @@ class Plain:
         return (matrix * image[:, None]).sum(2) + offset
 
 
+def write_checkpoint(file: Path) -> None:
+    """A checkpoint as somebody might have it, of the port as it is now."""
+    port = PORTS["creotiv/hdrnet-pytorch, 2022"]
+    plain = Plain(port)
+    plain(torch.rand(1, 3, port.net, port.net).double(), torch.rand(1, 3, 8, 8).double())
+    torch.save(plain.state, file)
+
+
 def original_slice(grid: Any, guide: Any) -> Any:
     """google/hdrnet's: trilinear at pixel centres, with |t| in depth as √(t² + 1e-8)."""
     depth, rows, columns = grid.shape[2:]
