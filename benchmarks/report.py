@@ -402,10 +402,10 @@ def readme(results: Results, text: str) -> str:
     """The project's README with its summary between the marks."""
     machine = results.machine
     said = (
-        f"At {pretty(SMALL)}, float32 (`enhance`: uint8, curves guide), with a grid of 16 × 16 × 8 matrices of 3 × 4, on "
-        f"{machine['threads']} threads of {machine['cpu']} ({machine['isa']}). Peer columns: the peer's time divided by "
-        f"this package's. Measured on {results.date} at commit {machine['commit']}. [All sizes and operations, and how "
-        f"they are measured](docs/benchmarks/README.md)."
+        f"At {pretty(SMALL)}, float32 (`enhance`: uint8, curves guide), with a grid of 16 × 16 × 8 matrices of 3 × 4, "
+        f"on {machine['threads']} threads of {machine['cpu']} ({machine['isa']}). Peer columns: the peer's time "
+        f"divided by this package's. Measured on {results.date} at commit {machine['commit']}. "
+        f"[All sizes and operations, and how they are measured](docs/benchmarks/README.md)."
     )
     made = f"""{MARKS[0]}
 {summary(results)}
