@@ -1,4 +1,4 @@
-"""What every benchmark records, and how it is timed beside the package and the streaming bound."""
+"""Times benchmarks beside the package and the streaming bound, and records the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import bilateral_ops
 from bilateral_ops import _cpu as _core
 from bilateral_ops.bench import _suite as _bench
 
-#: Seconds that the rounds of one benchmark may take; slow peers get three rounds whatever they take.
+#: Seconds for the rounds of one benchmark, unless the least number of rounds takes longer
 SECONDS = 0.6
 
 
@@ -50,8 +50,8 @@ def _versions() -> dict[str, str]:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """The machine and build that were measured, recorded once."""
-    machine_info.clear()  # of the machine's name
+    """Records the machine and the build, once."""
+    machine_info.clear()  # without the host's name
     machine_info.update(
         cpu=_processor(),
         threads=bilateral_ops.get_num_threads(),
@@ -65,9 +65,15 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 @pytest.fixture
 def timed(benchmark: Any) -> Callable[..., None]:
-    """Time a function, in every round after those beside it; record the medians of all, and of the ratios."""
+    """Times a function, in each round after those beside it; records the medians of the times and of the ratios."""
 
-    def run(function: Callable[[], Any], beside: Mapping[str, Callable[[], Any]], **extra: Any) -> None:
+    def run(
+        function: Callable[[], Any],
+        beside: Mapping[str, Callable[[], Any]],
+        seconds: float = SECONDS,
+        least: int = 3,
+        **extra: Any,
+    ) -> None:
         times: dict[str, list[float]] = {name: [] for name in beside}
 
         def setup() -> None:
@@ -81,7 +87,7 @@ def timed(benchmark: Any) -> Callable[..., None]:
         for other in beside.values():  # the function itself has run, to be checked
             other()
         once = sum(elapsed(f) for f in (*beside.values(), function))
-        rounds = max(3, min(40, int(SECONDS / max(once, 1e-6))))
+        rounds = max(least, min(40, int(seconds / max(once, 1e-6))))
         benchmark.pedantic(function, setup=setup, rounds=rounds)
         own = benchmark.stats.stats.data
         benchmark.extra_info["beside"] = {

@@ -326,11 +326,15 @@ def settings(results: Results) -> str:
 
 
 def memory(results: Results) -> str:
+    measured = results.find(scan="memory")
+    calls = list(dict.fromkeys(row["call"] for row in measured))
+    cases = list(dict.fromkeys((row["size"], row["dtype"], row["layout"]) for row in measured))
     rows = []
-    for row in results.find(scan="memory"):
-        what = f"`{row['call']}`, {row['dtype']}, {row['layout']}"
-        rows.append([marked(what, row), pretty(row["size"]), f"{row['added'] / 2**20:.2f}"])
-    return table(["", "size", "MiB"], rows)
+    for size, dtype, layout in cases:
+        found = [results.one(scan="memory", call=call, size=size, dtype=dtype, layout=layout) for call in calls]
+        cells = [f"{row['added'] / 2**20:.2f}" if row else "" for row in found]
+        rows.append([marked(f"{pretty(size)}, {dtype}, {layout}", *found), *cells])
+    return table(["MiB", *(f"`{call}`" for call in calls)], rows)
 
 
 def training(results: Results) -> str:
@@ -514,7 +518,7 @@ Peer columns: the peer's time divided by this package's.
 
 ![Time of every operation beside its peers](time.png)
 
-![Gigabytes per second of every operation beside the streaming bound](bandwidth.png)
+![Gigabytes per second of the main operations beside the streaming bound](bandwidth.png)
 
 ## From 0.1 to 100 megapixels
 

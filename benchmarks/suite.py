@@ -1,4 +1,4 @@
-"""Sizes, peers, and what every benchmark checks first."""
+"""Sizes and peers, what is timed with them, and what every benchmark checks first."""
 
 from __future__ import annotations
 
@@ -15,15 +15,26 @@ from bilateral_ops._core import missing as _missing
 from bilateral_ops.bench import _suite as _bench
 
 SIZES = {"1920x1080": (1080, 1920), "3840x2160": (2160, 3840), "4000x3000": (3000, 4000)}
-#: What the package is measured beside, where it is installed.
+#: The peers, each timed if it is installed.
 PEERS = ("numba", "halide", "torch", "jax", "numpy")
-#: Where nothing is timed.
+#: The calls with scans and targets of their own
+MAIN = (("slice", False), ("slice_apply", False), ("slice_apply", True), ("enhance", False))
+#: The size of a run that only checks answers
 TINY = {"96x64": (64, 96)}
 
 
 def sizes(config: pytest.Config, timed: dict[str, tuple[int, int]] = SIZES) -> dict[str, tuple[int, int]]:
-    """What a benchmark runs at: ``timed``, or a tiny image where nothing is."""
+    """The sizes of a benchmark: ``timed``, or a tiny image if nothing is timed."""
     return TINY if config.getoption("benchmark_disable") else timed
+
+
+def is_timed(call: tuple[str, bool], size: str, peer: str) -> bool:
+    """Everything at the first size; at larger ones what the targets need, without peers that take seconds."""
+    if size == "3840x2160":
+        return call == ("enhance", False) and peer in ("bilateral_ops", "numba", "torch")
+    if size == "4000x3000":
+        return call in MAIN and peer not in ("jax", "numpy")
+    return True
 
 
 def assert_close(got: list[Any], want: list[Any], tolerance: float) -> None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from suite import SIZES, TINY, require_memory
+from suite import MAIN, SIZES, TINY, require_memory
 
 import bilateral_ops
 from bilateral_ops.bench import _suite as _bench
 
 MEGAPIXELS = (0.1, 0.3, 1, 3, 10, 30, 100)
-SCANNED = (("slice", False), ("slice_apply", False), ("slice_apply", True), ("enhance", False))
 THREADS = sorted({1, 2, bilateral_ops.get_num_threads()})
 
 
@@ -22,7 +21,7 @@ def label(call: tuple[str, bool]) -> str:
 
 
 @pytest.mark.parametrize("megapixels", MEGAPIXELS)
-@pytest.mark.parametrize("call", SCANNED, ids=label)
+@pytest.mark.parametrize("call", MAIN, ids=label)
 def test_pixels(benchmark: Any, timed: Callable[..., None], call: tuple[str, bool], megapixels: float) -> None:
     """Images of 4:3."""
     if benchmark.disabled:
