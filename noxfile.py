@@ -239,7 +239,7 @@ def added(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time every operation beside its peers and write docs/benchmarks/ (some 25 minutes; leave the machine alone)."""
+    """Time every operation beside its peers and write docs/benchmarks/ (about 25 minutes; leave the machine alone)."""
     session.install(".[bench]", "torch==2.13.0", "jax", CUDA)
     file = str(Path(session.create_tmp(), "benchmarks.json"))
     options = ["--benchmark-columns=median,rounds", "--benchmark-sort=mean", "--benchmark-group-by=group"]

@@ -211,23 +211,21 @@ def page(device: Any) -> str:
         "# CUDA: what the kernels use and move",
         "",
         "<!-- Written by tests/cuda/report.py -->",
-        "",
-        "**No figure on this page is a measurement.** They are static: registers and shared memory are ptxas's, bytes "
-        "and wavefronts were counted while an interpreter ran the compiled kernels, and times are bytes over the "
-        "memory bandwidth of data sheets, which no kernel can beat and which says nothing of how near one comes.",
+        "For authors of the CUDA kernels. **No figure on this page is a measurement.** All are static: registers and "
+        "shared memory come from ptxas, instructions and bytes were counted while an interpreter ran the compiled "
+        "kernels, and times are lower bounds from data sheets. A kernel cannot be faster; how much slower it is, "
+        "this page does not say.",
         "",
         f"## Instructions, bytes and floors, {WIDTH} × {HEIGHT}",
-        "",
-        "float32, RGB, a grid of 16 × 16 × 8 matrices of 3 × 4; guides of 16 knots or features; enhance of uint8 with "
-        "curves; resize_area to an eighth, per pixel of the larger image. All launches of a call together. "
-        "*Instructions*: of PTX, issued per pixel. *Bytes*: the least, and counted as 32-byte sectors, each once for "
-        "each block that touches it, the grid's cells and the sums of its gradient included. *Shared memory*: turns "
-        "per 32 pixels; in brackets per access, and what this were if no two lanes met in a bank and none read the "
-        "same word. *Floor*: the larger of bytes over the bandwidth and instructions over the issue rate of data "
-        "sheets, which no kernel can beat, and which of the two it is.",
-        "",
-        '*Centers*: `xy="centers"` with `align_corners`, as trainers of radiance fields place pixels; *mesh*: an array '
-        "of these; *rays*: random coordinates and depths.",
+        "float32, RGB, a grid of 16 × 16 × 8 matrices of 3 × 4; guides with 16 knots or features; enhance of uint8 "
+        "with curves; resize_area to an eighth, per pixel of the larger image. Figures are sums over all launches of "
+        "a call. *Instructions*: PTX instructions issued per pixel. *Bytes*: per pixel, the least possible number, "
+        "and the number of 32-byte sectors times 32, a sector counted once per thread block that touches it, "
+        "including the grid's cells and the sums of its gradient. *Shared memory*: wavefronts per 32 pixels; in "
+        "brackets per access, and per access without bank conflicts and broadcasts. *Floor*: the lower bound of the "
+        "time, the larger of bytes over bandwidth and instructions over issue rate, and which of the two it is.",
+        '*Centers*: `xy="centers"` with `align_corners`, as in trainers of radiance fields; *mesh*: an array of the '
+        "same coordinates; *rays*: random coordinates and depths.",
         "",
         "| operation | direction | `xy` | instructions | bytes: least, counted | shared memory | "
         + " | ".join(f"floor, {name}" for name in DEVICE_RATES)
@@ -246,14 +244,12 @@ def page(device: Any) -> str:
     lines += [
         "",
         "## Explicit coordinates",
-        "",
-        "slice_apply with 3 × 4 matrices computed in float has kernels of its own (`scattered_34.cuh`), whatever the "
-        "dtypes and strides. Other matrices and slice look cells up as everywhere; what they and splat add to a grid "
-        "is added in the same way (`scattered.cuh`). In float64, and where a pixel's number or the place of a sum does "
-        "not fit 32 bits, bands of the whole image are summed.",
-        "",
-        "The sums are of integers: each contribution is rounded to 2^−(62 − ⌈log₂ pixels⌉) of the largest one to its "
-        "cell, beside float32's rounding. One that is not finite makes the eight cells that it reaches NaN.",
+        "slice_apply with 3 × 4 matrices computed in float has its own kernels (`scattered_34.cuh`), for all dtypes "
+        "and strides. Other matrices, and slice, sample as without explicit coordinates. All of them, and splat, add "
+        "to a grid in the same way (`scattered.cuh`), in integers. In float64, and if pixel indices or offsets of "
+        "sums exceed 32 bits, the whole image is summed in bands instead.",
+        "Each contribution is rounded to a multiple of 2^−(62 − ⌈log₂ pixels⌉) times the largest contribution to its "
+        "cell, in addition to the rounding of float32. A contribution that is not finite makes its eight cells NaN.",
         "",
         "| operation | direction | threads of each launch for 8192 rays |",
         "|---|---|---|",
@@ -264,10 +260,9 @@ def page(device: Any) -> str:
     lines += [
         "",
         "## Registers, shared memory, occupancy",
-        "",
-        "Per kernel and architecture: registers a thread, bytes spilled, static shared memory; occupancy by registers, "
-        "threads and, where a launch above says how much, dynamic shared memory. Numbers after a name are those that "
-        "its kernel is made for.",
+        "Per kernel and architecture: registers per thread, bytes spilled, static shared memory, and occupancy, "
+        "limited by registers, threads and, for the launches above, dynamic shared memory. Names after a kernel's "
+        "name are its template arguments.",
         "",
     ]
     ptxas = shutil.which("ptxas")
