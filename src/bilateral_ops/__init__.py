@@ -1,11 +1,11 @@
 """Bilateral grids at full resolution: slice, guide and apply, forward and backward, as compiled kernels.
 
-Start with :func:`slice_apply`, or :func:`enhance` for a whole image in one pass; :func:`gradcheck` checks gradients,
-:func:`fit` finds the grid that turns one image into another. ``bilateral_ops.reference.numpy`` says in plain NumPy what
-each operation means.
+Start with :func:`slice_apply`, or :func:`enhance` for inference in one pass. :func:`fit` finds the grid that maps one
+image to another, and :func:`gradcheck` checks gradients. ``bilateral_ops.reference.numpy`` is the specification, in
+plain NumPy.
 
-Arrays are NumPy's, PyTorch's, JAX's, CuPy's or TensorFlow's; those of one call are of one framework and on one device,
-where its result is.
+Arrays are those of NumPy, PyTorch, JAX, CuPy or TensorFlow. All arrays of a call, and its results, are of one framework
+and on one device.
 """
 
 from __future__ import annotations

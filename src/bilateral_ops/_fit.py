@@ -32,7 +32,7 @@ def fit(
     iterations: int = 60,
     callback: Callable[[int, NDArray[np.floating[Any]]], object] | None = None,
 ) -> NDArray[np.floating[Any]]:
-    """Fit the affine bilateral grid that turns ``image`` into ``target``, in the least-squares sense.
+    """Fit the affine bilateral grid that maps ``image`` to ``target``, by least squares.
 
         minimise  mean((slice_apply(grid, guide, image) − target)²) + smoothness · total_variation(grid)
 
@@ -42,7 +42,7 @@ def fit(
         (SᵀS / M + smoothness · L) · grid = Sᵀ·target / M
 
     where ``Sᵀ`` is ``slice_apply_vjp(...).grid`` and ``2·L`` is ``total_variation_vjp(...).grid``. The preconditioner
-    is the inverse of each cell's own ``(Ci+1) × (Ci+1)`` matrix, with all its pixels' weight on the diagonal:
+    is the inverse of a ``(Ci+1) × (Ci+1)`` matrix per cell, with the full weight of its pixels on the diagonal:
     ``splat`` of the outer products of the affine input.
 
     Parameters
@@ -53,19 +53,20 @@ def fit(
     target : array (H, W, Co) or (N, H, W, Co)
     grid_shape : three integers (Gh, Gw, Gd)
     smoothness : float
-        The weight of the total variation; it also fills in the cells that no pixel falls in. At 0 they keep the start.
+        The weight of the total variation, which also determines the cells that contain no pixel. With 0 these keep
+        their initial value.
     iterations : int
-        At most so many for an image; fewer where the residual has fallen to rounding.
+        At most so many per image; fewer if the residual is down to rounding errors.
     callback : callable, optional
-        ``callback(iteration, grid)`` after each iteration, counted from 1 and on through the images of a batch;
+        ``callback(iteration, grid)`` is called after each iteration, counted from 1 over all images of a batch;
         ``grid`` is a copy of the whole result so far.
 
     Returns
     -------
     NumPy array (…, Gh, Gw, Gd, Co, Ci+1)
-        float64 where any of the three arrays is float64, else float32. float16, bfloat16, uint8 and uint16 (as v/255
-        and v/65535) are read as float32. It starts as the identity where Co = Ci, as zero elsewhere. The images of a
-        batch are fitted one by one, so that each gets what it would get alone.
+        float64 if any of the three arrays is float64, else float32. float16, bfloat16, uint8 and uint16 (as v/255 and
+        v/65535) are read as float32. The initial value is the identity if Co = Ci, else zero. The images of a batch are
+        fitted separately, with the same results as one by one.
 
     Raises
     ------
@@ -74,8 +75,8 @@ def fit(
 
     Notes
     -----
-    The defaults suit photographs: over six of them, a smoothness from 1e-4 to 1e-3 came within 0.8 dB of the best at
-    full resolution for all but one, and with the preconditioner ten iterations come as far as 30 to 100 with the
+    The defaults suit photographs. Over six of them, a smoothness from 1e-4 to 1e-3 was within 0.8 dB of the best at
+    full resolution for all but one, and ten iterations with the preconditioner were as good as 30 to 100 with the
     diagonal alone.
 
     Source: Chen, Adams, Wadhwa, Hasinoff, Bilateral Guided Upsampling, SIGGRAPH Asia 2016.

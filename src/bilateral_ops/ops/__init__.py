@@ -1,6 +1,6 @@
-"""The operations, one file each: what it means (docstring), what it takes (``SIGNATURE``), forward and backward.
+"""The operations, one file each: docstring, ``SIGNATURE`` (its arguments), forward and backward.
 
-``OPERATIONS`` is the list that frameworks, tests, documentation and benchmarks walk.
+Frameworks, tests, documentation and benchmarks iterate over ``OPERATIONS``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from . import (
 
 
 class Operation(NamedTuple):
-    """An operation: its name, forward and VJP (None: it has none), its array arguments in order, and what it takes.
+    """An operation: its name, forward, VJP (or None), its array arguments in order, and its signature.
 
-    ``enhance`` has no VJP, and a signature for each kind of guide: ``_enhance.SIGNATURES``.
+    ``enhance`` has no VJP, and one signature per kind of guide: ``_enhance.SIGNATURES``.
     """
 
     name: str

@@ -40,10 +40,10 @@ def apply(
     Parameters
     ----------
     coefficients : array (N, H, W, Co, Ci) or (N, H, W, Co, Ci+1), float16 | bfloat16 | float32 | float64
-        The matrices; the last column, where it is there, is the offset. The image's dtype, or float32 beside a
-        16-bit-float or integer image.
+        The matrices; the last column, if present, is the offset. The image's dtype, or float32 with a float16, bfloat16
+        or integer image.
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
-        Integers are read as v/255 or v/65535. Without the batch axis (H, W, Ci) nothing else has one either.
+        Integers are read as v/255 or v/65535. Without a batch axis, (H, W, Ci), no other argument has one either.
     out : array, optional
         Filled and returned; may be the image itself, and must not overlap an input otherwise.
 

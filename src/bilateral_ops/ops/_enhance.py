@@ -39,20 +39,20 @@ def enhance(
     align_corners: bool = False,
     out: Array[Framework] | None = None,
 ) -> Image:
-    """Enhance an image in one pass over its pixels: guide, slice, apply. What a full-resolution stream does.
+    """Enhance an image in one pass over its pixels: guide, slice and apply, HDRnet's full-resolution stream.
 
         out = slice_apply(grid, guide(image), image)
 
-    with neither guide nor coefficients stored, nor rounded to the image's dtype in between.
+    Guide and coefficients are neither stored nor rounded to the image's dtype.
 
     Parameters
     ----------
     grid : array (N, Gh, Gw, Gd, Co, Ci) or (N, Gh, Gw, Gd, Co, Ci+1), float16 | bfloat16 | float32 | float64
-        The image's dtype, or float32 beside a 16-bit-float or integer image.
+        The image's dtype, or float32 with a float16, bfloat16 or integer image.
     guide : CurvesGuide, NNGuide or LumaGuide
         The guide's parameters; dtypes as the grid's.
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
-        Integers are read as v/255 or v/65535. Without the batch axis (H, W, Ci) the grid has none either.
+        Integers are read as v/255 or v/65535. Without a batch axis, (H, W, Ci), the grid has none either.
     xy : "centers" or "corners", optional
         The rule of the pixels' coordinates, as in :func:`slice`.
     window : (top, left, full_height, full_width), optional
@@ -76,9 +76,10 @@ def enhance(
 
     Notes
     -----
-    Gradients: none, this is inference; the ``guide_*`` operations and :func:`slice_apply` have them.
+    For inference, without gradients; the ``guide_*`` operations and :func:`slice_apply` have gradients.
 
-    The guide's rounding moves a pixel in the grid's depth: grids that are steep in depth show it.
+    Rounding errors of the guide shift the depth at which a pixel reads; they are visible in grids that are steep in
+    depth.
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.
     """

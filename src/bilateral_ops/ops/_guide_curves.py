@@ -43,7 +43,7 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True, eq=False)
 class CurvesGuide(FieldsOf[Parameters_co]):
-    """The parameters of :func:`guide_curves` as a record: what :func:`enhance` takes. Callable on an image."""
+    """The parameters of :func:`guide_curves` as a record, for :func:`enhance`. Callable on an image."""
 
     ccm: Parameters_co
     ccm_bias: Parameters_co
@@ -75,7 +75,7 @@ def guide_curves(
     *,
     out: Array[Framework] | None = None,
 ) -> Image | Parameter:
-    """HDRnet's learned guide: a colour matrix, a piecewise-linear curve a channel, and a mix of the channels.
+    """HDRnet's learned guide: a colour matrix, a piecewise linear curve per channel, and a weighted sum of the channels.
 
         q   = ccm·in + ccm_bias                                (row i of ccm makes channel i)
         c_i = Σ_k slopes[i,k]·max(q_i − shifts[i,k], 0)        (shifts in any order)
@@ -91,7 +91,7 @@ def guide_curves(
         The K knots of each channel's curve, and the change of slope at each.
     mix : array (Ci,)
     mix_bias : array () or number
-        All parameters have the image's dtype, or float32 beside a 16-bit-float or integer image.
+        All parameters have the image's dtype, or float32 with a float16, bfloat16 or integer image.
     out : array, optional
         Filled and returned; must not overlap an input.
 

@@ -36,7 +36,7 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class LumaGuide:
-    """The luma guide as a record: what :func:`enhance` takes. Callable on an image: :func:`guide_luma`."""
+    """The luma guide as a record, for :func:`enhance`. Callable on an image, as :func:`guide_luma`."""
 
     kind: ClassVar[str] = "luma"
     signature: ClassVar[Signature] = SIGNATURE

@@ -39,7 +39,7 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True, eq=False)
 class NNGuide(FieldsOf[Parameters_co]):
-    """The parameters of :func:`guide_nn` as a record: what :func:`enhance` takes. Callable on an image."""
+    """The parameters of :func:`guide_nn` as a record, for :func:`enhance`. Callable on an image."""
 
     w1: Parameters_co
     b1: Parameters_co
@@ -75,7 +75,7 @@ def guide_nn(
     w1 : array (F, Ci)
     b1, w2 : array (F,)
     b2 : array () or number
-        All parameters have the image's dtype, or float32 beside a 16-bit-float or integer image.
+        All parameters have the image's dtype, or float32 with a float16, bfloat16 or integer image.
     out : array, optional
         Filled and returned; must not overlap an input.
 

@@ -49,22 +49,22 @@ def resize_area(
     image: Like[Framework, Image], size: tuple[int, int], *, dtype: Any = None, out: Array[Framework] | None = None
 ) -> Image: ...
 def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: Any = None) -> Any:
-    """Resize an image by exact averages over the area of every pixel of the result.
+    """Resize an image by exact averages over the area of each output pixel.
 
         out[n,i,j,c] = Σ_yx w(i,y;H,h) w(j,x;W,w) image[n,y,x,c]
         w(i,y;H,h)   = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)| · h/H
 
-    Weights are the shares that the image's pixels have of a result's pixel, and add up to 1. Enlarging gives the
-    averages of an image that is constant over each of its pixels.
+    A weight is the part of an output pixel's area that an input pixel covers; weights add up to 1. When enlarging, the
+    image is taken as constant over each of its pixels.
 
     Parameters
     ----------
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
-        The batch axis is optional. There may be no images and no channels, but not no rows or no columns.
+        The batch axis is optional. Rows and columns must not be 0; images and channels may.
     size : (h, w)
         Rows and columns of the result, 1 or more each, in pixels; larger or smaller than the image's.
     dtype : float16 | bfloat16 | float32 | float64, or its name, optional
-        The result's dtype, where it is not to be the image's. Integers are then averages of v/255 or v/65535.
+        The result's dtype; by default the image's. With a float ``dtype``, integers are read as v/255 or v/65535.
     out : array, optional
         Filled and returned; must not overlap the image, unless it is the same view.
 
@@ -82,8 +82,9 @@ def resize_area(image: Any, size: tuple[int, int], *, dtype: Any = None, out: An
 
     Notes
     -----
-    Gradients: :func:`resize_area_vjp`. Sums are kept in double and in a fixed order: the same bits for any number of
-    threads, and results within half a unit in the last place, but for the rounding of double. NaN reaches the pixels whose area it has a share of, and no others.
+    Gradients: :func:`resize_area_vjp`. Sums are in double and in a fixed order: the same bits for any number of
+    threads, and results within half a unit in the last place plus the rounding of double. A NaN reaches only the output
+    pixels whose area it overlaps.
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """
@@ -109,8 +110,8 @@ def resize_area_vjp(
 
     Notes
     -----
-    Of the image only the shape and dtype matter. Every pixel of it gathers: nothing is scattered, and the same bits
-    come out for any number of threads.
+    Only the image's shape and dtype matter. Each of its pixels gathers its gradient: the same bits for any number of
+    threads.
 
     Source: the box filter, as in Heckbert, Filtering by Repeated Integration, SIGGRAPH 1986, sec. 2.
     """

@@ -46,22 +46,22 @@ def slice(
         out[n,y,x,c] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k,c],   τ(t) = max(1−|t|, 0)
         py = clamp((y+½)·Gh/H − ½, 0, Gh−1), px likewise, pz = clamp(guide·Gd − ½, 0, Gd−1)
 
-    With ``align_corners`` a coordinate u in [0, 1] falls at u·(G−1) instead of u·G − ½, and pixel i of n has
-    u = i/(n−1) instead of (i+½)/n, unless ``xy`` says otherwise. (i/(n−1) is 0 where n = 1.)
+    With ``align_corners`` the position of a coordinate u in [0, 1] is u·(G−1) instead of u·G − ½, and pixel i of n has
+    u = i/(n−1) instead of (i+½)/n, unless ``xy`` is given. (i/(n−1) is 0 for n = 1.)
 
     Parameters
     ----------
     grid : array (N, Gh, Gw, Gd, *C), float16 | bfloat16 | float32 | float64
         ``*C`` is one or two channel axes.
     guide : array (N, H, W), the grid's dtype
-        Unitless; [0, 1] spans the grid's depth. Without the batch axis (H, W) nothing else has one either.
+        Unitless; [0, 1] spans the grid's depth. Without a batch axis, (H, W), no other argument has one either.
     xy : array (N, H, W, 2), "centers" or "corners", optional
-        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own. On the CPU a mesh, one x for each column
-        and one y for each row, both in ascending order, takes hardly longer than none, unless it gets a gradient.
-        ``"centers"`` are (i+½)/n and ``"corners"`` i/(n−1) with either ``align_corners``, of the whole image's index
-        and size where there is a ``window``: what a mesh of these would give, as fast as none on every device.
+        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own. ``"centers"`` are (i+½)/n and
+        ``"corners"`` i/(n−1), with either ``align_corners``; with a ``window``, i and n are those of the whole image.
+        These rules are as fast as no ``xy``. So is, on the CPU, an array that is a mesh (one x per column and one y per
+        row, both ascending), unless it needs a gradient.
     index : array (N,) or, beside ``xy``, (N, H, W), int32 | int64, optional
-        The grids are then (M, …) instead of (N, …), and this says which of them an image, or a pixel, is sampled from.
+        Selects one of M grids, (M, …) instead of (N, …), per image or per pixel.
     window : (top, left, full_height, full_width), optional
         The pixels are this window of a larger image. Excludes an array ``xy``.
     align_corners : bool
@@ -78,14 +78,14 @@ def slice(
     ValueError
         A shape, window or ``out`` that does not fit.
     IndexError
-        On the CPU, an index that names no grid. On CUDA devices, what is sampled there is NaN instead.
+        An index out of range, on the CPU. On CUDA devices the samples are NaN instead.
     TypeError
         Unsupported array type or dtype, or arguments that disagree.
 
     Notes
     -----
-    Gradients: :func:`slice_vjp`. A NaN in the guide gives NaN in that pixel only. Neighbouring cells may differ by no
-    more than the largest number of the type that is computed in.
+    Gradients: :func:`slice_vjp`. A NaN in the guide gives NaN in that pixel only. Differences of neighbouring cells
+    must be finite in the compute type.
 
     Source: Gharbi et al., Deep Bilateral Learning, SIGGRAPH 2017, sec. 3.3.
     """

@@ -47,7 +47,7 @@ def slice_apply(
     align_corners: bool = False,
     out: Array[Framework] | None = None,
 ) -> Image:
-    """Sample a bilateral grid of matrices at every pixel and map the pixel by what is found there, in one pass.
+    """Sample a bilateral grid of matrices at every pixel and apply each matrix to its pixel, in one pass.
 
         A[n,y,x] = Σ_ijk τ(py−i) τ(px−j) τ(pz−k) grid[n,i,j,k],   τ(t) = max(1−|t|, 0)      (slice)
         out[n,y,x,i] = Σ_j A[n,y,x,i,j]·image[n,y,x,j]  (+ A[n,y,x,i,Ci])                     (apply)
@@ -57,19 +57,19 @@ def slice_apply(
     Parameters
     ----------
     grid : array (N, Gh, Gw, Gd, Co, Ci) or (N, Gh, Gw, Gd, Co, Ci+1), float16 | bfloat16 | float32 | float64
-        The last column, where it is there, is the offset. The image's dtype, or float32 beside a 16-bit-float or
-        integer image.
+        The last column, if present, is the offset. The image's dtype, or float32 with a float16, bfloat16 or integer
+        image.
     guide : array (N, H, W), or a LumaGuide
-        Unitless; [0, 1] spans the grid's depth. The image's float dtype, or float32 beside a float32 grid. Without the
-        batch axis (H, W) nothing else has one either. With ``LumaGuide()`` the image's luma is the guide; on the CPU it
-        is then neither stored nor rounded.
+        Unitless; [0, 1] spans the grid's depth. The image's float dtype, or float32 with a float32 grid. Without a
+        batch axis, (H, W), no other argument has one either. With ``LumaGuide()`` the image's luma is the guide; on the
+        CPU it is then neither stored nor rounded.
     image : array (N, H, W, Ci), float16 | bfloat16 | float32 | float64 | uint8 | uint16
         Integers are read as v/255 or v/65535.
     xy : array (N, H, W, 2), "centers" or "corners", optional
-        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own; dtype as the guide's. Or their rule, as
-        in :func:`slice`.
+        Coordinates (x, y) in [0, 1] to sample at, instead of the pixels' own, in the guide's dtype; or a rule, as in
+        :func:`slice`.
     index : array (N,) or, beside ``xy``, (N, H, W), int32 | int64, optional
-        The grids are then (M, …) instead of (N, …), and this says which of them an image, or a pixel, is sampled from.
+        Selects one of M grids, (M, …) instead of (N, …), per image or per pixel.
     window : (top, left, full_height, full_width), optional
         The image is this window of a larger one. Excludes an array ``xy``.
     align_corners : bool
@@ -87,7 +87,7 @@ def slice_apply(
     ValueError
         A shape, window or ``out`` that does not fit.
     IndexError
-        On the CPU, an index that names no grid. On CUDA devices, what is sampled there is NaN instead.
+        An index out of range, on the CPU. On CUDA devices the samples are NaN instead.
     TypeError
         Unsupported array type or dtype, or arguments that disagree.
 
@@ -151,14 +151,14 @@ def slice_apply_vjp(
 
 
 def _given(op: str, guide: Any) -> Any:
-    """Kernels take an absent guide for the luma; callers must say so."""
+    """To a kernel no guide means the luma; callers must ask for that with a LumaGuide."""
     if guide is None:
         framework_of(op, "guide", guide)  # which refuses it
     return guide
 
 
 def _needs_an_array(call: Call) -> bool:
-    """Whether the luma has to be computed first, as the kernels there take a guide only as an array."""
+    """Whether the luma must be computed first, because the kernels of that device need a guide array."""
     if call.sizes["Ci"] != 3:
         raise ValueError(f"{call.op}: image must have three channels for a LumaGuide, got {call.sizes['Ci']}.")
     return not call.framework.guides_by_luma(call.device)

@@ -56,7 +56,7 @@ def splat(
     Parameters
     ----------
     guide : array (N, H, W), float16 | bfloat16 | float32 | float64
-        Unitless; [0, 1] spans the grid's depth. Without the batch axis (H, W) nothing else has one either.
+        Unitless; [0, 1] spans the grid's depth. Without a batch axis, (H, W), no other argument has one either.
     values : array (N, H, W, *C), the guide's dtype
         ``*C`` is one or two channel axes.
     grid_shape : (Gh, Gw, Gd)
@@ -78,8 +78,8 @@ def splat(
 
     Notes
     -----
-    Gradients: :func:`splat_vjp`. Long sums are kept in double, and all in a fixed order: the same bits for any number
-    of threads.
+    Gradients: :func:`splat_vjp`. Long sums are in double, and all in a fixed order: the same bits for any number of
+    threads.
 
     Source: Chen, Paris, Durand, Real-time Edge-Aware Image Processing with the Bilateral Grid, SIGGRAPH 2007, sec. 3.
     """

@@ -28,20 +28,20 @@ SIGNATURE = Signature(
 
 
 def total_variation(grid: Like[Framework, Grid], *, index: Array[Framework] | None = None) -> Grid:
-    """How rough a bilateral grid is: the mean squared difference of neighbours, summed over its three axes.
+    """The roughness of a bilateral grid: the mean squared difference of neighbouring cells, summed over the three axes.
 
         out[n] = mean (grid[n,i+1,j,k,c] − grid[n,i,j,k,c])²
                + mean (grid[n,i,j+1,k,c] − grid[n,i,j,k,c])²
                + mean (grid[n,i,j,k+1,c] − grid[n,i,j,k,c])²
 
-    over all cells that have that neighbour, and all channels; an axis of one cell adds 0.
+    Means are over all channels and all cells that have that neighbour; an axis of one cell adds 0.
 
     Parameters
     ----------
     grid : array (N, Gh, Gw, Gd, *C), float16 | bfloat16 | float32 | float64
         Always batched. ``*C`` is one or two channel axes.
     index : array (N,), int32 | int64, optional
-        The grids are then (M, …) instead of (N, …), and this says of which the results are.
+        Selects N of M grids, (M, …) instead of (N, …).
 
     Returns
     -------
@@ -52,7 +52,7 @@ def total_variation(grid: Like[Framework, Grid], *, index: Array[Framework] | No
     ValueError
         A shape that does not fit.
     IndexError
-        On the CPU, an index that names no grid. On CUDA devices, the result is NaN instead.
+        An index out of range, on the CPU. On CUDA devices the result is NaN instead.
     TypeError
         Unsupported array type or dtype.
 
