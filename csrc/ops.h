@@ -1,14 +1,14 @@
 // READ FIRST. Every operation: its equation, its arguments, its forward and backward declared together.
 //
-//   where           what
+//   file            content
 //   formulas.h      the scalar formulas below, as code (host and device)
 //   cpu/tiles.h     tiles of pixels; cpu/storage.h storage types and strides
 //   cpu/*.inl       the kernels, one file per operation, compiled once per instruction set (cpu/isa_*.cpp)
-//   cpu/dispatch.*  which of those runs
-//   cuda/*.cu       the same for CUDA, one file per operation; files and types have the names of the CPU's
+//   cpu/dispatch.*  picks the instruction set at run time
+//   cuda/*.cu       the same for CUDA, one file per operation; files and types have the same names as on the CPU
 //   calls.h         a caller's arrays to Args; shapes and dtypes were checked before (src/bilateral_ops/_core/call.py)
-//   bindings.*      the callers from Python: NumPy's arrays, and DLPack's for CUDA
-//   xla.*           the callers from JAX
+//   bindings.*      Python bindings: NumPy arrays, and DLPack for CUDA
+//   xla.*           JAX bindings
 //
 // Dimensions: N batch; H W image; h w its new size; Gh Gw Gd grid; C1 C2 channels (C = C1·C2; C2 = 1 where there is one
 // axis); Co Ci output and input channels, L = Ci or Ci + 1 (the offset column); K curve knots; F features.
@@ -24,13 +24,13 @@ namespace bilateral_ops {
 //
 //   px = clamp(u·Gw − ½, 0, Gw − 1), with align_corners clamp(u·(Gw − 1), 0, Gw − 1); py likewise; pz likewise from the
 //   guide's value
-//   u = (i + ½)/n, with pixel_corners i/(n − 1) (0 where n = 1), for pixel i of n in the whole image, of which this one
-//   is a window; or xy's value
+//   u = (i + ½)/n, with pixel_corners i/(n − 1) (0 for n = 1), for pixel i of n in the whole image, if this one is a
+//   window of it; or the value in xy
 struct Sampling {
   Tensor guide;  // (N,H,W); absent in enhance, and in slice_apply where the image's luma is to guide
   Tensor xy;     // (N,H,W,2), optional
-  // (N), or (N,H,W) beside xy, optional: the grids are then (M,…) instead of (N,…), and index says which of them is
-  // sampled, in an equation of n its grid[n]
+  // (N), or (N,H,W) with xy; optional. Selects one of M grids, (M,…) instead of (N,…): grid[n] of the equations is then
+  // grid[index[n]].
   GridIndex index;
   int64_t top, left, full_height, full_width;
   bool align_corners, pixel_corners;
@@ -136,7 +136,7 @@ struct TotalVariationGradArgs {
 // resize_area: out[n,i,j,c] = Σ_yx w(i,y) w(j,x) image[n,y,x,c],  w(i,y) = |[i·H/h, (i+1)·H/h) ∩ [y, y+1)|·h/H: the
 // part of output pixel i that pixel y covers; w(j,x) likewise
 struct ResizeAreaArgs {
-  Tensor out;    // (N,h,w,Ci); may be of floats if the image is of integers, which then stand for v/255 or v/65535
+  Tensor out;    // (N,h,w,Ci); may be float for an integer image, whose elements are then read as v/255 or v/65535
   Tensor image;  // (N,H,W,Ci)
 };
 // d_image[n,y,x,c] = Σ_ij w(i,y) w(j,x) grad[n,i,j,c]

@@ -39,7 +39,7 @@ def arguments(
     ``N=None`` makes them unbatched. ``image_dtype`` is the dtype of the image (of everything else too, unless
     ``dtype`` says otherwise; float32 beside an integer image). ``guide_range`` reaches past [0, 1] so that border
     cells are met. ``C`` are the channel axes of ``slice`` and ``splat``; by default ``(Co, Ci + offset)``.
-    ``size`` is what ``resize_area`` makes of ``(H, W)``. ``xy`` is whether there are coordinates, or their rule. With
+    ``size`` is the result's size of ``resize_area``. ``xy`` is whether there are coordinates, or a rule. With
     an ``index`` there are ``M`` grids.
     """
     operation = OPERATIONS[name].signature
@@ -76,7 +76,7 @@ def arguments(
         ccm = np.eye(Ci) + 0.1 * rng.standard_normal((Ci, Ci))
         ccm_bias, shifts = 0.05 * rng.standard_normal(Ci), rng.uniform(0, 1, (Ci, K))
         slopes, mix = rng.standard_normal((Ci, K)), rng.uniform(0.2, 0.5, Ci)
-        # Middle grey becomes middle grey: some pixels are clipped to 0 or 1, but not most.
+        # Middle grey maps to middle grey, so that only some pixels are clipped to 0 or 1.
         grey = mix @ (slopes * np.maximum((ccm.sum(1) / 2 + ccm_bias)[:, None] - shifts, 0)).sum(1)
         return dict(zip(operation.parameters, (ccm, ccm_bias, shifts, slopes, mix, 0.5 - grey)))
 
@@ -84,7 +84,7 @@ def arguments(
         w1, b1, w2 = rng.standard_normal((F, Ci)), 0.2 * rng.standard_normal(F), rng.standard_normal(F)
         return dict(zip(operation.parameters, (w1, b1, w2, -0.1)))
 
-    # Parameters of a guide go together; all other arguments are what their roles and axes say.
+    # Parameters of a guide are drawn together; all other arguments follow from their roles and axes.
     given = {a.name: drawn(a) for a in operation.arguments if a.role not in ("parameter", "index") and a.name != "xy"}
     parameters = {"curves": curves, "nn": network}.get(operation.guide, dict)()
     given |= {parameter: np.asarray(value, other) for parameter, value in parameters.items()}

@@ -36,14 +36,14 @@ _HALVES = ("float16", "bfloat16")
 _MOST_CELLS = 1 << 23
 # Numbers an argument may have for each pixel, or in each grid, so that products of sizes stay whole numbers.
 _MOST_NUMBERS = 1 << 40
-# From here on, numbers are stored as infinity in a dtype: halfway between the largest and the power of two above it.
+# Numbers from here on become infinity in a dtype: halfway between its largest number and the next power of two.
 _OVERFLOW = {
     "float16": (2 - 2.0**-11) * 2.0**15,
     "bfloat16": (2 - 2.0**-8) * 2.0**127,
     "float32": (2 - 2.0**-24) * 2.0**127,
     "float64": math.inf,
 }
-# Pixel positions are products of whole numbers in double; so far they are exact with any grid in use.
+# Pixel positions are products of integers in double, which are exact up to here with any grid in use.
 _MOST_PIXELS = 1 << 40
 
 
@@ -69,7 +69,7 @@ class Call:
         self.sizes: dict[str, Any] = dict(sizes) if sizes else {}
         if signature.chooses_dtype:
             self.keywords = {"dtype": dtype}
-        #: The argument that said the size of an axis.
+        #: The argument that determined the size of each axis.
         self.owners: dict[str, str] = dict.fromkeys(self.sizes, signature.sizes.name if signature.sizes else "")
         given = [a for a in signature.arguments if not (a.optional and self.values.get(a.name) is None)]
         if any(a.role == "index" for a in given):
@@ -78,9 +78,9 @@ class Call:
             given.append(Argument("grad", signature.result, "grad"))
         self._given = given
         self._arrays = [a for a in given if a.axes or not isinstance(self.values[a.name], NUMBERS)]
-        #: Arguments given as numbers, and the dtype that they are to have.
+        #: Arguments given as numbers, and the dtype to convert them to.
         self.numbers: dict[str, str] = {}
-        #: Arguments without axes that were given as arrays: JAX's may be weakly typed, which no key says.
+        #: Arguments without axes given as arrays: JAX's may be weakly typed, which is not part of the cache's key.
         self.scalars = tuple(a.name for a in self._arrays if not a.axes and a.name not in self.numbers)
         #: Arguments that came by DLPack.
         self.adopted: list[str] = []
@@ -90,11 +90,11 @@ class Call:
         self._check_shapes()
         #: Shape and dtype of a forward call's result.
         self.result = self._expect()
-        #: The arguments that have gradients: those that were given, and are no integers.
+        #: The arguments with gradients: those that are given and not integers.
         self._floats = tuple(n for n in signature.fields if self.dtypes.get(n, INTEGERS[0]) not in INTEGERS)
 
     def _indexed(self, a: Argument) -> Argument:
-        """The argument's axes where an index is given."""
+        """The argument's axes if an index is given."""
         if a.role == "grid" and a.axes[0] == "N":
             return a._replace(axes=("M", *a.axes[1:]))
         index = self.values[a.name]
@@ -118,7 +118,7 @@ class Call:
         return call
 
     def _number(self, name: str, value: Any, dtype: str) -> Any:
-        """A number that was given for an argument without axes, as an array of that dtype."""
+        """A number, given for an argument without axes, as an array of that dtype."""
         number = real(value)
         if number is None:
             raise TypeError(f"{self.op}: {name} must be a real number, got {type(value).__name__}.")
@@ -130,7 +130,7 @@ class Call:
 
     def _find_framework(self) -> None:
         self.framework: Any = None
-        #: Whether an argument was converted: such a call is not remembered, as the next of its kind converts its own.
+        #: Whether an argument was converted. Such a call is not cached, because the next one must convert its own.
         self.converted = False
         found = []
         for a in self._arrays:
@@ -154,7 +154,7 @@ class Call:
             self.converted = True
 
     def _find_device(self) -> None:
-        """Where all arrays are, and the result will be."""
+        """The device of all arrays and of the result."""
         self.device: Any = None
         locate = self.framework.locate
         if locate is None:
@@ -177,9 +177,9 @@ class Call:
         if base not in choice:
             raise TypeError(f"{self.op}: {first.name} must be {listed(choice)}, got {base}.")
         integer = base in INTEGERS
-        #: Whether the framework is to make the dtypes one first.
+        #: Whether the framework must convert the arguments to one dtype first.
         self.mixed = False
-        #: The float dtype that goes with the image: its own, or float32 beside integers.
+        #: The float dtype that goes with the image: its own, or float32 for integers.
         self.float_dtype = "float32" if integer else base
         chosen = self.keywords.get("dtype")
         if chosen not in (None, base, *FLOATS):
@@ -312,7 +312,7 @@ class Call:
 
     def _refuse(self, a: Argument) -> None:
         axes = tuple(fixed_size(axis) or axis for axis in self._axes(a.axes))
-        # What this argument itself said of an axis is no reason to refuse it.
+        # An axis whose size this argument determined is no reason to reject it.
         known = {axis: size for axis, size in self.sizes.items() if self.owners.get(axis, a.name) != a.name}
         expected: list[Any] = []
         owners: list[str] = []
@@ -342,7 +342,7 @@ class Call:
     # --- keywords and results
 
     def sampling(self, rule: Any, window: Any, align_corners: Any) -> dict[str, Any]:
-        """Check ``window=(top, left, full_height, full_width)``, ``align_corners``, and ``xy`` where it is a rule."""
+        """Check ``window=(top, left, full_height, full_width)``, ``align_corners``, and ``xy`` if it is a rule."""
         if not isinstance(align_corners, (bool, np.bool_)):
             raise TypeError(f"{self.op}: align_corners must be a bool, got {type(align_corners).__name__}.")
         found: dict[str, Any] = {
@@ -362,7 +362,7 @@ class Call:
         return str(rule)
 
     def places(self) -> tuple[tuple[Any, ...], bool]:
-        """The keywords as kernels take them: the window with whether pixels lie at corners, and ``align_corners``."""
+        """The keywords in the kernels' form: the window, with the rule for pixels, and ``align_corners``."""
         window, align_corners = self.keywords["window"], self.keywords["align_corners"]
         rule = self.keywords.get("xy")
         corners = align_corners if rule is None else rule == "corners"
@@ -417,7 +417,7 @@ class Call:
         return out
 
     def _gradients(self, wrt: tuple[str, ...], out: Any) -> dict[str, Any]:
-        """Arrays for the gradients that are wanted, ``out``'s or new ones; None for the others."""
+        """Arrays for the wanted gradients, new ones or those of ``out``; None for the others."""
         given = self._out_mapping(wrt, out)
         computed = self.gradients(wrt)
         arrays: dict[str, Any] = {}
@@ -437,7 +437,7 @@ class Call:
         return arrays
 
     def gradients(self, wrt: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the gradients that are computed: wanted, of an argument that was given, and not of integers."""
+        """The gradients that are computed: those wanted, of arguments that are given and not integers."""
         return self._floats if wrt is self.signature.fields else tuple([n for n in self._floats if n in wrt])
 
     def wanted(self, wrt: Any) -> tuple[str, ...]:

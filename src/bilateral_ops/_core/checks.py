@@ -1,4 +1,4 @@
-"""Checks of plain values, and the words of error sentences."""
+"""Checks of plain values, and the wording of error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("uint8", "uint16")
 INDICES = ("int32", "int64")
-# What a scalar argument may be, besides an array without axes.
+# The types of a scalar argument, besides arrays without axes.
 NUMBERS = (int, float, np.generic)
 
 
@@ -22,7 +22,7 @@ def listed(words: Iterable[str], last: str = "or") -> str:
 
 
 def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
-    """A value as errors say it, on one line."""
+    """A value for an error message, on one line."""
     # Python refuses to print integers of thousands of digits.
     if isinstance(value, int) and value.bit_length() > 1000:
         return f"an integer of {value.bit_length()} bits"
@@ -36,7 +36,7 @@ def brief(value: Any, text: Callable[[Any], str] = repr) -> str:
 
 
 def is_symbol(size: Any) -> bool:
-    """Whether it is a size that JAX's exporter only has a name for, so that no comparison need have an answer."""
+    """Whether it is a symbolic size of JAX's exporter, whose comparisons may be undecidable."""
     return not isinstance(size, int) and type(size).__module__.startswith("jax.")
 
 
@@ -65,7 +65,7 @@ def one_of(op: str, name: str, value: Any, choices: Iterable[Any]) -> None:
 
 
 def real(value: Any) -> float | None:
-    """A Python or NumPy number, infinity where it is beyond all floats; None where it is not a real number."""
+    """A Python or NumPy number as a float, infinity if it is too large; None if it is not a real number."""
     if isinstance(value, bool) or not isinstance(value, NUMBERS):
         return None
     if isinstance(value, np.generic) and value.dtype.kind not in "iuf" and value.dtype.name != "bfloat16":
@@ -77,7 +77,7 @@ def real(value: Any) -> float | None:
 
 
 def dtype_name(value: Any) -> str:
-    """The name of a dtype: NumPy's, PyTorch's or JAX's, or the name itself."""
+    """The name of a dtype of NumPy, PyTorch or JAX; names are returned as they are."""
     if isinstance(value, str):
         return value
     try:

@@ -13,7 +13,7 @@ from .checks import integers, shape_text
 
 
 class Argument(NamedTuple):
-    """One array argument. ``role`` is image, grid, guide, parameter or index: it says which dtypes may be mixed.
+    """One array argument. ``role`` is image, grid, guide, parameter or index: it determines which dtypes may be mixed.
 
     An index names grids, by integers: where it is given, the grids' first axis is ``M`` in place of ``N``, and the call
     is batched. It has all its axes, or ``N`` alone.
@@ -43,7 +43,7 @@ class KernelCall(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """An argument that says axes of the result as numbers. A VJP has ``grad``'s shape for it."""
+    """An argument with sizes of the result's axes. A VJP has ``grad``'s shape for it."""
 
     name: str
     axes: tuple[str, ...]
@@ -55,6 +55,6 @@ class Sizes(NamedTuple):
 
 
 def fixed_size(axis: str) -> str | None:
-    """The size that an axis must have, as written; None where any will do."""
+    """The size that an axis must have, as written; None for any size."""
     size = axis.rpartition("=")[2]
     return size if size.isdigit() else None

@@ -1,4 +1,4 @@
-"""Which framework an array belongs to, by its type. Nothing is imported that the caller does not use.
+"""The framework of an array, by its type. Only frameworks that the caller uses are imported.
 
 A framework is a module in ``frameworks/`` with what ``frameworks/_numpy.py`` defines; a new one is that module and its
 line in ``_FRAMEWORKS``.
@@ -17,7 +17,7 @@ from ..frameworks import _numpy
 from .checks import brief, listed
 from .hints import TYPES, Refused, hint
 
-#: Root module of an array type → the module in ``frameworks/`` that serves it, imported when such an array comes.
+#: Root module of an array type → the module in ``frameworks/`` that serves it, imported at the first such array.
 _FRAMEWORKS = {
     "numpy": "_numpy",
     "cupy": "_cupy",
@@ -66,9 +66,9 @@ def _framework_of_type(value: Any) -> Any:
 
 
 def adopted(op: str, name: str, value: Any) -> Any:
-    """An array of no framework served here as NumPy's, in its memory, where that is the host's; None for all others.
+    """An array of another framework, in host memory, as a NumPy array that shares it; None for all others.
 
-    It must not record what is done with it, as its framework would not know of it.
+    It must not record gradients, because its framework would not see the operation.
     """
     if type(value) in _cache or isinstance(value, np.ndarray) or _framework_of_type(value):
         return None

@@ -1,6 +1,6 @@
-"""What errors suggest where what was given tells what was meant: a table of functions, each a mistake and its remedy.
+"""Remedies that errors suggest, where the arguments show what was meant: a table of functions, one per mistake.
 
-They are asked when a call is refused, and never before.
+They run only when a call is rejected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .declaration import fixed_size
 
 
 class Refused(NamedTuple):
-    """An argument that is refused, the axes that it should have, the sizes that others gave them, and all arguments."""
+    """A rejected argument, the axes that it should have, their sizes by other arguments, and all arguments."""
 
     name: str
     value: Any
@@ -26,13 +26,13 @@ class Refused(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Those of the image, which may not have been looked at yet."""
+        """The image's channels; the image may not have been checked yet."""
         shape = _shape(self.values.get("image"))
         return shape[-1] if len(shape) > 2 else 0
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """Empty where a graph leaves a size open, or has but a name for it."""
+    """The shape; empty if a graph leaves a size open or symbolic."""
     try:
         shape = tuple(getattr(value, "shape", ()))
     except ValueError:  # TensorFlow's, of unknown rank
@@ -44,7 +44,7 @@ Hint = Callable[[Refused], str]
 
 
 def hint(mistakes: Sequence[Hint], refused: Refused) -> str:
-    """The first remedy that there is, as the end of a sentence."""
+    """The first remedy that applies, as the end of a sentence; else empty."""
     return next((f"; {text}" for text in (mistake(refused) for mistake in mistakes) if text), "")
 
 

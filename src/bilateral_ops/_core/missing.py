@@ -1,4 +1,4 @@
-"""Libraries that are asked for and not installed."""
+"""Errors for libraries that are needed and not installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {
 
 
 def install(extra: str) -> str:
-    """The command that brings an extra."""
+    """The command that installs an extra."""
     return f"pip install '{PACKAGE}[{extra}]'"
 
 
@@ -33,7 +33,7 @@ class MissingError(RuntimeError, ImportError):
 
 @contextmanager
 def needed(who: str, module: str, extra: str) -> Iterator[None]:
-    """Around imports: where the module is not there, the error says who needs it and which extra brings it."""
+    """For imports: if the module is missing, the error says who needs it and which extra installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -45,7 +45,7 @@ def needed(who: str, module: str, extra: str) -> Iterator[None]:
 
 
 def missing(extra: str, *modules: str) -> str:
-    """Which of these is the first that is not installed, and the remedy, as a command's sentence says it; else ""."""
+    """The first of these that is not installed, and the remedy, for a command's message; else ""."""
     for module in modules:
         try:
             import_module(module)

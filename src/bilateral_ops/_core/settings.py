@@ -1,4 +1,4 @@
-"""Threads, instruction sets, and what this build is: process-wide settings."""
+"""Process-wide settings, threads and instruction set, and the configuration of the build."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_THREADS = 1024
 
 
 def _count(text: str) -> int:
-    """The number that a variable of the environment says; 0 where it says none."""
+    """The number in an environment variable; 0 if there is none."""
     try:
         return int(text) if text.strip().isdecimal() else 0
     except ValueError:  # thousands of digits
@@ -34,7 +34,7 @@ def _default_num_threads() -> int:
                 f"got {brief(own)}."
             )
         return _count(own)
-    # OpenMP allows a list, one number a nesting level.
+    # OpenMP allows a list, one number per nesting level.
     if shared := _count(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]):
         return min(shared, MOST_THREADS)
     if hasattr(os, "sched_getaffinity"):
@@ -43,7 +43,7 @@ def _default_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Set how many threads a call may use, process-wide. Results don't depend on it.
+    """Set the number of threads that a call may use, process-wide. Results don't depend on it.
 
     Raises ``ValueError`` for n < 1 and ``TypeError`` for anything but an integer. The default is the environment
     variable ``BILATERAL_OPS_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the CPUs that this process may use.
@@ -58,7 +58,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a call may use."""
+    """Return the number of threads that a call may use."""
     return _cpu.num_threads()
 
 
@@ -100,7 +100,7 @@ def _cuda_support() -> str:
 
 
 def show_config() -> None:
-    """Print version, instruction set, threads, compiler and CUDA support, one a line."""
+    """Print version, instruction set, threads, compiler and CUDA support, one per line."""
     rows = {
         "bilateral_ops": _cpu.__version__,
         "ISA": f"{_cpu.isa()} (available: {', '.join(available_isas())})",
@@ -114,7 +114,7 @@ def show_config() -> None:
 
 
 def apply_environment() -> None:
-    """Set what the environment asks for; called once, on import."""
+    """Apply the environment variables; called once, on import."""
     try:
         _cpu.set_num_threads(_default_num_threads())
         if isa := os.environ.get("BILATERAL_OPS_ISA"):

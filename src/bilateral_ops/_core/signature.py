@@ -1,4 +1,4 @@
-"""What an operation takes and returns, declared once; checks, error sentences and kernel calls follow from it."""
+"""The arguments and results of an operation, declared once; checks, error messages and kernel calls follow from it."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ Returns
 Raises
 ------
 ValueError, TypeError
-    As :func:`{name}`, and where ``wrt`` names what is no argument.
+    As :func:`{name}`, and if ``wrt`` has a name that is not an argument's.
 
 Notes
 -----
 {notes}"""
-# Kinds of calls that an operation remembers to have checked.
+# The number of checked calls that an operation caches.
 _MOST_KNOWN = 256
 
 
 class Signature:
-    """All that is particular to an operation, but its meaning.
+    """Everything specific to an operation except its computation.
 
     Parameters
     ----------
     name : of the operation
     arguments : its array arguments, in the order of its Python signature and of its kernels
     result : axes of the result
-    lead : the argument whose rank says whether a call is batched; where it is absent, the image's does
+    lead : the argument whose rank determines whether a call is batched; if it is absent, the image
     like : the argument whose dtype the result has
-    gradients : record of the VJP, a field per argument but the index; None: there is no VJP
-    batched : every call is
+    gradients : record of the VJP, with a field per argument except the index; None without a VJP
+    batched : whether every call is batched
     keeps_integers : the result of an integer image has its dtype; otherwise it is float32
-    sizes : an argument that says axes of the result
-    chooses_dtype : there is a keyword ``dtype`` for a result of another float dtype
-    sampled : there are keywords ``window`` and ``align_corners``, and ``xy`` may be a rule
+    sizes : an argument with sizes of the result's axes
+    chooses_dtype : whether there is a keyword ``dtype`` for a result of another float dtype
+    sampled : whether there are keywords ``window`` and ``align_corners``, and ``xy`` may be a rule
     kernel : name of the kernels, without ``_forward`` and ``_backward``; by default the operation's
     guide : which guide the arguments of role parameter are of
     forward, backward : the kernel calls, where they are not the usual ones
@@ -110,7 +110,7 @@ class Signature:
         self._checked: dict[tuple[Any, ...], Call] = {}
 
     def vjp(self, function: Function) -> Function:
-        """Fill in what the docstrings of all VJPs say, before their notes; the docstring has the rest."""
+        """Add to a VJP's docstring, before its notes, the sections that all VJPs share."""
         if not function.__doc__:  # python -OO
             return function
         head, notes = inspect.cleandoc(function.__doc__).split("\nNotes\n-----\n")
@@ -125,7 +125,7 @@ class Signature:
             given=", ".join(given),
             shape=shape_text(self.result),
             float32="; float32 for an integer image" * (integers and self.keeps_integers),
-            sizes=f"\n    Its shape says ``{self.sizes.name}``." if self.sizes else "",
+            sizes=f"\n    Its shape determines ``{self.sizes.name}``." if self.sizes else "",
             record=self.gradients.__name__ if self.gradients else "",
             returns=textwrap.fill(returns, 112).replace("\n", "\n    "),
             notes=notes,
@@ -139,7 +139,7 @@ class Signature:
         return KernelCall(kernel, results, arguments, tuple(joined))
 
     def lead_of(self, values: Mapping[str, Any]) -> Argument:
-        """The argument whose rank says whether a call is batched."""
+        """The argument whose rank determines whether a call is batched."""
         name = self.lead if values.get(self.lead) is not None else "image"
         return self.arguments[self.names.index(name)]
 
@@ -180,7 +180,7 @@ class Signature:
     def _bound(self, op: str, values: dict[str, Any], sizes: Mapping[str, int] | None, dtype: Any) -> Call:
         if dtype is not None:
             dtype = dtype_name(dtype)
-        # What is checked is a matter of types, dtypes and shapes: where these have passed once, they pass again.
+        # Checks depend only on types, dtypes and shapes: a call that passed them once passes again.
         key: list[Any] = [op, dtype]
         for value in values.values():
             if value is None:
@@ -209,7 +209,7 @@ class Signature:
 
 
 def _taken_rule(named: dict[str, Any]) -> str | None:
-    """Take the rule of pixels out of the arrays, where it is given for one."""
+    """Take the rule for pixels out of the arrays, if one is given."""
     rule = named.get("xy")
     if not isinstance(rule, str):
         return None

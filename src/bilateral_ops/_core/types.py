@@ -1,4 +1,4 @@
-"""What type checkers know of arrays, without any framework installed.
+"""Array types for type checkers, without any framework installed.
 
 An argument is an ``Array[Framework]``, or ``Like[Framework, T]`` where T, its type without its number of axes, is that
 of a result or gradient. Arrays of two frameworks have no ``Framework`` in common. That NumPy's arrays may have several
@@ -41,7 +41,7 @@ class _CuPy(Protocol):
     def get(self) -> Any: ...
 
 
-#: What ``all()`` is in a framework: a number in NumPy, an array in the others.
+#: The result of ``all()``: a number in NumPy, an array in the others.
 Framework = TypeVar("Framework", np.bool_, _Torch, _JAX, _CuPy)
 _Framework_co = TypeVar("_Framework_co", covariant=True)
 _T_co = TypeVar("_T_co", covariant=True)
@@ -54,17 +54,17 @@ class Array(Protocol[_Framework_co]):
 
 
 class Like(Array[_Framework_co], Protocol[_Framework_co, _T_co]):
-    """An array of a framework, of whose type T a result is."""
+    """An array of a framework; a result has its type T."""
 
     def squeeze(self) -> _T_co: ...
 
 
 #: What may be given for an array without axes.
 Number: TypeAlias = float | np.number[Any]
-#: Where the pixels of an image lie, by their indices: (i+½)/n or i/(n−1).
+#: The coordinates of an image's pixels, by their indices: (i+½)/n or i/(n−1).
 PixelRule: TypeAlias = Literal["centers", "corners"]
 
-# Types of arguments, which results and gradients have. The dtype of a result that may be one of two is said as a union.
+# Types of arguments, which results and gradients share. A result with one of two dtypes has a union.
 Grid = TypeVar("Grid")
 Image = TypeVar("Image")
 Parameter = TypeVar("Parameter")
