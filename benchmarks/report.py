@@ -395,6 +395,11 @@ def bound(results: Results) -> str:
     return table(["", "bound, ms", "copy, ms", "ratio"], rows)
 
 
+def wrapped(text: str) -> str:
+    """A paragraph in lines of at most 120 columns."""
+    return "\n".join(textwrap.wrap(text, 120))
+
+
 def pretty(size: str) -> str:
     return size.replace("x", " × ")
 
@@ -414,7 +419,7 @@ def readme(results: Results, text: str) -> str:
     made = f"""{MARKS[0]}
 {summary(results)}
 
-{chr(10).join(textwrap.wrap(said, 120))}
+{wrapped(said)}
 
 {steps(results)}{pipeline(results)}![Time of every operation beside its peers](docs/benchmarks/time.png)
 {MARKS[1]}"""
@@ -439,7 +444,7 @@ def steps(results: Results) -> str:
         said.append(
             f"{what} is {number(time)} times as fast as with `grid_sample` and takes {100 * space:.0f} % of its memory"
         )
-    return "\n".join(textwrap.wrap("; ".join(said) + ".", 120)) + "\n\n"
+    return wrapped("; ".join(said) + ".") + "\n\n"
 
 
 def pipeline(results: Results) -> str:
@@ -452,7 +457,7 @@ def pipeline(results: Results) -> str:
         f"{milliseconds(row)} ms, {number(1 / row['seconds'])} frames per second; the same model in PyTorch, with "
         f"`grid_sample`, takes {number(other['beside']['bilateral_ops']['ratio'])} times as long."
     )
-    return "\n".join(textwrap.wrap(text, 120)) + "\n\n"
+    return wrapped(text) + "\n\n"
 
 
 def others(machines: dict[str, Results]) -> str:
@@ -470,11 +475,14 @@ def page(results: Results, elsewhere: dict[str, Results]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     commits = sorted({row["commit"] for row in results.rows if "commit" in row})
     again = f" (rows marked {', '.join(commits)}: at that commit)" if commits else ""
+    said = (
+        f"Measured on {results.date} at commit {machine['commit']}{again}; later changes are not in these figures. "
+        "Written by `benchmarks/report.py` from the results of `nox -s bench`."
+    )
     sizes = "\n\n".join(f"### {pretty(size)}\n\n{operations(results, size)}" for size in results.sizes())
     return f"""# Benchmarks
 
-Measured on {results.date} at commit {machine["commit"]}{again}; later changes are not in these figures. Written by
-`benchmarks/report.py` from the results of `nox -s bench`.
+{wrapped(said)}
 
 | | |
 |---|---|
