@@ -96,7 +96,7 @@ class Arrays {
     }
     return grid;
   }
-  Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
+  static Sampling sampling(const Tensor& pixels, const Window& window, bool align_corners) {
     Sampling at{};
     at.top = window.top;
     at.left = window.left;

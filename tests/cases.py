@@ -118,6 +118,8 @@ CASES: dict[str, dict[str, Any]] = {
     "wide no offset": {"offset": False, "W": 43, "Gd": 8},
     "wide no offset 4 to 3": {"offset": False, "Ci": 4, "W": 70, "Gd": 13},
     "wide many channels": {"C": (70,), "W": 40},
+    # Bands and columns that have sums of few depths
+    "wide and flat": {"W": 45, "Gd": 16, "guide_range": (0.4, 0.5)},
     # Spans of more pixels than a tile has, of few depths and of many; more in a column than float32 sums take.
     "long": {"H": 9, "W": 300, "Gh": 2, "Gw": 1, "Gd": 2},
     "long and deep": {"H": 9, "W": 300, "Gh": 2, "Gw": 2, "Gd": 16},

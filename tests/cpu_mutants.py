@@ -224,27 +224,27 @@ MUTANTS = {
     ),
     "a column's depths not cleared": Mutant(
         "cpu/splatter.inl",
-        "    clear(column + first * depth_size, (pending.first - first) * depth_size);\n",
+        "      clear(first_added, first - first_added);\n",
         "",
         agreement("forward", "splat", "wide"),
     ),
     "a column's sums added twice": Mutant(
         "cpu/splatter.inl",
-        "    pending = {};\n",
-        "    pending.pixels = 0;\n",
+        "    pending_[x] = {};\n",
+        "    pending_[x].pixels = 0;\n",
         agreement("forward", "splat", "long"),
     ),
     "pixels of the next span": Mutant(
         "cpu/splatter.inl",
-        "bits &= n > 0 ? (uint64_t(1) << n) - 1 : 0;",
-        "bits &= n > 0 ? ~uint64_t(0) : 0;",
+        "        pixels &= rest;\n        add_depth(z, part, pixels, contributions);\n",
+        "        add_depth(z, part, pixels, contributions);\n        pixels &= rest;\n",
         agreement("backward", "slice_apply", "depth 2"),
         AVX2,
     ),
     "pixels 64 and on": Mutant(
         "cpu/splatter.inl",
-        "const int64_t i = first + lowest_bit(bits);",
-        "const int64_t i = begin + lowest_bit(bits);",
+        "add_depth(z, part, pixels, contributions);",
+        "add_depth(z, begin, pixels, contributions);",
         agreement("backward", "slice_apply", "long"),
         AVX2,
     ),
@@ -260,6 +260,18 @@ MUTANTS = {
         "repeat4(from + i * C + C / 4 * 4, C % 4, v)",
         "repeat4(from + i * C, C % 4, v)",
         agreement("forward", "splat", "wide many channels"),
+    ),
+    "a band's depths not cleared": Mutant(
+        "cpu/splatter.inl",
+        "        memset(column + z * g_.C, 0, static_cast<size_t>(n * g_.C) * sizeof(double));\n",
+        "        (void)z, (void)n;\n",
+        agreement("forward", "splat", "wide"),
+    ),
+    "depths that a band does not have": Mutant(
+        "cpu/splatter.inl",
+        "has = depths[b] ? depths[b][x] : all;",
+        "has = all;",
+        agreement("forward", "splat", "wide and flat"),
     ),
     # --- Gradients of the drivers
     "a slope along the other axis": Mutant(

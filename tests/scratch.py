@@ -62,4 +62,5 @@ def run(source: Path, tests: Sequence[str], root: Path = ROOT, isa: str = "") ->
     """pytest on the package in the folder ``source``; ``isa``: what tests run with that do not choose one."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", *tests]
     environment = {**os.environ, "PYTHONPATH": str(source), "BILATERAL_OPS_ISA": isa}
+    environment["MALLOC_PERTURB_"] = "128"  # glibc then fills new memory with bytes of 127, which are huge numbers
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)

@@ -21,6 +21,8 @@ class GuideSource {
   explicit GuideSource(const Tensor& array) : from_(&array) {}
   template <class Guide>
   explicit GuideSource(const Guide& guide) : from_(&guide), run_(&run<Guide>) {}
+  template <class Guide>
+  explicit GuideSource(const Guide&& guide) = delete;  // which would end before it is used
 
   bool reads_image() const { return run_; }
   // The tile's guide, [pixel]. image: planes that are `pitch` elements apart, in whole vectors, if reads_image()

@@ -8,7 +8,7 @@
 namespace bilateral_ops {
 inline namespace BO_ISA {
 
-// The depths that sums have, from `first` to `end` − 1; the others are not initialised.
+// The depths that sums have, from `first` to `end` − 1, or none if `end` is 0; the others are not initialised.
 struct Depths {
   int64_t first, end;
   // Extends the range to include `first_added` to `end_added` − 1. clear(z, count) must set the sums of `count` depths
@@ -67,7 +67,7 @@ struct OuterContributions {
   BO_INLINE_MEMBER Vec<T> channels(int64_t i, int64_t n, int) const { return broadcast(grad[3 * i + n]); }
 };
 
-// Adds contributions to the sums of one band, which start as zeros.
+// Adds contributions to the sums of one band, which GridSums::begin has prepared.
 //
 // Long spans are summed in three steps, each over more pixels than the one before:
 //   the span's sums, in the first-level cache: per depth kz and channel there are four, one for each corner in x and z,
@@ -200,10 +200,9 @@ class Splatter {
       kx_ = kx;
       ty_ = at.row_t;
       pending_[kx].pixels += pixels;
-      uint32_t used = 0;  // a bit for each depth, where there are so few
       int64_t first = g_.Gd, last = -1, depths;
       if (g_.Gd <= 32) {
-        used = index_bits(at.kz + begin, pixels);
+        const uint32_t used = index_bits(at.kz + begin, pixels);
         first = lowest_bit(used);
         last = highest_bit(used);
         depths = count_bits(used);
@@ -443,8 +442,9 @@ class GridSums {
 
   int64_t bands() const { return bands_; }
   int64_t first_tile(int64_t band) const { return tiles_ * band / bands_; }
-  // The sums of a band, without depths or set to zero; to be called once per band, by the thread that adds to it.
-  BandSums cleared(int64_t band) const {
+  // Prepares the sums of a band: without depths for long spans, else set to zero. To be called once per band, by the
+  // thread that adds to it.
+  BandSums begin(int64_t band) const {
     const BandSums sums = sums_of(band);
     const int64_t own_rows = split_[band] - top_[band];
     const Depths depths = {0, g_.long_spans ? 0 : g_.Gd};
@@ -538,7 +538,7 @@ void splat_ranges(const Lattice& g, const Sampling& at, const Tiling& tiling, co
   const auto splat_image = [&](int64_t n) {
     GridSums<T> sums(g, at, tiling, d_grid, n);
     for_units(sums.bands(), [&](int64_t band) {
-      Splatter<T> splatter(g, sums.cleared(band));
+      Splatter<T> splatter(g, sums.begin(band));
       run(context, n * tiles + sums.first_tile(band), n * tiles + sums.first_tile(band + 1), &splatter);
       splatter.flush();
     });

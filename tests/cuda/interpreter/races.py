@@ -131,11 +131,14 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
     )
 
     def fail(group: Any) -> None:
-        write, other = next(
+        pairs = (
             (int(i), int(j))
             for i in group[(kind[group] & CHANGES) != 0]
             for j in group[(who[group] != who[i]) & ((kind[group] | kind[i]) & PLAIN != 0)][:1]
         )
+        if (pair := next(pairs, None)) is None:
+            return  # the same thread has changed the place atomically and read it plainly
+        write, other = pair
         texts = [entries[int(entry_of[i])][-1] for i in (write, other)]
         names = [f"thread {int(who[i]) % BLOCK} of block {int(who[i]) // BLOCK}" for i in (write, other)]
         raise Race(
@@ -157,8 +160,7 @@ def _judge(entries: list[tuple[Any, ...]], where: str) -> None:
         if not differs.any():
             continue
         bad = differs & (np.bitwise_or.reduceat(kind[order], starts) == CHANGES | PLAIN)
-        if bad.any():
-            which = int(np.flatnonzero(bad)[0])
+        for which in np.flatnonzero(bad):
             fail(np.sort(order[starts[which] : ends[which] + 1]))
 
 
