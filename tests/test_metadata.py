@@ -134,6 +134,25 @@ def test_what_lies_beside_a_picture_is_neither_announced_nor_lost_unsaid(enhance
         xml.dom.minidom.parseString(left)
 
 
+@pytest.mark.parametrize("end", ["zeros", "text", "picture", "one more chunk"])
+def test_what_follows_a_png_is_none_of_its_chunks(enhanced, tmp_path, end):
+    from PIL import PngImagePlugin
+
+    path, other = tmp_path / "a.png", PngImagePlugin.PngInfo()
+    other.add_text("Title", "of another picture")
+    Image.fromarray(shades()[::-1]).save(path, pnginfo=other)
+    another = path.read_bytes()
+    Image.fromarray(shades()).save(path)
+    ends = {"zeros": bytes(99), "text": b"hello, this is no chunk", "picture": another, "one more chunk": another[8:]}
+    path.write_bytes(path.read_bytes() + ends[end])
+    result = enhanced(path)
+    assert result.lost == (() if end == "zeros" else ("what follows the picture in its file",))
+    with Image.open(result.target) as file:
+        assert np.array_equal(np.asarray(file), shades())
+        assert file.info == {}
+    assert result.target.read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
 @pytest.mark.parametrize(
     "text", [b"<hdrgm:a", b"<hdrgm:a>", b" ", b' hdrgm:a="', b"<Container:Directory>", b" tiff:Orientation ="]
 )

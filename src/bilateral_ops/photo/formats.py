@@ -22,6 +22,8 @@ from .metadata import Metadata, Segments
 PROFILE = 16 << 20
 #: Of what is lossy and doesn't tell its own.
 QUALITY = 90
+#: Bytes after a picture's end, where they are more than padding: lost.
+FOLLOWING = "what follows the picture in its file"
 
 
 @functools.cache
@@ -112,7 +114,7 @@ class JpegFile(Picture):
         end = self._data.find(b"\xff\xd9", scan)
         self._ends = end >= 0
         if self._ends and not self.metadata.lost and self._data[end + 2 :].strip(b"\0"):
-            self.metadata.lose("what follows the picture in its file")
+            self.metadata.lose(FOLLOWING)
 
     def _decode(self) -> Any:
         import imagecodecs
@@ -207,7 +209,7 @@ class PngFile(Picture):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._chunks = list(_png_chunks(path.read_bytes()))
+        self._chunks, following = _png_chunks(path.read_bytes())
         first = dict(reversed(self._chunks))
         if self._chunks[:1] != [(b"IHDR", first.get(b"IHDR"))]:
             raise ImageError("is damaged: it has no header")
@@ -222,6 +224,8 @@ class PngFile(Picture):
         with suppress(zlib.error):  # damaged: it says nothing
             profile = zlib.decompressobj().decompress(icc[icc.find(b"\0") + 2 :], PROFILE) or None
         self.metadata = Metadata(first.get(b"eXIf"), xmp, profile)
+        if following.strip(b"\0"):
+            self.metadata.lose(FOLLOWING)
         channels = (3 if colour & 2 else 1) + (colour in (4, 6) or b"tRNS" in first)
         dtype = np.uint16 if bits == 16 else np.uint8
         self._holds((height, width, channels), dtype, bits * samples, DEFLATED)
@@ -277,16 +281,20 @@ class PngFile(Picture):
         file.write(encoded[header:])
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and content of every chunk, but for the pixels'."""
+def _png_chunks(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Type and content of every chunk up to IEND, without the pixels' content, and what follows."""
+    chunks: list[tuple[bytes, bytes]] = []
     at = len(PNG)
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
         pixels = kind in (b"IDAT", b"fdAT")
         if not pixels and at + 12 + size > len(data):
             raise ImageError("is truncated")
-        yield kind, b"" if pixels else data[at + 8 : at + 8 + size]
+        chunks.append((kind, b"" if pixels else data[at + 8 : at + 8 + size]))
         at += 12 + size
+        if kind == b"IEND":
+            return chunks, data[at:]
+    return chunks, b""
 
 
 # --- what Pillow has
