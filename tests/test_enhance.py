@@ -1035,6 +1035,22 @@ def test_clashes_are_settled_before_work_begins(run, tmp_path, monkeypatch):
     assert run(one, "--out", "out", "--overwrite")[0] == 0
 
 
+def test_a_result_that_may_not_be_written_is_not_replaced(run, tmp_path):
+    out = tmp_path / "out"
+    for name in ("a.png", "b.png"):
+        save(tmp_path / name, picture())
+        save(out / name, picture())
+    (out / "b.png").chmod(0o444)
+    if os.access(out / "b.png", os.W_OK):
+        pytest.skip("root may write to every file")
+    before = (out / "b.png").read_bytes()
+    code, _, err = run(tmp_path / "*.png", "--out", out, "--overwrite")
+    assert code == 1
+    assert f"{str(tmp_path / 'b.png')!r} cannot be written (Permission denied)" in err
+    assert (out / "b.png").read_bytes() == before != (out / "a.png").read_bytes()
+    (out / "b.png").chmod(0o644)  # so that Windows removes it
+
+
 def test_a_strength_that_is_no_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^--strength must be a finite number, got 'a'$"):
         enhance_files([save(tmp_path / "a.png", picture())], tmp_path / "out", strength="a")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import subprocess
 import sys
@@ -56,6 +58,55 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
         partial.touch()
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("writing", [whole, written])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o777, 0o200])
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, writing: Any, mode: int) -> None:
+    def permissions() -> list[int]:
+        return [path.stat().st_mode & 0o7777 for path in sorted(tmp_path.iterdir())]
+
+    (tmp_path / "a").touch()
+    (tmp_path / "a").chmod(mode)
+    (tmp_path / "b").touch()
+    usual = permissions()[1]
+    for name in "abc":
+        with writing(tmp_path / name) as partial:
+            partial.write_text("new")
+    assert permissions() == [mode, usual, usual]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows lets few make links")
+def test_permissions_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "a").chmod(0o700)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "nowhere").symlink_to("b")
+    with written(tmp_path / "link") as partial:
+        partial.write_text("through the link")
+    assert (tmp_path / "a").read_text() == "through the link"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o700
+    for name in ("link", "nowhere"):
+        with whole(tmp_path / name) as partial:
+            partial.write_text("in its place")
+        assert (tmp_path / name).lstat().st_mode == (tmp_path / name).stat().st_mode != (tmp_path / "a").stat().st_mode
+    assert names(tmp_path) == ["a", "link", "nowhere"]
+
+
+@pytest.mark.parametrize("writing", [whole, written, functools.partial(whole, keep=False)])
+def test_a_file_that_may_not_be_written_is_not_replaced(tmp_path: Path, writing: Any) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(0o444)
+    if os.access(path, os.W_OK):
+        pytest.skip("root may write to every file")
+    with pytest.raises(PermissionError) as error, writing(path):
+        pytest.fail("begun")
+    assert (error.value.filename, error.value.strerror) == (str(path), os.strerror(errno.EACCES))
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+    path.chmod(0o644)  # so that Windows removes it
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev/null, and opens no folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -42,9 +43,14 @@ def whole(path: str | os.PathLike[str], keep: bool = True) -> Iterator[Path]:
         _CLEARED.add(folder)
         _clear(folder)
     with _partial(path.parent) as partial:
+        mode = _mode(path)
+        if mode is not None and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
         yield partial
         if keep:
             _to_disk(partial)
+            if mode is not None and mode != _mode(partial):  # not in vain: some shares have no permissions to change
+                os.chmod(partial, mode)
             os.replace(partial, path)
             if sys.platform != "win32":
                 with suppress(OSError):  # a file system that cannot do that for folders
@@ -66,6 +72,15 @@ def written(path: str | os.PathLike[str]) -> Iterator[Path]:
             error.filename = os.fspath(path)
             raise
         yield partial
+
+
+def _mode(path: Path) -> int | None:
+    """The permissions of a regular file, of owner, group and others; None where the name is no such file's."""
+    try:
+        mode = path.lstat().st_mode  # not of what a link leads to, as it is the link that is replaced
+    except FileNotFoundError:
+        return None
+    return mode & 0o777 if stat.S_ISREG(mode) else None
 
 
 @contextmanager

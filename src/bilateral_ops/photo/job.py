@@ -137,7 +137,7 @@ def enhance_files(
     compare : bool
         Also write ``NAME.compare.jpg``: before and after, side by side. Of a video, its middle frame.
     overwrite : bool
-        Replace files that exist.
+        Replace files that exist; results have their permissions.
     memory_limit : int
         Bytes to stay within. TIFF files larger than that are read and written in pieces; others are refused.
     quality : int, optional
