@@ -261,8 +261,8 @@ def page(device: Any) -> str:
         "",
         "## Registers, shared memory, occupancy",
         "Per kernel and architecture: registers per thread, bytes spilled, static shared memory, and occupancy, "
-        "limited by registers, threads and, for the launches above, dynamic shared memory. Names after a kernel's "
-        "name are its template arguments.",
+        "limited by registers, threads and, for the launches above, dynamic shared memory. What follows a "
+        "kernel's name are its template arguments.",
         "",
     ]
     ptxas = shutil.which("ptxas")
