@@ -116,15 +116,18 @@ class Signature:
         head, notes = inspect.cleandoc(function.__doc__).split("\nNotes\n-----\n")
         given = [name for name in inspect.signature(function).parameters if name not in ("grad", "wrt", "out")]
         integers = any(a.role == "image" for a in self.arguments)
+        float32 = "; float32 for an integer image" * (integers and self.keeps_integers)
+        float32 += " without ``dtype``" * self.chooses_dtype
         optional = any(a.optional for a in self.arguments if a.role != "index")
         absent = "not given or " * optional + "not in ``wrt``" + ", and for an integer image" * integers
         fields = ", ".join(f"``{name}``" for name in self.fields)
-        returns = f"{fields}: shapes and dtypes of the arguments; ``None`` where {absent}."
+        like = "shapes and dtypes of the arguments" if len(self.fields) > 1 else "shape and dtype of the argument"
+        returns = f"{fields}: {like}; ``None`` where {absent}."
         function.__doc__ = head + _VJP.format(
             name=self.name,
             given=", ".join(given),
             shape=shape_text(self.result),
-            float32="; float32 for an integer image" * (integers and self.keeps_integers),
+            float32=float32,
             sizes=f"\n    Its shape determines ``{self.sizes.name}``." if self.sizes else "",
             record=self.gradients.__name__ if self.gradients else "",
             returns=textwrap.fill(returns, 112).replace("\n", "\n    "),
