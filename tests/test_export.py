@@ -530,7 +530,13 @@ def test_what_hdrnet_refuses() -> None:
         ({"layout": "HWC"}, "layout must be one of NHWC, NCHW, got 'HWC'."),
         ({"image": "float64"}, "image must be one of float16, float32, uint8, uint16, got 'float64'."),
         ({"grid": "uint8"}, "grid must be one of float32, float16, got 'uint8'."),
+        (
+            {"form": np.array(["GridSample", "Gather"])},
+            "form must be one of GridSample, Gather, got array(['GridSample', 'Gather'], dtype='<U10').",
+        ),
+        ({"xy": np.zeros((1, 2))}, "xy must be one of centers, corners, got array([[0., 0.]])."),
         ({"opset": "20"}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got '20'."),
+        ({"opset": 20.0}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got 20.0."),
         ({"opset": 19}, f"opset must be 20 to {onnx.defs.onnx_opset_version()} for GridSample, got 19."),
         (
             {"grid_shape": (16, 16, 8, 3, 5)},
@@ -549,6 +555,8 @@ def test_what_hdrnet_refuses() -> None:
                 f"got {text!r}.",
             )
             for text in (
+                None,
+                ("N", "Gh", "Gw", "Gd", "Co", "L"),
                 "N Gh Gw Gd Co",
                 "(N Gh) Gw Gd Co L",
                 "N (Gh Gw Gd Co L",

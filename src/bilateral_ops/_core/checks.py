@@ -58,10 +58,11 @@ def integers(op: str, name: str, what: str, count: int, value: Any) -> tuple[int
     return numbers
 
 
-def one_of(op: str, name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Check an argument that is one of a few values."""
-    if value not in (choices := tuple(choices)):
-        raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}.")
+def one_of(op: str, name: str, value: Any, choices: Iterable[str]) -> None:
+    """Check an argument that is one of a few strings."""
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:  # an array's comparison has no truth value
+        raise ValueError(f"{op}: {name} must be one of {', '.join(choices)}, got {brief(value)}.")
 
 
 def real(value: Any) -> float | None:

@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from .. import _cpu
-from .._core.checks import integers, one_of
+from .._core.checks import brief, integers, one_of
 from .._core.missing import needed
 from .._core.types import Array, Framework, PixelRule
 from .._core.whole import written
@@ -331,8 +331,8 @@ class _Model:
         one_of(op, "grid", self.grid_dtype, ("float32", "float16"))
         one_of(op, "xy", self.rule, ("centers", "corners", *("array",) * (op == "onnx.slice")))
         oldest, newest = _OLDEST[form], onnx.defs.onnx_opset_version()
-        if self.opset not in range(oldest, newest + 1):
-            raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {self.opset!r}.")
+        if not isinstance(self.opset, (int, np.integer)) or not oldest <= self.opset <= newest:
+            raise ValueError(f"{op}: opset must be {oldest} to {newest} for {form}, got {brief(self.opset)}.")
         if self.window and self.rule == "array":
             raise ValueError(f"{op}: window must be False where xy is 'array', got True.")
         self.align_corners = bool(self.align_corners)
@@ -584,15 +584,16 @@ def _named(layout: str, height: Any, width: Any, channels: int) -> list[Any]:
     return [sizes[axis] for axis in LAYOUTS[layout]]
 
 
-def _groups(op: str, text: str, axes: Sequence[str]) -> list[list[str]]:
+def _groups(op: str, given: Any, axes: Sequence[str]) -> list[list[str]]:
     """The axes written as ``"N (L Co Gd) Gh Gw"``, a list for each axis in memory."""
     group = r"\(([^()]*)\)|([^\s()]+)"
+    text = given if isinstance(given, str) else ""
     groups = [(several or one).split() for several, one in re.findall(group, text)]
     named = sorted(axis for several in groups for axis in several)
     if named != sorted(axes) or ["N"] not in groups or re.sub(group, "", text).strip():
         raise ValueError(
             f"{op}: grid_axes must name each of {', '.join(axes)} once, N by itself, as "
-            f"'N (L Co Gd) Gh Gw' does, got {text!r}."
+            f"'N (L Co Gd) Gh Gw' does, got {brief(given)}."
         )
     return groups
 
