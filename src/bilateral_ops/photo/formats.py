@@ -22,8 +22,6 @@ from .metadata import Metadata, Segments
 PROFILE = 16 << 20
 #: Of what is lossy and doesn't tell its own.
 QUALITY = 90
-#: Bytes after a picture's end, where they are more than padding: lost.
-FOLLOWING = "what follows the picture in its file"
 
 
 @functools.cache
@@ -113,8 +111,8 @@ class JpegFile(Picture):
         self._holds((*self._image.size[::-1], channels), np.uint8, 8 * channels, JPEG)
         end = self._data.find(b"\xff\xd9", scan)
         self._ends = end >= 0
-        if self._ends and not self.metadata.lost and self._data[end + 2 :].strip(b"\0"):
-            self.metadata.lose(FOLLOWING)
+        if self._ends:
+            self.metadata.lose_rest(self._data[end + 2 :])
 
     def _decode(self) -> Any:
         import imagecodecs
@@ -209,7 +207,7 @@ class PngFile(Picture):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._chunks, following = _png_chunks(path.read_bytes())
+        self._chunks, rest = _png_chunks(path.read_bytes())
         first = dict(reversed(self._chunks))
         if self._chunks[:1] != [(b"IHDR", first.get(b"IHDR"))]:
             raise ImageError("is damaged: it has no header")
@@ -224,8 +222,7 @@ class PngFile(Picture):
         with suppress(zlib.error):  # damaged: it says nothing
             profile = zlib.decompressobj().decompress(icc[icc.find(b"\0") + 2 :], PROFILE) or None
         self.metadata = Metadata(first.get(b"eXIf"), xmp, profile)
-        if following.strip(b"\0"):
-            self.metadata.lose(FOLLOWING)
+        self.metadata.lose_rest(rest)
         channels = (3 if colour & 2 else 1) + (colour in (4, 6) or b"tRNS" in first)
         dtype = np.uint16 if bits == 16 else np.uint8
         self._holds((height, width, channels), dtype, bits * samples, DEFLATED)

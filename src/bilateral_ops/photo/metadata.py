@@ -59,6 +59,11 @@ class Metadata:
         if what not in self.lost:
             self.lost.append(what)
 
+    def lose_rest(self, rest: bytes) -> None:
+        """Say that what follows the picture in its file is left out, if it is not padding, nor said of it already."""
+        if not self.lost and rest.strip(b"\0"):
+            self.lose("what follows the picture in its file")
+
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|\s*>)\s*)([1-8])")
 _XMP_PAIRS = (
