@@ -570,6 +570,23 @@ def test_vectorized_jacobians(subject: str) -> None:
     torch.testing.assert_close(hessian, torch.autograd.functional.hessian(energy, at))
 
 
+@EACH_DIFFERENTIABLE
+def test_vectorized_jacobians_of_vjps(subject: str) -> None:
+    given = tensors_of(subject, H=2, W=2, Gh=2, Gw=2, Gd=2)
+    function, tensors = calling_vjp(subject, given)
+    at = tuple(tensors)
+
+    def gradients(*at: Any) -> Any:
+        return torch.func.vjp(calling(subject, given)[0], *at[:-1])[1](at[-1])
+
+    want = torch.autograd.functional.jacobian(function, at)
+    for call in (function, calling_operator(subject, given, vjp=True), gradients):
+        got = torch.autograd.functional.jacobian(call, at, vectorize=True, strategy="forward-mode")
+        torch.testing.assert_close(got, want)
+    checks = {"check_forward_ad": True, "check_batched_forward_grad": True}
+    assert torch.autograd.gradcheck(function, requiring(tensors), **checks, fast_mode=True)
+
+
 def test_batches_of_batches_of_gradients() -> None:
     given = tensors_of("slice_apply", N=2)
     leaves = requiring(split(given)[1])

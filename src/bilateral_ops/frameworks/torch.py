@@ -330,12 +330,6 @@ def _carry_tangents(tensors: Iterable[Any]) -> bool:
     return any(not _is_mapped_by_func(t) and forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors)
 
 
-def _without_graph(tensor: Any) -> Any:
-    """The tensor detached, with the tangent that it has."""
-    tangent = None if forward_ad._current_level < 0 else forward_ad.unpack_dual(tensor).tangent
-    return tensor.detach() if tangent is None else forward_ad.make_dual(tensor.detach(), tangent.detach())
-
-
 @functools.cache
 def _dispatches(cls: Any) -> bool:
     return issubclass(cls, torch.Tensor) and cls.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
@@ -702,7 +696,17 @@ def _define(operation: Any) -> None:
             # A graph of them is asked for as sums are written in place otherwise, which who traces may lose.
             found = torch.autograd.grad(result, [*at.values()], grad, create_graph=True, materialize_grads=True)
         # A level of torch.func forgets its graph at its end; detached tensors are so at every level.
-        return list(found) if records or _level() is not None else [_without_graph(gradient) for gradient in found]
+        return list(found) if records or _level() is not None else [gradient.detach() for gradient in found]
+
+    def formula_vjp_forward(*given: Any) -> list[Any]:
+        values = vjp.named(given)
+        if _level() is not None:
+            return formula_vjp(**values)
+        # Autograd would accumulate in place, which its own vmap refuses of mapped tangents; torch.func does not.
+        point = {key: values[key] for key in signature.names}
+        keywords = _keywords(signature, values, values)
+        wanted = _there(signature, values, values.get("wrt"))
+        return list(_by_formula(name, point, keywords, values["grad"], wanted))
 
     declared_vjp = [*tensors, "Tensor grad", *keywords, "str[]? wrt=None"]
     forward = _Operator(name, declared, "Tensor", compute, formula, lambda _: signature)
@@ -733,6 +737,7 @@ def _define(operation: Any) -> None:
 
     forward.differentiable(backward)
     vjp.differentiable(backward_vjp)
+    vjp.differentiate_forward = formula_vjp_forward
 
 
 def _define_enhance() -> None:
