@@ -718,6 +718,19 @@ def test_operators_tangents_come_with_a_graph_where_one_is_asked_for() -> None:
                 assert not any(r.requires_grad for r in operator(grid, leaves[1], None, None, grad))
 
 
+def test_vjps_decomposed_above_autograd_have_a_graph() -> None:
+    function, tensors = calling_vjp("slice", tensors_of("slice"))
+    leaves = requiring(tensors)
+
+    def twice(*at: Any) -> Any:
+        return torch.autograd.grad(sum(gradient.square().sum() for gradient in function(*at)), at)
+
+    make_fx = torch.fx.experimental.proxy_tensor.make_fx
+    traced = make_fx(twice, decomposition_table=framework.decompositions(), pre_dispatch=True)(*leaves)
+    assert not any("bilateral_ops" in str(node.target) for node in traced.graph.nodes)
+    torch.testing.assert_close(traced(*leaves), twice(*leaves))
+
+
 def test_operators_refuse_what_no_function_can_be_given() -> None:
     operators = torch.ops.bilateral_ops
     for subject in SAMPLED:
