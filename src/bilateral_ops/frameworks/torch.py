@@ -700,9 +700,9 @@ def _define(operation: Any) -> None:
 
     def formula_vjp_forward(*given: Any) -> list[Any]:
         values = vjp.named(given)
-        if _level() is not None:
+        if _level() is not None:  # no other can begin within a dispatch at it
             return formula_vjp(**values)
-        # Autograd would accumulate in place, which its own vmap refuses of mapped tangents; torch.func does not.
+        # Autograd accumulates in place, which its own vmap refuses of mapped tangents; under torch.func it does not.
         point = {key: values[key] for key in signature.names}
         keywords = _keywords(signature, values, values)
         wanted = _there(signature, values, values.get("wrt"))
