@@ -157,6 +157,23 @@ def test_pytorch_by_autograd() -> None:
     assert [row.differing > 0 for row in report.rows] == [False] * 5 + [True]
 
 
+def test_gradients_given_for_each_other_are_seen() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+    class Turned(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any, y: Any) -> Any:
+            return 2 * x, 2 * y
+
+        @staticmethod
+        def backward(ctx: Any, a: Any, b: Any) -> Any:
+            return 2 * b, 2 * a
+
+    functions = {"right": lambda x, y: (2 * x, 2 * y), "turned": Turned.apply}
+    rows = compare(functions, (torch.ones(3), torch.ones(3)), gradients=True).rows
+    assert [row.differing for row in rows] == [0, 0, 0, 1]
+
+
 def test_jax_waits_for_results() -> None:
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     pytest.importorskip("bilateral_ops.frameworks.jax")

@@ -111,7 +111,8 @@ def compared(
     about, notes = facts(host_of([*given.leaves, *_leaves(first)])), []
     if gradients:
         host = host_of(given.leaves)
-        grads = [_drawn(leaf) for leaf in _leaves(first)] if grad is None else _leaves(grad)
+        rng = np.random.default_rng(0)  # one for all, so that gradients given for each other are seen
+        grads = [_drawn(leaf, rng) for leaf in _leaves(first)] if grad is None else _leaves(grad)
         grad = with_leaves(first, iter(grads))
         calls = {}
         with host.scope("float32"):  # where the caller may want none, gradients are recorded
@@ -204,13 +205,13 @@ def _checked(functions: Any, given: Given) -> dict[str, tuple[Callable[..., Any]
     return checked
 
 
-def _drawn(result: Any) -> Any:
+def _drawn(result: Any, rng: np.random.Generator) -> Any:
     """A random gradient of a result, as a VJP and autograd take it."""
     if result is None:
         return None
     host, like = host_of([result]), np.asarray(0.0) if isinstance(result, (int, float)) else result
     dtype = dtype_name(like.dtype)
-    array = np.random.default_rng(0).standard_normal(np.shape(result))
+    array = rng.standard_normal(np.shape(result))
     return host.make(array, like, dtype if host.is_float(like) or "complex" in dtype else "float32")
 
 
