@@ -343,7 +343,7 @@ class Call:
             grads = [self.of(like).make(part, like, self.dtype) for part, like in zip(self.parts(u), self.templates)]
             if pull is not None:
                 grad = with_leaves(self.result, iter(grads))
-                return self.aligned(pull(self.by_name, self.as_given(arguments), grad))
+                return self.aligned(pull(self.by_name, self.as_given(arguments))(grad))
             found = zip(keys, self.framework.gradients(self, keys, arguments, grads))
             # Autograd says None for an argument that f does not use: a gradient of zero.
             return {key: np.zeros_like(self.point[key]) if value is None else value for key, value in found}
@@ -410,13 +410,15 @@ def _parameter_names(f: Callable[..., Any], count: int) -> list[str]:
     return known + names[len(known) :]
 
 
-#: A VJP of arguments by key, of which ``by_name`` says whether they are keywords.
-VJP = Callable[[bool, dict[Any, Any], Any], Any]
+#: A VJP of arguments by key, of which the flag says whether they are keywords; then of the result's gradient.
+VJP = Callable[[bool, dict[Any, Any]], Callable[[Any], Any]]
 
 
 def called(vjp: Callable[..., Any]) -> VJP:
-    def given(by_name: bool, arguments: dict[Any, Any], grad: Any) -> Any:
-        return vjp(**arguments, grad=grad) if by_name else vjp(*arguments.values(), grad)
+    def given(by_name: bool, arguments: dict[Any, Any]) -> Callable[[Any], Any]:
+        if by_name:
+            return lambda grad: vjp(**arguments, grad=grad)
+        return functools.partial(vjp, *arguments.values())
 
     return given
 
@@ -440,13 +442,14 @@ def own_vjp(f: Callable[..., Any]) -> VJP | None:
     vjp = operation.vjp
     if vjp is None:
         raise ValueError(f"gradcheck: vjp must be given for {operation.name}, which has none of its own.")
-    takes = inspect.signature(vjp).parameters
+    signature, takes = inspect.signature(function), inspect.signature(vjp).parameters
 
-    def own(by_name: bool, arguments: dict[Any, Any], grad: Any) -> Any:
+    def own(by_name: bool, arguments: dict[Any, Any]) -> Callable[[Any], Any]:
         args = bound_args if by_name else (*bound_args, *arguments.values())
         keywords = {**bound_keywords, **arguments} if by_name else bound_keywords
-        bound = inspect.signature(function).bind(*args, **keywords).arguments
+        bound = signature.bind(*args, **keywords).arguments
         # A VJP has arrays of its own for ``out``.
-        return vjp(**{name: bound[name] for name in bound if name in takes and name != "out"}, grad=grad)
+        taken = {name: bound[name] for name in bound if name in takes and name != "out"}
+        return lambda grad: vjp(**taken, grad=grad)
 
     return own

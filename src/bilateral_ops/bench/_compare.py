@@ -233,7 +233,7 @@ def _gradient(
     if pull is None:
         raise NoGradientError(PAIR)
     arguments = given.arguments if given.by_name else dict(enumerate(given.arguments))
-    return partial(pull, given.by_name, arguments, grad)
+    return partial(pull(given.by_name, arguments), grad)
 
 
 # --- Time
