@@ -353,6 +353,42 @@ def test_results_are_compared_by_name() -> None:
     assert [row.differing > 0 for row in report.rows] == [False] * 4 + [True]
 
 
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_gradients_are_of_results_by_name(framework: str) -> None:
+    module = pytest.importorskip(framework, reason=f"{framework} is not installed")
+    ones = module.ones(3) if framework == "torch" else module.numpy.ones(3)
+    functions = {
+        "first": lambda x, y: {"a": 2 * x, "b": 3 * y},
+        "turned": lambda x, y: {"b": 3 * y, "a": 2 * x},
+        "named": lambda x, y: Named(2 * x, 3 * y),
+        "plain": lambda x, y: (2 * x, 3 * y),
+        "part": lambda x, y: {"b": 3 * y},
+        "more": lambda x, y: {"c": None, "b": 3 * y, "a": 2 * x},
+    }
+    report = compare(functions, (ones, ones), gradients=True)
+    assert [(row.function, row.differing) for row in report.rows[6:]] == [
+        (name, 0) for name in functions if name != "part"
+    ]
+    assert report.notes == ("no gradient of part: it returns only a part of what the first function returns.",)
+    functions = {"none": lambda x, y: (None, 2 * x), "some": lambda x, y: (y, 2 * x)}
+    rows = compare(functions, (ones, ones), gradients=True).rows
+    assert [row.differing for row in rows[2:]] == [0, 0]
+
+
+def test_a_vjp_is_given_the_gradient_in_its_functions_container() -> None:
+    functions = {
+        "dict": (
+            lambda x, y: {"b": x, "a": [y, 2 * y]},
+            lambda x, y, grad: (grad["b"], grad["a"][0] + 2 * grad["a"][1]),
+        ),
+        "named": (lambda x, y: Named((y, 2 * y), x), lambda x, y, grad: (grad.b, grad.a[0] + 2 * grad.a[1])),
+        "part": (lambda x, y: {"a": [y, 2 * y]}, lambda x, y, grad: (0 * x, grad["a"][0] + 2 * grad["a"][1])),
+    }
+    report = compare(functions, (np.ones(3), np.full(3, 2.0)), gradients=True)
+    assert [(row.function, row.differing) for row in report.rows[3:]] == [("dict", 0), ("named", 0)]
+    assert report.notes == ("no gradient of part: it returns only a part of what the first function returns.",)
+
+
 def test_results_are_copied_before_the_next_function_writes_over_them() -> None:
     out = np.empty(3)
     functions = {"one": partial(np.add, 1, out=out), "two": partial(np.add, 2, out=out)}

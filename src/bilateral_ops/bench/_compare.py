@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from .._gradcheck.call import called, own_vjp
 from .._gradcheck.trees import leaves, with_leaves
 from ._hosts import PAIR, Host, NoGradientError, host_of
 from ._report import Report, Row
-from ._results import difference, pairs, results, shapes
+from ._results import difference, in_order, pairs, places, results, shapes
 
 #: A sample of what takes less is one of several calls.
 _SHORTEST = 2e-4
@@ -60,7 +61,7 @@ def compare(
         Time gradients too, of all float arrays: by the VJP of a pair, an operation of this package by its own where
         arrays are NumPy's or CuPy's, otherwise by autograd alone in PyTorch and by the compiled ``vjp`` in JAX, with as
         much of the forward call as it needs. The gradient of the result is random numbers, in float32 for a result of
-        integers. A function without is left out, and the report says why.
+        integers, in the function's own container. A function without is left out, and the report says why.
     seconds : float
         About how long the rounds of each direction may take; 7 rounds at least.
     progress : callable, optional
@@ -113,12 +114,11 @@ def compared(
         host = host_of(given.leaves)
         rng = np.random.default_rng(0)  # one for all, so that gradients given for each other are seen
         grads = [_drawn(leaf, rng) for leaf in _leaves(first)] if grad is None else _leaves(grad)
-        grad = with_leaves(first, iter(grads))
         calls = {}
         with host.scope("float32"):  # where the caller may want none, gradients are recorded
             for name, (f, vjp) in both.items():
                 try:
-                    calls[name] = _gradient(f, vjp, given, host, grad, grads)
+                    calls[name] = _gradient(f, vjp, given, host, first, grads)
                 except NoGradientError as error:
                     notes.append(f"no gradient of {name}: {error}.")
             calls |= beside.get("gradient", {})
@@ -216,12 +216,12 @@ def _drawn(result: Any, rng: np.random.Generator) -> Any:
 
 
 def _gradient(
-    f: Callable[..., Any], vjp: Callable[..., Any] | None, given: Given, host: Host, grad: Any, grads: list[Any]
+    f: Callable[..., Any], vjp: Callable[..., Any] | None, given: Given, host: Host, first: Any, grads: list[Any]
 ) -> Callable[[], Any]:
-    """The call that computes a function's gradients for that of its result."""
+    """The call that computes a function's gradients for those of its results, ``grads`` in the order of the first's."""
     if vjp is None and host.has_autograd:
         try:
-            return host.gradient(lambda values: given.call(f, values), given.leaves, grads)
+            return host.gradient(lambda values: _whole(given.call(f, values), first, grads), given.leaves, grads)
         except NoGradientError:
             raise
         except Exception as error:  # whatever a function does that cannot be recorded
@@ -232,8 +232,19 @@ def _gradient(
         pull = None
     if pull is None:
         raise NoGradientError(PAIR)
+    returned = given.call(f)
+    _whole(returned, first, grads)
+    grad = with_leaves(returned, (grads[k] if k < len(grads) else None for k in places(returned, first)))
     arguments = given.arguments if given.by_name else dict(enumerate(given.arguments))
     return partial(pull(given.by_name, arguments), grad)
+
+
+def _whole(returned: Any, first: Any, grads: list[Any]) -> list[Any]:
+    """What a function returned in the order of the first one's, all that has a gradient among it."""
+    found = in_order(returned, first)
+    if any(there is None for there, grad in zip_longest(found, grads) if grad is not None):
+        raise NoGradientError("it returns only a part of what the first function returns")
+    return found
 
 
 # --- Time

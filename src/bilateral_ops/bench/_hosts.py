@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from .._gradcheck import call as frameworks
-from .._gradcheck.trees import leaves
 from ._suite import streaming
 
-#: A function of values in the places of the arguments' arrays.
-Called = Callable[[list[Any]], Any]
+#: A function of values in the places of the arguments' arrays; what it returns is in the order of the first one's.
+Called = Callable[[list[Any]], list[Any]]
 
 
 class NoGradientError(Exception):
@@ -44,7 +43,7 @@ class Host(frameworks._NumPy):
         return streaming(read, written)
 
     def gradient(self, f: Called, values: list[Any], grads: list[Any]) -> Callable[[], Any]:
-        """The framework's own differentiation of f; ``grads`` are the gradients of its results."""
+        """The framework's own differentiation of f; ``grads`` are those of its results, None where none is."""
         raise NoGradientError(PAIR)
 
 
@@ -84,8 +83,11 @@ class _Torch(frameworks._Torch, Host):
         floats = [value.requires_grad_() for value in fresh if isinstance(value, tensors) and self.is_float(value)]
         if not floats:
             raise NoGradientError("none of the arguments is a tensor of floats")
-        results = zip((leaf for _, leaf in leaves(f(fresh))), grads)
-        pairs = [(leaf, grad) for leaf, grad in results if isinstance(leaf, tensors) and leaf.requires_grad]
+        pairs = [
+            (leaf, grad)
+            for leaf, grad in zip(f(fresh), grads)
+            if isinstance(leaf, tensors) and leaf.requires_grad and grad is not None
+        ]
         if not pairs:
             raise NoGradientError(
                 f"autograd recorded nothing on the way to its result (integers, no_grad, detach, NumPy); {PAIR}"
@@ -125,8 +127,12 @@ class _Jax(frameworks._Jax, Host):
                 all_values = list(values)
                 for k, value in zip(floats, changed):
                     all_values[k] = value
-                found = [leaf for _, leaf in leaves(f(all_values))]
-                kept[:] = [k for k, leaf in enumerate(found) if hasattr(leaf, "dtype") and self.is_float(leaf)]
+                found = f(all_values)
+                kept[:] = [
+                    k
+                    for k, (leaf, grad) in enumerate(zip(found, grads))
+                    if hasattr(leaf, "dtype") and self.is_float(leaf) and grad is not None
+                ]
                 return [found[k] for k in kept]
 
             pull = self.module.vjp(of_wanted, *wanted)[1]

@@ -25,14 +25,32 @@ class Result(NamedTuple):
 
 
 def results(who: str, returned: Any, first: Any = None) -> list[Result | None]:
-    """A copy of what a function returned; by name where the first one returned names, too."""
-    own, names = _by_name(returned), _by_name(first)
-    if own.keys() & names.keys():
-        returned = {**dict.fromkeys(names), **own}
-    found = [None if leaf is None else _result(who, leaf) for _, leaf in leaves(returned)]
+    """A copy of what a function returned, in the first one's order."""
+    found = [None if leaf is None else _result(who, leaf) for leaf in in_order(returned, first)]
     if all(result is None for result in found):
         raise ValueError(f"bench: {who} must return what it computes, to be compared, got {brief(returned)}.")
     return found
+
+
+def in_order(returned: Any, first: Any) -> list[Any]:
+    """The arrays that a function returned at their ``places``; None where it returned none."""
+    found: dict[int, Any] = dict(zip(places(returned, first), _leaves(returned)))
+    return [found.get(place) for place in range(max(found, default=-1) + 1)]
+
+
+def places(returned: Any, first: Any) -> list[int]:
+    """The place among the first one's arrays of each that a function returned: by name where both have names."""
+    own, names = _by_name(returned), _by_name(first)
+    if not own.keys() & names.keys():
+        return list(range(len(_leaves(returned))))
+    places_of, count = {}, 0
+    for name, value in {**names, **own}.items():
+        places_of[name] = range(count, count := count + len(_leaves(value)))
+    return [place for name in own for place in places_of[name]]
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return [leaf for _, leaf in leaves(tree)]
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
