@@ -199,6 +199,18 @@ def test_bench_is_a_table_of_every_operation(run, tmp_path, monkeypatch, threads
     assert all(row["seconds"] > 0 and row["bound"] > 0 for row in written["calls"])
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="pipes have no names here")
+def test_bench_writes_into_a_pipe(run, monkeypatch, threads):
+    for module in ("numba", "torch"):
+        monkeypatch.setitem(sys.modules, module, None)
+    end, start = os.pipe()
+    with open(end, encoding="utf-8") as pipe:
+        code, _, err = run("bench", "--size", "3x2", "--json", f"/dev/fd/{start}")
+        os.close(start)
+        assert (code, err) == (0, "")
+        assert json.load(pipe)["size"] == "3x2"
+
+
 def test_bench_needs_nothing_but_numpy(run, monkeypatch, threads):
     for module in ("numba", "torch", "tqdm"):
         monkeypatch.setitem(sys.modules, module, None)

@@ -230,12 +230,12 @@ def _begun(size: tuple[int, int], threads: int | None, **files: str | None) -> s
 
 def _check_writable(option: str, file: str) -> None:
     """Try the folder of a file that will be written in the end: what is there stays until then."""
-    path = Path(os.path.realpath(file))
     try:
-        if path.is_dir():
+        if os.path.isdir(file):
             raise IsADirectoryError(0, "Is a directory")
-        if path.is_file() or not path.exists():
-            with whole(path, keep=False) as trial:
+        # What a pipe's name in /dev or /proc leads to cannot be asked: it is no file's name.
+        if os.path.isfile(file) or not os.path.exists(file):
+            with whole(os.path.realpath(file), keep=False) as trial:
                 trial.touch()
     except OSError as error:
         raise CommandError(
