@@ -300,10 +300,10 @@ def test_functions_of_tensors_without_a_gradient_are_named() -> None:
     assert [row.function for row in report.rows] == [*functions, "double"]
     nothing = "autograd recorded nothing on the way to its result"
     said = [nothing] * 4 + ["RuntimeError: not while recording."]
-    assert [
+    assert all(
         note.startswith(f"no gradient of {name}: {why}")
         for name, note, why in zip([*functions][1:], report.notes, said)
-    ]
+    )
     assert len(report.notes) == 5
     report = compare({"double": lambda x: 2 * x}, (torch.arange(3),), gradients=True)
     assert report.notes == ("no gradient of double: none of the arguments is a tensor of floats.",)
@@ -420,6 +420,27 @@ def test_what_differs_by_more_than_rounding(dtype: str, off: complex, differs: b
     (_, row) = compare({"right": np.copy, "off": lambda x: (x + np.array([0, 0, off, 0])).astype(dtype)}, (x,)).rows
     assert row.differing == (0.25 if differs else 0)
     assert row.difference == pytest.approx(abs(off) if dtype != "bool" else np.inf, rel=0.1)
+
+
+def test_integers_differ_whatever_their_size() -> None:
+    def given(*numbers: int, dtype: str = "int64") -> Any:
+        return lambda: np.array(numbers, dtype)
+
+    least, most = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    functions = {"first": given(2**53, least), "one off": given(2**53 + 1, least), "far": given(2**53, most)}
+    rows = compare(functions, ()).rows
+    assert [row.differing for row in rows] == [0, 1 / 2, 1 / 2]
+    assert [row.difference for row in rows] == [0, 2.0**-63, pytest.approx(2)]
+    unsigned = {name: given(2**63 + off, dtype="uint64") for name, off in {"first": 0, "one": 1, "two": 2}.items()}
+    assert [row.differing for row in compare(unsigned, ()).rows] == [0, 0, 1]
+
+
+def test_nans_at_the_same_places_are_no_difference() -> None:
+    x, y = np.array([np.nan, 1, np.inf]), np.array([np.nan, np.nan, np.inf])
+    report = compare({"first": lambda: x, "same": lambda: x + 0, "more": lambda: y, "less": lambda: x[[2, 1, 2]]}, ())
+    assert [row.differing for row in report.rows] == [0, 0, 1 / 3, 1 / 3]
+    assert [bool(np.isnan(row.difference)) for row in report.rows] == [False, False, True, True]
+    assert "differ from those of first" not in str(compare({"first": lambda: x, "same": lambda: x + 0}, ()))
 
 
 def test_a_gradient_that_is_not_there_is_zero() -> None:

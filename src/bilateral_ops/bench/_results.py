@@ -17,7 +17,7 @@ _HALF = {"float64": 2.0**-26, "complex128": 2.0**-26, "float16": 2.0**-5, "bfloa
 
 
 class Result(NamedTuple):
-    """An array in float64, or complex128, and how far another may be off: as a share of the largest, and in levels."""
+    """An array in the widest dtype of its kind; how far another may be off, as a share of the largest and in levels."""
 
     array: Any
     share: float
@@ -69,7 +69,8 @@ def _result(who: str, value: Any) -> Result:
     kind = array.dtype.kind
     integer = kind in "biu"
     share = 0.0 if integer else _HALF.get(dtype_name(getattr(value, "dtype", array.dtype)), 2.0**-11.5)
-    return Result(array.astype(complex if kind == "c" else float), share, float(kind == "u"))
+    dtype = {"c": complex, "u": np.uint64, "i": np.int64, "b": np.int64}.get(kind, float)
+    return Result(array.astype(dtype), share, float(kind == "u"))
 
 
 def pairs(found: list[Result | None], first: list[Result | None]) -> list[tuple[Result | None, Result | None]] | None:
@@ -91,9 +92,9 @@ def shapes(found: list[Result | None]) -> str:
 
 
 def difference(matched: list[tuple[Result | None, Result | None]]) -> tuple[float, float]:
-    """The largest difference, as a share of the first one's largest of that array, NaN where one of them has it; and
-    the share of elements that differ by more than rounding, of the array with most of them. None, a gradient that isn't
-    there, is as zeros.
+    """The largest difference, as a share of the first one's largest of that array, NaN where only one of them has it;
+    and the share of elements that differ by more than rounding, of the array with most of them. None, a gradient that
+    isn't there, is as zeros.
     """
     worst = differing = 0.0
     for one, other in matched:
@@ -101,12 +102,11 @@ def difference(matched: list[tuple[Result | None, Result | None]]) -> tuple[floa
         if there is None:
             continue
         a, b = (np.zeros_like(there.array) if part is None else part.array for part in (one, other))
-        unequal = a != b  # as a NaN is to itself
+        unequal = (a != b) & ~(np.isnan(a) & np.isnan(b))
         if not unequal.any():
             continue
-        largest = float(abs(b[np.isfinite(b)]).max(initial=0))
-        with np.errstate(invalid="ignore"):
-            off = abs(a[unequal] - b[unequal])
+        largest = float(abs(1.0 * b[np.isfinite(b)]).max(initial=0))
+        off = _distance(a[unequal], b[unequal])
         share = max(part.share for part in (one, other) if part is not None)
         levels = max(part.levels for part in (one, other) if part is not None)
         differing = max(differing, np.count_nonzero(~(off <= levels + share * largest)) / a.size)
@@ -114,3 +114,11 @@ def difference(matched: list[tuple[Result | None, Result | None]]) -> tuple[floa
         furthest = furthest / largest if largest else furthest * math.inf
         worst = worst if furthest <= worst or math.isnan(worst) else furthest
     return worst, differing
+
+
+def _distance(a: Any, b: Any) -> Any:
+    """How far these are from each other, in float64; that of integers is rounded only then."""
+    if a.dtype == b.dtype and a.dtype.kind in "iu":
+        return (np.maximum(a, b).view(np.uint64) - np.minimum(a, b).view(np.uint64)).astype(float)
+    with np.errstate(invalid="ignore"):
+        return abs(1.0 * a - b)
