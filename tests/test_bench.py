@@ -78,6 +78,12 @@ def test_functions_are_called_in_turn() -> None:
     assert {each[0] for each in rounds} == {each[-1] for each in rounds} == {*"abc"}
 
 
+def test_a_name_is_any_string() -> None:
+    names = ["", "x\0", "x"]
+    report = compare(dict.fromkeys(names, np.copy), (np.ones(3),))
+    assert [row.function for row in report.rows] == names
+
+
 def test_what_is_short_is_called_several_times_whatever_its_first_call_takes() -> None:
     taken: list[tuple[str, int]] = []
 
@@ -87,8 +93,8 @@ def test_what_is_short_is_called_several_times_whatever_its_first_call_takes() -
             return 1e-3 if len(taken) == 1 else calls * 1e-5
 
     clock = Clock()
-    times = _compare.rounds({"a": (lambda: "a", clock), "b": (lambda: "b", clock)}, 1e-9)
-    assert times == {"a": [pytest.approx(1e-5)] * 7, "b": [pytest.approx(1e-5)] * 7}
+    times = _compare.rounds([(lambda: "a", clock), (lambda: "b", clock)], 1e-9)
+    assert times == [[pytest.approx(1e-5)] * 7] * 2
     assert sorted(taken[12:]) == [("a", 20)] * 7 + [("b", 20)] * 7
 
 
@@ -481,7 +487,7 @@ def test_sentences() -> None:
         compare([np.sin])
     with pytest.raises(TypeError, match="bench: functions must have strings for names, got 3"):
         compare({3: np.sin})
-    for pair in ((np.sin, 3), (np.sin, np.cos, np.cos)):
+    for pair in ((), (np.sin, 3), (np.sin, np.cos, np.cos)):
         with pytest.raises(TypeError, match="bench: mine must be a function, or a pair of a function and its VJP"):
             compare({"mine": pair}, (np.ones(3),))
     with pytest.raises(TypeError, match="bench: arguments by keyword must have names for keys, got 1"):
@@ -655,6 +661,16 @@ def test_a_device_that_is_not_there_is_a_sentence(run: Any, tmp_path: Any, devic
     assert code == 2
     assert err.startswith(f"bilateral-ops bench: --device must be one that PyTorch has here, got '{device}' (")
     assert err.count("\n") == 1
+
+
+def test_what_a_users_function_raises_is_told_from_what_the_command_says(run: Any, tmp_path: Any) -> None:
+    (tmp_path / "mine_ends.py").write_text(
+        "def ends(g, z): raise SystemExit('now')\ndef says(g, z): raise ValueError('bench: mine')\n"
+    )
+    for name, said in {"ends": "line 1: SystemExit: now", "says": "line 2: ValueError: bench: mine"}.items():
+        code, _, err = run("bench", f"{tmp_path}/mine_ends.py:{name}", "--like", "slice", *SMALL)
+        sentence = f"bilateral-ops bench: mine_ends.py:{name} cannot be timed with --arrays numpy ({said}).\n"
+        assert (code, err) == (2, sentence)
 
 
 def test_a_vjp_is_called_as_this_packages(run: Any, tmp_path: Any, monkeypatch: Any) -> None:

@@ -6,7 +6,7 @@ import inspect
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -18,7 +18,7 @@ from .._core.checks import brief, dtype_name, real
 from .._core.settings import get_num_threads
 from .._gradcheck.call import called, own_vjp
 from .._gradcheck.trees import leaves, with_leaves
-from ._hosts import PAIR, Host, NoGradientError, host_of
+from ._hosts import PAIR, BenchTypeError, BenchValueError, Host, NoGradientError, host_of
 from ._report import Report, Row
 from ._results import difference, in_order, pairs, places, results, shapes
 
@@ -89,7 +89,7 @@ def compare(
     set: by :func:`bilateral_ops.set_num_threads` for this package.
     """
     if (number := real(seconds)) is None or not number > 0:
-        raise ValueError(f"bench: seconds must be a positive number, got {brief(seconds)}.")
+        raise BenchValueError(f"bench: seconds must be a positive number, got {brief(seconds)}.")
     return compared(functions, arguments, gradients=gradients, seconds=number, progress=progress)
 
 
@@ -148,13 +148,13 @@ class Given:
     def __init__(self, arguments: Any) -> None:
         self.by_name = isinstance(arguments, Mapping)
         if not self.by_name and not isinstance(arguments, (tuple, list)):
-            raise TypeError(
+            raise BenchTypeError(
                 f"bench: arguments must be a tuple, a list or a mapping of the functions' arguments, got "
                 f"{type(arguments).__name__}."
             )
         for key in arguments if self.by_name else ():
             if not isinstance(key, str):
-                raise TypeError(f"bench: arguments by keyword must have names for keys, got {brief(key)}.")
+                raise BenchTypeError(f"bench: arguments by keyword must have names for keys, got {brief(key)}.")
         self.arguments: Any = dict(arguments) if self.by_name else list(arguments)
         self.leaves = _leaves(self.arguments)
         self.bytes = sum(map(_bytes, self.leaves))
@@ -176,21 +176,22 @@ def _bytes(value: Any) -> int:
 def _checked(functions: Any, given: Given) -> dict[str, tuple[Callable[..., Any], Callable[..., Any] | None]]:
     """The functions and their VJPs, which take the arguments as far as their signatures tell."""
     if not isinstance(functions, Mapping):
-        raise TypeError(
+        raise BenchTypeError(
             f"bench: functions must be a mapping from names to functions, as {{'mine': f}}, got "
             f"{type(functions).__name__}."
         )
     if not functions:
-        raise ValueError("bench: functions must have at least one function, got none.")
+        raise BenchValueError("bench: functions must have at least one function, got none.")
     checked = {}
     for name, function in functions.items():
-        f, *vjp = function if isinstance(function, tuple) else (function,)
+        pair = function if isinstance(function, tuple) else (function, None)
         if not isinstance(name, str):
-            raise TypeError(f"bench: functions must have strings for names, got {brief(name)}.")
+            raise BenchTypeError(f"bench: functions must have strings for names, got {brief(name)}.")
+        if len(pair) != 2 or not (pair[1] is None or callable(pair[1])):
+            raise BenchTypeError(f"bench: {name} must be a function, or a pair of a function and its VJP.")
+        f, vjp = pair
         if not callable(f):
-            raise TypeError(f"bench: {name} must be callable, got {type(f).__name__}.")
-        if len(vjp) > 1 or any(pull is not None and not callable(pull) for pull in vjp):
-            raise TypeError(f"bench: {name} must be a function, or a pair of a function and its VJP.")
+            raise BenchTypeError(f"bench: {name} must be callable, got {type(f).__name__}.")
         try:
             # What a decorator passes on is its own affair.
             signature = inspect.signature(f, follow_wrapped=False)
@@ -200,8 +201,8 @@ def _checked(functions: Any, given: Given) -> dict[str, tuple[Callable[..., Any]
             try:
                 given.call(signature.bind)
             except TypeError as error:
-                raise TypeError(f"bench: {name} cannot be called with the arguments ({error}).") from None
-        checked[name] = (f, vjp[0] if vjp else None)
+                raise BenchTypeError(f"bench: {name} cannot be called with the arguments ({error}).") from None
+        checked[name] = (f, vjp)
     return checked
 
 
@@ -277,17 +278,18 @@ def timed(
             first, expected = returned, found
         matched = pairs(found, expected)
         if matched is None:
-            raise ValueError(f"bench: {who} must return {shapes(expected)}, as of {first_name}, got {shapes(found)}.")
+            raise BenchValueError(
+                f"bench: {who} must return {shapes(expected)}, as of {first_name}, got {shapes(found)}."
+            )
         off[name] = difference(matched)
     written = sum(map(_bytes, _leaves(first)))
     bound = hosts[first_name].streaming(read, written)
     bound()
-    measured = rounds(
-        {**{name: (call, hosts[name]) for name, call in calls.items()}, "": (bound, hosts[first_name])}, seconds
-    )
-    streamed, firsts = measured.pop(""), measured[first_name]
+    both = [(call, hosts[name]) for name, call in calls.items()]
+    *measured, streamed = rounds([*both, (bound, hosts[first_name])], seconds)
+    firsts = measured[0]
     rows = []
-    for name, own in measured.items():
+    for name, own in zip(calls, measured):
         low, median, high = statistics.quantiles(own, n=4)
         by_bound, by_first = (statistics.median(a / b for a, b in zip(own, other)) for other in (streamed, firsts))
         rate = (read + written) / median / 1e9
@@ -295,24 +297,24 @@ def timed(
     return rows, first
 
 
-def rounds(calls: Mapping[str, tuple[Callable[[], Any], Host]], seconds: float) -> dict[str, list[float]]:
-    """Times of a call, in seconds, of as many rounds as there is time for. Each has been called before."""
-    repeats = {}
-    for name, (call, host) in calls.items():
+def rounds(calls: Sequence[tuple[Callable[[], Any], Host]], seconds: float) -> list[list[float]]:
+    """Times of each call, in seconds, of as many rounds as there is time for. Each has been called before."""
+    repeats = []
+    for call, host in calls:
         once = host.elapsed(call, 1)
         if once < 10 * _SHORTEST:  # the first call after others may take many times as long
             once = min(once, *(host.elapsed(call, 1) for _ in range(5)))
-        repeats[name] = max(1, round(_SHORTEST / max(once, 1e-7)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
+        repeats.append(max(1, round(_SHORTEST / max(once, 1e-7))))
+    times: list[list[float]] = [[] for _ in calls]
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     done = 0
     while done < _LEAST or (done < _MOST and time.perf_counter() - start < seconds):
         # In another order each time: what comes after the same one always finds its leavings in the cache.
-        for name in rng.permutation(list(calls)):
-            call, host = calls[name]
-            if repeats[name] > 1:
+        for k in rng.permutation(len(calls)):
+            call, host = calls[k]
+            if repeats[k] > 1:
                 call()
-            times[name].append(host.elapsed(call, repeats[name]) / repeats[name])
+            times[k].append(host.elapsed(call, repeats[k]) / repeats[k])
         done += 1
     return times

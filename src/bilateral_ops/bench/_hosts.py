@@ -16,6 +16,18 @@ from ._suite import streaming
 Called = Callable[[list[Any]], list[Any]]
 
 
+class BenchError(Exception):
+    """What a comparison raises itself, told from what a function under test raises."""
+
+
+class BenchValueError(BenchError, ValueError):
+    pass
+
+
+class BenchTypeError(BenchError, TypeError):
+    pass
+
+
 class NoGradientError(Exception):
     """Why a function has no gradient to be timed, and what to do."""
 
@@ -52,7 +64,7 @@ class _Torch(frameworks._Torch, Host):
         super().__init__()
         self.place = array.device
         if self.place.type not in ("cpu", "cuda"):
-            raise ValueError(f"bench: tensors must be on the CPU or on a CUDA device, got {self.place}.")
+            raise BenchValueError(f"bench: tensors must be on the CPU or on a CUDA device, got {self.place}.")
         self.on_device = self.place.type == "cuda"
 
     def device(self) -> str:

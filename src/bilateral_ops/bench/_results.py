@@ -10,7 +10,7 @@ import numpy as np
 
 from .._core.checks import brief, dtype_name
 from .._gradcheck.trees import leaves
-from ._hosts import host_of
+from ._hosts import BenchTypeError, BenchValueError, host_of
 
 #: Half of the digits: √ε, with ε the spacing of a dtype's numbers at 1. Of those not named, that of float32.
 _HALF = {"float64": 2.0**-26, "complex128": 2.0**-26, "float16": 2.0**-5, "bfloat16": 2.0**-3.5}
@@ -28,7 +28,7 @@ def results(who: str, returned: Any, first: Any = None) -> list[Result | None]:
     """A copy of what a function returned, in the first one's order."""
     found = [None if leaf is None else _result(who, leaf) for leaf in in_order(returned, first)]
     if all(result is None for result in found):
-        raise ValueError(f"bench: {who} must return what it computes, to be compared, got {brief(returned)}.")
+        raise BenchValueError(f"bench: {who} must return what it computes, to be compared, got {brief(returned)}.")
     return found
 
 
@@ -62,7 +62,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 def _result(who: str, value: Any) -> Result:
     array = host_of([value]).to_numpy(value)
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
-        raise TypeError(
+        raise BenchTypeError(
             f"bench: {who} must return arrays or numbers, alone or in tuples, lists and dicts, got "
             f"{type(value).__name__}."
         )

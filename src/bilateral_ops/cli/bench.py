@@ -27,7 +27,7 @@ from .._core.missing import missing
 from .._core.settings import MOST_THREADS
 from .._core.whole import whole, written
 from ..bench._compare import compared, facts, timed
-from ..bench._hosts import PAIR, Host
+from ..bench._hosts import PAIR, BenchError, Host
 from ..bench._report import check_plot
 from ..bench._suite import CALLS, available_memory, functions, package, problem, use_threads
 from ..ops import OPERATIONS
@@ -130,9 +130,9 @@ def run_one(
                 beside=beside,
                 progress=step,
             )
-        except Exception as error:  # whatever a user's function may raise
-            if str(error).startswith("bench: "):
-                raise CommandError(error) from None
+        except BenchError as error:
+            raise CommandError(error) from None
+        except (Exception, SystemExit) as error:  # whatever a user's function may raise
             said = f"{_line(f, error)}{type(error).__name__}: {brief(error, str)}"
             raise CommandError(f"bench: {called} cannot be timed with --arrays {arrays} ({said}).") from error
         finally:
@@ -153,7 +153,7 @@ def run_one(
     return True
 
 
-def _line(f: Callable[..., Any], error: Exception) -> str:
+def _line(f: Callable[..., Any], error: BaseException) -> str:
     """In which line of its file a function failed, where that is known."""
     file = getattr(getattr(f, "__code__", None), "co_filename", None)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
