@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import re
 import sys
 import time
 from functools import partial
@@ -136,6 +137,15 @@ def test_json_and_plot(tmp_path: Any) -> None:
     pytest.importorskip("matplotlib", reason="needs bilateral_ops[bench]")
     report.plot(tmp_path / "times.png")
     assert (tmp_path / "times.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="needs bilateral_ops[bench]")
+    monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")  # text as text
+    names = ["$a$", r"$\bad$", r"\$"]
+    compare(dict.fromkeys(names, np.copy), (np.ones(3),)).plot(tmp_path / "times.svg")
+    drawn = re.findall(r"<text [^>]*>(.*)</text>", (tmp_path / "times.svg").read_text(encoding="utf-8"))
+    assert [text for text in drawn if "$" in text] == names
 
 
 def test_a_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

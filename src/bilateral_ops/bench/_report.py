@@ -97,7 +97,7 @@ class Report:
             axes = figure.add_subplot(len(directions), 1, place + 1)
             times = [row.seconds * 1e3 for row in rows]
             spread = [[(row.seconds - row.low) * 1e3 for row in rows], [(row.high - row.seconds) * 1e3 for row in rows]]
-            names = [row.function for row in rows]
+            names = [row.function.replace("$", r"\$") for row in rows]  # no formulas
             axes.errorbar(times, names, xerr=spread, fmt="o", color="#4878a8", ecolor="black", capsize=3)
             bound = rows[0].seconds * 1e3 / rows[0].bound
             axes.axvline(bound, color="black", linestyle="--", label="streaming bound")
@@ -106,10 +106,10 @@ class Report:
                 axes.set_xscale("log")
             else:
                 axes.set_xlim(left=0)
-            for row, here in zip(rows, times):
+            for row, name, here in zip(rows, names, times):
                 axes.annotate(
                     _ms(row.seconds),
-                    (here, row.function),
+                    (here, name),
                     (0, 5),
                     textcoords="offset points",
                     ha="center",
