@@ -367,6 +367,10 @@ def test_results_are_compared_by_name() -> None:
     }
     report = compare(functions, (x, y))
     assert [row.differing > 0 for row in report.rows] == [False] * 4 + [True]
+    within = {name: lambda x, y, f=f: [y, {"c": f(x, y), "d": x}] for name, f in functions.items()}
+    assert [row.differing > 0 for row in compare(within, (x, y)).rows] == [False] * 4 + [True]
+    with pytest.raises(ValueError, match=r"short must return the shapes .*, got the shapes \[\(3,\), \(3,\)\]"):
+        compare({"first": lambda x, y: ([x, y], y), "short": lambda x, y: ([x], y)}, (x, y))
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])

@@ -17,7 +17,7 @@ _HALF = {"float64": 2.0**-26, "complex128": 2.0**-26, "float16": 2.0**-5, "bfloa
 
 
 class Result(NamedTuple):
-    """An array in the widest dtype of its kind; how far another may be off, as a share of the largest and in levels."""
+    """An array of 64 bits a number; how far another may be off, as a share of the largest and in levels."""
 
     array: Any
     share: float
@@ -40,23 +40,28 @@ def in_order(returned: Any, first: Any) -> list[Any]:
 
 def places(returned: Any, first: Any) -> list[int]:
     """The place among the first one's arrays of each that a function returned: by name where both have names."""
-    own, names = _by_name(returned), _by_name(first)
-    if not own.keys() & names.keys():
+    own, others = _parts(returned), _parts(first)
+    if not own.keys() & others.keys():
         return list(range(len(_leaves(returned))))
-    places_of, count = {}, 0
-    for name, value in {**names, **own}.items():
-        places_of[name] = range(count, count := count + len(_leaves(value)))
-    return [place for name in own for place in places_of[name]]
+    found, start = {}, 0
+    for key, value in {**others, **own}.items():
+        inner = places(value, others.get(key))
+        found[key] = [start + place for place in inner]
+        start += max(inner, default=-1) + 1
+    return [place for key in own for place in found[key]]
 
 
 def _leaves(tree: Any) -> list[Any]:
     return [leaf for _, leaf in leaves(tree)]
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
+def _parts(tree: Any) -> dict[Any, Any]:
+    """What is in a container by name, or by position where it has no names."""
     if isinstance(tree, Mapping):
         return dict(tree)
-    return tree._asdict() if isinstance(tree, tuple) and hasattr(tree, "_asdict") else {}
+    if isinstance(tree, (tuple, list)):
+        return tree._asdict() if hasattr(tree, "_asdict") else dict(enumerate(tree))
+    return {}
 
 
 def _result(who: str, value: Any) -> Result:
