@@ -83,7 +83,8 @@ def compare(
     -----
     Results are arrays or numbers, alone or in tuples, lists and dicts; names are compared by name. They differ where an
     element is further off than half the digits of the dtype (√ε of the array's largest; 3e-4 for float32, 3e-2 for
-    float16, 1e-8 for float64), unsigned integers than one level, other integers at all.
+    float16, 1e-8 for float64), unsigned integers than one level, other integers at all. NaNs at the same place are no
+    difference.
 
     Functions allocate their results; ``functools.partial(f, out=out)`` is one that doesn't. Threads are as they are
     set: by :func:`bilateral_ops.set_num_threads` for this package.
