@@ -172,8 +172,8 @@ def sanitize(session: nox.Session) -> None:
         *session.posargs,
         env={
             "LD_PRELOAD": ":".join(libraries),
-            # Python itself never frees all it has; a failed allocation is a test's subject, not an error; memory that is
-            # not initialised has NaNs.
+            # Python itself never frees all it has; a failed allocation is a test's subject, not an error; memory that
+            # is not initialised has NaNs.
             "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"
             ":max_malloc_fill_size=1073741824:malloc_fill_byte=255",
             "UBSAN_OPTIONS": "print_stacktrace=1",
