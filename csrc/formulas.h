@@ -1,5 +1,5 @@
 // The scalar formulas that host and device share, written once: arithmetic, positions on a grid axis, total variation,
-// the luma, storage formats, and the footprints of resize_area.
+// the luma, storage formats, and the footprints of area averages.
 //
 // T is the compute type: double for float64 arrays, float for all others.
 #pragma once
