@@ -551,10 +551,15 @@ def of_tensors(grid, guide):
 """
 
 
-def test_the_command_times_a_users_function(run: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib", reason="needs bilateral_ops[bench]")
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither Numba nor PyTorch is there, whose peers take the time."""
     for module in ("numba", "torch"):
         monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_the_command_times_a_users_function(run: Any, alone: None, tmp_path: Any) -> None:
+    pytest.importorskip("matplotlib", reason="needs bilateral_ops[bench]")
     (tmp_path / "mine.py").write_text(MODULE)
     file, plot = tmp_path / "times.json", tmp_path / "times.svg"
     options = ("--gradients", "--size", "7x5", "--json", file, "--plot", plot)
@@ -591,9 +596,7 @@ def test_the_command_compares_with_peers_and_other_frameworks(run: Any, tmp_path
 SMALL = ("--size", "3x2")
 
 
-def test_the_command_says_how_to_give_a_gradient(run: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    for module in ("numba", "torch"):
-        monkeypatch.setitem(sys.modules, module, None)
+def test_the_command_says_how_to_give_a_gradient(run: Any, alone: None, tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text("from bilateral_ops import slice, enhance\n")
     _, out, _ = run("bench", f"{tmp_path}/mine.py:slice", "--gradients", *SMALL)
     assert "no gradient of" not in out  # it is this package's own
@@ -605,9 +608,7 @@ def test_the_command_says_how_to_give_a_gradient(run: Any, tmp_path: Any, monkey
     ]
 
 
-def test_what_differs_is_named(run: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    for module in ("numba", "torch"):
-        monkeypatch.setitem(sys.modules, module, None)
+def test_what_differs_is_named(run: Any, alone: None, tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text(
         "import bilateral_ops as bo\n"
         "def slice(g, z): return 1.01 * bo.slice(g, z)\n"
@@ -620,10 +621,8 @@ def test_what_differs_is_named(run: Any, tmp_path: Any, monkeypatch: Any) -> Non
     assert ends[1].startswith(", gradient: ")
 
 
-def test_a_file_is_loaded_whatever_its_name(run: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_file_is_loaded_whatever_its_name(run: Any, alone: None, tmp_path: Any, monkeypatch: Any) -> None:
     """Neither it nor what is beside it takes the place of a module of that name, and what is beside it is found."""
-    for module in ("numba", "torch"):
-        monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "random.py").write_text(
         "from dataclasses import dataclass\n"
         "from beside_it import add\n"
@@ -687,10 +686,8 @@ def test_what_a_users_function_raises_is_told_from_what_the_command_says(run: An
         assert (code, err) == (2, sentence)
 
 
-def test_a_vjp_is_called_as_this_packages(run: Any, tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_vjp_is_called_as_this_packages(run: Any, alone: None, tmp_path: Any) -> None:
     """Without the sizes that the gradient has."""
-    for module in ("numba", "torch"):
-        monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "mine.py").write_text(
         "import bilateral_ops as bo\n"
         "def splat(z, x, shape): return bo.splat(z, x, shape)\n"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.checks import brief
-from .trees import leaves, with_leaves
+from .trees import leaves, values_in, with_leaves
 
 # --- Frameworks: how a NumPy array becomes an argument, and back. None is imported that the caller doesn't use
 
@@ -293,7 +293,7 @@ class Call:
             call = import_module("torch.func").functional_call
             f = functools.partial(_called_with, call, self.module, state)
         self.result = f(**given) if self.by_name else f(*given.values())
-        return [leaf for _, leaf in leaves(self.result)]
+        return values_in(self.result)
 
     def __call__(self, point: Mapping[Any, Any]) -> Any:
         """``f`` at ``point`` as one flat float64 array."""

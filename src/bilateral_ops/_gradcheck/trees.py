@@ -54,6 +54,11 @@ def leaves(tree: Any) -> Iterator[tuple[Path, Any]]:
             yield start + path, leaf
 
 
+def values_in(tree: Any) -> list[Any]:
+    """The ``leaves`` without the ways to them."""
+    return [leaf for _, leaf in leaves(tree)]
+
+
 def with_leaves(tree: Any, values: Iterator[Any]) -> Any:
     """The same container of other values, in the order of ``leaves``."""
     found = _children(tree)

@@ -17,7 +17,7 @@ from .. import _cpu
 from .._core.checks import brief, dtype_name, real
 from .._core.settings import get_num_threads
 from .._gradcheck.call import called, own_vjp
-from .._gradcheck.trees import leaves, with_leaves
+from .._gradcheck.trees import values_in, with_leaves
 from ._hosts import PAIR, BenchTypeError, BenchValueError, Host, NoGradientError, host_of
 from ._report import Report, Row
 from ._results import difference, in_order, pairs, places, results, shapes
@@ -110,11 +110,11 @@ def compared(
     beside = beside or {}
     calls = {name: partial(given.call, f) for name, (f, _) in both.items()} | dict(beside.get("forward", {}))
     rows, first = timed("forward", calls, given.leaves, given.bytes, seconds, progress)
-    about, notes = facts(host_of([*given.leaves, *_leaves(first)])), []
+    about, notes = facts(host_of([*given.leaves, *values_in(first)])), []
     if gradients:
         host = host_of(given.leaves)
         rng = np.random.default_rng(0)  # one for all, so that gradients given for each other are seen
-        grads = [_drawn(leaf, rng) for leaf in _leaves(first)] if grad is None else _leaves(grad)
+        grads = [_drawn(leaf, rng) for leaf in values_in(first)] if grad is None else values_in(grad)
         calls = {}
         with host.scope("float32"):  # where the caller may want none, gradients are recorded
             for name, (f, vjp) in both.items():
@@ -157,17 +157,13 @@ class Given:
             if not isinstance(key, str):
                 raise BenchTypeError(f"bench: arguments by keyword must have names for keys, got {brief(key)}.")
         self.arguments: Any = dict(arguments) if self.by_name else list(arguments)
-        self.leaves = _leaves(self.arguments)
+        self.leaves = values_in(self.arguments)
         self.bytes = sum(map(_bytes, self.leaves))
 
     def call(self, f: Callable[..., Any], values: list[Any] | None = None) -> Any:
         """``f`` of the arguments, or of others in the places of their arrays."""
         given = self.arguments if values is None else with_leaves(self.arguments, iter(values))
         return f(**given) if self.by_name else f(*given)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return [leaf for _, leaf in leaves(tree)]
 
 
 def _bytes(value: Any) -> int:
@@ -272,7 +268,7 @@ def timed(
         if progress is not None:
             progress(f"{name}, {direction}")
         returned = call()  # compilation included
-        hosts[name] = host_of([*arguments, *_leaves(returned)])
+        hosts[name] = host_of([*arguments, *values_in(returned)])
         who = name if direction == "forward" else f"the {direction} of {name}"
         found = results(who, returned, first)
         if name == first_name:
@@ -283,7 +279,7 @@ def timed(
                 f"bench: {who} must return {shapes(expected)}, as of {first_name}, got {shapes(found)}."
             )
         off[name] = difference(matched)
-    written = sum(map(_bytes, _leaves(first)))
+    written = sum(map(_bytes, values_in(first)))
     bound = hosts[first_name].streaming(read, written)
     bound()
     both = [(call, hosts[name]) for name, call in calls.items()]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.checks import brief, dtype_name
-from .._gradcheck.trees import leaves
+from .._gradcheck.trees import values_in
 from ._hosts import BenchTypeError, BenchValueError, host_of
 
 #: Half of the digits: √ε, with ε the spacing of a dtype's numbers at 1. Of those not named, that of float32.
@@ -34,7 +34,7 @@ def results(who: str, returned: Any, first: Any = None) -> list[Result | None]:
 
 def in_order(returned: Any, first: Any) -> list[Any]:
     """The arrays that a function returned at their ``places``; None where it returned none."""
-    found: dict[int, Any] = dict(zip(places(returned, first), _leaves(returned)))
+    found: dict[int, Any] = dict(zip(places(returned, first), values_in(returned)))
     return [found.get(place) for place in range(max(found, default=-1) + 1)]
 
 
@@ -42,17 +42,13 @@ def places(returned: Any, first: Any) -> list[int]:
     """The place among the first one's arrays of each that a function returned: by name where both have names."""
     own, others = _parts(returned), _parts(first)
     if not own.keys() & others.keys():
-        return list(range(len(_leaves(returned))))
+        return list(range(len(values_in(returned))))
     found, start = {}, 0
     for key, value in {**others, **own}.items():
         inner = places(value, others.get(key))
         found[key] = [start + place for place in inner]
         start += max(inner, default=-1) + 1
     return [place for key in own for place in found[key]]
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return [leaf for _, leaf in leaves(tree)]
 
 
 def _parts(tree: Any) -> dict[Any, Any]:
