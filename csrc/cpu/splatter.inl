@@ -70,10 +70,10 @@ struct OuterContributions {
 // Adds contributions to the sums of one band, which GridSums::begin has prepared.
 //
 // Long spans are summed in three steps, each over more pixels than the one before:
-//   the span's sums, in the first-level cache: per depth kz and channel there are four, one for each corner in x and z,
-//     so that a pixel adds to contiguous memory. A group holds four channels at four corners, a vector or a few. One
-//     pixel after another is added in memory; or, where many have the same depth and would wait for one another, one
-//     depth after another in registers;
+//   the span's sums: per depth kz and channel there are four, one for each corner in x and z, so that a pixel adds to
+//     contiguous memory. A group holds four channels at four corners, a vector or a few. One pixel after another is
+//     added in the first-level cache; or, where pixels have few depths and would wait for one another, one depth after
+//     another in registers;
 //   the column's sums, over the image rows between the same two grid rows: four per depth and channel, for the corners
 //     in y and x;
 //   the band's sums, in double: a column's sums are added to them after kShortSum pixels.
@@ -187,6 +187,10 @@ class Splatter {
       const Vec<T> tx = load(at.tx + i), tz = load(at.tz + i), left = one - tx, lower = one - tz;
       store_interleaved4(weights_ + 4 * i, left * lower, tx * lower, left * tz, tx * tz);
     }
+    for (int l = 0; l < 8; ++l) {
+      row_weights_[l] = T(1) - at.row_t;
+      row_weights_[8 + l] = at.row_t;
+    }
     if (at.row_k != ky_) flush();
     ky_ = at.row_k;
     for_spans(at, tile.count, [&](int64_t begin, int64_t end) {
@@ -213,19 +217,21 @@ class Splatter {
         }
         depths = last + 1 - first;
       }
-      first_ = min_of(first_, first);
-      end_ = max_of(end_, last + 1);
       const bool crowded = pixels >= kManyPixels * depths * depths;
       if constexpr (kSplatsByDepth && Contributions::kMade) {
-        if (crowded) return add_by_depth(at.kz, begin, end, contributions);
+        if (crowded || depths <= kFewDepths) {
+          return add_by_depth(at.kz, begin, end, contributions, prepare_column(first, last + 1));
+        }
       }
+      first_ = min_of(first_, first);
+      end_ = max_of(end_, last + 1);
       add_in_turn(at.kz, begin, end, contributions, crowded);
     });
   }
 
-  // Adds one depth after another in registers, in the order of their first pixels.
+  // Adds one depth after another in registers, in the order of their first pixels, and from there to the column.
   template <class Contributions>
-  void add_by_depth(const int32_t* kz, int64_t begin, int64_t end, const Contributions& contributions) {
+  void add_by_depth(const int32_t* kz, int64_t begin, int64_t end, const Contributions& contributions, T* column) {
     for (int64_t part = begin; part < end; part += 64) {
       const int64_t n = min_of<int64_t>(end - part, 64);
       uint64_t rest = ~uint64_t(0) >> (64 - n);  // a bit for each pixel that is not yet added
@@ -236,29 +242,29 @@ class Splatter {
         for (int64_t i = 0; i < n; i += Vec<float>::kLanes)
           pixels |= uint64_t(equal_bits(load_indices(kz + part + i, 0.0f), wanted)) << i;
         pixels &= rest;
-        add_depth(z, part, pixels, contributions);
+        T* const lower = column + z * depth_size_;
+        add_depth(part, pixels, contributions, lower, z + 1 < g_.Gd ? lower + depth_size_ : nullptr);
         rest ^= pixels;
       } while (rest);
     }
   }
 
-  // Adds the pixels first + i, for each bit i of `pixels`, which have depth z.
+  // Adds the pixels first + i, for each bit i of `pixels`, which have the same depth. lower, upper: the column's sums at
+  // this depth and at the next one, or null above the last.
   template <class Contributions>
-  void add_depth(int32_t z, int64_t first, uint64_t pixels, const Contributions& contributions) {
+  void add_depth(int64_t first, uint64_t pixels, const Contributions& contributions, T* lower, T* upper) const {
     constexpr int kAtOnce = kVectors > 2 ? 2 : 3;  // groups
     const int64_t groups = contributions.groups();
-    T* const sums = depth_sums(z);
     int64_t n = 0;
-    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(first, pixels, contributions, n, sums);
-    for (; n < groups; ++n) add_groups<1>(first, pixels, contributions, n, sums);
+    for (; n + kAtOnce <= groups; n += kAtOnce) add_groups<kAtOnce>(first, pixels, contributions, n, lower, upper);
+    for (; n < groups; ++n) add_groups<1>(first, pixels, contributions, n, lower, upper);
   }
   template <int kCount, class Contributions>
   BO_INLINE_MEMBER void add_groups(int64_t first, uint64_t pixels, const Contributions& contributions, int64_t n,
-                                   T* to) const {
-    to += n * kGroup;
+                                   T* lower, T* upper) const {
     Vec<T> sums[kCount][kVectors];
     for (int g = 0; g < kCount; ++g)
-      for (int v = 0; v < kVectors; ++v) sums[g][v] = load(to + g * kGroup + v * Vec<T>::kLanes);
+      for (int v = 0; v < kVectors; ++v) sums[g][v] = broadcast(T(0));
     for (; pixels; pixels &= pixels - 1) {
       const int64_t i = first + lowest_bit(pixels);
       Vec<T> weights[kVectors];
@@ -268,8 +274,17 @@ class Splatter {
         for (int v = 0; v < kVectors; ++v)
           sums[g][v] = mul_add(weights[v], contributions.channels(i, n + g, v), sums[g][v]);
     }
-    for (int g = 0; g < kCount; ++g)
-      for (int v = 0; v < kVectors; ++v) store(to + g * kGroup + v * Vec<T>::kLanes, sums[g][v]);
+    const auto add_half = [&](int half, T* to) {
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec<T> weights = load(row_weights_ + v * Vec<T>::kLanes);
+        for (int g = 0; g < kCount; ++g) {
+          T* const sum = to + (n + g) * kGroup + v * Vec<T>::kLanes;
+          store(sum, mul_add(repeat_half(sums[g], half, v), weights, load(sum)));
+        }
+      }
+    };
+    add_half(0, lower);
+    if (upper) add_half(1, upper);
   }
 
   // Adds pixels one after another; where they are crowded, odd ones to a copy of the sums, as they would wait for those
@@ -325,6 +340,7 @@ class Splatter {
     if (first_ >= end_) return;
     // Local copies, as above.
     const int64_t depth_size = depth_size_, first = first_, end = min_of(end_ + 1, g_.Gd);
+    T* const column = prepare_column(first, end_);
     const T upper_weight = ty_, lower_weight = T(1) - ty_;
     T* const span = depth_sums(0);
     const int64_t size = (end_ - first) * depth_size;
@@ -334,9 +350,6 @@ class Splatter {
       clear(odd, size);
       odd_used_ = false;
     }
-    T* const column = columns_ + kx_ * g_.Gd * depth_size;
-    pending_[kx_].depths.widen(first, end,
-                               [=](int64_t z, int64_t n) { clear(column + z * depth_size, n * depth_size); });
     for (int64_t i = first * depth_size; i < end * depth_size; i += kGroup) {
       // Cell z is the lower corner of pixels with kz = z and the upper corner of those with kz = z − 1.
       const T *BO_RESTRICT lower = span + i, *BO_RESTRICT upper = lower - depth_size + 8;
@@ -350,6 +363,14 @@ class Splatter {
     clear(span + first * depth_size, size);
     first_ = g_.Gd;
     end_ = 0;
+  }
+  // The sums of the column that the span is in, with initialised ones for pixels of depths `first` to `end` − 1
+  T* prepare_column(int64_t first, int64_t end) {
+    const int64_t depth_size = depth_size_;
+    T* const column = columns_ + kx_ * g_.Gd * depth_size;
+    pending_[kx_].depths.widen(first, min_of(end + 1, g_.Gd),
+                               [=](int64_t z, int64_t n) { clear(column + z * depth_size, n * depth_size); });
+    return column;
   }
   static BO_INLINE_MEMBER void clear(T* sums, int64_t n) {
     for (int64_t i = 0; i < n; i += Vec<T>::kLanes) {
@@ -403,6 +424,7 @@ class Splatter {
   // Where the span is, and the depths that it has sums of
   int64_t y_ = -1, ky_ = -1, kx_ = -1, first_ = g_.Gd, end_ = 0;
   T ty_ = T(0);
+  alignas(64) T row_weights_[kGroup];  // of the tile's row: of the grid row below, eight times, then of the one above
 };
 
 // The sums of all bands of one image, and their sum in the order of the bands, d_grid. If sums and d_grid have the same

@@ -59,25 +59,32 @@ class TableBuilder {
       ty_ = ty;
       kx_ = -2;
     }
-    if (kx == kx_) return {left_, step_};
+    if (kx != kx_) build(kx);
+    return {left_, step_};
+  }
+
+ private:
+  // (Not inlined, as load_rows below.)
+  BO_NOINLINE_MEMBER void build(int64_t kx) {
     if (kx == kx_ + 1) {
       T* const swapped = left_;
       left_ = right_;
       right_ = swapped;
     } else {
-      interpolate_column(kx, left_);
+      for_column(kx, [to = left_](int64_t i, const Vec<T>& value) { store(to + i, value); });
     }
-    interpolate_column(min_of(kx + 1, g_.Gw - 1), right_);
-    for (int64_t i = 0; i < column_size_; i += Vec<T>::kLanes) store(step_ + i, load(right_ + i) - load(left_ + i));
+    for_column(min_of(kx + 1, g_.Gw - 1), [left = left_, right = right_, step = step_](int64_t i, const Vec<T>& value) {
+      store(right + i, value);
+      store(step + i, value - load(left + i));
+    });
     kx_ = kx;
-    return {left_, step_};
   }
-
- private:
-  void interpolate_column(int64_t x, T* to) const {
+  // Calls f(i, values) for each vector of the tables of column x in this image row.
+  template <class F>
+  BO_INLINE_MEMBER void for_column(int64_t x, const F& f) const {
     const T *a = rows_[0] + x * column_size_, *b = rows_[1] + x * column_size_;
     const Vec<T> ty = broadcast(ty_);
-    for (int64_t i = 0; i < column_size_; i += Vec<T>::kLanes) store(to + i, lerp(load(a + i), load(b + i), ty));
+    for (int64_t i = 0; i < column_size_; i += Vec<T>::kLanes) f(i, lerp(load(a + i), load(b + i), ty));
   }
   // Loads grid rows ky and ky + 1: per column the values [coefficient][D], with zeros beyond the last cell, which only
   // pixels at that cell look up, with a fraction of zero. (Not inlined: it would take registers from the loops over

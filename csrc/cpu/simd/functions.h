@@ -72,6 +72,20 @@ BO_INLINE Double4 mul_add(const Double4& a, double b, const Double4& c) {
 }
 #endif
 
+// Vector v of sixteen elements: the first or the last eight of those in `group`, twice
+template <class T>
+BO_INLINE Vec<T> repeat_half(const Vec<T>* group, int half, int v) {
+#if defined(BO_SIMD_AVX512)
+  if constexpr (Vec<T>::kLanes == 16) {
+    return {half == 0 ? _mm512_shuffle_f32x4(group->v, group->v, 0x44) : _mm512_shuffle_f32x4(group->v, group->v, 0xee)};
+  } else
+#endif
+  {
+    constexpr int kVectors = 8 / Vec<T>::kLanes;
+    return group[half * kVectors + v % kVectors];
+  }
+}
+
 // A bit for each of n indices < 32; the rest of a vector is read, too.
 BO_INLINE uint32_t index_bits(const int32_t* k, int64_t n) {
   constexpr int64_t kLanes = Vec<float>::kLanes;
