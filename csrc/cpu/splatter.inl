@@ -241,16 +241,15 @@ class Splatter {
         uint64_t pixels = 0;
         for (int64_t i = 0; i < n; i += Vec<float>::kLanes)
           pixels |= uint64_t(equal_bits(load_indices(kz + part + i, 0.0f), wanted)) << i;
-        pixels &= rest;
         T* const lower = column + z * depth_size_;
-        add_depth(part, pixels, contributions, lower, z + 1 < g_.Gd ? lower + depth_size_ : nullptr);
-        rest ^= pixels;
+        add_depth(part, pixels & rest, contributions, lower, z + 1 < g_.Gd ? lower + depth_size_ : nullptr);
+        rest &= ~pixels;
       } while (rest);
     }
   }
 
-  // Adds the pixels first + i, for each bit i of `pixels`, which have the same depth. lower, upper: the column's sums at
-  // this depth and at the next one, or null above the last.
+  // Adds the pixels first + i, for each bit i of `pixels`, which have the same depth. lower, upper: the column's sums
+  // at this depth and at the next one, or null above the last.
   template <class Contributions>
   void add_depth(int64_t first, uint64_t pixels, const Contributions& contributions, T* lower, T* upper) const {
     constexpr int kAtOnce = kVectors > 2 ? 2 : 3;  // groups

@@ -59,13 +59,7 @@ class TableBuilder {
       ty_ = ty;
       kx_ = -2;
     }
-    if (kx != kx_) build(kx);
-    return {left_, step_};
-  }
-
- private:
-  // (Not inlined, as load_rows below.)
-  BO_NOINLINE_MEMBER void build(int64_t kx) {
+    if (kx == kx_) return {left_, step_};
     if (kx == kx_ + 1) {
       T* const swapped = left_;
       left_ = right_;
@@ -78,7 +72,10 @@ class TableBuilder {
       store(step + i, value - load(left + i));
     });
     kx_ = kx;
+    return {left_, step_};
   }
+
+ private:
   // Calls f(i, values) for each vector of the tables of column x in this image row.
   template <class F>
   BO_INLINE_MEMBER void for_column(int64_t x, const F& f) const {

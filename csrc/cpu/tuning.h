@@ -43,13 +43,14 @@ constexpr bool kFetchesMatrices = kTableDepth<T> == 0;
 // The pixels of a span with d depths are crowded if there are at least kManyPixels·d²: on average every d-th pixel then
 // adds to the sums that the one before has just written.
 constexpr int64_t kManyPixels = 2;
-// Whether crowded pixels, and those of spans with so few depths that they would be added in turn in hardly less time, are
-// added up depth by depth, where their contributions are made as they are added and not given.
+// Whether spans that are crowded, or have few depths, are added up depth by depth, where their contributions are made
+// as they are added and not given.
 #if defined(BO_SIMD_AVX2) || defined(BO_SIMD_AVX512) || defined(BO_SIMD_NEON)
 constexpr bool kSplatsByDepth = true;
 #else
 constexpr bool kSplatsByDepth = false;
 #endif
+// The most depths that are few, however few pixels the span has.
 constexpr int64_t kFewDepths = 4;
 
 // --- The curves of guide_curves (guides/curves.inl)

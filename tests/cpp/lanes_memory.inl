@@ -158,6 +158,25 @@ void memory(char* edge) {
     });
   }
   {
+    Question question(BO_STRING(BO_ISA), "repeat_half repeats eight of sixteen numbers");
+    for_types([&](auto t) {
+      using T = decltype(t);
+      constexpr int kLanes = Vec<T>::kLanes, kVectors = 16 / kLanes;
+      Random random;
+      for (int round = 0; round < 64; ++round) {
+        T from[16], repeated[kLanes];
+        for (int i = 0; i < 16; ++i) from[i] = static_cast<T>(random.below(1000));
+        Vec<T> group[kVectors];
+        for (int v = 0; v < kVectors; ++v) group[v] = load(from + v * kLanes);
+        for (int half = 0; half < 2; ++half)
+          for (int v = 0; v < kVectors; ++v) {
+            for (int l = 0; l < kLanes; ++l) repeated[l] = from[8 * half + (v * kLanes + l) % 8];
+            compare(question, repeat_half(group, half, v), repeated);
+          }
+      }
+    });
+  }
+  {
     Question question(BO_STRING(BO_ISA), "store_column_sums3 writes three numbers");
     for_types([&](auto t) {
       using T = decltype(t);

@@ -77,7 +77,8 @@ template <class T>
 BO_INLINE Vec<T> repeat_half(const Vec<T>* group, int half, int v) {
 #if defined(BO_SIMD_AVX512)
   if constexpr (Vec<T>::kLanes == 16) {
-    return {half == 0 ? _mm512_shuffle_f32x4(group->v, group->v, 0x44) : _mm512_shuffle_f32x4(group->v, group->v, 0xee)};
+    return {half == 0 ? _mm512_shuffle_f32x4(group->v, group->v, 0x44)
+                      : _mm512_shuffle_f32x4(group->v, group->v, 0xee)};
   } else
 #endif
   {
