@@ -1163,23 +1163,28 @@ sys.exit(_cli.main(sys.argv[2:]))
         process.kill()
 
 
-def test_arrays_are_used_again_within_the_limit():
+def test_memory_is_used_again_within_the_limit():
     spare = _images.Spare()
-    first, other = spare.take((4, 5, 3)), spare.take((4, 5, 3))
-    assert first is not other
-    spare.give(first)
-    assert spare.take((4, 6, 3)) is not first
-    assert spare.take((4, 5, 3)) is first
-    spare.give(first)
-    spare.give(other)
-    spare.shrink(60)
-    assert spare.take((4, 5, 3)) is other, "the newest"
-    assert spare.take((4, 5, 3)) is not first
+    small, large = spare.take(60), spare.take(90)
+    assert not np.shares_memory(small, large)
+    spare.give(large)
+    spare.give(small)
+    again = spare.take(50)
+    assert len(again) == 50
+    assert np.shares_memory(again, small), "the smallest that has so many"
+    spare.give(again)
+    assert not np.shares_memory(spare.take(100), large), "which is too small, and goes"
+    again = spare.take(60)
+    assert np.shares_memory(again, small), "all of it"
+    spare.give(again)
+    spare.give(large)
+    spare.shrink(149)
+    assert np.shares_memory(spare.take(10), small), "the largest goes first"
     memory = _files._Memory(100)
-    with memory.reserve(60, threading.Event()):
-        memory.spare.give(first)
+    with memory.reserve(40, threading.Event()):
+        memory.spare.give(small)
     with memory.reserve(41, threading.Event()):
-        assert memory.spare.take((4, 5, 3)) is not first
+        assert not np.shares_memory(memory.spare.take(60), small)
 
 
 def test_pictures_of_one_size_are_not_mixed_up(tmp_path, predictor):
@@ -1189,6 +1194,28 @@ def test_pictures_of_one_size_are_not_mixed_up(tmp_path, predictor):
     for path in (tmp_path / "in").iterdir():
         enhance_files([path], tmp_path / "one", model=predictor)
         assert (tmp_path / "one" / path.name).read_bytes() == (tmp_path / "all" / path.name).read_bytes()
+
+
+def test_large_files_are_begun_first(tmp_path, predictor, monkeypatch):
+    for n, side in enumerate((8, 40, 24)):
+        save(tmp_path / "in" / f"{n}.png", picture(side, side))
+    begun = []
+    right = _files.open_picture
+    monkeypatch.setattr(_files, "open_picture", lambda path: (begun.append(path.name), right(path))[1])
+    monkeypatch.setattr(_files, "get_num_threads", lambda: 0)
+    results = enhance_files([tmp_path / "in"], tmp_path / "out", model=predictor)
+    assert begun == ["1.png", "2.png", "0.png"]
+    assert [result.source.name for result in results] == ["0.png", "1.png", "2.png"]
+
+
+def test_a_jpeg_that_grows_is_written_whole(tmp_path, predictor):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / "a.jpg", noise, quality=30, subsampling=0)
+    enhance_files([path], tmp_path / "out", model=predictor, quality=100)
+    data = (tmp_path / "out" / "a.jpg").read_bytes()
+    assert len(data) > max(path.stat().st_size, noise.nbytes // 2), "more than the memory that it is coded in"
+    expected = imagecodecs.jpeg8_encode(predictor(pixels_of(path)), 100, subsampling="444")
+    np.testing.assert_array_equal(imagecodecs.jpeg8_decode(data), imagecodecs.jpeg8_decode(expected))
 
 
 def test_jobs_wait_for_memory(tmp_path, predictor, monkeypatch):

@@ -98,10 +98,9 @@ class JpegFile(Picture):
     coder = 8  # Pillow has four bytes per pixel, twice
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._data: Any = path.read_bytes()
-        with jpeg(self._data) as self._image:
-            scan = self._image.fp.tell()
+        self.path, self._taken = path, list[Any]()
+        with path.open("rb") as file, jpeg(file) as self._image:
+            self._scan = file.tell()
         mode = self._image.mode
         channels = {"L": 1, "RGB": 3}.get(mode)
         if channels is None:
@@ -109,18 +108,29 @@ class JpegFile(Picture):
         self._segments = Segments(self._image)
         self.metadata = self._segments.metadata
         self._holds((*self._image.size[::-1], channels), np.uint8, 8 * channels, JPEG)
-        end = self._data.find(b"\xff\xd9", scan)
-        self._ends = end >= 0
-        if self._ends:
-            self.metadata.lose_rest(self._data[end + 2 :])
+
+    def _take(self, count: int) -> Any:
+        self._taken.append((self.spare or Spare()).take(count))
+        return self._taken[-1]
+
+    def close(self) -> None:
+        super().close()
+        while self._taken and self.spare:
+            self.spare.give(self._taken.pop())
 
     def _decode(self) -> Any:
         import imagecodecs
 
-        data, self._data = self._data, None
-        if not self._ends:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
-            return pixels_of(jpeg(data), self._image.mode)
-        pixels = (self.spare or Spare()).take((*self._image.size[::-1], self.channels))
+        # The file as it is read, and later as it is written: half the pixels' bytes are more than most take.
+        self._coded = self._take(max(self.path.stat().st_size, self.nbytes // 2))
+        with self.path.open("rb") as file:
+            data = self._coded[: file.readinto(self._coded)]
+        end = _end(data, self._scan)
+        if end is None:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
+            return pixels_of(jpeg(io.BytesIO(data)), self._image.mode)
+        self.metadata.lose_rest(bytes(data[end:]))
+        shape = (*self._image.size[::-1], self.channels)
+        pixels = self._take(math.prod(shape)).reshape(shape)
         imagecodecs.jpeg8_decode(data, out=pixels if self.channels > 1 else pixels[..., 0])
         return pixels
 
@@ -137,7 +147,8 @@ class JpegFile(Picture):
         quality = quality or level_of(tables)
         if quality and not progressive:
             known = (across, down) if (across, down) in _SAMPLINGS else finer
-            encoded = imagecodecs.jpeg8_encode(pixels, quality, subsampling=known if self.channels > 1 else None)
+            chroma = known if self.channels > 1 else None
+            encoded = imagecodecs.jpeg8_encode(pixels, quality, subsampling=chroma, out=self._coded)
         else:
             options = {"quality": quality} if quality else {"qtables": tables}
             if self.channels > 1:
@@ -150,12 +161,22 @@ class JpegFile(Picture):
         file.writelines(self._segments.spliced(encoded))
 
 
-def jpeg(data: Any) -> Any:
+def _end(data: Any, start: int) -> int | None:
+    """Where a JPEG file ends whose scan begins there: after its first marker of an end."""
+    for at in range(start, len(data), 1 << 18):
+        part = data[at : at + (1 << 18) + 1]
+        found = np.flatnonzero((part[:-1] == 0xFF) & (part[1:] == 0xD9))
+        if len(found):
+            return at + int(found[0]) + 2
+    return None
+
+
+def jpeg(file: Any) -> Any:
     """A JPEG file as Pillow sees it before it is decoded."""
     from PIL import JpegImagePlugin
 
     try:
-        image = sized(JpegImagePlugin.JpegImageFile)(io.BytesIO(data))
+        image = sized(JpegImagePlugin.JpegImageFile)(file)
     except SyntaxError as error:
         found = re.match(r"cannot handle (\d+)-(bit|layer)", str(error))
         if found and found[2] == "layer":
@@ -185,7 +206,7 @@ def _levels() -> dict[Any, int]:
 
     blocks = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
     return {
-        _key(jpeg(imagecodecs.jpeg8_encode(pixels, level)).quantization): level
+        _key(jpeg(io.BytesIO(imagecodecs.jpeg8_encode(pixels, level))).quantization): level
         for level in range(1, 101)
         for pixels in blocks
     }

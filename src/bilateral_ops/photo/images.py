@@ -89,7 +89,7 @@ def psnr(image: Any, target: Any) -> float:
 
 
 class Spare:
-    """Arrays of pictures that are done, for the next ones of the same shape.
+    """Memory of pictures that are done, for the next ones.
 
     Memory that is new to a process costs as much time as a third of decoding a JPEG into it.
     """
@@ -98,25 +98,25 @@ class Spare:
         self._arrays: list[Any] = []
         self._lock = threading.Lock()
 
-    def take(self, shape: tuple[int, ...]) -> Any:
-        """An array of uint8, with anything in it."""
+    def take(self, count: int) -> Any:
+        """So many bytes, with anything in them."""
         with self._lock:
-            for n, array in enumerate(self._arrays):
-                if array.shape == shape:
-                    return self._arrays.pop(n)
-        return np.empty(shape, np.uint8)
+            self._arrays.sort(key=len)
+            at = next((n for n, array in enumerate(self._arrays) if len(array) >= count), -1)
+            array = self._arrays.pop(at) if self._arrays else None  # the largest goes if it is too small
+        return np.empty(count, np.uint8) if array is None or len(array) < count else array[:count]
 
-    def give(self, array: Any) -> None:
-        """Keep this array, which nobody else has, for another."""
-        if array.dtype == np.uint8:
-            with self._lock:
-                self._arrays = [*self._arrays[-3:], array]
+    def give(self, taken: Any) -> None:
+        """Keep this memory, which nobody else has any more."""
+        with self._lock:
+            self._arrays.append(taken if taken.base is None else taken.base)
 
     def shrink(self, limit: int) -> None:
-        """Keep so many bytes at most, of the newest."""
+        """Keep so many bytes at most; the largest arrays go first."""
         with self._lock:
-            while sum(array.nbytes for array in self._arrays) > limit:
-                self._arrays.pop(0)
+            self._arrays.sort(key=len)
+            while sum(map(len, self._arrays)) > limit:
+                self._arrays.pop()
 
 
 class Picture(ABC):
@@ -135,7 +135,7 @@ class Picture(ABC):
     dtype: Any
     #: Of an animation; all others have one.
     frames: int = 1
-    #: Where its array may come from, and goes when it is closed.
+    #: Where its memory may come from, and goes when it is closed.
     spare: Spare | None = None
     #: Bytes per pixel that its codec takes beside arrays like the picture's.
     coder: int = 0
@@ -221,8 +221,6 @@ class Picture(ABC):
 
     def close(self) -> None:
         """Close the file."""
-        if self._decoded is not None and self.spare:
-            self.spare.give(self._decoded)
         self._decoded = None
         if self._moving is not None:
             self._moving.image.close()

@@ -82,6 +82,13 @@ class _Job:
     compare: Path | None
     video: bool
 
+    @property
+    def size(self) -> int:
+        """Bytes to read; 0 if it is gone."""
+        with contextlib.suppress(OSError):
+            return self.source.stat().st_size
+        return 0
+
 
 @dataclass
 class _Work:
@@ -316,17 +323,18 @@ def _passed_over(kinds: Counter[str]) -> str:
 
 
 def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
-    """All jobs, as many at a time as there are threads: one reads or writes while another computes."""
-    pool = ThreadPoolExecutor(max(1, min(len(jobs), get_num_threads())))
+    """All jobs, one more at a time than there are threads: while it waits for the disk, the others keep them busy."""
+    pool = ThreadPoolExecutor(min(len(jobs), get_num_threads() + 1))
     try:
-        results = [pool.submit(_do, job, work) for job in jobs]
-        for result in as_completed(results):
+        # The largest first, so that no thread has long to wait for the last.
+        results = {n: pool.submit(_do, jobs[n], work) for n in sorted(range(len(jobs)), key=lambda n: -jobs[n].size)}
+        for result in as_completed(results.values()):
             bar.done(result.result())
     finally:
         work.stop.set()
         work.memory.wake()
         pool.shutdown(cancel_futures=True)
-    return [result.result() for result in results]
+    return [results[n].result() for n in range(len(jobs))]
 
 
 def _do(job: _Job, work: _Work) -> Enhanced:

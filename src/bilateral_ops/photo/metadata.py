@@ -173,7 +173,7 @@ class Segments:
 
     def spliced(self, encoded: Any) -> Iterator[Any]:
         """A file of these segments and the encoded pixels of another."""
-        rest = 2
+        encoded, rest = memoryview(encoded), 2
         while 0xE0 <= encoded[rest + 1] <= 0xEF:
             rest += 2 + int.from_bytes(encoded[rest + 2 : rest + 4], "big")
         yield encoded[:2]

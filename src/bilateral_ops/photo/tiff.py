@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 from collections.abc import Iterable, Iterator
@@ -374,7 +375,7 @@ class Tiff(Picture):
         tables = self._page.jpegtables
         ((data, _),) = self._file.filehandle.read_segments(self._page.dataoffsets[:1], self._page.databytecounts[:1])
         with suppress(SyntaxError, ImageError):
-            return level_of(jpeg(tables[:-2] + data[2:] if tables and data else data or b"").quantization)
+            return level_of(jpeg(io.BytesIO(tables[:-2] + data[2:] if tables and data else data or b"")).quantization)
         return None
 
     def _subsampling(self) -> tuple[int, int]:
