@@ -1,6 +1,7 @@
 """How much longer files take under `bilateral-ops enhance` than read and written alone, by the same codecs and threads.
 
     python benchmarks/files.py
+    python benchmarks/files.py --only video --rounds 1
 
 Prints ratios, each the median of rounds in which both are timed in turn: of JPEG photographs, over Pillow's decode and
 encode; and of a 1080p H.264 video, over PyAV's. An edit that brings out detail takes the encoder longer, whoever calls
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=20, help="photographs, of 12 and 24 megapixels in turn")
     parser.add_argument("--frames", type=int, default=120, help="of the video")
+    parser.add_argument("--only", choices=("photographs", "video"))
     options = parser.parse_args()
     predictor = Predictor.load()
 
@@ -90,42 +92,51 @@ def main() -> None:
         assert not any(result.error for result in results), results
 
     with tempfile.TemporaryDirectory() as folder:
-        import av
-        from PIL import Image
-
-        root = Path(folder)
-        outs = [root / "ours", root / "alone"]
+        outs = [Path(folder, "ours"), Path(folder, "alone")]
         for out in outs:
             out.mkdir()
-        photographs = [root / f"{n}.jpg" for n in range(options.count)]
-        for n, path in enumerate(photographs):
-            Image.fromarray(photograph(24 if n % 2 else 12, n)).save(path, quality=92)
-        text = ratio(lambda: enhanced(photographs, outs[0]), lambda: by_pillow(photographs, outs[1]), options.rounds)
-        print(f"{options.count} JPEGs of 12 and 24 megapixels: {text}", flush=True)
+        if options.only != "video":
+            time_photographs(Path(folder), outs, enhanced, options)
+        if options.only != "photographs":
+            time_video(Path(folder), outs, enhanced, options)
 
-        video = root / "clip.mkv"
-        pictures = [photograph(3, n)[:1080, :1920] for n in range(8)]  # of other noise each
-        with av.open(str(video), "w") as made:
-            stream = made.add_stream("libx264", rate=30, options={"crf": "18"})
-            stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
-            for n in range(options.frames):
-                frame = av.VideoFrame.from_ndarray(np.roll(pictures[n % 8], 7 * n, axis=1), format="rgb24")
-                made.mux(stream.encode(frame))
-            made.mux(stream.encode(None))
-        enhanced([video], root / "frames", codec="ffv1")  # without loss
-        with av.open(str(root / "frames" / video.name)) as file:
-            frames = list(file.decode(video=0))
-        for strength, instead, text in (
-            (0, (), "strength 0"),
-            (1, frames, "strength 1, over encoding the enhanced frames"),
-            (1, (), "strength 1, over encoding the frames as they were"),
-        ):
-            found = ratio(
-                lambda strength=strength: enhanced([video], outs[0], strength),
-                lambda instead=instead: by_pyav(video, outs[1] / "clip.mkv", instead),
-                options.rounds,
-            )
-            print(f"{options.frames} frames of 1080p H.264, {text}: {found}", flush=True)
+
+def time_photographs(root: Path, outs: list[Path], enhanced: Callable[..., None], options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    photographs = [root / f"{n}.jpg" for n in range(options.count)]
+    for n, path in enumerate(photographs):
+        Image.fromarray(photograph(24 if n % 2 else 12, n)).save(path, quality=92)
+    text = ratio(lambda: enhanced(photographs, outs[0]), lambda: by_pillow(photographs, outs[1]), options.rounds)
+    print(f"{options.count} JPEGs of 12 and 24 megapixels: {text}", flush=True)
+
+
+def time_video(root: Path, outs: list[Path], enhanced: Callable[..., None], options: argparse.Namespace) -> None:
+    import av
+
+    video = root / "clip.mkv"
+    pictures = [photograph(3, n)[:1080, :1920] for n in range(8)]  # of other noise each
+    with av.open(str(video), "w") as made:
+        stream = made.add_stream("libx264", rate=30, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
+        for n in range(options.frames):
+            frame = av.VideoFrame.from_ndarray(np.roll(pictures[n % 8], 7 * n, axis=1), format="rgb24")
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    enhanced([video], root / "frames", codec="ffv1")  # without loss
+    with av.open(str(root / "frames" / video.name)) as file:
+        frames = list(file.decode(video=0))
+    for strength, instead, text in (
+        (0, (), "strength 0"),
+        (1, frames, "strength 1, over encoding the enhanced frames"),
+        (1, (), "strength 1, over encoding the frames as they were"),
+    ):
+        found = ratio(
+            lambda strength=strength: enhanced([video], outs[0], strength),
+            lambda instead=instead: by_pyav(video, outs[1] / "clip.mkv", instead),
+            options.rounds,
+        )
+        print(f"{options.frames} frames of 1080p H.264, {text}: {found}", flush=True)
 
 
 if __name__ == "__main__":
