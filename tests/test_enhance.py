@@ -1174,12 +1174,14 @@ def test_memory_is_used_again_within_the_limit():
     assert np.shares_memory(again, small), "the smallest that has so many"
     spare.give(again)
     assert not np.shares_memory(spare.take(100), large), "which is too small, and goes"
+    assert not np.shares_memory(spare.take(29), small), "more than is reserved for so few"
+    spare.give(small)
     again = spare.take(60)
     assert np.shares_memory(again, small), "all of it"
     spare.give(again)
     spare.give(large)
     spare.shrink(149)
-    assert np.shares_memory(spare.take(10), small), "the largest goes first"
+    assert np.shares_memory(spare.take(40), small), "the largest goes first"
     memory = _files._Memory(100)
     with memory.reserve(40, threading.Event()):
         memory.spare.give(small)

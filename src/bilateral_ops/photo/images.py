@@ -99,12 +99,14 @@ class Spare:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> Any:
-        """So many bytes, with anything in them."""
+        """So many bytes, with anything in them, of an array of at most twice as many, for which a picture has room."""
         with self._lock:
             self._arrays.sort(key=len)
-            at = next((n for n, array in enumerate(self._arrays) if len(array) >= count), -1)
-            array = self._arrays.pop(at) if self._arrays else None  # the largest goes if it is too small
-        return np.empty(count, np.uint8) if array is None or len(array) < count else array[:count]
+            for n, array in enumerate(self._arrays):
+                if count <= len(array) <= 2 * count:
+                    return self._arrays.pop(n)[:count]
+            del self._arrays[-1:]  # so that there are no more than were in use at a time
+        return np.empty(count, np.uint8)
 
     def give(self, taken: Any) -> None:
         """Keep this memory, which nobody else has any more."""
