@@ -324,7 +324,8 @@ def _passed_over(kinds: Counter[str]) -> str:
 
 def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
     """All jobs, one more at a time than there are threads: while it waits for the disk, the others keep them busy."""
-    pool = ThreadPoolExecutor(min(len(jobs), get_num_threads() + 1))
+    threads = get_num_threads()
+    pool = ThreadPoolExecutor(min(len(jobs), threads + 1) if threads > 1 else 1)
     try:
         # The largest first, so that no thread has long to wait for the last.
         results = {n: pool.submit(_do, jobs[n], work) for n in sorted(range(len(jobs)), key=lambda n: -jobs[n].size)}
