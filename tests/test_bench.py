@@ -25,6 +25,12 @@ from bilateral_ops.reference import numpy as reference
 ARRAYS = tuple(arguments("slice_apply", ALL_F32, H=5, W=6).values())
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are not what most tests look at: as few rounds of each as there may be."""
+    monkeypatch.setattr(cli_bench, "SECONDS", 1e-3)
+
+
 def compare(functions: Any, given: Any = ARRAYS, **options: Any) -> Any:
     return bench.compare(functions, given, seconds=1e-3, **options)
 

@@ -47,6 +47,12 @@ def image(tmp_path):
     return save
 
 
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch):
+    """Times are not what is tested: as few rounds of each as there may be."""
+    monkeypatch.setattr(short, "SECONDS", 1e-3)
+
+
 @pytest.fixture
 def demo():
     for module in ("scipy", "skimage", "matplotlib", "numba", "tqdm"):
