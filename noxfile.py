@@ -222,13 +222,15 @@ def neon(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Plant bugs in the kernels, one at a time, and see each caught by the test that is there for it (g++, x86-64).
 
-    Where nvcc is found, those of CUDA, too, unless some are named.
+    Where nvcc is found, those of CUDA, too, unless some are named; and the limits of registers on more architectures.
     """
     session.install("cmake", "hypothesis", "ml_dtypes", "ninja", "numpy", "pybind11>=3.0,<4", "pytest", "scipy")
     session.run("python", "tests/cpu_mutants.py", *session.posargs)
     if shutil.which("nvcc") and not session.posargs:
         session.install(WHEN_IMPORTED, ".[test]", *CUDA_TEST)
-        session.run("pytest", *PARALLEL, "--slow", "tests/cuda/test_mutants.py", env=AND_KEPT)
+        session.run(
+            "pytest", *PARALLEL, "--slow", "tests/cuda/test_mutants.py", "tests/cuda/test_static.py", env=AND_KEPT
+        )
 
 
 @nox.session

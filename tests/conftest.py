@@ -90,6 +90,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    # pytest goes through all objects five times at its end, and the interpreter once more.
+    gc.collect()
+    gc.freeze()
+
+
 def _params(item: pytest.Item) -> dict[str, Any]:
     return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 

@@ -6,7 +6,6 @@ A kernel that never ended could not be interrupted: after a minute each test her
 from __future__ import annotations
 
 import faulthandler
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,27 +89,28 @@ def test_operations(subject: str, axes: tuple[str, ...], isa: str) -> None:
         Dtypes(U16, F32, F32),
     ] * takes_bytes
     refused = _grids(subject, axes) or bool(set(REFUSED.get(subject, ())) & set(axes))
-    for dtypes, count in itertools.product(dtypes_to_try, (1, 3)):
-        bilateral_ops.set_num_threads(count)
+    for dtypes in dtypes_to_try:
         given = _with_empty(subject, dtypes, axes)
-        if refused:
-            with pytest.raises(ValueError, match=_sentence(operation(subject))):
-                forward(bilateral_ops, subject, given)
-            if operation(subject) in DIFFERENTIABLE:
-                grad = np.zeros((2, 0 if "h" in axes else 3, 0 if "w" in axes else 5, 3), F32)
-                with pytest.raises((ValueError, TypeError), match=_sentence(f"{subject}_vjp")):
-                    backward(bilateral_ops, subject, given, grad)
-            continue
-        got = forward(bilateral_ops, subject, given)
         dtype = result_dtype(subject, dtypes)
-        assert_forward(got, forward(reference, subject, as_float64(given)), dtype)
-        if operation(subject) not in DIFFERENTIABLE:
-            continue
-        grad = np.ones(got.shape, F32 if dtype.kind == "u" else dtype)
-        for name, gradient in backward(bilateral_ops, subject, given, grad)._asdict().items():
-            if gradient is not None:
-                assert gradient.shape == given[name].shape
-                assert np.isfinite(gradient.astype(F64)).all()
+        want = None if refused else forward(reference, subject, as_float64(given))
+        for count in (1, 3):
+            bilateral_ops.set_num_threads(count)
+            if want is None:
+                with pytest.raises(ValueError, match=_sentence(operation(subject))):
+                    forward(bilateral_ops, subject, given)
+                if operation(subject) in DIFFERENTIABLE:
+                    grad = np.zeros((2, 0 if "h" in axes else 3, 0 if "w" in axes else 5, 3), F32)
+                    with pytest.raises((ValueError, TypeError), match=_sentence(f"{subject}_vjp")):
+                        backward(bilateral_ops, subject, given, grad)
+                continue
+            assert_forward(forward(bilateral_ops, subject, given), want, dtype)
+            if operation(subject) not in DIFFERENTIABLE:
+                continue
+            grad = np.ones(want.shape, F32 if dtype.kind == "u" else dtype)
+            for name, gradient in backward(bilateral_ops, subject, given, grad)._asdict().items():
+                if gradient is not None:
+                    assert gradient.shape == given[name].shape
+                    assert np.isfinite(gradient.astype(F64)).all()
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0, 3)], ids=str)

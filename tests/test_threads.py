@@ -44,14 +44,24 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+def drawn(subject: str, dtypes: Dtypes = ALL_F32, **options: Any) -> tuple[dict[str, Any], Any]:
+    """Random arguments, and a gradient of the result where there is a VJP."""
+    given = arguments(subject, dtypes, **options)
+    if not OPERATIONS[operation(subject)].vjp:
+        return given, None
+    result = forward(bilateral_ops, subject, given)
+    return given, random_like(result.shape, F32 if dtypes.image == U8 else result.dtype)
+
+
+def results_of(subject: str, given: dict[str, Any], grad: Any) -> dict[str, Any]:
+    """The result and every gradient of a call."""
+    found = {"result": forward(bilateral_ops, subject, given)}
+    return found if grad is None else found | backward(bilateral_ops, subject, given, grad)._asdict()
+
+
 def everything(subject: str, dtypes: Dtypes = ALL_F32, **options: Any) -> dict[str, Any]:
     """The result and every gradient of a call on random arguments."""
-    given = arguments(subject, dtypes, **options)
-    results = {"result": forward(bilateral_ops, subject, given)}
-    if OPERATIONS[operation(subject)].vjp:
-        grad = random_like(results["result"].shape, F32 if dtypes.image == U8 else results["result"].dtype)
-        results |= backward(bilateral_ops, subject, given, grad)._asdict()
-    return results
+    return results_of(subject, *drawn(subject, dtypes, **options))
 
 
 @pytest.mark.parametrize(
@@ -60,12 +70,13 @@ def everything(subject: str, dtypes: Dtypes = ALL_F32, **options: Any) -> dict[s
 def test_the_number_of_threads_changes_no_bit(subject: str, size: str, isa: str) -> None:
     takes_bytes = subject not in ("slice", "splat", "total_variation")
     for dtypes in (ALL_F32, ALL_F64, Dtypes(U8, F32, F32) if takes_bytes else Dtypes(F16, F16, F16)):
+        given, grad = drawn(subject, dtypes, **SIZES[size])
         bilateral_ops.set_num_threads(1)
-        want = everything(subject, dtypes, **SIZES[size])
+        want = results_of(subject, given, grad)
         for count in (2, 7):
             bilateral_ops.set_num_threads(count)
             assert bilateral_ops.get_num_threads() == count
-            got = everything(subject, dtypes, **SIZES[size])
+            got = results_of(subject, given, grad)
             for name, value in want.items():
                 assert_same_bits(got[name], value, f"{dtypes}, {count} threads: {name}")
 

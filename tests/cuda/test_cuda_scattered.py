@@ -177,20 +177,22 @@ def test_dtypes(dtypes: Dtypes, kernel: str, device: Any, on_device: Through) ->
 
 
 @pytest.mark.parametrize("kernel", KERNELS[:2], indirect=True)  # arrays are read alike in larger blocks
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str, kernel: str, device: Any, on_device: Through) -> None:
+def test_layouts(kernel: str, device: Any, on_device: Through) -> None:
     """They change no bit, of arrays that are read as of those that are written."""
     for dtypes in (ALL_F32, Dtypes(F16, F16, F16)):
         given = given_at("rays in and outside", (2, 5, 17), dtypes=dtypes)
-        odd = {name: laid_out(array, layout) for name, array in given.items()}
         grad = random_like((2, 5, 17, 3), dtypes.image)
-        assert_same_bits(*(forward(on_device, "slice_apply", g, align_corners=True) for g in (odd, given)))
+        result = forward(on_device, "slice_apply", given, align_corners=True)
         want = backward(on_device, "slice_apply", given, grad)
-        for changed in (odd, *({**given, name: odd[name]} for name in odd)):
-            out = {name: standin.laid_out(device, laid_out(np.zeros_like(a), layout)) for name, a in given.items()}
-            got = backward(on_device, "slice_apply", changed, laid_out(grad, layout), out=out)
-            for name in GRADIENTS:
-                assert_same_bits(getattr(got, name), getattr(want, name), f"{dtypes} {name}")
+        for layout in LAYOUTS:
+            odd = {name: laid_out(array, layout) for name, array in given.items()}
+            got = forward(on_device, "slice_apply", odd, align_corners=True)
+            assert_same_bits(got, result, f"{layout} {dtypes}")
+            for changed in (odd, *({**given, name: odd[name]} for name in odd)):
+                out = {name: standin.laid_out(device, laid_out(np.zeros_like(a), layout)) for name, a in given.items()}
+                found = backward(on_device, "slice_apply", changed, laid_out(grad, layout), out=out)
+                for name in GRADIENTS:
+                    assert_same_bits(getattr(found, name), getattr(want, name), f"{layout} {dtypes} {name}")
 
 
 def test_one_grid_for_all_images(device: Any, on_device: Through) -> None:
@@ -266,13 +268,13 @@ def test_any_channels(
         assert any(SPLAT in launch.kernel.name for launch in device.launches)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_of_any_channels(layout: str, device: Any, on_device: Through) -> None:
+def test_layouts_of_any_channels(device: Any, on_device: Through) -> None:
     given, values = given_at("rays", (2, 5, 17)), random_like((2, 5, 17, 2, 9), F32)
     want = on_device.splat(given["guide"], values, (5, 4, 6), xy=given["xy"])
-    out = standin.laid_out(device, laid_out(np.zeros_like(want), layout))
-    odd = [laid_out(a, layout) for a in (given["guide"], values, given["xy"])]
-    assert_same_bits(on_device.splat(*odd[:2], (5, 4, 6), xy=odd[2], out=out), want)
+    for layout in LAYOUTS:
+        out = standin.laid_out(device, laid_out(np.zeros_like(want), layout))
+        odd = [laid_out(a, layout) for a in (given["guide"], values, given["xy"])]
+        assert_same_bits(on_device.splat(*odd[:2], (5, 4, 6), xy=odd[2], out=out), want, layout)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import importlib.util
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -130,7 +131,9 @@ class Standin:
     @functools.cached_property
     def kernels(self) -> dict[int, dict[str, Kernel]]:
         known: dict[Any, Kernel] = {}  # most kernels have one text on all architectures
-        return {a: {n: k for text in texts for n, k in parse(text, known).items()} for a, texts in self.ptx.items()}
+        kernels = {a: {n: k for text in texts for n, k in parse(text, known).items()} for a, texts in self.ptx.items()}
+        gc.freeze()  # a million objects that stay
+        return kernels
 
     @property
     def device(self) -> devices.Device:
