@@ -104,10 +104,12 @@ _register_memory = np.empty(0, np.uint8)
 
 
 class Registers:
-    """A kernel's registers, for so many threads: always in the same memory, whose pages are there."""
+    """A kernel's registers, for so many threads: always in the same memory, whose pages are there. And its code, as
+    functions that are bound to them."""
 
-    def __init__(self, rows: dict[int, int], n: int):
+    def __init__(self, code: Code, n: int):
         global _register_memory
+        rows = code.rows
         wanted = sum(size * count * n for size, count in rows.items())
         if wanted > len(_register_memory):
             _register_memory = np.empty(max(wanted, 2 * len(_register_memory)), np.uint8)
@@ -119,16 +121,20 @@ class Registers:
             self.banks[size] = self.memory[start:end].view(f"u{size}").reshape(rows[size], n)
             start = end
         self.typed: dict[tuple[int, str], Any] = {}  # the same, read as other dtypes
-        self.views: dict[str, Any] = {}  # those that blocks of code name, once such a block was run
-        self.blocks: set[int] = set()  # these blocks
+        self.code = code
+        self.functions: dict[int, Callable[[Mask], None]] = {}  # of the blocks of code that were run
+        #: What these name: registers and constants; while a batch runs, what is its own, too.
+        self.names: dict[str, Any] = {"__builtins__": builtins, **_FUNCTIONS, **code.constants, "n": n}
+        self.names.update({f"round_{mode}": exact.rounding_mode(mode) for mode in ("rn", "rm", "rp", "rz")})
+        self.names.update(fused_f32=exact.fused("f32"), fused_f64=exact.fused("f64"))
 
-    def bind(self, at: int, code: Code, names: dict[str, Any]) -> None:
-        """Give a block of code the registers that it names."""
-        if at not in self.blocks:
-            new = {name: self._view(code.views[name]) for name in code.blocks[at].views if name not in self.views}
-            self.views.update(new)
-            names.update(new)
-            self.blocks.add(at)
+    def function(self, at: int) -> Callable[[Mask], None]:
+        """A block of code, to which the registers that it names are bound when it is first run."""
+        if at not in self.functions:
+            block, names = self.code.blocks[at], self.names
+            names.update({name: self._view(self.code.views[name]) for name in block.views if name not in names})
+            self.functions[at] = FunctionType(block.program, names)
+        return self.functions[at]
 
     def _view(self, view: View) -> Any:
         key = view.size, view.dtype
@@ -142,7 +148,7 @@ def registers_of(code: Code, n: int) -> Registers:
     """Those of the kernel's last launch, which mostly had as many threads."""
     found = code.registers
     if found is None or found.n != n or found.memory is not _register_memory:
-        found = code.registers = Registers(code.rows, n)
+        found = code.registers = Registers(code, n)
     return found
 
 
@@ -175,23 +181,20 @@ class Batch:
         self.shared = Private(self.shared_bytes, self.slots)
         self.local = Private(kernel.local_bytes, n)
         self.registers = registers_of(code, n)
-        self.namespace = self._bind()
-        self.functions: dict[int, Callable[[Mask], None]] = {}
+        self.namespace = self.registers.names
         self.counted: tuple[Mask, int] = True, 0  # the last threads whose warps were counted
         self.listed: tuple[Mask, Any] = True, None  # the last that were listed
 
     # --- names that translated code uses -----------------------------------------------------------------------------
 
-    def _bind(self) -> dict[str, Any]:
+    def _own_names(self) -> dict[str, Any]:
+        """Those that are not of every batch of the kernel."""
         code, n = self.code, self.n
-        names: dict[str, Any] = {"__builtins__": builtins, **_FUNCTIONS, **self.registers.views}
-        names.update({f"round_{mode}": exact.rounding_mode(mode) for mode in ("rn", "rm", "rp", "rz")})
-        names.update(fused_f32=exact.fused("f32"), fused_f64=exact.fused("f64"))
+        names: dict[str, Any] = {}
         for method in ("load", "store", "atomic", "meet", "warp_barrier", "shuffle", "vote", "trap"):
             names[method] = getattr(self, method)
         names.update(match_lanes=self.match_lanes, reduce_lanes=self.reduce_lanes)
-        names.update(active_lanes=self.active_lanes, n=n, dynamic_start=self.dynamic_start, variable=self._variables())
-        names.update(code.constants)
+        names.update(active_lanes=self.active_lanes, dynamic_start=self.dynamic_start, variable=self._variables())
         addresses = {size: bank.ctypes.data for size, bank in self.registers.banks.items()}
         self._kept = []
         for name, target in code.addresses.items():
@@ -199,7 +202,7 @@ class Batch:
                 size, row = code.row_of[target]
                 names[name] = addresses[size] + row * n * size
             else:
-                value = np.array([names[target]])
+                value = np.array([code.constants[target]])
                 self._kept.append(value)
                 names[name] = value.ctypes.data
         for name, (offset, dtype) in code.scalars.items():
@@ -207,13 +210,6 @@ class Batch:
         for name in code.specials:
             names[name] = self._special(name)
         return names
-
-    def _function(self, at: int) -> Callable[[Mask], None]:
-        """A block of code, to which the registers that it names are bound when it is first run."""
-        if at not in self.functions:
-            self.registers.bind(at, self.code, self.namespace)
-            self.functions[at] = FunctionType(self.code.blocks[at].program, self.namespace)
-        return self.functions[at]
 
     def _special(self, name: str) -> Any:
         register, _, axis = name.partition("_")
@@ -247,8 +243,14 @@ class Batch:
     # --- control -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        with np.errstate(all="ignore"):
-            self._run()
+        own = self._own_names()
+        self.namespace.update(own)
+        try:
+            with np.errstate(all="ignore"):
+                self._run()
+        finally:
+            for name in own:
+                del self.namespace[name]
 
     def _run(self) -> None:
         blocks, labels = self.kernel.blocks, self.kernel.labels
@@ -270,7 +272,7 @@ class Batch:
                 m = union(m, held.pop(at))
             if at == len(blocks):
                 continue  # past the end
-            block, function = blocks[at], self._function(at)
+            block, function = blocks[at], self.registers.function(at)
             if block and block[0].is_collective and not (m is True and self.whole_warps):
                 m, rest = self._ready(block[0], m)
                 if rest is not None:
@@ -444,7 +446,8 @@ class Batch:
                 self.log.add_global(self, what, offset, size, threads, site)
                 target = self.memory.bytes
             elif space == "shared":
-                offset = self.shared.check(self.slot[threads], address, size, load=what == "load")
+                slot = self.slot if threads is self.everyone else self.slot[threads]
+                offset = self.shared.check(slot, address, size, load=what == "load")
                 self.log.add_shared(self, what, offset, size, threads, site)
                 target = self.shared.bytes
             elif space == "local":
@@ -640,8 +643,9 @@ class Private:
 
     def check(self, piece: Any, offset: Any, size: int, *, load: bool) -> Any:
         """Offsets in `bytes`, where these aligned accesses are allowed."""
-        outside = (offset < 0) | (offset > self.size - size)
-        if count_nonzero(outside):
+        outside = offset.view(np.uint64) > max(self.size - size, 0)  # as negative ones are, too
+        if count_nonzero(outside) or size > self.size:
+            outside |= size > self.size
             error = OutOfBounds(f"byte {int(offset[outside][0])} of {self.size}")
             error.which = int(np.flatnonzero(outside)[0])  # type: ignore[attr-defined]
             raise error

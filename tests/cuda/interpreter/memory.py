@@ -73,7 +73,7 @@ class Memory:
 
     def check(self, offsets: Any, size: int, *, load: bool) -> None:
         """Raise where one of these aligned accesses is not allowed. A store makes its bytes written."""
-        outside = (offsets < 0) | (offsets > len(self.bytes) - size)
+        outside = offsets.view(np.uint64) > len(self.bytes) - size  # as negative ones are, too
         if np.count_nonzero(outside):
             raise OutOfBounds(f"address {self.base + int(offsets[outside][0]):#x} is far from all memory")
         whole = min(size, 8)
