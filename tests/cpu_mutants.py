@@ -102,7 +102,7 @@ MUTANTS = {
         "cpu/positions.inl",
         "t = select_equal(u, u, select_inside(p, last_, fused_mul_add(u, scale_, below_ - to_values(k))), u);",
         "t = select_inside(p, last_, fused_mul_add(u, scale_, below_ - to_values(k)));",
-        "test_special_values.py::test_a_bad_pixel_spoils_no_other[{}-float32-slice-guide-nan-sparse grid]",
+        "test_special_values.py::test_a_bad_pixel_spoils_no_other[{}-float32-slice-guide-nan]",
     ),
     "a raster of one row": Mutant(
         "cpu/geometry.inl",
@@ -157,8 +157,7 @@ MUTANTS = {
         "cpu/simd/avx512.h",
         "{_mm512_min_epi32(_mm512_add_epi32(i.v, _mm512_set1_epi32(1)), _mm512_set1_epi32(D - 1))}",
         "{_mm512_add_epi32(i.v, _mm512_set1_epi32(1))}",
-        "test_special_values.py::test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away"
-        "[{}-centres-nan-slice_apply-sparse grid]",
+        "test_special_values.py::test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away[{}-centres-nan-slice_apply]",
         AVX512,
     ),
     "tables of the grid row before": Mutant(
@@ -298,7 +297,7 @@ MUTANTS = {
         "cpu/drivers.inl",
         "          guide.add_gradient(d_guide, tile.count, kPitch, 1, d_in);\n",
         "",
-        "test_luma.py::test_same_bits_as_in_two_steps[{}-float32-wide]",
+        "test_luma.py::test_same_bits_as_in_two_steps[{}-wide]",
     ),
     # --- Storage
     "float16 ties away from even": Mutant(

@@ -47,7 +47,6 @@ SIZES = {
     "deep grid": {"W": 101, "Gw": 3, "Gd": 17},
 }
 SIZES = {name: {"N": 2, "H": 5, "Gh": 5, **size} for name, size in SIZES.items()}
-SIZED = pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
 PIXEL = (1, 3, 20)
 FLOATS = pytest.mark.parametrize("dtype", [F16, BF16, F32, F64], ids=str)
 
@@ -73,21 +72,21 @@ PIXELWISE = [
 ]
 
 
-@SIZED
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
 @pytest.mark.parametrize(("subject", "name"), PIXELWISE)
 @FLOATS
-def test_a_bad_pixel_spoils_no_other(subject: str, name: str, dtype: Any, value: float, size: dict[str, int]) -> None:
-    given = arguments(subject, Dtypes(dtype, dtype, dtype), **size, **({"xy": True} if name == "xy" else {}))
-    good = forward(bilateral_ops, subject, given)
-    given[name][PIXEL] = value
-    got = forward(bilateral_ops, subject, given)
-    elsewhere = ~only_at(PIXEL, good.shape)
-    assert_same_bits(got[elsewhere], good[elsewhere])
-    if np.isnan(value):
-        assert np.isnan(got[PIXEL]).all()
-    elif name in ("guide", "xy"):
-        assert np.isfinite(got[PIXEL]).all()
+def test_a_bad_pixel_spoils_no_other(subject: str, name: str, dtype: Any, value: float) -> None:
+    for size_name, size in SIZES.items():
+        given = arguments(subject, Dtypes(dtype, dtype, dtype), **size, **({"xy": True} if name == "xy" else {}))
+        good = forward(bilateral_ops, subject, given)
+        given[name][PIXEL] = value
+        got = forward(bilateral_ops, subject, given)
+        elsewhere = ~only_at(PIXEL, good.shape)
+        assert_same_bits(got[elsewhere], good[elsewhere], size_name)
+        if np.isnan(value):
+            assert np.isnan(got[PIXEL]).all(), size_name
+        elif name in ("guide", "xy"):
+            assert np.isfinite(got[PIXEL]).all(), size_name
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
@@ -118,49 +117,47 @@ def test_a_bad_pixel_reaches_the_areas_that_it_has_a_share_of(dtype: Any, size: 
     assert not np.isfinite(gradient[reached]).any()
 
 
-@SIZED
 @pytest.mark.parametrize("subject", ["slice_apply", "enhance(curves)", "enhance(nn)"])
 @pytest.mark.parametrize("dtype", [U8, U16], ids=str)
-def test_nan_in_an_integer_image_is_zero(subject: str, dtype: Any, size: dict[str, int]) -> None:
-    given = arguments(subject, Dtypes(dtype, F32, F32), **size)
-    given["grid"][...] += 0.5
-    if subject == "slice_apply":
-        good = forward(bilateral_ops, subject, given)
-        given["guide"][PIXEL] = np.nan
-        got = forward(bilateral_ops, subject, given)
-        elsewhere = ~only_at(PIXEL, good.shape)
-        assert (got[elsewhere] == good[elsewhere]).all()
-        assert (got[PIXEL] == 0).all()
-    else:
-        bias = "guide.mix_bias" if "curves" in subject else "guide.b2"
-        assert not forward(bilateral_ops, subject, replaced(given, **{bias: F32.type(np.nan)})).any()
+def test_nan_in_an_integer_image_is_zero(subject: str, dtype: Any) -> None:
+    for size in SIZES.values():
+        given = arguments(subject, Dtypes(dtype, F32, F32), **size)
+        given["grid"][...] += 0.5
+        if subject == "slice_apply":
+            good = forward(bilateral_ops, subject, given)
+            given["guide"][PIXEL] = np.nan
+            got = forward(bilateral_ops, subject, given)
+            elsewhere = ~only_at(PIXEL, good.shape)
+            assert (got[elsewhere] == good[elsewhere]).all()
+            assert (got[PIXEL] == 0).all()
+        else:
+            bias = "guide.mix_bias" if "curves" in subject else "guide.b2"
+            assert not forward(bilateral_ops, subject, replaced(given, **{bias: F32.type(np.nan)})).any()
 
 
-@SIZED
 @pytest.mark.parametrize("subject", ["slice", "slice_apply", *GUIDES])
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
 @CORNERS
-def test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away(
-    subject: str, value: float, align_corners: bool, size: dict[str, int]
-) -> None:
-    given = arguments(subject, ALL_F32, **size)
-    good = forward(bilateral_ops, subject, given, align_corners=align_corners)
-    exact = as_float64(given)
-    guide = exact["guide"] if subject not in GUIDES else reference._evaluate(exact["guide"], exact["image"])
-    cells = given["grid"].shape[1:4]
-    ramps = np.broadcast_to(np.stack(np.indices(cells), -1), (2, *cells, 3))
-    positions = reference.slice(ramps, guide, align_corners=align_corners)
-    seen: list[tuple[bool, bool]] = []
-    corners = [(1, 2, 1, 1), (1, 1, cells[1] - 1, 0), (0, 0, 0, 0), (0, 4, cells[1] - 1, cells[2] - 1)]
-    for cell in [*corners, (1, 2, 1, cells[2] // 2)]:
-        bad = given["grid"].copy()
-        bad[cell] = value
-        got = forward(bilateral_ops, subject, {**given, "grid": bad}, align_corners=align_corners)
-        near = (np.abs(positions - cell[1:]) <= 1 + 1e-6).all(-1)
-        near[1 - cell[0]] = False
-        assert_same_bits(got[~near], good[~near], f"{cell}")
-        seen.append((bool(near.any()), bool((got[near] != good[near]).any())))
-    assert all(np.any(seen, axis=0))
+def test_a_bad_cell_reaches_no_pixel_further_than_a_cell_away(subject: str, value: float, align_corners: bool) -> None:
+    for size_name, size in SIZES.items():
+        given = arguments(subject, ALL_F32, **size)
+        good = forward(bilateral_ops, subject, given, align_corners=align_corners)
+        exact = as_float64(given)
+        guide = exact["guide"] if subject not in GUIDES else reference._evaluate(exact["guide"], exact["image"])
+        cells = given["grid"].shape[1:4]
+        ramps = np.broadcast_to(np.stack(np.indices(cells), -1), (2, *cells, 3))
+        positions = reference.slice(ramps, guide, align_corners=align_corners)
+        seen: list[tuple[bool, bool]] = []
+        corners = [(1, 2, 1, 1), (1, 1, cells[1] - 1, 0), (0, 0, 0, 0), (0, 4, cells[1] - 1, cells[2] - 1)]
+        for cell in [*corners, (1, 2, 1, cells[2] // 2)]:
+            bad = given["grid"].copy()
+            bad[cell] = value
+            got = forward(bilateral_ops, subject, {**given, "grid": bad}, align_corners=align_corners)
+            near = (np.abs(positions - cell[1:]) <= 1 + 1e-6).all(-1)
+            near[1 - cell[0]] = False
+            assert_same_bits(got[~near], good[~near], f"{size_name}, {cell}")
+            seen.append((bool(near.any()), bool((got[near] != good[near]).any())))
+        assert all(np.any(seen, axis=0)), size_name
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2, 4, 5), (1, 1, 1, 4, 1), (1, 2, 1, 1, 40), (1, 1, 3, 1, 70)], ids=str)
@@ -181,59 +178,57 @@ SUMMED = [
 ]
 
 
-@SIZED
 @CORNERS
 @pytest.mark.parametrize(("subject", "name"), SUMMED)
 @pytest.mark.parametrize("pixel", [PIXEL, (0, 0, 0), (1, 4, -1), (0, 2, 18)], ids=str)
-def test_a_bad_pixel_reaches_four_grid_columns_only(
-    subject: str, name: str, pixel: Any, align_corners: bool, size: dict[str, int]
-) -> None:
+def test_a_bad_pixel_reaches_four_grid_columns_only(subject: str, name: str, pixel: Any, align_corners: bool) -> None:
     """Everything summed into a grid: splat forward, and the grid gradients of the others."""
-    given = arguments(subject, ALL_F32, **size, **({"xy": True} if name == "xy" else {}))
-    if subject != "splat":
-        given["grad"] = random_like(forward(bilateral_ops, subject, given).shape, F32)
+    for size_name, size in SIZES.items():
+        given = arguments(subject, ALL_F32, **size, **({"xy": True} if name == "xy" else {}))
+        if subject != "splat":
+            given["grad"] = random_like(forward(bilateral_ops, subject, given).shape, F32)
 
-    def results(**changes: Any) -> tuple[Any, dict[str, Any]]:
-        new = {**given, **changes}
-        if subject == "splat":
-            return forward(bilateral_ops, subject, new, align_corners=align_corners), {}
-        grad = new.pop("grad")
-        gradients = backward(bilateral_ops, subject, new, grad, align_corners=align_corners)._asdict()
-        return gradients.pop("grid"), {k: v for k, v in gradients.items() if v is not None}
+        def results(given: dict[str, Any] = given, **changes: Any) -> tuple[Any, dict[str, Any]]:
+            new = {**given, **changes}
+            if subject == "splat":
+                return forward(bilateral_ops, subject, new, align_corners=align_corners), {}
+            grad = new.pop("grad")
+            gradients = backward(bilateral_ops, subject, new, grad, align_corners=align_corners)._asdict()
+            return gradients.pop("grid"), {k: v for k, v in gradients.items() if v is not None}
 
-    good_grid, good = results()
-    for value in (np.nan, np.inf, -np.inf):
-        bad = given[name].copy()
-        bad[pixel] = value
-        grid, gradients = results(**{name: bad})
-        changed = (grid != good_grid).any((3, 4, *range(5, grid.ndim)))
-        assert changed.sum() <= (8 if name == "xy" else 4)  # where the coordinate was, and where it is
-        assert np.isnan(grid).any((3, 4, *range(5, grid.ndim))).sum() <= 4
-        if name != "xy":
-            here = only_at(pixel[1:], (size["H"], size["W"]))[None, ..., None]
-            cells = (size["Gh"], size["Gw"])
-            weights = reference.splat(np.zeros(here.shape[:3]), here, (*cells, 1), align_corners=align_corners)
-            i, j = np.minimum(np.argwhere(weights[0, ..., 0, 0] > 0).min(0), np.array(cells) - 2)
-            around = np.zeros((2, *cells), bool)
-            around[pixel[0], i : i + 2, j : j + 2] = True
-            assert not (changed & ~around).any()
-        for field, gradient in gradients.items():
-            elsewhere = ~only_at(pixel, gradient.shape)
-            assert_same_bits(gradient[elsewhere], good[field][elsewhere], f"{field}, {value}")
+        good_grid, good = results()
+        for value in (np.nan, np.inf, -np.inf):
+            bad = given[name].copy()
+            bad[pixel] = value
+            grid, gradients = results(**{name: bad})
+            changed = (grid != good_grid).any((3, 4, *range(5, grid.ndim)))
+            assert changed.sum() <= (8 if name == "xy" else 4)  # where the coordinate was, and where it is
+            assert np.isnan(grid).any((3, 4, *range(5, grid.ndim))).sum() <= 4
+            if name != "xy":
+                here = only_at(pixel[1:], (size["H"], size["W"]))[None, ..., None]
+                cells = (size["Gh"], size["Gw"])
+                weights = reference.splat(np.zeros(here.shape[:3]), here, (*cells, 1), align_corners=align_corners)
+                i, j = np.minimum(np.argwhere(weights[0, ..., 0, 0] > 0).min(0), np.array(cells) - 2)
+                around = np.zeros((2, *cells), bool)
+                around[pixel[0], i : i + 2, j : j + 2] = True
+                assert not (changed & ~around).any()
+            for field, gradient in gradients.items():
+                elsewhere = ~only_at(pixel, gradient.shape)
+                assert_same_bits(gradient[elsewhere], good[field][elsewhere], f"{size_name}, {field}, {value}")
 
 
-@SIZED
 @pytest.mark.parametrize("subject", ["apply", "guide_curves", "guide_nn", "guide_luma"])
 @pytest.mark.parametrize("name", ["grad", "image"])
-def test_a_bad_pixel_spoils_no_other_pixels_gradient(subject: str, name: str, size: dict[str, int]) -> None:
-    given = arguments(subject, ALL_F32, **size)
-    given["grad"] = random_like(forward(bilateral_ops, subject, given).shape, F32)
-    bad = {**given, name: given[name].copy()}
-    bad[name][PIXEL] = np.nan
-    good, got = (backward(bilateral_ops, subject, a, a.pop("grad"))._asdict() for a in (given, bad))
-    for field in {"image", "coefficients"} & set(got):
-        elsewhere = ~only_at(PIXEL, got[field].shape)
-        assert_same_bits(got[field][elsewhere], good[field][elsewhere], field)
+def test_a_bad_pixel_spoils_no_other_pixels_gradient(subject: str, name: str) -> None:
+    for size_name, size in SIZES.items():
+        given = arguments(subject, ALL_F32, **size)
+        given["grad"] = random_like(forward(bilateral_ops, subject, given).shape, F32)
+        bad = {**given, name: given[name].copy()}
+        bad[name][PIXEL] = np.nan
+        good, got = (backward(bilateral_ops, subject, a, a.pop("grad"))._asdict() for a in (given, bad))
+        for field in {"image", "coefficients"} & set(got):
+            elsewhere = ~only_at(PIXEL, got[field].shape)
+            assert_same_bits(got[field][elsewhere], good[field][elsewhere], f"{size_name}, {field}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
