@@ -255,17 +255,17 @@ def test_an_integer_area_is_exactly_rounded(module: Any, dtype: Any, H: int, W: 
 
 @pytest.mark.parametrize("dtype", [F16, F32, F64, U8, U16], ids=str)
 @pytest.mark.parametrize(("H", "W", "h", "w"), [*RESIZED, (5, 4, 37, 90), (31, 17, 40, 18)])
-@pytest.mark.parametrize("Ci", [1, 3, 20])
-def test_a_float_area_is_rounded_once(dtype: Any, H: int, W: int, h: int, w: int, Ci: int, isa: str) -> None:
+def test_a_float_area_is_rounded_once(dtype: Any, H: int, W: int, h: int, w: int, isa: str) -> None:
     """Enlarged and reduced: float32 is within half a unit in the last place, but for the rounding of double."""
-    image = arguments("resize_area", Dtypes(dtype, F32, F32), H=H, W=W, Ci=Ci)["image"]
     weights = shares(H, h) / H, shares(W, w) / W
     white = np.iinfo(dtype).max if dtype.kind == "u" else 1
-    want = np.einsum("iy,jx,yxc->ijc", *weights, image.astype(F64) / white, optimize=True)
-    got = bilateral_ops.resize_area(image, (h, w), dtype="float32")
-    assert got.dtype == F32
-    units = np.abs(got - want) / np.spacing(want.astype(F32))
-    assert units.max() <= 0.500001
+    for Ci in (1, 3, 20):
+        image = arguments("resize_area", Dtypes(dtype, F32, F32), H=H, W=W, Ci=Ci)["image"]
+        want = np.einsum("iy,jx,yxc->ijc", *weights, image.astype(F64) / white, optimize=True)
+        got = bilateral_ops.resize_area(image, (h, w), dtype="float32")
+        assert got.dtype == F32
+        units = np.abs(got - want) / np.spacing(want.astype(F32))
+        assert units.max() <= 0.500001, f"{Ci} channels"
 
 
 @pytest.mark.parametrize("dtype", [F32, U8, U16], ids=str)
