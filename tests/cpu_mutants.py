@@ -265,7 +265,7 @@ MUTANTS = {
         "cpu/simd/avx2.h",
         "static_cast<uint32_t>(_mm_cvtsi128_si32(two) | _mm_extract_epi32(two, 1))",
         "static_cast<uint32_t>(_mm_cvtsi128_si32(two))",
-        agreement("backward", "slice_apply", "long"),
+        agreement("backward", "slice_apply", "depth 8"),
         AVX2,
     ),
     "a last group in place of the first": Mutant(
