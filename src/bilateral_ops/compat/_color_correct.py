@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
@@ -58,42 +58,49 @@ def color_correct(img: torch.Tensor, ref: torch.Tensor, num_iters: int = 5, eps:
     a grey image, it is the smallest of all that fit. For gradients only the images between the rounds are kept.
     """
     original, target = pixels_of("color_correct", img, ref)
-    if not img.numel():
+    if not img.numel() or not num_iters:
         return img.clone()
     recorded = torch.is_grad_enabled() and (img.requires_grad or ref.requires_grad)
     others = torch.compiler.is_compiling() or followed((img, ref)) or forward_ad._current_level >= 0
-    run = _Recorded.apply if recorded and not others else _last
+    run = _Recomputed.apply if recorded and not others else _plain
     with torch.set_grad_enabled(recorded or (others and torch.is_grad_enabled())):
-        corrected: torch.Tensor = run(original, target, num_iters, eps)
+        corrected = _corrected(original, target, num_iters, eps, run)
     return corrected.reshape(img.shape)
 
 
-class _Round(NamedTuple):
-    """The image that a round begins with, and what it finds of it."""
-
-    image: torch.Tensor
-    sums: torch.Tensor
-    fit: torch.Tensor
-
-
-def _rounds(original: torch.Tensor, target: torch.Tensor, usable: torch.Tensor, count: int, eps: float) -> Any:
-    """The rounds, and the image that the last one makes."""
-    now, rounds = original, []
-    for _ in range(count):
-        parts = zip(_parts(now), _parts(target), _parts(usable))
-        sums = functools.reduce(torch.add, (_sums(a, b, c, eps) for a, b, c in parts))
-        fit = _fit(sums, now.shape[-1])
-        rounds.append(_Round(now, sums, fit))
-        now = torch.cat([_mapped(part, fit) for part in _parts(now)])
-    return rounds, now
-
-
-def _last(original: torch.Tensor, target: torch.Tensor, count: int, eps: float) -> torch.Tensor:
-    now = original
+def _corrected(original: torch.Tensor, target: torch.Tensor, count: int, eps: float, run: Any) -> torch.Tensor:
+    """What the rounds make of an image (P, C); ``run(function, *tensors)`` calls what expands its pixels."""
+    now, channels = original, original.shape[-1]
     usable = _usable(original, target, eps)
     for _ in range(count):
-        _, now = _rounds(now, target, usable, 1, eps)
+        parts = zip(_parts(now), _parts(target), _parts(usable))
+        sums = functools.reduce(torch.add, (run(functools.partial(_sums, eps=eps), *part) for part in parts))
+        fit = _fit(sums, channels)
+        now = torch.cat([run(_mapped, part, fit) for part in _parts(now)])
     return now
+
+
+def _plain(function: Callable[..., torch.Tensor], *given: torch.Tensor) -> torch.Tensor:
+    return function(*given)
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function of tensors that is computed again for its gradient: of what is between nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., torch.Tensor], *given: torch.Tensor) -> torch.Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*given)
+        return function(*given)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        again, needed = torch.is_grad_enabled(), ctx.needs_input_grad[1:]  # whether derivatives are wanted, too
+        with torch.enable_grad():
+            given = [x if again else x.detach().requires_grad_(n) for x, n in zip(ctx.saved_tensors, needed)]
+            wanted = [x for x, n in zip(given, needed) if n]
+            found = iter(torch.autograd.grad(ctx.function(*given), wanted, grad, create_graph=again))
+        return None, *(next(found) if n else None for n in needed)
 
 
 def _usable(original: torch.Tensor, target: torch.Tensor, eps: float) -> torch.Tensor:
@@ -179,49 +186,3 @@ def _places(channels: int) -> list[list[int]]:
     place = {product: i for i, product in enumerate(_monomials(channels, 4))}
     terms = _monomials(channels, 2)
     return [[place[tuple(sorted(a + b))] for b in terms] for a in terms]
-
-
-class _Recorded(torch.autograd.Function):
-    """The rounds, of which the gradient expands an image anew, part by part."""
-
-    @staticmethod
-    def forward(ctx: Any, original: torch.Tensor, target: torch.Tensor, count: int, eps: float) -> torch.Tensor:
-        usable = _usable(original, target, eps)
-        rounds, last = _rounds(original, target, usable, count, eps)
-        ctx.save_for_backward(original, target)
-        ctx.rounds, ctx.usable, ctx.given = rounds, usable, (count, eps)
-        return last if count else last.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        original, target = ctx.saved_tensors
-        count, eps = ctx.given
-        if torch.is_grad_enabled():  # of which derivatives are wanted, too
-            wanted = [x for x, needed in zip((original, target), ctx.needs_input_grad) if needed]
-            last = _last(original, target, count, eps)
-            found = iter(torch.autograd.grad(last, wanted, grad, create_graph=True, materialize_grads=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None, None
-
-        to_target = torch.zeros_like(target)
-        for image, sums, fit in reversed(ctx.rounds):
-            to_image: list[torch.Tensor] = []
-            to_fit = torch.zeros_like(fit)
-            for now, grad_of_part in zip(_parts(image), _parts(grad)):
-                to_part, of_part = _pulled(_mapped, grad_of_part, now, fit)
-                to_image.append(to_part)
-                to_fit += of_part
-            (to_sums,) = _pulled(lambda sums, channels=fit.shape[0]: _fit(sums, channels), to_fit, sums)
-            parts = map(_parts, (image, target, ctx.usable, to_target))
-            for to_part, now, wanted, usable, to_wanted in zip(to_image, *parts):
-                of_now, of_wanted = _pulled(lambda a, b, c=usable: _sums(a, b, c, eps), to_sums, now, wanted)
-                to_part += of_now
-                to_wanted += of_wanted
-            grad = torch.cat(to_image)
-        return grad, to_target, None, None
-
-
-def _pulled(function: Callable[..., torch.Tensor], grad: torch.Tensor, *at: torch.Tensor) -> Any:
-    """The gradients of ``⟨grad, function(*at)⟩``."""
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in at]
-        return torch.autograd.grad(function(*leaves), leaves, grad)
