@@ -15,7 +15,7 @@ from ._core import settings as _settings
 from ._core.settings import available_isas, get_num_threads, set_isa, set_num_threads, show_config
 from ._fit import fit
 from ._gradcheck import GradcheckReport, assert_gradients, gradcheck
-from .frameworks import _dynamo, _pytrees
+from .frameworks._awaited import await_frameworks as _await_frameworks
 from .ops._apply import apply, apply_vjp
 from .ops._enhance import enhance
 from .ops._guide_curves import CurvesGuide, guide_curves, guide_curves_vjp
@@ -64,5 +64,4 @@ __all__ = [
 ]
 
 _settings.apply_environment()
-_dynamo.await_compiler()
-_pytrees.await_jax()
+_await_frameworks()

@@ -8,8 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from typing import Any
+
+from ..ops._enhance import GUIDES
 
 
 class _Awaited:
@@ -42,9 +46,26 @@ class _Awaited:
         return spec
 
 
-def when_imported(module: str, then: Callable[[], None]) -> None:
-    """Do this once the module is there, which may be now."""
-    if module in sys.modules:
-        then()
-    else:
-        sys.meta_path.insert(0, _Awaited(module, then))
+def _tell_torch() -> None:
+    """Not to look inside the operations, where checks and caches are no part of a graph."""
+    import_module(f"{__package__}.torch").allow_in_graphs()
+
+
+def _tell_jax() -> None:
+    """That guides' records are pytrees, whose leaves are their parameters."""
+    trees = import_module("jax.tree_util")
+    for guide in GUIDES:
+        trees.register_dataclass(guide, [field.name for field in fields(guide)], [])
+
+
+def await_frameworks() -> None:
+    """Called once, when the package is imported.
+
+    Compilers must know before they meet the first operation, which may be before any tensor has been here, and JAX
+    before the first record, which may be in ``jax.tree.map``.
+    """
+    for module, tell in (("torch._dynamo", _tell_torch), ("jax", _tell_jax)):
+        if module in sys.modules:
+            tell()
+        else:
+            sys.meta_path.insert(0, _Awaited(module, tell))
