@@ -44,8 +44,7 @@ from .._core.whole import written
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LUMA, LumaGuide
 from ..ops._guide_nn import NNGuide
-from ._guide import checked_guide
-from ._model import predictor_of
+from ._model import checked_guide, predictor_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -58,7 +58,6 @@ from .._core.whole import written
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_luma import LumaGuide
 from ..ops._guide_nn import NNGuide
-from ._guide import checked_guide
 
 if TYPE_CHECKING:
     from ..hdrnet import Predictor
@@ -68,7 +67,7 @@ with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     from onnx import TensorProto, helper
 
     from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, Position, along, at, guide_of
-    from ._model import PARTS, predictor_of
+    from ._model import PARTS, checked_guide, predictor_of
     from ._network import predicted
 
 __all__ = ["behind", "enhance", "hdrnet", "save", "slice", "slice_apply"]
