@@ -98,14 +98,6 @@ def _total_variation(grid: Any) -> Any:
     return sum(grid.diff(dim=axis).square().flatten(1).mean(1) for axis in (1, 2, 3))
 
 
-_FORWARD: dict[str, Callable[..., Any]] = {
-    "slice": _slice,
-    "apply": _apply,
-    "slice_apply": _slice_apply,
-    "guide_curves": _guide_curves,
-    "guide_nn": _guide_nn,
-    "guide_luma": _guide_luma,
-    "enhance": _enhance,
-    "splat": _splat,
-    "total_variation": _total_variation,
-}
+_GUIDES = (_guide_curves, _guide_nn, _guide_luma)
+_OTHERS = (_slice, _apply, _slice_apply, _enhance, _splat, _total_variation)
+_FORWARD: dict[str, Callable[..., Any]] = {function.__name__[1:]: function for function in (*_GUIDES, *_OTHERS)}
