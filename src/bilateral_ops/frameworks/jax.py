@@ -226,8 +226,7 @@ def _formula(static: _Static, arrays: Sequence[Any]) -> Any:
         result = FORMULAS["enhance"](jnp, *arrays, kind=signature.guide, **dict(static.keywords))
     else:
         result = FORMULAS[signature.name](jnp, **given, **dict(static.keywords))
-    store: Any = stored
-    return store(jnp, result, static.dtype) if static.dtype in INTEGERS else result
+    return stored(jnp, result, static.dtype)
 
 
 def _along(static: _Static, arguments: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:

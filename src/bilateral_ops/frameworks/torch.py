@@ -642,13 +642,6 @@ def _result_dtype(values: Mapping[str, Any], signature: Any) -> str:
     return (values.get("dtype") or dtype_of(values[signature.like])) if signature.keeps_integers else ""
 
 
-def _stored(values: Mapping[str, Any], signature: Any, result: Any) -> Any:
-    """A formula's result as the operation's: integers beside an integer image."""
-    dtype = _result_dtype(values, signature)
-    store: Any = stored
-    return store(torch, result, dtype) if dtype in INTEGERS else result
-
-
 def _define(operation: Any) -> None:
     """An operation and its VJP as operators that know each other."""
     name, signature = operation.name, operation.signature
@@ -672,7 +665,8 @@ def _define(operation: Any) -> None:
         return [gradient for gradient in operation.vjp(**as_called(values)) if gradient is not None]
 
     def formula(rule: Any = None, **values: Any) -> Any:
-        return _stored(values, signature, FORMULAS[name](torch, **values | ({"xy": rule} if rule else {})))
+        result = FORMULAS[name](torch, **values | ({"xy": rule} if rule else {}))
+        return stored(torch, result, _result_dtype(values, signature))
 
     def formula_vjp(grad: Any, wrt: Any = None, **given: Any) -> list[Any]:
         values: dict[str, Any] = {key: given.get(key) for key in signature.names}
@@ -759,7 +753,7 @@ def _define_enhance() -> None:
 
     def formula(grid: Any, image: Any, parameters: Any, kind: str, rule: Any = None, **sampling: Any) -> Any:
         result = FORMULAS["enhance"](torch, grid, image, *parameters, kind=kind, xy=rule, **sampling)
-        return _stored({"image": image}, ENHANCE[kind], result)
+        return stored(torch, result, dtype_of(image))
 
     declared = ["Tensor grid", "Tensor image", "Tensor[] parameters", "str kind", *_SAMPLING]
     _Operator("enhance", declared, "Tensor", compute, formula, signature_of)

@@ -84,8 +84,10 @@ def _delivered(xp, result, like):
     return result if _name_of(like) in _TOPS else _cast(xp, result, _name_of(like))
 
 
-def stored(xp, result, dtype):
-    """A result beside an integer image as the operation's: rounded to nearest even, saturated, and NaN made 0."""
+def stored(xp: Any, result: Any, dtype: str) -> Any:
+    """A result as the operation's, of this dtype: of integers rounded to nearest even, saturated, and NaN made 0."""
+    if dtype not in _TOPS:
+        return result
     top = _TOPS[dtype]
     level = xp.round(xp.where(result == result, result, 0.0) * top)
     return _cast(xp, _clamp(xp, level, 0, top), dtype)
@@ -393,15 +395,6 @@ def resize_area(xp, image, *, size, dtype=None):
     return _cast(xp, result, dtype) if dtype in FLOATS else _delivered(xp, result, image)
 
 
-FORMULAS: dict[str, Callable[..., Any]] = {
-    "slice": slice,
-    "apply": apply,
-    "slice_apply": slice_apply,
-    "guide_curves": guide_curves,
-    "guide_nn": guide_nn,
-    "guide_luma": guide_luma,
-    "splat": splat,
-    "total_variation": total_variation,
-    "resize_area": resize_area,
-    "enhance": enhance,
-}
+_GUIDES = (guide_curves, guide_nn, guide_luma)
+_OTHERS = (slice, apply, slice_apply, enhance, splat, total_variation, resize_area)
+FORMULAS: dict[str, Callable[..., Any]] = {formula.__name__: formula for formula in (*_GUIDES, *_OTHERS)}
