@@ -250,9 +250,6 @@ def negative(xp, image):
         "FORMULAS: dict",
     ),
     Addition(
-        "src/bilateral_ops/reference/_formulas.py", '    "negative": negative,\n', '    "resize_area": resize_area,'
-    ),
-    Addition(
         "src/bilateral_ops/reference/numpy.py",
         '''\
 class NegativeGradients(NamedTuple):

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.checks import FLOATS, INTEGERS
+from ..ops import OPERATIONS
 from .numpy import LUMA, is_array
 
 _TOPS = {name: int(np.iinfo(name).max) for name in INTEGERS}
@@ -395,6 +396,4 @@ def resize_area(xp, image, *, size, dtype=None):
     return _cast(xp, result, dtype) if dtype in FLOATS else _delivered(xp, result, image)
 
 
-_GUIDES = (guide_curves, guide_nn, guide_luma)
-_OTHERS = (slice, apply, slice_apply, enhance, splat, total_variation, resize_area)
-FORMULAS: dict[str, Callable[..., Any]] = {formula.__name__: formula for formula in (*_GUIDES, *_OTHERS)}
+FORMULAS: dict[str, Callable[..., Any]] = {name: globals()[name] for name in OPERATIONS}
