@@ -473,14 +473,12 @@ def _gradcheck(_: argparse.Namespace) -> bool:
 def _bench(options: argparse.Namespace) -> bool:
     from .bench import run, run_one
 
-    common = options.size, options.threads, options.json
     if options.function is not None:
-        choices = options.like, options.arrays, options.device, options.gradients
-        return run_one(options.function, *choices, *common, options.plot)
+        return run_one(options)
     for name in ("like", "device", "gradients", "plot"):
         if getattr(options, name):
             raise CommandError(f"bench: --{name} needs a FUNCTION.")
-    return run(*common)
+    return run(options)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], bool]] = {

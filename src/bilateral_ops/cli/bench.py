@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -41,9 +42,9 @@ SECONDS = 0.5  # a call's rounds, together
 BYTES, ROWS = 500, 20
 
 
-def run(size: tuple[int, int], threads: int | None, file: str | None) -> bool:
+def run(options: Namespace) -> bool:
     """Time everything, print a table, and write it as JSON where a file is named."""
-    head = _begun(size, threads, json=file)
+    head, size, file = _begun(options), options.size, options.json
     rows = []
     step, close = _progress(len(CALLS))
     try:
@@ -68,19 +69,9 @@ def run(size: tuple[int, int], threads: int | None, file: str | None) -> bool:
     return True
 
 
-def run_one(
-    function: str,
-    like: str | None,
-    arrays: str,
-    device: str | None,
-    gradients: bool,
-    size: tuple[int, int],
-    threads: int | None,
-    file: str | None,
-    plot: str | None,
-) -> bool:
+def run_one(options: Namespace) -> bool:
     """Time a user's function beside the operation that it is like, and that beside its peers."""
-    head = _begun(size, threads, json=file, plot=plot)
+    head, arrays, device, plot = _begun(options), options.arrays, options.device, options.plot
     if (lacking := arrays != "numpy" and missing(arrays, arrays)) or (
         lacking := plot is not None and missing("bench", "matplotlib")
     ):
@@ -98,17 +89,19 @@ def run_one(
         except Exception as error:  # of a kind for each kind of device
             said = brief(error, str).partition(". ")[0]
             raise CommandError(f"bench: --device must be one that PyTorch has here, got {device!r} ({said}).") from None
-    with _found(function) as (called, f, vjp):
-        name = like or function.rpartition(":")[2]
+    with _found(options.function) as (called, f, vjp):
+        own = options.function.rpartition(":")[2]
+        name = options.like or own
         if name not in OPERATIONS:
-            got = f", got {like}" if like else ""
+            got = f", got {options.like}" if options.like else ""
             raise CommandError(
                 f"bench: --like must name the operation that {called} is like ({', '.join(OPERATIONS)}){got}."
             )
         use_threads(bilateral_ops.get_num_threads())  # of what the module has imported, too
         operation = OPERATIONS[name]
-        directions = {"forward": False, "gradient": True} if gradients and operation.vjp else {"forward": False}
-        problems = {direction: problem(name, back, *size) for direction, back in directions.items()}
+        problems = {"forward": problem(name, False, *options.size)}
+        if options.gradients and operation.vjp:
+            problems["gradient"] = problem(name, True, *options.size)
         beside = {}
         if arrays == "numpy":  # whose results are new arrays, as those of the functions are
             for direction, each in problems.items():
@@ -116,7 +109,7 @@ def run_one(
         if vjp and "gradient" in problems:
             # As this package's, it isn't told the size of a result, which the gradient has.
             told = [key in problems["gradient"].arguments for key in problems["forward"].arguments] + [True]
-            vjp = _told(vjp, told)
+            whole_vjp, vjp = vjp, lambda *arguments: whole_vjp(*compress(arguments, told))
         step, close = _progress(len(problems) * (2 + len(beside.get("forward", ()))))
         try:
             # By position: a user's names are their own.
@@ -124,7 +117,7 @@ def run_one(
             report = compared(
                 {"bilateral_ops": operation.function, called: (f, vjp)},
                 given,
-                gradients=gradients,
+                gradients=options.gradients,
                 seconds=SECONDS * (2 + len(beside.get("forward", ()))),
                 grad=_sent(problems["gradient"].arguments["grad"], arrays, device) if "gradient" in problems else None,
                 beside=beside,
@@ -137,16 +130,16 @@ def run_one(
             raise CommandError(f"bench: {called} cannot be timed with --arrays {arrays} ({said}).") from error
         finally:
             close()
-    about = {**report.facts, "like": name, "arrays": arrays, "size": _said(size)}
-    remedies = {"bilateral_ops": f"{name} has none", called: f"define {function.rpartition(':')[2]}_vjp beside it"}
+    about = {**report.facts, "like": name, "arrays": arrays, "size": _said(options.size)}
+    remedies = {"bilateral_ops": f"{name} has none", called: f"define {own}_vjp beside it"}
     notes = [note.replace(PAIR, remedies[who]) for note in report.notes for who in remedies if f" of {who}: " in note]
     report = replace(report, facts=about, notes=tuple(notes))
     print(f"{name}, {head}, {report.facts['device']}\n")
     print(report)
     print("\n× bound: times as long as the same bytes take; difference: from the first one's results, as a share.")
-    if file is not None:
-        with _writing(file):
-            report.save(file)
+    if options.json is not None:
+        with _writing(options.json):
+            report.save(options.json)
     if plot is not None:
         with _writing(plot):
             report.plot(plot)
@@ -197,11 +190,6 @@ def _loaded(file: Path) -> Any:
     return loaded
 
 
-def _told(vjp: Callable[..., Any], which: list[bool]) -> Callable[..., Any]:
-    """A VJP that takes some of the arguments only."""
-    return lambda *arguments: vjp(*compress(arguments, which))
-
-
 def _sent(value: Any, arrays: str, device: str | None) -> Any:
     """An argument as an array of that framework, a record of arrays too."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -214,15 +202,16 @@ def _sent(value: Any, arrays: str, device: str | None) -> Any:
     return framework.numpy.asarray(value) if arrays == "jax" else framework.asarray(value)
 
 
-def _begun(size: tuple[int, int], threads: int | None, **files: str | None) -> str:
+def _begun(options: Namespace) -> str:
     """Check the options, tell everything timed of the threads, and say size and threads."""
-    (height, width), count = size, bilateral_ops.get_num_threads() if threads is None else threads
+    height, width = size = options.size
+    count = bilateral_ops.get_num_threads() if options.threads is None else options.threads
     if not 1 <= count <= MOST_THREADS:
         raise CommandError(f"bench: --threads must be from 1 to {MOST_THREADS}, got {brief(count)}.")
     if BYTES * width * (height + ROWS) > available_memory():
         raise CommandError(f"bench: --size must be of an image that fits in memory, got {_said(size)}.")
-    for option, file in files.items():
-        if file is not None:
+    for option in ("json", "plot"):
+        if (file := getattr(options, option)) is not None:
             _check_writable(option, file)
     use_threads(count)
     return f"{width} × {height} pixels, {count} thread{'s' * (count > 1)}"
