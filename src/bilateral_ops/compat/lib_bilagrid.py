@@ -207,21 +207,6 @@ class Sliced(dict[str, torch.Tensor]):
     def __iter__(self) -> Iterator[str]:
         return super().__iter__()
 
-    def copy(self) -> dict[str, torch.Tensor]:
-        return dict(self)
-
-    def __or__(self, other: Any) -> Any:
-        return dict(self) | other if isinstance(other, dict) else NotImplemented
-
-    def __ror__(self, other: Any) -> Any:
-        return other | dict(self) if isinstance(other, dict) else NotImplemented
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
-
-    def __copy__(self) -> dict[str, torch.Tensor]:
-        return dict(self)
-
     def __deepcopy__(self, memo: Any) -> Any:
         return copy.deepcopy(dict(self), memo)
 
@@ -242,8 +227,9 @@ def _once_read(name: str, keys: int) -> Callable[..., Any]:
 
 for _name in ("__getitem__", "get", "pop", "setdefault"):
     setattr(Sliced, _name, _once_read(_name, 1))
-for _name in ("items", "values", "popitem", "__eq__", "__ne__"):
+for _name in ("items", "values", "popitem", "copy", "__eq__", "__ne__", "__or__", "__ror__", "__repr__"):
     setattr(Sliced, _name, _once_read(_name, 0))
+Sliced.__copy__ = Sliced.copy  # type: ignore[attr-defined]
 
 
 def _values_of(sliced: Sliced) -> tuple[list[Any], Any]:
