@@ -45,6 +45,7 @@ class _NumPy:
         return float(array) if isinstance(like, (float, np.generic)) else np.array(array, dtype)
 
     def copy(self, value: Any) -> Any:
+        """For ``f`` to scribble on, where it can."""
         return value.copy() if isinstance(value, np.ndarray) else value
 
     def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
@@ -106,9 +107,6 @@ class _Jax(_NumPy):
             raise RuntimeError("gradcheck: JAX keeps to float32 here; set JAX_ENABLE_X64=1, or pass dtype='float32'.")
         return made
 
-    def copy(self, value: Any) -> Any:
-        return value
-
     def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
         def traced(*leaves: Any) -> Any:
             return call.outputs({**arguments, **dict(zip(keys, leaves))})
@@ -145,9 +143,6 @@ class _TensorFlow(_NumPy):
     def make(self, array: Any, like: Any, dtype: str) -> Any:
         with self.module.device(like.device):
             return self.module.constant(array, dtype)
-
-    def copy(self, value: Any) -> Any:
-        return value
 
     def gradients(self, call: Call, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
         leaves = [arguments[key] for key in keys]
