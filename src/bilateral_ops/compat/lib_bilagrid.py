@@ -28,7 +28,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._core.missing import needed
@@ -232,24 +232,12 @@ for _name in ("items", "values", "popitem", "copy", "__eq__", "__ne__", "__or__"
 Sliced.__copy__ = Sliced.copy  # type: ignore[attr-defined]
 
 
-def _values_of(sliced: Sliced) -> tuple[list[Any], Any]:
-    return list(sliced.values()), list(sliced)
-
-
-def _values_of_with_keys(sliced: Sliced) -> tuple[list[Any], Any]:
-    return [(_pytree.MappingKey(key), value) for key, value in sliced.items()], list(sliced)
-
-
-def _of_values(values: Iterable[Any], keys: Any) -> Sliced:
-    return Sliced(zip(keys, values))
-
-
 _pytree.register_pytree_node(
     Sliced,
-    _values_of,
-    _of_values,
+    lambda sliced: (list(sliced.values()), list(sliced)),
+    lambda values, keys: Sliced(zip(keys, values)),
     serialized_type_name=f"{__name__}.Sliced",
-    flatten_with_keys_fn=_values_of_with_keys,
+    flatten_with_keys_fn=lambda sliced: ([(_pytree.MappingKey(k), v) for k, v in sliced.items()], list(sliced)),
 )
 
 
