@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from ..ops._enhance import GUIDES
 from ..ops._guide_curves import CurvesGuide
 from ..ops._guide_nn import NNGuide
 
-PARTS = ("whole", "network", "render")
+#: Of a trained model: all of it, or its network and its full-resolution stream by themselves.
+Part: TypeAlias = Literal["whole", "network", "render"]
+PARTS: tuple[str, ...] = get_args(Part)
 
 
 def predictor_of(model: Predictor | str | os.PathLike[str] | None) -> Predictor:

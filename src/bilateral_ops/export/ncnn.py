@@ -24,11 +24,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from .._core.missing import MissingError, install
 from .._core.whole import written
-from ._model import predictor_of, sides
+from ._model import Part, predictor_of, sides
 
 if TYPE_CHECKING:
     import onnx
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ..hdrnet import Predictor
 
 __all__ = ["convert", "save"]
-
-_Part: TypeAlias = Literal["whole", "network", "render"]
 
 
 def convert(
@@ -100,7 +98,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     size: tuple[int, int],
-    part: _Part = "whole",
+    part: Part = "whole",
 ) -> tuple[Path, Path]:
     """Write a trained model as ncnn's two files.
 

@@ -67,13 +67,12 @@ with needed("bilateral_ops.export.onnx", "onnx", "onnx"):
     from onnx import TensorProto, helper
 
     from ._graph import DTYPES, FORMS, LAYOUTS, Graph, Pixels, Position, along, at, guide_of
-    from ._model import PARTS, checked_guide, predictor_of
+    from ._model import PARTS, Part, checked_guide, predictor_of
     from ._network import predicted
 
 __all__ = ["behind", "enhance", "hdrnet", "save", "slice", "slice_apply"]
 
 _Form: TypeAlias = Literal["GridSample", "Gather"]
-_Part: TypeAlias = Literal["whole", "network", "render"]
 _Layout: TypeAlias = Literal["NHWC", "NCHW"]
 _Image: TypeAlias = Literal["float32", "float16", "uint8", "uint16"]
 _Grid: TypeAlias = Literal["float32", "float16"]
@@ -256,7 +255,7 @@ def slice(
 def hdrnet(
     model: Predictor | str | os.PathLike[str] | None = None,
     *,
-    part: _Part = "whole",
+    part: Part = "whole",
     form: _Form = "Gather",
     layout: _Layout = "NHWC",
     image: _Image = "float32",

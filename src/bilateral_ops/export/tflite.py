@@ -23,7 +23,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from .._core.checks import one_of
 from .._core.missing import needed
@@ -36,11 +36,9 @@ with needed("bilateral_ops.export.tflite", "torch", "tflite"):
 
 from ..hdrnet import HDRNet, Predictor
 from . import decompositions
-from ._model import PARTS, sides
+from ._model import PARTS, Part, sides
 
 __all__ = ["converted", "save"]
-
-_Part: TypeAlias = Literal["whole", "network", "render"]
 
 
 def converted(module: torch.nn.Module, arguments: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None) -> Any:
@@ -79,7 +77,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     size: tuple[int, int],
-    part: _Part = "whole",
+    part: Part = "whole",
     image: Literal["float32", "uint8"] = "float32",
 ) -> Path:
     """Write a trained model as a TFLite file.

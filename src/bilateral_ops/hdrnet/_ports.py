@@ -6,19 +6,18 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 
 from .._core.checks import brief, one_of, shape_text
 from .._core.types import Array
-from ..compat.hdrnet import LAYOUTS, unpack_coefficients
+from ..compat.hdrnet import LAYOUTS, _Layout, unpack_coefficients
 from ._config import Config, layers
 from ._weights import as_numpy, check_weights
 
 __all__ = ["from_pytorch"]
 
-_Layout: TypeAlias = Literal["in_out_z", "out_in_z", "z_out_in", "matrix_offset_z", "z_matrix_offset"]
 #: What batch norm adds to a variance in PyTorch.
 _NORM_EPSILON = 1e-5
 #: Matrices (3, 4).
