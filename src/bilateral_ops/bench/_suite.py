@@ -1,13 +1,8 @@
 """Timing side by side: problems, peers and the streaming bound, of ``bilateral-ops bench`` and ``benchmarks/``.
 
-How times are compared. Everything runs in one process on the same number of threads. A *round* calls the package, the
-streaming bound and a peer one after the other, so that whatever slows the machine down meets all of them, and none
-finds its arrays in a cache that it has warmed for itself. What is reported is the median of the rounds' times, and the
-median of the rounds' ratios. Results go into arrays made before, where the function takes ``out``; that spares the
-package and the Numba loops the operating system's work of handing out fresh pages, which the bound does not do either.
-
-The streaming bound is the time of a loop that reads as many bytes as the call's arguments have and writes as many as
-its results have, and does nothing else. A call can be faster only where its arrays fit in a cache.
+Times are compared as :func:`bilateral_ops.bench.compare` does. Results go into arrays made before, where the function
+takes ``out``; that spares the package and the Numba loops the operating system's work of handing out fresh pages, which
+the bound does not do either. A call can be faster than the bound only where its arrays fit in a cache.
 """
 
 from __future__ import annotations
