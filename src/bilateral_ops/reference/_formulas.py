@@ -45,13 +45,8 @@ def _name_of(array):
 def _cast(xp, array, dtype):
     if _name_of(array) == dtype:
         return array
-    return array.to(getattr(xp, dtype)) if _is_torch(xp) else array.astype(_to_dtype(xp, dtype))
-
-
-def _to_dtype(xp, dtype):
-    if hasattr(xp, dtype):
-        return getattr(xp, dtype)
-    return np.dtype(dtype)  # NumPy's bfloat16, which ml_dtypes has registered
+    found = getattr(xp, dtype, dtype)  # the name is enough for NumPy's bfloat16, which ml_dtypes has registered
+    return array.to(found) if _is_torch(xp) else array.astype(found)
 
 
 def _index(xp, array):
