@@ -1,7 +1,7 @@
 """Hold a vector-Jacobian product against finite differences, for the package's operations and for anyone's own.
 
-``call`` has a function, its arguments and its VJP, of any framework (``trees``: arrays in containers); ``comparison``
-takes differences; ``report`` is what they say, and its table.
+``call`` has a function, its arguments and its VJP, of any of the ``frameworks`` (``trees``: arrays in containers);
+``comparison`` takes differences; ``report`` is what they say, and its table.
 """
 
 from __future__ import annotations

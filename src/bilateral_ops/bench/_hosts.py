@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._gradcheck import call as frameworks
+from .._gradcheck import frameworks
 from ._suite import streaming
 
 #: A function of values in the places of the arguments' arrays; what it returns is in the order of the first one's.
@@ -35,7 +35,7 @@ class NoGradientError(Exception):
 PAIR = "give the function and its VJP as a pair"
 
 
-class Host(frameworks._NumPy):
+class Host(frameworks.NumPy):
     """NumPy's arrays, and all that are computed when a call returns; the others say what is different."""
 
     #: Whether calls return before the arrays are computed.
@@ -59,7 +59,7 @@ class Host(frameworks._NumPy):
         raise NoGradientError(PAIR)
 
 
-class _Torch(frameworks._Torch, Host):
+class _Torch(frameworks.Torch, Host):
     def __init__(self, array: Any) -> None:
         super().__init__()
         self.place = array.device
@@ -108,7 +108,7 @@ class _Torch(frameworks._Torch, Host):
         return lambda: self.module.autograd.grad(outputs, floats, cotangents, retain_graph=True, allow_unused=True)
 
 
-class _Jax(frameworks._Jax, Host):
+class _Jax(frameworks.Jax, Host):
     def __init__(self, array: Any) -> None:
         super().__init__()
         self.place = next(iter(array.devices()))
@@ -158,7 +158,7 @@ class _Jax(frameworks._Jax, Host):
         return lambda: compiled(wanted, grads)
 
 
-class _CuPy(frameworks._CuPy, Host):
+class _CuPy(frameworks.CuPy, Host):
     on_device = True
 
     def __init__(self, array: Any) -> None:
@@ -183,9 +183,9 @@ class _CuPy(frameworks._CuPy, Host):
 
 
 _HOSTS: dict[type, Callable[[Any], Host]] = {
-    frameworks._Torch: _Torch,
-    frameworks._Jax: _Jax,
-    frameworks._CuPy: _CuPy,
+    frameworks.Torch: _Torch,
+    frameworks.Jax: _Jax,
+    frameworks.CuPy: _CuPy,
 }
 
 
@@ -202,7 +202,7 @@ def host_of(values: Iterable[Any]) -> Host:
     """The host of these arrays: of those on a device, or in a framework of their own, where some are."""
     found = Host()
     for value in values:
-        kind = _HOSTS.get(frameworks._framework_of(value))
+        kind = _HOSTS.get(frameworks.kind_of(value))
         if kind is None or found.on_device:
             continue
         host = kind(value)
