@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from itertools import chain, combinations_with_replacement
 from typing import Any
 
 import torch
@@ -173,12 +174,8 @@ def _products(rows: torch.Tensor, degree: int) -> torch.Tensor:
 
 def _monomials(channels: int, degree: int) -> list[tuple[int, ...]]:
     """The factors of all products of up to ``degree`` channels."""
-    products: list[tuple[int, ...]] = [()]
-    last = products
-    for _ in range(degree):
-        last = [(c, *rest) for c in range(channels) for rest in last if not rest or c <= rest[0]]
-        products = last + products
-    return products
+    factors = (combinations_with_replacement(range(channels), count) for count in range(degree, -1, -1))
+    return [*chain.from_iterable(factors)]
 
 
 def _places(channels: int) -> list[list[int]]:
