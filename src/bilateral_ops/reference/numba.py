@@ -800,17 +800,6 @@ def _backward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
     return kernel
 
 
-@_kernel
-def _add_up(partial, tasks, out):
-    """out[n] = Σ_t partial[n·tasks + t], a grid row at a time."""
-    count, rows, _, _, _ = out.shape
-    for r in prange(count * rows):
-        n, i = r // rows, r % rows
-        out[n, i] = 0
-        for t in range(tasks):
-            _add_row(out.dtype.type(1), partial[n * tasks + t, i], out[n, i])
-
-
 def _backward(real, grid, guide, image, grad, xy, window, align_corners, gradients):
     """Run slice_apply_vjp for those of grid, guide, image and xy that ``gradients`` has."""
     grid, channels = _plain_grid(grid, real, np.ndim(guide) == 3), np.shape(grad)[np.ndim(guide) :]
@@ -835,7 +824,7 @@ def _backward(real, grid, guide, image, grad, xy, window, align_corners, gradien
             grid, guide, xy, image, unit, grad, align_corners, tasks, wanted_xy, partial, d_guide, d_image, d_xy
         )
     if "grid" in gradients:
-        _add_up(partial, tasks, gradients["grid"].shaped(*grid.shape))
+        partial.reshape(count, tasks, *grid.shape[1:]).sum(axis=1, out=gradients["grid"].shaped(*grid.shape))
 
 
 @like(specification.slice_apply_vjp)
