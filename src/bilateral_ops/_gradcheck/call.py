@@ -136,12 +136,12 @@ class Call:
 
     def outputs(self, arguments: dict[_Key, Any]) -> list[Any]:
         given = self.as_given(arguments)
-        f = self.f
-        if self.module is not None:
+        args, keywords = ((), given) if self.by_name else (tuple(given.values()), {})
+        if self.module is None:
+            self.result = self.f(*args, **keywords)
+        else:
             state = {key.path: value for key, value in arguments.items() if key.argument is _STATE}
-            call = import_module("torch.func").functional_call
-            f = functools.partial(_called_with, call, self.module, state)
-        self.result = f(**given) if self.by_name else f(*given.values())
+            self.result = import_module("torch.func").functional_call(self.module, state, args, keywords)
         return values_in(self.result)
 
     def __call__(self, point: Mapping[Any, Any]) -> Any:
@@ -242,10 +242,6 @@ class Call:
         if array.shape != shape:
             raise ValueError(f"gradcheck: vjp must return shape {shape} for {name}, got {array.shape}.")
         return array.astype(np.float64)
-
-
-def _called_with(call: Any, module: Any, state: Any, *args: Any, **keywords: Any) -> Any:
-    return call(module, state, args, keywords)
 
 
 def _parameter_names(f: Callable[..., Any], count: int) -> list[str]:
