@@ -81,7 +81,7 @@ class Call:
         #: Arguments given as numbers, and the dtype to convert them to.
         self.numbers: dict[str, str] = {}
         #: Arguments without axes given as arrays: JAX's may be weakly typed, which is not part of the cache's key.
-        self.scalars = tuple(a.name for a in self._arrays if not a.axes and a.name not in self.numbers)
+        self.scalars = tuple(a.name for a in self._arrays if not a.axes)
         #: Arguments that came by DLPack.
         self.adopted: list[str] = []
         self._find_framework()

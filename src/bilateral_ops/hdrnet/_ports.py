@@ -205,11 +205,11 @@ def from_pytorch(
 
 def _arrays(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays by name, float64."""
-    arrays = {}
-    for name, value in state_dict.items():
-        if hasattr(value, "shape") and not name.endswith("num_batches_tracked"):
-            arrays[name.removeprefix("module.")] = np.asarray(as_numpy(value), np.float64)
-    return arrays
+    return {
+        name.removeprefix("module."): np.asarray(as_numpy(value), np.float64)
+        for name, value in state_dict.items()
+        if hasattr(value, "shape") and not name.endswith("num_batches_tracked")
+    }
 
 
 def _recognised(arrays: dict[str, Any]) -> tuple[_Naming, dict[str, list[dict[str, Any]]], dict[str, Any]]:

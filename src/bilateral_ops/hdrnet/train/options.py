@@ -13,9 +13,6 @@ from ..._core.checks import one_of
 from .edits import EDITS
 from .losses import LOSSES, loss_of
 
-SCHEDULES = ("constant", "cosine")
-STARTS = ("identity", "random")
-FLIPS = ("none", "horizontal", "both")
 #: Steps where neither these nor minutes are said.
 STEPS = 20_000
 
@@ -61,7 +58,7 @@ class Options:
         str,
         "without --init: a network that leaves photographs as they are, which learns an edit many times as fast, or "
         "one that is random throughout, as the original's",
-        choices=STARTS,
+        choices=("identity", "random"),
     )
     steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
     minutes: float | None = _option(None, float, "train for so long instead", "T", above=0, resumable=True)
@@ -76,7 +73,7 @@ class Options:
         least=0,
         most=1,
     )
-    flips: str = _option("horizontal", str, "mirror crops at random", choices=FLIPS)
+    flips: str = _option("horizontal", str, "mirror crops at random", choices=("none", "horizontal", "both"))
     rotations: bool = _option(False, bool, "turn crops at random by 90°, too")
     exposure: float | None = _option(
         None,
@@ -96,7 +93,10 @@ class Options:
     )
     learning_rate: float = _option(1e-4, float, "of Adam", "RATE", above=0)
     schedule: str = _option(
-        "constant", str, "the learning rate, over the whole training: as it is, or falling to 0", choices=SCHEDULES
+        "constant",
+        str,
+        "the learning rate, over the whole training: as it is, or falling to 0",
+        choices=("constant", "cosine"),
     )
     warmup: int = _option(500, int, "steps in which the cosine schedule first rises from 0", "N", least=0)
     weight_decay: float = _option(1e-8, float, "of the layers' weights, not of biases or guides", "RATE", least=0)
