@@ -287,12 +287,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
             f"{call.op}: {name} must be a tensor that takes this package's operators, got {cls.__name__}, whose "
             f"__torch_dispatch__ does not; pass a plain one."
         ) from error
-    return result if forward else _gradients(signature.gradients, given["wrt"], result)
-
-
-def _gradients(fields: Any, names: Sequence[str], gradients: Sequence[Any]) -> Any:
-    """The named tuple; None for the names that are not among these."""
-    return fields(**dict.fromkeys(fields._fields) | dict(zip(names, gradients)))
+    return result if forward else signature.gradients(*map(dict(zip(given["wrt"], result)).get, signature.fields))
 
 
 def followed(values: Iterable[Any]) -> str:
