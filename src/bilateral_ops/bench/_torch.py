@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
+from ..ops import OPERATIONS
 from ._suite import Problem
 
 PIXELWISE = ("image", "coefficients", "values", "grad")
@@ -98,6 +99,7 @@ def _total_variation(grid: Any) -> Any:
     return sum(grid.diff(dim=axis).square().flatten(1).mean(1) for axis in (1, 2, 3))
 
 
-_GUIDES = (_guide_curves, _guide_nn, _guide_luma)
-_OTHERS = (_slice, _apply, _slice_apply, _enhance, _splat, _total_variation)
-_FORWARD: dict[str, Callable[..., Any]] = {function.__name__[1:]: function for function in (*_GUIDES, *_OTHERS)}
+#: Those of the operations that are above.
+_FORWARD: dict[str, Callable[..., Any]] = {
+    name: globals()[f"_{name}"] for name in OPERATIONS if f"_{name}" in globals()
+}
