@@ -581,8 +581,9 @@ def _forward_xy_kernel(fixed: tuple[int, int, int]) -> Any:
     return kernel
 
 
-def _forward(real, grid, guide_row, guide, image, xy, window, align_corners, result):
-    """Run slice_apply; its guide is what ``guide_row`` makes of the plain arrays in ``guide``."""
+def _forward(real, grid, guide, image, xy, window, align_corners, result, guide_row=_stored_row):
+    """Run slice_apply by a guide array, or by what another ``guide_row`` makes of its parameters."""
+    guide = guide if isinstance(guide, tuple) else (_plain(guide, real, 3),)
     pixels, unit, top = _plain_image(image, real)
     grid = _plain_grid(grid, real, image.ndim == 4)
     out = result.shaped(*pixels.shape[:3], math.prod(result.array.shape[image.ndim - 1 :]))
@@ -606,8 +607,8 @@ def _applied(real, grid, image, out, *inputs):
 def slice_apply(grid, guide, image, *, xy=None, index=None, window=None, align_corners=False, out=None):
     image = np.asarray(image)
     real = _working(grid, guide, image)
-    result, stored = _applied(real, grid, image, out, guide, xy), (_plain(guide, real, 3),)
-    _forward(real, grid, _stored_row, stored, image, xy, window, align_corners, result)
+    result = _applied(real, grid, image, out, guide, xy)
+    _forward(real, grid, guide, image, xy, window, align_corners, result)
     return result.deliver()
 
 
@@ -622,8 +623,7 @@ def slice(grid, guide, *, xy=None, index=None, window=None, align_corners=False,
     grid, guide = np.asarray(grid), np.asarray(guide)
     real = _working(grid, guide)
     result = _Result((*guide.shape, *grid.shape[guide.ndim + 1 :]), real, grid.dtype, out, grid, guide, xy)
-    stored, nothing = (_plain(guide, real, 3),), _nothing(guide, real)
-    _forward(real, grid, _stored_row, stored, nothing, xy, window, align_corners, result)
+    _forward(real, grid, guide, _nothing(guide, real), xy, window, align_corners, result)
     return result.deliver()
 
 
@@ -636,7 +636,7 @@ def enhance(grid, guide, image, *, xy=None, window=None, align_corners=False, ou
     real = _working(grid, image)
     parameters = _parameters([getattr(guide, name) for name in signature.names[1:]] or LUMA, real)
     result = _applied(real, grid, image, out)
-    _forward(real, grid, _GUIDE_ROWS[signature.name], parameters, image, xy, window, align_corners, result)
+    _forward(real, grid, parameters, image, xy, window, align_corners, result, _GUIDE_ROWS[signature.name])
     return result.deliver()
 
 
@@ -865,9 +865,9 @@ def splat(guide, values, grid_shape, *, xy=None, window=None, align_corners=Fals
 def splat_vjp(guide, values, grad, *, xy=None, window=None, align_corners=False, wrt=None, out=None):
     real = _working(guide, values)
     gradients = _targets({"guide": guide, "values": values, "xy": xy}, real, wrt, out, grad)
-    stored, nothing = (_plain(guide, real, 3),), _nothing(guide, real)
+    nothing = _nothing(guide, real)
     if "values" in gradients:
-        _forward(real, grad, _stored_row, stored, nothing, xy, window, align_corners, gradients["values"])
+        _forward(real, grad, guide, nothing, xy, window, align_corners, gradients["values"])
     coordinates = {name: target for name, target in gradients.items() if name != "values"}
     if coordinates:
         _backward(real, grad, guide, nothing, values, xy, window, align_corners, coordinates)
