@@ -265,7 +265,7 @@ def _width_and_height(text: str) -> tuple[int, int]:
 
 def _add_train(commands: Any) -> None:
     from ..hdrnet._config import CHOICES, PAIRS, Config
-    from ..hdrnet.train.options import Options
+    from ..hdrnet.train.options import Options, kind_of
 
     parser = commands.add_parser(
         "train",
@@ -282,7 +282,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("pairs", metavar="PAIRS", help="a folder of photographs")
     parser.add_argument("--out", required=True, metavar="OUT", help="the model file to write, of safetensors")
     for item in fields(Options):
-        _add_option(parser, item.name, item.default, **item.metadata)
+        _add_option(parser, item.name, item.default, kind_of(item), **item.metadata)
     network = parser.add_argument_group("the network (see bilateral_ops.hdrnet.Config)")
     choices = {**CHOICES, "guide": [guide for guide in CHOICES["guide"] if guide != "custom"]}
     for item in fields(Config):

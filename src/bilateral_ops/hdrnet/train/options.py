@@ -17,13 +17,19 @@ from .losses import LOSSES, loss_of
 STEPS = 20_000
 
 
-def _option(default: Any, kind: type, help: str, metavar: str | None = None, **more: Any) -> Any:
+def _option(default: Any, help: str, metavar: str | None = None, **more: Any) -> Any:
     """A field, and how the command line has it.
 
     ``more``: ``choices``; ``least``, ``above``, ``most`` bound a number; ``path``: it may be an ``os.PathLike`` or of
     one of these types; ``resumable``: a resumed training may have another value.
     """
-    return field(default=default, metadata={"kind": kind, "help": help, "metavar": metavar, **more})
+    return field(default=default, metadata={"help": help, "metavar": metavar, **more})
+
+
+def kind_of(item: Field[Any]) -> type:
+    """What a field's values are, the first type of its annotation, which is text."""
+    kinds: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+    return kinds[str(item.type).partition(" ")[0]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,10 @@ class Options:
     """
 
     edit: str | None = _option(
-        None, str, "a built-in edit to learn, of photographs that have no targets", choices=tuple(EDITS)
+        None, "a built-in edit to learn, of photographs that have no targets", choices=tuple(EDITS)
     )
     validation: str | float = _option(
         0.1,
-        str,
         "held-out photographs: a folder like PAIRS, or the share of PAIRS to hold out; 0: none, and the last model is "
         "kept, not the best",
         "FOLDER|SHARE",
@@ -51,33 +56,30 @@ class Options:
         resumable=True,
     )
     init: str | None = _option(
-        None, str, "start from this model, whose architecture it is then", "MODEL", path=(), resumable=True
+        None, "start from this model, whose architecture it is then", "MODEL", path=(), resumable=True
     )
     start: str = _option(
         "identity",
-        str,
         "without --init: a network that leaves photographs as they are, which learns an edit many times as fast, or "
         "one that is random throughout, as the original's",
         choices=("identity", "random"),
     )
-    steps: int | None = _option(None, int, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
-    minutes: float | None = _option(None, float, "train for so long instead", "T", above=0, resumable=True)
-    batch: int = _option(4, int, "pairs in a step, of each process", "N", least=1, most=1 << 16)
-    crop: int = _option(384, int, "side of the crops, in pixels", "PIXELS", least=8, most=1 << 16)
+    steps: int | None = _option(None, f"steps to train (default: {STEPS})", "N", least=1, resumable=True)
+    minutes: float | None = _option(None, "train for so long instead", "T", above=0, resumable=True)
+    batch: int = _option(4, "pairs in a step, of each process", "N", least=1, most=1 << 16)
+    crop: int = _option(384, "side of the crops, in pixels", "PIXELS", least=8, most=1 << 16)
     coverage: float = _option(
         0.5,
-        float,
         "crops are reduced from windows whose sides are at least this share of the photograph's, drawn up to 1; 0: "
         "windows may be as small as the crop, and then are not reduced",
         "SHARE",
         least=0,
         most=1,
     )
-    flips: str = _option("horizontal", str, "mirror crops at random", choices=("none", "horizontal", "both"))
-    rotations: bool = _option(False, bool, "turn crops at random by 90°, too")
+    flips: str = _option("horizontal", "mirror crops at random", choices=("none", "horizontal", "both"))
+    rotations: bool = _option(False, "turn crops at random by 90°, too")
     exposure: float | None = _option(
         None,
-        float,
         "change the exposure at random by up to so many stops: before a built-in edit (default there: 0.5), or of "
         "input and target alike (default there: 0, as it supposes that the edit is the same at every exposure)",
         "STOPS",
@@ -86,35 +88,31 @@ class Options:
     )
     loss: str = _option(
         "mse",
-        str,
         f"what is minimised: {', '.join(LOSSES)} (cosine: of colours), a sum such as l1+0.2*ssim, or module:function, "
         "a function of the result and the target (N, H, W, 3)",
         "LOSS",
     )
-    learning_rate: float = _option(1e-4, float, "of Adam", "RATE", above=0)
+    learning_rate: float = _option(1e-4, "of Adam", "RATE", above=0)
     schedule: str = _option(
         "constant",
-        str,
         "the learning rate, over the whole training: as it is, or falling to 0",
         choices=("constant", "cosine"),
     )
-    warmup: int = _option(500, int, "steps in which the cosine schedule first rises from 0", "N", least=0)
-    weight_decay: float = _option(1e-8, float, "of the layers' weights, not of biases or guides", "RATE", least=0)
-    seed: int = _option(0, int, "of initial weights, order and crops", "N", least=0, most=(1 << 64) - 1)
-    workers: int = _option(0, int, "processes that make crops and edits", "N", least=0, most=1 << 10, resumable=True)
+    warmup: int = _option(500, "steps in which the cosine schedule first rises from 0", "N", least=0)
+    weight_decay: float = _option(1e-8, "of the layers' weights, not of biases or guides", "RATE", least=0)
+    seed: int = _option(0, "of initial weights, order and crops", "N", least=0, most=(1 << 64) - 1)
+    workers: int = _option(0, "processes that make crops and edits", "N", least=0, most=1 << 10, resumable=True)
     memory: float = _option(
         4,
-        float,
         "gigabytes in which decoded photographs are kept; others are read again",
         "GB",
         least=0,
         resumable=True,
     )
-    validate_every: int = _option(500, int, "measure the held-out photographs so often", "STEPS", least=1)
-    checkpoint_every: int = _option(500, int, "write a checkpoint so often", "STEPS", least=1, resumable=True)
+    validate_every: int = _option(500, "measure the held-out photographs so often", "STEPS", least=1)
+    checkpoint_every: int = _option(500, "write a checkpoint so often", "STEPS", least=1, resumable=True)
     checkpoint: str | None = _option(
         None,
-        str,
         "the file with all that a killed training needs to go on (default: OUT.checkpoint)",
         "FILE",
         path=(),
@@ -122,14 +120,13 @@ class Options:
     )
     resume: bool = _option(
         False,
-        bool,
         "go on from the checkpoint, with the same options; from the start where there is none",
         resumable=True,
     )
-    restart: bool = _option(False, bool, "start anew though there is a checkpoint", resumable=True)
-    log: str | None = _option(None, str, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True)
-    quiet: bool = _option(False, bool, "show no progress", resumable=True)
-    device: str = _option("cpu", str, "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
+    restart: bool = _option(False, "start anew though there is a checkpoint", resumable=True)
+    log: str | None = _option(None, "write scalars and pictures for TensorBoard", "DIR", path=(), resumable=True)
+    quiet: bool = _option(False, "show no progress", resumable=True)
+    device: str = _option("cpu", "of PyTorch: cpu or cuda", "DEVICE", resumable=True)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -174,7 +171,7 @@ def _check(item: Field[Any], value: Any) -> None:
     name, rule = f"train: {item.name}", item.metadata
     if value is None and item.default is None:
         return
-    kind = rule["kind"]
+    kind = kind_of(item)
     kinds = (str, os.PathLike, *rule["path"]) if "path" in rule else (float, int) if kind is float else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{name} must be of type {kind.__name__}, got {value!r}.")
