@@ -60,12 +60,7 @@ def brightness(image: Any) -> Any:
 
 
 #: By the name that the trainer knows them by: floats (H, W, 3) in [0, 1] → the same, float32.
-EDITS: dict[str, Callable[[Any], Any]] = {
-    "clahe": clahe,
-    "clarity": clarity,
-    "shadows": shadows,
-    "brightness": brightness,
-}
+EDITS: dict[str, Callable[[Any], Any]] = {edit.__name__: edit for edit in (clahe, clarity, shadows, brightness)}
 
 
 def _follow(image: Any, luma: Any, wanted: Any) -> Any:

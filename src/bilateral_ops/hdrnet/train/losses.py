@@ -7,32 +7,22 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-#: The losses by name, of images (N, H, W, 3); functions of PyTorch, which is imported where they are called.
-LOSSES: dict[str, Callable[[Any, Any], Any]] = {}
 _TERM = re.compile(r"(?:(\d+(?:\.\d+)?)\*)?([a-z0-9]+)")
 _OWN = re.compile(r"[\w.]+:[\w.]+")
 #: Side of SSIM's windows, and its constants for images in [0, 1].
 _WINDOW, _C1, _C2 = 7, 0.01**2, 0.03**2
 
 
-def _named(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    LOSSES[function.__name__] = function
-    return function
-
-
-@_named
 def mse(image: Any, target: Any) -> Any:
     """mean((image − target)²)"""
     return (image - target).square().mean()
 
 
-@_named
 def l1(image: Any, target: Any) -> Any:
     """mean(|image − target|)"""
     return (image - target).abs().mean()
 
 
-@_named
 def cosine(image: Any, target: Any) -> Any:
     """mean(1 − cos ∠(image, target)) of the pixels' colours, whatever their brightness."""
     from torch.nn.functional import cosine_similarity
@@ -40,7 +30,6 @@ def cosine(image: Any, target: Any) -> Any:
     return 1 - cosine_similarity(image, target, dim=-1, eps=1e-4).mean()
 
 
-@_named
 def ssim(image: Any, target: Any) -> Any:
     """1 − the mean structural similarity in windows of 7 × 7 pixels (Wang et al. 2004; as scikit-image's default)."""
     from torch.nn.functional import avg_pool2d
@@ -57,6 +46,10 @@ def ssim(image: Any, target: Any) -> Any:
     covariance = unbiased * (mean(x * y) - a * b)
     similarity = (2 * a * b + _C1) * (2 * covariance + _C2) / ((a * a + b * b + _C1) * (variance + _C2))
     return 1 - similarity.mean()
+
+
+#: The losses by name, of images (N, H, W, 3); functions of PyTorch, which is imported where they are called.
+LOSSES: dict[str, Callable[[Any, Any], Any]] = {loss.__name__: loss for loss in (mse, l1, cosine, ssim)}
 
 
 def loss_of(text: str) -> Callable[[Any, Any], Any]:
