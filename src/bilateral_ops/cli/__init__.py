@@ -482,13 +482,7 @@ def _bench(options: argparse.Namespace) -> bool:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], bool]] = {
-    "demo": _demo,
-    "enhance": _enhance,
-    "train": _train,
-    "export": _export,
-    "info": _info,
-    "gradcheck": _gradcheck,
-    "bench": _bench,
+    command.__name__[1:]: command for command in (_demo, _enhance, _train, _export, _info, _gradcheck, _bench)
 }
 
 
