@@ -43,7 +43,7 @@ class NumPy:
         return float(array) if isinstance(like, (float, np.generic)) else np.array(array, dtype)
 
     def copy(self, value: Any) -> Any:
-        """For ``f`` to scribble on, where it can."""
+        """A copy of what ``f`` could write to, and anything else itself."""
         return value.copy() if isinstance(value, np.ndarray) else value
 
     def gradients(self, f: Outputs, keys: list[Any], arguments: dict[Any, Any], cotangents: list[Any]) -> list[Any]:
