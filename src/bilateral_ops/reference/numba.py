@@ -342,17 +342,17 @@ def _guide(guide_row: Any, image: Any, values: Sequence[Any], out: Any) -> Any:
 @cache
 def _guide_backward_kernel(row_backward: Any) -> Any:
     @_kernel
-    def kernel(image, unit, parameters, grad, want_image, d_image, partial):
-        """Each task leaves the parameters' gradients one after another in a row of ``partial``."""
+    def kernel(image, unit, parameters, grad, want_image, d_image, sums):
+        """Each task adds to the parameters' gradients at its place in ``sums``."""
         count, height, width, channels = image.shape
-        tasks, rows = partial.shape[0], count * height
-        for task in prange(tasks):
-            planes, d_planes = np.empty((channels, width), partial.dtype), np.empty((channels, width), partial.dtype)
-            for r in range(rows * task // tasks, rows * (task + 1) // tasks):
+        rows = count * height
+        for task in prange(_TASKS):
+            planes, d_planes = np.empty((channels, width), d_image.dtype), np.empty((channels, width), d_image.dtype)
+            for r in range(rows * task // _TASKS, rows * (task + 1) // _TASKS):
                 n, y = r // height, r % height
                 _read_row(image, n, y, unit, planes)
                 d_planes[:] = 0
-                row_backward(parameters, planes, grad[n, y], d_planes, partial[task])
+                row_backward(parameters, planes, grad[n, y], d_planes, task, sums)
                 if want_image:
                     for x in range(width):
                         for j in range(channels):
@@ -366,16 +366,14 @@ def _guide_vjp(record, row_backward, image, values, grad, wrt, out):
     real = _working(image)
     gradients = _targets(dict(zip(record._fields, (image, *values))), real, wrt, out, grad)
     pixels, unit, _ = _plain_image(image, real)
-    partial = np.zeros((_TASKS, sum(map(np.size, values))), real)
+    sums = tuple(np.zeros((_TASKS, *np.shape(value)), real) for value in values)
     parameters, incoming = _parameters(values, real), _plain(grad, real, 3)
     d_image = _target(gradients, "image", pixels.shape, real)
     kernel = _guide_backward_kernel(row_backward)
-    kernel(pixels, unit, parameters, incoming, "image" in gradients, d_image, partial)
-    sums, end = partial.sum(axis=0), 0
-    for name, value in zip(record._fields[1:], values):
-        start, end = end, end + np.size(value)
+    kernel(pixels, unit, parameters, incoming, "image" in gradients, d_image, sums)
+    for name, parts in zip(record._fields[1:], sums):
         if name in gradients:
-            gradients[name].array[...] = sums[start:end].reshape(np.shape(value))
+            gradients[name].array[...] = parts.sum(axis=0)
     return _delivered(record, gradients)
 
 
@@ -385,26 +383,20 @@ def guide_curves(image, ccm, ccm_bias, shifts, slopes, mix, mix_bias, *, out=Non
 
 
 @_inlined
-def _curves_row_backward(parameters, planes, grad, d_planes, sums):
+def _curves_row_backward(parameters, planes, grad, d_planes, task, sums):
     ccm, ccm_bias, shifts, slopes, mix, mix_bias = parameters
     channels, width = planes.shape
     knots = shifts.shape[1]
     zero, one = type(mix_bias)(0), type(mix_bias)(1)
-    a = channels * channels
-    b = a + channels
-    c = b + channels * knots
-    d = c + channels * knots
-    d_ccm, d_ccm_bias = sums[:a].reshape((channels, channels)), sums[a:b]
-    d_shifts, d_slopes = sums[b:c], sums[c:d]
-    d_mix, d_mix_bias = sums[d : d + channels], sums[d + channels :]
-    s, ds = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
-    q, dq = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
+    d_ccm, d_ccm_bias, d_shifts, d_slopes, d_mix, d_mix_bias = sums
+    s, ds = np.empty(width, planes.dtype), np.empty(width, planes.dtype)
+    q, dq = np.empty(width, planes.dtype), np.empty(width, planes.dtype)
     _curve_sum_row(parameters, planes, q, s)
     total = zero
     for x in range(width):
         ds[x] = grad[x] if s[x] > zero and s[x] < one else zero
         total += ds[x]
-    d_mix_bias[0] += total
+    d_mix_bias[task] += total
     for i in range(channels):
         _affine_row(ccm, i, ccm_bias[i], planes, q)
         dq[:] = zero
@@ -417,11 +409,11 @@ def _curves_row_backward(parameters, planes, grad, d_planes, sums):
                 above = ds[x] if t > zero else zero
                 count_above += above
                 dq[x] += slope * above
-            d_shifts[i * knots + k] -= slope * count_above
-            d_slopes[i * knots + k] += mix[i] * area
-            d_mix[i] += slopes[i, k] * area
-        d_ccm_bias[i] += dq.sum()
-        _affine_row_backward(ccm, i, planes, dq, d_ccm, d_planes)
+            d_shifts[task, i, k] -= slope * count_above
+            d_slopes[task, i, k] += mix[i] * area
+            d_mix[task, i] += slopes[i, k] * area
+        d_ccm_bias[task, i] += dq.sum()
+        _affine_row_backward(ccm, i, planes, dq, d_ccm[task], d_planes)
 
 
 @like(specification.guide_curves_vjp)
@@ -436,23 +428,20 @@ def guide_nn(image, w1, b1, w2, b2, *, out=None):
 
 
 @_inlined
-def _nn_row_backward(parameters, planes, grad, d_planes, sums):
+def _nn_row_backward(parameters, planes, grad, d_planes, task, sums):
     w1, b1, w2, b2 = parameters
-    channels, width = planes.shape
-    features = w2.shape[0]
+    width, features = planes.shape[1], w2.shape[0]
     zero, one = type(b2)(0), type(b2)(1)
-    a = features * channels
-    d_w1, d_b1 = sums[:a].reshape((features, channels)), sums[a : a + features]
-    d_w2, d_b2 = sums[a + features : a + 2 * features], sums[a + 2 * features :]
-    s, ds = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
-    h, dh = np.empty(width, sums.dtype), np.empty(width, sums.dtype)
+    d_w1, d_b1, d_w2, d_b2 = sums
+    s, ds = np.empty(width, planes.dtype), np.empty(width, planes.dtype)
+    h, dh = np.empty(width, planes.dtype), np.empty(width, planes.dtype)
     _nn_sums_row(parameters, planes, s)
     total = zero
     for x in range(width):
         # 1 - sigmoid(s) = sigmoid(-s), which keeps its digits where sigmoid(s) is near 1
         ds[x] = grad[x] / ((one + math.exp(-s[x])) * (one + math.exp(s[x])))
         total += ds[x]
-    d_b2[0] += total
+    d_b2[task] += total
     for f in range(features):
         _affine_row(w1, f, b1[f], planes, h)
         area, total = zero, zero
@@ -460,9 +449,9 @@ def _nn_row_backward(parameters, planes, grad, d_planes, sums):
             area += ds[x] * max(h[x], zero)
             dh[x] = w2[f] * ds[x] * (one if h[x] > zero else zero)
             total += dh[x]
-        d_w2[f] += area
-        d_b1[f] += total
-        _affine_row_backward(w1, f, planes, dh, d_w1, d_planes)
+        d_w2[task, f] += area
+        d_b1[task, f] += total
+        _affine_row_backward(w1, f, planes, dh, d_w1[task], d_planes)
 
 
 @like(specification.guide_nn_vjp)
