@@ -113,10 +113,8 @@ BO_INLINE void planes_to_pixels(const T* from, int64_t pitch, int64_t count, cha
 }
 
 // Whether the pixels of each row of an image are interleaved and adjacent, and there are three channels
-BO_INLINE bool is_interleaved3(const Tensor& t) {
-  const int64_t size = element_size(t.dtype);
-  return t.shape[3] == 3 && t.strides[3] == size && t.strides[2] == 3 * size;
-}
+BO_INLINE bool has_adjacent3(const Tensor& t) { return t.shape[3] == 3 && t.strides[3] == element_size(t.dtype); }
+BO_INLINE bool is_interleaved3(const Tensor& t) { return has_adjacent3(t) && t.strides[2] == 3 * t.strides[3]; }
 // Whether every position on the first three axes is a multiple of `size` bytes, as typed pointers must be
 BO_INLINE bool is_aligned(const Tensor& t, size_t size) {
   return (reinterpret_cast<uintptr_t>(t.data) | static_cast<uintptr_t>(t.strides[0]) |
@@ -124,12 +122,12 @@ BO_INLINE bool is_aligned(const Tensor& t, size_t size) {
              size ==
          0;
 }
-// Calls f with the storage in which the pixels of a tile are held: uint8 if both images are interleaved uint8,
-// otherwise the compute type.
+// Calls f with the storage in which the pixels of a tile are held: uint8 if both images are uint8 with the three
+// channels of a pixel side by side, otherwise the compute type.
 template <class T, class F>
 BO_INLINE void with_pixel_storage(const Tensor& image, const Tensor& out, T, F&& f) {
   if constexpr (sizeof(T) == sizeof(float))
-    if (image.dtype == DType::u8 && is_interleaved3(image) && is_interleaved3(out)) return f(Converted<U8>());
+    if (image.dtype == DType::u8 && has_adjacent3(image) && has_adjacent3(out)) return f(Converted<U8>());
   f(Plain<T>());
 }
 

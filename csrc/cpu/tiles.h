@@ -107,13 +107,16 @@ void store_planes(const Tensor& t, const Tile& tile, const T* from, int64_t pitc
 }
 
 // The tiles of an image of three channels as whole vectors of interleaved pixels of storage S: the memory itself where
-// that is possible, else a copy in scratch. S is the compute type, or the storage of an image that is interleaved.
+// that is possible, else a copy in scratch. S is the compute type, or the storage of an image whose pixels each have
+// their channels side by side.
 template <class S, class T>
 class Pixels3 {
  public:
   static constexpr int64_t kBytes = 3 * Vec<T>::kLanes * S::size;  // per vector of pixels
   explicit Pixels3(const Tensor& t)
-      : t_(t), direct_(is_interleaved3(t) && element_size(t.dtype) == S::size && is_aligned(t, S::size)) {}
+      : t_(t),
+        copied_(has_adjacent3(t) && element_size(t.dtype) == S::size),
+        direct_(copied_ && is_interleaved3(t) && is_aligned(t, S::size)) {}
   Pixels3(const Pixels3& other) : Pixels3(other.t_) {}
 
   const char* load(const Tile& tile) {
@@ -121,6 +124,9 @@ class Pixels3 {
     if (direct_ && tile.count % Vec<T>::kLanes == 0) return from;
     if (direct_) {
       memcpy(scratch_, from, static_cast<size_t>(tile.count * 3 * S::size));
+    } else if (copied_) {
+      for (int64_t i = 0; i < tile.count; ++i)
+        memcpy(scratch_ + 3 * i * S::size, from + i * t_.strides[2], 3 * S::size);
     } else {
       load_block(block_of(t_, 2), from, tile.count, elements());
     }
@@ -135,6 +141,8 @@ class Pixels3 {
     if (direct_ && tile.count % Vec<T>::kLanes == 0) return;
     if (direct_) {
       memcpy(to, scratch_, static_cast<size_t>(tile.count * 3 * S::size));
+    } else if (copied_) {
+      for (int64_t i = 0; i < tile.count; ++i) memcpy(to + i * t_.strides[2], scratch_ + 3 * i * S::size, 3 * S::size);
     } else {
       store_block(block_of(t_, 2), to, tile.count, elements());
     }
@@ -144,7 +152,7 @@ class Pixels3 {
   T* elements() { return reinterpret_cast<T*>(scratch_); }
 
   const Tensor& t_;
-  const bool direct_;
+  const bool copied_, direct_;  // whether scratch holds a tile's bytes as they are in memory; whether there is no need
   alignas(64) char scratch_[3 * kTileWidth * sizeof(T)];
 };
 
