@@ -877,6 +877,34 @@ def test_compile_forward_mode(subject: str) -> None:
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("subject", ["slice", "guide_nn"])
+def test_compile_what_opens_a_level_of_forward_mode(
+    subject: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(framework._graphs, "open_levels", False)
+    for calls in (calling, calling_vjp):
+        torch._dynamo.reset()
+        function, tensors = calls(subject, tensors_of(subject))
+        along = [*map(torch.randn_like, tensors)]
+        want = tangents_of(function, tensors, along)
+        got = torch.compile(tangents_of, fullgraph=True, backend=backend)(function, tensors, along)
+        assert min(found.abs().max() for found in want) > 0
+        torch.testing.assert_close(got, want)
+
+
+def test_export_refuses_what_opens_a_level_of_forward_mode() -> None:
+    class Layer(torch.nn.Module):
+        def forward(self, image: Any, along: Any) -> Any:
+            with torch.autograd.forward_ad.dual_level():
+                dual = torch.autograd.forward_ad.make_dual(image, along)
+                return torch.autograd.forward_ad.unpack_dual(bilateral_ops.guide_luma(dual)).tangent
+
+    given = torch.rand(2, 3, 3), torch.rand(2, 3, 3)
+    with pytest.raises(RuntimeError, match=r"guide_luma: no tensor may have a tangent .*; use torch\.func\.jvp\."):
+        torch.export.export(Layer(), given, strict=False)
+
+
 def test_compile_with_numbers() -> None:
     torch._dynamo.reset()
     function, tensors = calling("guide_nn", {**tensors_of("guide_nn", ALL_F32), "b2": 0.25})

@@ -75,7 +75,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _CPU, _STRIDED = torch.device("cpu"), torch.strided
 _is_wrapped, _level = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.maybe_current_level
 _dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
-_tracing_state = torch._C._get_tracing_state
+_tracing_state, _exports = torch._C._get_tracing_state, torch._ops._len_torch_dispatch_stack_pre_dispatch
 _innermost, _JVP = torch._C._functorch.peek_interpreter_stack, torch._C._functorch.TransformType.Jvp
 _is_mapped_by_func = torch._C._functorch.is_batchedtensor
 _is_mapped_by_autograd = torch._C._functorch.is_legacy_batchedtensor
@@ -216,6 +216,15 @@ def _place(tensor: Any) -> Any:
 # --- Which road a call takes
 
 
+class _Graphs:
+    """Whether a graph of this process opens a level of forward mode around a call."""
+
+    open_levels = False
+
+
+_graphs = _Graphs()
+
+
 class _Road(threading.local):
     """Where this thread is: within an operator, whose calls are the kernels'; describing results, not making them."""
 
@@ -254,6 +263,11 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         why = "PyTorch differentiates forward" if differentiates else "autograd records" if records else why
         raise RuntimeError(
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
+        )
+    if differentiates and _exports() and not _at_jvp():
+        raise RuntimeError(
+            f"{call.op}: no tensor may have a tangent of forward_ad.dual_level while torch.export traces the call, as "
+            f"the program would lose it; use torch.func.jvp."
         )
     name, signature, values = call.signature.name, call.signature, call.values
     if name == "enhance" and (differentiates or records):
@@ -313,16 +327,25 @@ def _beyond_autograd(values: Iterable[Any], device: Any) -> bool:
     return bool(_function_modes() or followed(values)) or casts(device)
 
 
+def _at_jvp() -> bool:
+    return (level := _innermost()) is not None and level.key() == _JVP
+
+
 def _carry_tangents(tensors: Iterable[Any]) -> bool:
     """Whether PyTorch differentiates a call of these tensors forward.
 
     Of the levels of torch.func this is the innermost that the call is at. A tensor that ``vmap`` has wrapped has no
     tangent there; what is in it is asked when the call has passed that level. A compiled ``jvp`` has a level there, and
-    none that Python knows of.
+    none that Python knows of. Of a ``dual_level`` that a compiled function opens Python knows only while the function
+    is traced: once such a trace has been seen, all tensors are asked, which takes a third of a small call's time.
     """
-    if forward_ad._current_level < 0 and ((level := _innermost()) is None or level.key() != _JVP):
+    known = forward_ad._current_level >= 0
+    if not (known or _graphs.open_levels or _at_jvp()):
         return False
-    return any(not _is_mapped_by_func(t) and forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors)
+    carry = any(not _is_mapped_by_func(t) and forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors)
+    if known and carry and _dispatch_modes():
+        _graphs.open_levels = True
+    return carry
 
 
 @functools.cache
