@@ -23,7 +23,7 @@ CUDA_TEST = (
     "--config-settings=cmake.define.BILATERAL_OPS_CUDA_TEST=ON",
     "--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=75-virtual;90-virtual",
 )
-WITHOUT_CUDA = "--config-settings=cmake.define.BILATERAL_OPS_CUDA=off"  # -C is for pip 23.1 and newer
+WITHOUT_CUDA = "--config-settings=cmake.define.BILATERAL_OPS_CUDA=off"  # -C needs pip 23.1, which Python 3.10 has not
 # On all cores; a process that is done takes tests over that are next to one another, and so share what is computed.
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 # Few threads in each of them: those of PyTorch would take ten times as long waiting for one another.
@@ -92,7 +92,7 @@ def runtimes(session: nox.Session) -> None:
         WHEN_IMPORTED,
         ".[test,ncnn,onnx,tflite]",
         *("ncnn", "onnxruntime", "openvino", "torch==2.13.0"),
-        "-Ccmake.define.BILATERAL_OPS_CUDA=off",
+        WITHOUT_CUDA,
     )
     session.run("pytest", "tests/test_runtimes.py", *session.posargs, env={**AND_KEPT, **_with_mnn(session)})
 
@@ -108,9 +108,7 @@ def _with_mnn(session: nox.Session) -> dict[str, str]:
 @nox.session
 def tensorflow(session: nox.Session) -> None:
     """The tests of TensorFlow's tensors, by themselves: it wants versions of its own of much that others use."""
-    session.install(
-        WHEN_IMPORTED, ".[bfloat16,tensorflow]", "hypothesis", "pytest", "-Ccmake.define.BILATERAL_OPS_CUDA=off"
-    )
+    session.install(WHEN_IMPORTED, ".[bfloat16,tensorflow]", "hypothesis", "pytest", WITHOUT_CUDA)
     session.run("pytest", "tests/test_tensorflow.py", *session.posargs, env=FEW_THREADS)
 
 
@@ -139,7 +137,7 @@ def web(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write the site, docs/_build/html/index.html, its tutorials run; a warning is an error."""
-    session.install(".[docs]", "torch==2.13.0", "-Ccmake.define.BILATERAL_OPS_CUDA=off")
+    session.install(".[docs]", "torch==2.13.0", WITHOUT_CUDA)
     shutil.rmtree(Path("docs", "_build"), ignore_errors=True)
     session.run("sphinx-build", "-W", "--keep-going", *session.posargs, "docs", "docs/_build/html")
 
