@@ -207,6 +207,17 @@ def test_variables_are_trained() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_tensorflows_dtypes_are_names_of_dtypes() -> None:
+    image = tf.constant(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    for dtype in (tf.float32, tf.bfloat16):
+        result = bilateral_ops.resize_area(image, (2, 2), dtype=dtype)
+        assert result.dtype == dtype
+        assert_same_bits(result.numpy(), bilateral_ops.resize_area(image.numpy(), (2, 2), dtype=dtype.name))
+    with pytest.raises(TypeError, match=r"resize_area: dtype must be .*, got int32\."):
+        bilateral_ops.resize_area(image, (2, 2), dtype=tf.int32)
+    assert bilateral_ops.gradcheck(bilateral_ops.guide_luma, (tf.random.uniform((3, 3, 3)),), dtype=tf.float32)
+
+
 def test_second_derivatives_are_refused() -> None:
     image = tf.random.uniform((5, 7, 3))
     with tf.GradientTape() as outer:

@@ -78,13 +78,14 @@ def real(value: Any) -> float | None:
 
 
 def dtype_name(value: Any) -> str:
-    """The name of a dtype of NumPy, PyTorch or JAX; names are returned as they are."""
+    """The name of a dtype of any framework; names are returned as they are."""
     if isinstance(value, str):
         return value
     try:
         return str(np.dtype(value).name)
     except TypeError:
-        return brief(value, str).removeprefix("torch.")
+        name = getattr(value, "name", None)  # TensorFlow's
+        return name if isinstance(name, str) else brief(value, str).removeprefix("torch.")
 
 
 def type_text(cls: type) -> str:
