@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -384,6 +385,14 @@ def test_enhance_beside_what_is_differentiated_forward(subject: str) -> None:
         dual = torch.autograd.forward_ad.make_dual(torch.zeros_like(constant), torch.ones_like(constant))
         with pytest.raises(RuntimeError, match="enhance: out must be None while PyTorch differentiates forward"):
             forward(bilateral_ops, subject, given, out=dual)
+
+
+@pytest.mark.parametrize("kind", ["nested", "sparse", "rows", "mkldnn", "uninitialized"])
+def test_what_cannot_be_written_is_refused_at_a_level_of_forward_mode(kind: str) -> None:
+    image = torch.rand(3, 4, 3)
+    make, _, sentence = UNUSABLE[kind]
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match=re.escape(sentence.format("out"))):
+        bilateral_ops.guide_luma(image, out=make(torch.rand(3, 4)))
 
 
 def test_a_plain_call_stays_away_from_the_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -893,12 +902,14 @@ def test_compile_what_opens_a_level_of_forward_mode(
         torch.testing.assert_close(got, want)
 
 
-def test_export_refuses_what_opens_a_level_of_forward_mode() -> None:
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="this PyTorch does not say that it exports")
+@pytest.mark.parametrize("function", [bilateral_ops.guide_luma, torch.ops.bilateral_ops.guide_luma])
+def test_export_refuses_what_opens_a_level_of_forward_mode(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework._graphs, "open_levels", False)
+
     class Layer(torch.nn.Module):
         def forward(self, image: Any, along: Any) -> Any:
-            with torch.autograd.forward_ad.dual_level():
-                dual = torch.autograd.forward_ad.make_dual(image, along)
-                return torch.autograd.forward_ad.unpack_dual(bilateral_ops.guide_luma(dual)).tangent
+            return tangents_of(function, [image], [along])
 
     given = torch.rand(2, 3, 3), torch.rand(2, 3, 3)
     with pytest.raises(RuntimeError, match=r"guide_luma: no tensor may have a tangent .*; use torch\.func\.jvp\."):

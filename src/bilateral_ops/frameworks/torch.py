@@ -75,13 +75,14 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _CPU, _STRIDED = torch.device("cpu"), torch.strided
 _is_wrapped, _level = torch._C._functorch.is_functorch_wrapped_tensor, torch._C._functorch.maybe_current_level
 _dispatch_modes, _function_modes = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
-_tracing_state, _exports = torch._C._get_tracing_state, torch._ops._len_torch_dispatch_stack_pre_dispatch
+_tracing_state = torch._C._get_tracing_state
 _innermost, _JVP = torch._C._functorch.peek_interpreter_stack, torch._C._functorch.TransformType.Jvp
 _is_mapped_by_func = torch._C._functorch.is_batchedtensor
 _is_mapped_by_autograd = torch._C._functorch.is_legacy_batchedtensor
 _dispatches_to = torch._C._dispatch_tls_is_dispatch_key_included
 _REQUIRES_GRAD = attrgetter("requires_grad")
 _VMAP_OF_AUTOGRAD: Any = torch._C._parse_dispatch_key("VmapMode")
+_exports: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
 _STANDS_IN = "one that only stands for its numbers, or whose storage was freed"
 
 #: ``device.type``, which PyTorch makes anew for everyone who asks.
@@ -207,6 +208,10 @@ def _in_memory(tensor: Any) -> bool:
     return tensor.data_ptr() != 0 or tensor.numel() == 0
 
 
+def _is_dense(tensor: Any) -> bool:
+    return tensor.layout is _STRIDED and not (tensor.is_nested or is_lazy(tensor))
+
+
 def _place(tensor: Any) -> Any:
     size = tensor.element_size()
     strides = [stride * size for stride in tensor.stride()]
@@ -250,7 +255,8 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
     arguments = tensors = [tensor for tensor in call.values.values() if tensor is not None]
     if out is not None:
         results = out.values() if isinstance(out, Mapping) else (out,)
-        tensors = [*arguments, *(result for result in results if isinstance(result, ARRAY))]
+        # One without strides or numbers, which has no tangent to be asked for, is refused later.
+        tensors = [*arguments, *(r for r in results if isinstance(r, ARRAY) and _is_dense(r))]
     differentiates = _carry_tangents(tensors)
     records = torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors))
     why = followed(arguments)
@@ -263,11 +269,6 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         why = "PyTorch differentiates forward" if differentiates else "autograd records" if records else why
         raise RuntimeError(
             f"{call.op}: out must be None while {why}, which can't follow what is written into a tensor."
-        )
-    if differentiates and _exports() and not _at_jvp():
-        raise RuntimeError(
-            f"{call.op}: no tensor may have a tangent of forward_ad.dual_level while torch.export traces the call, as "
-            f"the program would lose it; use torch.func.jvp."
         )
     name, signature, values = call.signature.name, call.signature, call.values
     if name == "enhance" and (differentiates or records):
@@ -343,7 +344,7 @@ def _carry_tangents(tensors: Iterable[Any]) -> bool:
     if not (known or _graphs.open_levels or _at_jvp()):
         return False
     carry = any(not _is_mapped_by_func(t) and forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors)
-    if known and carry and _dispatch_modes():
+    if known and carry and _dispatch_modes() and not _at_jvp():
         _graphs.open_levels = True
     return carry
 
@@ -489,6 +490,11 @@ class _Operator:
         """Autograd's kernel: called once for plain tensors, and at each level of ``grad``, ``vjp`` and ``jvp``."""
         tensors = [value for value in _flat(given) if isinstance(value, torch.Tensor)]
         if _carry_tangents(tensors) and not self._rounds(given):
+            if _exports() and not _at_jvp():
+                raise RuntimeError(
+                    f"{self.name}: no tensor may have a tangent of forward_ad.dual_level while torch.export traces the "
+                    f"call, as the program would lose it; use torch.func.jvp."
+                )
             return self.differentiate_forward(*given)
         if torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors)):
             return self.differentiate(*given)
