@@ -168,8 +168,8 @@ MUTANTS = {
     ),
     "the left column twice": Mutant(
         "cpu/tables.inl",
-        "interpolate_column(min_of(kx + 1, g_.Gw - 1), right_);",
-        "interpolate_column(min_of(kx, g_.Gw - 1), right_);",
+        "for_column(min_of(kx + 1, g_.Gw - 1), ",
+        "for_column(min_of(kx, g_.Gw - 1), ",
         agreement("forward", "slice_apply", "wide"),
     ),
     "no slope of the offset": Mutant(
