@@ -338,7 +338,7 @@ def _carry_tangents(tensors: Iterable[Any]) -> bool:
     Of the levels of torch.func this is the innermost that the call is at. A tensor that ``vmap`` has wrapped has no
     tangent there; what is in it is asked when the call has passed that level. A compiled ``jvp`` has a level there, and
     none that Python knows of. Of a ``dual_level`` that a compiled function opens Python knows only while the function
-    is traced: once such a trace has been seen, all tensors are asked, which takes a third of a small call's time.
+    is traced: once such a trace has been seen, all tensors are asked, which makes a small call half as long again.
     """
     known = forward_ad._current_level >= 0
     if not (known or _graphs.open_levels or _at_jvp()):
