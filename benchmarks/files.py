@@ -44,7 +44,7 @@ def by_pillow(sources: list[Path], out: Path) -> None:
             image.load()
             image.save(out / path.name, quality="keep")
 
-    with ThreadPoolExecutor(get_num_threads()) as pool:
+    with ThreadPoolExecutor(get_num_threads() + 1) as pool:  # as enhance has
         list(pool.map(one, sources))
 
 

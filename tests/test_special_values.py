@@ -276,7 +276,7 @@ def test_whatever_the_numbers_are_nothing_crashes(subject: str, dtype: Any) -> N
             bad = replaced(given, **{name: np.full_like(given[name], number) for name in names})
             result = forward(bilateral_ops, subject, bad)
             assert result.shape == good.shape
-            assert result.dtype == good.dtype
+            assert result.dtype == good.dtype == dtype
             gradients = backward(bilateral_ops, subject, bad, np.full_like(good, number))._asdict()
             assert all(gradients[name].shape == np.shape(array) for name, array in arrays(bad).items())
 

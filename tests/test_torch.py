@@ -891,8 +891,8 @@ def test_compile_forward_mode(subject: str) -> None:
 def test_compile_what_opens_a_level_of_forward_mode(
     subject: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(framework._graphs, "open_levels", False)
     for calls in (calling, calling_vjp):
+        monkeypatch.setattr(framework._graphs, "open_levels", False)
         torch._dynamo.reset()
         function, tensors = calls(subject, tensors_of(subject))
         along = [*map(torch.randn_like, tensors)]

@@ -72,8 +72,8 @@ struct OuterContributions {
 // Long spans are summed in three steps, each over more pixels than the one before:
 //   the span's sums: per depth kz and channel there are four, one for each corner in x and z, so that a pixel adds to
 //     contiguous memory. A group holds four channels at four corners, a vector or a few. One pixel after another is
-//     added in the first-level cache; or, where pixels have few depths and would wait for one another, one depth after
-//     another in registers;
+//     added in the first-level cache; or, where pixels have few depths or would wait for one another, one depth after
+//     another in registers (kSplatsByDepth);
 //   the column's sums, over the image rows between the same two grid rows: four per depth and channel, for the corners
 //     in y and x;
 //   the band's sums, in double: a column's sums are added to them after kShortSum pixels.
@@ -187,9 +187,11 @@ class Splatter {
       const Vec<T> tx = load(at.tx + i), tz = load(at.tz + i), left = one - tx, lower = one - tz;
       store_interleaved4(weights_ + 4 * i, left * lower, tx * lower, left * tz, tx * tz);
     }
-    for (int l = 0; l < 8; ++l) {
-      row_weights_[l] = T(1) - at.row_t;
-      row_weights_[8 + l] = at.row_t;
+    if constexpr (kSplatsByDepth && Contributions::kMade) {
+      for (int l = 0; l < 8; ++l) {
+        row_weights_[l] = T(1) - at.row_t;
+        row_weights_[8 + l] = at.row_t;
+      }
     }
     if (at.row_k != ky_) flush();
     ky_ = at.row_k;
@@ -363,7 +365,8 @@ class Splatter {
     first_ = g_.Gd;
     end_ = 0;
   }
-  // The sums of the column that the span is in, with initialised ones for pixels of depths `first` to `end` − 1
+  // The sums of the span's column. Those that pixels of depths `first` to `end` − 1 add to are set to zero where they
+  // are new.
   T* prepare_column(int64_t first, int64_t end) {
     const int64_t depth_size = depth_size_;
     T* const column = columns_ + kx_ * g_.Gd * depth_size;
@@ -423,7 +426,8 @@ class Splatter {
   // Where the span is, and the depths that it has sums of
   int64_t y_ = -1, ky_ = -1, kx_ = -1, first_ = g_.Gd, end_ = 0;
   T ty_ = T(0);
-  alignas(64) T row_weights_[kGroup];  // of the tile's row: of the grid row below, eight times, then of the one above
+  // The weights in y of the tile's row: of the grid row below eight times, of the one above eight times
+  alignas(64) T row_weights_[kGroup];
 };
 
 // The sums of all bands of one image, and their sum in the order of the bands, d_grid. If sums and d_grid have the same

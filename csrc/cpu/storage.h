@@ -112,8 +112,9 @@ BO_INLINE void planes_to_pixels(const T* from, int64_t pitch, int64_t count, cha
   }
 }
 
-// Whether the pixels of each row of an image are interleaved and adjacent, and there are three channels
+// Whether an image has three channels, side by side in each pixel
 BO_INLINE bool has_adjacent3(const Tensor& t) { return t.shape[3] == 3 && t.strides[3] == element_size(t.dtype); }
+// Whether, besides, the pixels of each row follow one another without gaps
 BO_INLINE bool is_interleaved3(const Tensor& t) { return has_adjacent3(t) && t.strides[2] == 3 * t.strides[3]; }
 // Whether every position on the first three axes is a multiple of `size` bytes, as typed pointers must be
 BO_INLINE bool is_aligned(const Tensor& t, size_t size) {

@@ -152,7 +152,7 @@ class Pixels3 {
   T* elements() { return reinterpret_cast<T*>(scratch_); }
 
   const Tensor& t_;
-  const bool copied_, direct_;  // whether scratch holds a tile's bytes as they are in memory; whether there is no need
+  const bool copied_, direct_;  // whether pixels are copied without conversion; whether whole vectors need no copy
   alignas(64) char scratch_[3 * kTileWidth * sizeof(T)];
 };
 

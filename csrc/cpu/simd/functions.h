@@ -87,12 +87,15 @@ BO_INLINE Vec<T> repeat_half(const Vec<T>* group, int half, int v) {
   }
 }
 
-// A bit for each of n indices < 32; the rest of a vector is read, too.
+// A bit for each of n indices < 32
 BO_INLINE uint32_t index_bits(const int32_t* k, int64_t n) {
   constexpr int64_t kLanes = Vec<float>::kLanes;
   uint32_t bits = 0;
-  for (int64_t i = 0; i < n; i += kLanes)
-    bits |= bits_of(load_indices(k + min_of(i, max_of<int64_t>(n - kLanes, 0)), 0.0f));
+  if (n < kLanes) {
+    for (int64_t i = 0; i < n; ++i) bits |= uint32_t(1) << k[i];
+  } else {
+    for (int64_t i = 0; i < n; i += kLanes) bits |= bits_of(load_indices(k + min_of(i, n - kLanes), 0.0f));
+  }
   return bits;
 }
 

@@ -84,8 +84,9 @@ def dtype_name(value: Any) -> str:
     try:
         return str(np.dtype(value).name)
     except TypeError:
-        name = getattr(value, "name", None)  # TensorFlow's
-        return name if isinstance(name, str) else brief(value, str).removeprefix("torch.")
+        if type(value).__module__.partition(".")[0] == "tensorflow":
+            return str(value.name)
+        return brief(value, str).removeprefix("torch.")
 
 
 def type_text(cls: type) -> str:

@@ -1,8 +1,8 @@
 """Timing side by side: problems, peers and the streaming bound, of ``bilateral-ops bench`` and ``benchmarks/``.
 
-Times are compared as :func:`bilateral_ops.bench.compare` does. Results go into arrays made before, where the function
+Times are compared as by :func:`bilateral_ops.bench.compare`. Results go into arrays made before, where the function
 takes ``out``; that spares the package and the Numba loops the operating system's work of handing out fresh pages, which
-the bound does not do either. A call can be faster than the bound only where its arrays fit in a cache.
+the streaming bound does without, too. A call can be faster than the bound only where its arrays fit in a cache.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _total_variation(grid: Any) -> Any:
     return sum(grid.diff(dim=axis).square().flatten(1).mean(1) for axis in (1, 2, 3))
 
 
-#: Those of the operations that are above.
+#: The functions above, by the names of their operations.
 _FORWARD: dict[str, Callable[..., Any]] = {
     name: globals()[f"_{name}"] for name in OPERATIONS if f"_{name}" in globals()
 }

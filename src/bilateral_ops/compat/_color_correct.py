@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
-from itertools import chain, combinations_with_replacement
 from typing import Any
 
 import torch
@@ -74,6 +74,7 @@ def _corrected(original: torch.Tensor, target: torch.Tensor, count: int, eps: fl
     now, channels = original, original.shape[-1]
     usable = _usable(original, target, eps)
     for _ in range(count):
+        # Split here and again below: what a part's gradient is asked for must not be made of another part.
         parts = zip(_parts(now), _parts(target), _parts(usable))
         sums = functools.reduce(torch.add, (run(functools.partial(_sums, eps=eps), *part) for part in parts))
         fit = _fit(sums, channels)
@@ -174,8 +175,9 @@ def _products(rows: torch.Tensor, degree: int) -> torch.Tensor:
 
 def _monomials(channels: int, degree: int) -> list[tuple[int, ...]]:
     """The factors of all products of up to ``degree`` channels."""
-    factors = (combinations_with_replacement(range(channels), count) for count in range(degree, -1, -1))
-    return [*chain.from_iterable(factors)]
+    # As combinations_with_replacement would say it, which torch.compile does not know before PyTorch 2.14.
+    factors = (itertools.product(range(channels), repeat=count) for count in range(degree, -1, -1))
+    return [chosen for chosen in itertools.chain.from_iterable(factors) if list(chosen) == sorted(chosen)]
 
 
 def _places(channels: int) -> list[list[int]]:

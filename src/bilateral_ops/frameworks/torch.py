@@ -80,6 +80,7 @@ _innermost, _JVP = torch._C._functorch.peek_interpreter_stack, torch._C._functor
 _is_mapped_by_func = torch._C._functorch.is_batchedtensor
 _is_mapped_by_autograd = torch._C._functorch.is_legacy_batchedtensor
 _dispatches_to = torch._C._dispatch_tls_is_dispatch_key_included
+_unpack_dual: Any = torch._VF._unpack_dual  # type: ignore[attr-defined]
 _REQUIRES_GRAD = attrgetter("requires_grad")
 _VMAP_OF_AUTOGRAD: Any = torch._C._parse_dispatch_key("VmapMode")
 _exports: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # from PyTorch 2.7 on
@@ -222,7 +223,7 @@ def _place(tensor: Any) -> Any:
 
 
 class _Graphs:
-    """Whether a graph of this process opens a level of forward mode around a call."""
+    """Whether a graph that this process has traced may open a level of forward mode around a call."""
 
     open_levels = False
 
@@ -255,9 +256,9 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
     arguments = tensors = [tensor for tensor in call.values.values() if tensor is not None]
     if out is not None:
         results = out.values() if isinstance(out, Mapping) else (out,)
-        # One without strides or numbers, which has no tangent to be asked for, is refused later.
-        tensors = [*arguments, *(r for r in results if isinstance(r, ARRAY) and _is_dense(r))]
-    differentiates = _carry_tangents(tensors)
+        tensors = [*arguments, *(result for result in results if isinstance(result, ARRAY))]
+    # Those whose class dispatches are asked in the operator, which they take anyway.
+    differentiates = _carry_tangents(t for t in tensors if t.__class__ is ARRAY or not _dispatches(t.__class__))
     records = torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors))
     why = followed(arguments)
     # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
@@ -332,18 +333,25 @@ def _at_jvp() -> bool:
     return (level := _innermost()) is not None and level.key() == _JVP
 
 
+def _has_tangent(tensor: Any) -> bool:
+    """Tensors that a ``vmap`` wraps have none there, and those without strides or numbers are refused later."""
+    if _is_mapped_by_func(tensor) or _is_mapped_by_autograd(tensor) or not _is_dense(tensor):
+        return False
+    return _unpack_dual(tensor, level=0)[1] is not None
+
+
 def _carry_tangents(tensors: Iterable[Any]) -> bool:
     """Whether PyTorch differentiates a call of these tensors forward.
 
     Of the levels of torch.func this is the innermost that the call is at. A tensor that ``vmap`` has wrapped has no
     tangent there; what is in it is asked when the call has passed that level. A compiled ``jvp`` has a level there, and
     none that Python knows of. Of a ``dual_level`` that a compiled function opens Python knows only while the function
-    is traced: once such a trace has been seen, all tensors are asked, which makes a small call half as long again.
+    is traced: once such a trace has been seen, all tensors are asked, which makes a tiny call take half as long again.
     """
     known = forward_ad._current_level >= 0
     if not (known or _graphs.open_levels or _at_jvp()):
         return False
-    carry = any(not _is_mapped_by_func(t) and forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors)
+    carry = any(map(_has_tangent, tensors))
     if known and carry and _dispatch_modes() and not _at_jvp():
         _graphs.open_levels = True
     return carry

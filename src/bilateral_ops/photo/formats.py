@@ -98,7 +98,7 @@ class JpegFile(Picture):
     coder = 8  # Pillow has four bytes per pixel, twice
 
     def __init__(self, path: Path) -> None:
-        self.path, self._taken = path, list[Any]()
+        self.path, self._taken, self._size = path, list[Any](), path.stat().st_size
         with path.open("rb") as file, jpeg(file) as self._image:
             self._scan = file.tell()
         mode = self._image.mode
@@ -109,12 +109,17 @@ class JpegFile(Picture):
         self.metadata = self._segments.metadata
         self._holds((*self._image.size[::-1], channels), np.uint8, 8 * channels, JPEG)
 
+    @property
+    def memory(self) -> int:
+        return super().memory + self._size
+
     def _take(self, count: int) -> Any:
         self._taken.append((self.spare or Spare()).take(count))
         return self._taken[-1]
 
     def close(self) -> None:
         super().close()
+        self._coded = None
         while self._taken and self.spare:
             self.spare.give(self._taken.pop())
 
@@ -122,13 +127,13 @@ class JpegFile(Picture):
         import imagecodecs
 
         # The file as it is read, and later as it is written: half the pixels' bytes are more than most take.
-        self._coded = self._take(max(self.path.stat().st_size, self.nbytes // 2))
+        self._coded = self._take(max(self._size, self.nbytes // 2))
         with self.path.open("rb") as file:
             data = self._coded[: file.readinto(self._coded)]
         end = _end(data, self._scan)
         if end is None:  # cut short, mostly: libjpeg fills in what is missing, of which Pillow tells
             return pixels_of(jpeg(io.BytesIO(data)), self._image.mode)
-        self.metadata.lose_rest(bytes(data[end:]))
+        self.metadata.lose_rest(data[end:])
         shape = (*self._image.size[::-1], self.channels)
         pixels = self._take(math.prod(shape)).reshape(shape)
         imagecodecs.jpeg8_decode(data, out=pixels if self.channels > 1 else pixels[..., 0])

@@ -99,13 +99,13 @@ class Spare:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> Any:
-        """So many bytes, with anything in them, of an array of at most twice as many, for which a picture has room."""
+        """``count`` bytes with anything in them, of an array that has at most a quarter more."""
         with self._lock:
             self._arrays.sort(key=len)
             for n, array in enumerate(self._arrays):
-                if count <= len(array) <= 2 * count:
+                if count <= len(array) <= count * 5 // 4:
                     return self._arrays.pop(n)[:count]
-            del self._arrays[-1:]  # so that there are no more than were in use at a time
+            del self._arrays[-1:]  # in exchange for the new one: there are never more than were in use at once
         return np.empty(count, np.uint8)
 
     def give(self, taken: Any) -> None:
@@ -137,7 +137,7 @@ class Picture(ABC):
     dtype: Any
     #: Of an animation; all others have one.
     frames: int = 1
-    #: Where its memory may come from, and goes when it is closed.
+    #: Where a JPEG's memory may come from, and goes when it is closed.
     spare: Spare | None = None
     #: Bytes per pixel that its codec takes beside arrays like the picture's.
     coder: int = 0

@@ -59,9 +59,9 @@ class Metadata:
         if what not in self.lost:
             self.lost.append(what)
 
-    def lose_rest(self, rest: bytes) -> None:
+    def lose_rest(self, rest: Any) -> None:
         """Say that what follows the picture in its file is left out, if it is not padding, nor said of it already."""
-        if not self.lost and rest.strip(b"\0"):
+        if not self.lost and np.any(np.frombuffer(rest, np.uint8)):
             self.lose("what follows the picture in its file")
 
 

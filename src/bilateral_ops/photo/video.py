@@ -229,7 +229,7 @@ class Transcoding:
         self.seen = self.predictor._for_colours(self.colours.to_rgb, self.colours.from_rgb)
 
     def _rendered(self) -> Iterator[tuple[str, Any, Any]]:
-        colours: Any = None  # pixel by pixel, which kernels write and read faster than planes
+        rendered: Any = None  # pixel by pixel, which kernels write and read faster than planes
         for kind, item, planes in ahead(self._decoded()):
             if kind == "frame":
                 time = float(item.pts * item.time_base)
@@ -239,10 +239,10 @@ class Transcoding:
                 before = self._shown(image) if keep else None
                 low = self.seen.low_resolution(image)
                 grid = self.smoother(self.seen.grid(low), low, time)
-                if colours is None:
-                    colours = np.empty(image.shape, image.dtype)
-                self.seen.render(grid, image, strength=self.strength, out=colours)
-                enhance(self.colours.back[None, None, None], LumaGuide(), colours, out=image)
+                if rendered is None:
+                    rendered = np.empty(image.shape, image.dtype)
+                self.seen.render(grid, image, strength=self.strength, out=rendered)
+                enhance(self.colours.back[None, None, None], LumaGuide(), rendered, out=image)
                 if self.layout.grey:
                     image[..., 1:] = 1 << (self.layout.bits - 1)
                 if keep:

@@ -132,6 +132,7 @@ class Standin:
     def kernels(self) -> dict[int, dict[str, Kernel]]:
         known: dict[Any, Kernel] = {}  # most kernels have one text on all architectures
         kernels = {a: {n: k for text in texts for n, k in parse(text, known).items()} for a, texts in self.ptx.items()}
+        gc.collect()
         gc.freeze()  # a million objects that stay
         return kernels
 

@@ -27,7 +27,7 @@ def _option(default: Any, help: str, metavar: str | None = None, **more: Any) ->
 
 
 def kind_of(item: Field[Any]) -> type:
-    """What a field's values are, the first type of its annotation, which is text."""
+    """What a field's values are: the first type that its annotation, a string, names."""
     kinds: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
     return kinds[str(item.type).partition(" ")[0]]
 
