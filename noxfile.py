@@ -23,7 +23,7 @@ CUDA_TEST = (
     "--config-settings=cmake.define.BILATERAL_OPS_CUDA_TEST=ON",
     "--config-settings=cmake.define.CMAKE_CUDA_ARCHITECTURES=75-virtual;90-virtual",
 )
-WITHOUT_CUDA = "--config-settings=cmake.define.BILATERAL_OPS_CUDA=off"  # -C needs pip 23.1, which Python 3.10 does not come with
+WITHOUT_CUDA = "--config-settings=cmake.define.BILATERAL_OPS_CUDA=off"  # -C needs pip 23.1, newer than 3.10's
 # On all cores; a process that is done takes tests over that are next to one another, and so share what is computed.
 PARALLEL = ("-n", "auto", "--dist", "worksteal")
 # Few threads in each of them: those of PyTorch would take ten times as long waiting for one another.

@@ -96,6 +96,7 @@ class JpegFile(Picture):
     """JPEG by libjpeg-turbo: in imagecodecs, which takes half of Pillow's time, where that has all it needs."""
 
     coder = 8  # Pillow has four bytes per pixel, twice
+    _coded: Any = None
 
     def __init__(self, path: Path) -> None:
         self.path, self._taken, self._size = path, list[Any](), path.stat().st_size

@@ -323,7 +323,7 @@ def _passed_over(kinds: Counter[str]) -> str:
 
 
 def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
-    """All jobs; with several threads one more at a time than these, so that none idles while a job waits for the disk."""
+    """All jobs; with several threads one more at a time, so that none idles while a job waits for the disk."""
     threads = get_num_threads()
     pool = ThreadPoolExecutor(min(len(jobs), threads + 1) if threads > 1 else 1)
     try:

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 
 def turn(pixels: Any, orientation: int) -> Any:
     """The view of an image stored with this EXIF orientation (1–8) as it is to be seen."""
