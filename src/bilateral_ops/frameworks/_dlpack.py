@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,18 @@ def run(op: str, kernel: str, arguments: Sequence[Any], stream: int, allocate: C
 
 def place(address: int, shape: Sequence[int], strides: Sequence[int], dtype: Any) -> Any:
     """A NumPy array at an address, strides in bytes. On a device it has nothing that the host could read."""
-    where = {"version": 3, "data": (address, False), "typestr": dtype.str}
-    return np.asarray(SimpleNamespace(__array_interface__={**where, "shape": tuple(shape), "strides": tuple(strides)}))
+    return np.asarray(_Place(address, shape, strides, dtype.str))
+
+
+class _Place:
+    def __init__(self, address: int, shape: Sequence[int], strides: Sequence[int], typestr: str) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, False),
+            "shape": tuple(shape),
+            "strides": tuple(strides),
+            "typestr": typestr,
+        }
 
 
 def check_out(
