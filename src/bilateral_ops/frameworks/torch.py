@@ -258,7 +258,7 @@ def record(call: Any, out: Any, wrt: Any = None) -> Any:
         results = out.values() if isinstance(out, Mapping) else (out,)
         tensors = [*arguments, *(result for result in results if isinstance(result, ARRAY))]
     # Those whose class dispatches are asked in the operator, which they take anyway.
-    differentiates = _carry_tangents(t for t in tensors if t.__class__ is ARRAY or not _dispatches(t.__class__))
+    differentiates = _may_carry_tangents() and _carry_tangents(t for t in tensors if not _dispatches(t.__class__))
     records = torch.is_grad_enabled() and any(map(_REQUIRES_GRAD, tensors))
     why = followed(arguments)
     # As everywhere in PyTorch, autocast leaves calls alone that say where their result goes, where they can be made so.
@@ -333,6 +333,11 @@ def _at_jvp() -> bool:
     return (level := _innermost()) is not None and level.key() == _JVP
 
 
+def _may_carry_tangents() -> bool:
+    level = _innermost()
+    return forward_ad._current_level >= 0 or _graphs.open_levels or (level is not None and level.key() == _JVP)
+
+
 def _has_tangent(tensor: Any) -> bool:
     """Tensors that a ``vmap`` wraps have none there, and those without strides or numbers are refused later."""
     if _is_mapped_by_func(tensor) or _is_mapped_by_autograd(tensor) or not _is_dense(tensor):
@@ -348,11 +353,10 @@ def _carry_tangents(tensors: Iterable[Any]) -> bool:
     none that Python knows of. Of a ``dual_level`` that a compiled function opens Python knows only while the function
     is traced: once such a trace has been seen, all tensors are asked, which makes a tiny call take half as long again.
     """
-    known = forward_ad._current_level >= 0
-    if not (known or _graphs.open_levels or _at_jvp()):
+    if not _may_carry_tangents():
         return False
     carry = any(map(_has_tangent, tensors))
-    if known and carry and _dispatch_modes() and not _at_jvp():
+    if forward_ad._current_level >= 0 and carry and _dispatch_modes() and not _at_jvp():
         _graphs.open_levels = True
     return carry
 
