@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from bilateral_ops import get_num_threads
 from bilateral_ops.hdrnet import Predictor, VideoOptions, enhance_files
+from bilateral_ops.photo.job import workers
 
 
 def photograph(megapixels: int, seed: int) -> Any:
@@ -44,7 +44,7 @@ def by_pillow(sources: list[Path], out: Path) -> None:
             image.load()
             image.save(out / path.name, quality="keep")
 
-    with ThreadPoolExecutor(get_num_threads() + 1) as pool:  # as enhance has
+    with ThreadPoolExecutor(workers()) as pool:
         list(pool.map(one, sources))
 
 

@@ -334,8 +334,7 @@ def _at_jvp() -> bool:
 
 
 def _may_carry_tangents() -> bool:
-    level = _innermost()
-    return forward_ad._current_level >= 0 or _graphs.open_levels or (level is not None and level.key() == _JVP)
+    return forward_ad._current_level >= 0 or _graphs.open_levels or _at_jvp()
 
 
 def _has_tangent(tensor: Any) -> bool:

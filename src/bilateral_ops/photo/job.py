@@ -322,10 +322,14 @@ def _passed_over(kinds: Counter[str]) -> str:
 # --- doing it
 
 
-def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
-    """All jobs; with several threads one more at a time, so that none idles while a job waits for the disk."""
+def workers() -> int:
+    """How many files are worked on at a time: with several threads one more, so that none idles for the disk."""
     threads = get_num_threads()
-    pool = ThreadPoolExecutor(min(len(jobs), threads + 1) if threads > 1 else 1)
+    return threads + 1 if threads > 1 else 1
+
+
+def _run(jobs: list[_Job], work: _Work, bar: _Progress) -> list[Enhanced]:
+    pool = ThreadPoolExecutor(min(len(jobs), workers()))
     try:
         # The largest first, so that no thread has long to wait for the last.
         results = {n: pool.submit(_do, jobs[n], work) for n in sorted(range(len(jobs)), key=lambda n: -jobs[n].size)}
